@@ -1,0 +1,1 @@
+from .spikeslab import SpikeSlab as SpikeSlab

@@ -1,0 +1,43 @@
+"""Checks of values at the public door.
+
+A message names the argument in backticks, says what was needed, what came, and
+what to do. Traced values are let through: their contents are not known yet.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether every value is a real array whose numbers can be looked at."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def first_bad(bad: Any) -> tuple[int, ...]:
+    """Index of the first True entry of a boolean array."""
+    bad = np.asarray(bad)
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+
+
+def require_in_range(
+    name: str, value: Any, low: float, high: float, what_to_do: str
+) -> None:
+    """Raise unless every entry of a concrete array lies in [low, high] (NaN fails)."""
+    if not is_concrete(value):
+        return
+    value = np.asarray(value)
+    good = (value >= low) & (value <= high)
+    if not good.all():
+        index = first_bad(~good)
+        raise ValueError(
+            f"`{name}` must lie in [{low:g}, {high:g}]; got {value[index]} at index "
+            f"{index}. {what_to_do}"
+        )

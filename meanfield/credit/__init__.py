@@ -1,0 +1,1 @@
+"""Who deserves the credit: connection labels, Shapley values, coalitions."""

@@ -1,0 +1,1 @@
+"""Sub-networks that ship: draw, shrink, save, export, verify."""

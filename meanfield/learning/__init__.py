@@ -1,0 +1,1 @@
+"""Generalized back-propagation: objective, parametrisations, and the training loop."""

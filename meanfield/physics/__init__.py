@@ -1,0 +1,1 @@
+"""Instruments of statistical mechanics for reading a trained network."""

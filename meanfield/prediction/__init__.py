@@ -1,0 +1,1 @@
+"""What a trained ensemble says: predictive distributions, uncertainty, calibration."""

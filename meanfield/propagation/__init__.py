@@ -1,0 +1,1 @@
+"""The transformation: an ordinary network function evaluated on random weights."""
