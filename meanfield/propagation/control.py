@@ -1,0 +1,222 @@
+"""Rules for the primitives that hold programs of their own.
+
+They are entered when something random goes in. Each step of a loop draws noise of its
+own, as temporal credit assignment needs.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .equation import Context, Equation
+from .interpreter import evaluate
+from .jaxprs import CALLS, REMAT, scan_counts
+from .registry import register_rule
+from .values import Random, is_random, lift
+
+
+def _call(equation: Equation, *operands: Any) -> list[Any]:
+    """`jit`, and `custom_jvp_call`, whose derivative rule knows no moments."""
+    inner = equation.params[CALLS[equation.name]]
+    return evaluate(inner, operands, equation.context)
+
+
+def _remat(equation: Equation, *operands: Any) -> list[Any]:
+    def block(key: Any, *values: Any) -> list[Any]:
+        context = Context(equation.reading, key)
+        return evaluate(equation.params["jaxpr"], values, context)
+
+    saving = jax.checkpoint(
+        block,
+        prevent_cse=equation.params["prevent_cse"],
+        policy=equation.params["policy"],
+    )
+    return saving(equation.context.next_key(), *operands)
+
+
+for _name in CALLS:
+    register_rule(_name, _call)
+for _name in REMAT:
+    register_rule(_name, _remat)
+
+
+@register_rule("custom_vjp_call")
+@register_rule("custom_vjp_call_jaxpr")
+def _custom_vjp(equation: Equation, *operands: Any) -> list[Any]:
+    sampled = equation.reading == "sampled"
+    if sampled and all(v.drawable for v in operands if is_random(v)):
+        return equation.bind(*map(equation.draw, operands))
+    raise equation.refuse(
+        *operands, because="entering it would drop the gradient its author gave it"
+    )
+
+
+@register_rule("cond")
+def _cond(equation: Equation, which: Any, *operands: Any) -> list[Any]:
+    if is_random(which):
+        raise equation.refuse(which, because="a condition cannot be random")
+
+    def branch(jaxpr: Any, kinds: Any, key: Any, *values: Any) -> list[Any]:
+        context = Context(equation.reading, key)
+        results = evaluate(jaxpr, values, context)
+        return _shape_all(equation, results, kinds, context)
+
+    key = equation.context.next_key()
+    jaxprs = equation.params["branches"]
+    kinds = None
+    for jaxpr in jaxprs:
+        results = jax.eval_shape(partial(branch, jaxpr, None), key, *operands)
+        found = [_kind(v) for v in results]
+        kinds = found if kinds is None else _join(equation, kinds, found)
+    runs = [partial(branch, jaxpr, kinds) for jaxpr in jaxprs]
+    return lax.switch(which, runs, key, *operands)
+
+
+@register_rule("scan")
+def _scan(equation: Equation, *operands: Any) -> list[Any]:
+    num_consts, num_carry = scan_counts(equation.eqn)
+    consts = _shared(equation, operands[:num_consts])
+    carry = operands[num_consts : num_consts + num_carry]
+    rows = [_unstacked(v) for v in operands[num_consts + num_carry :]]
+    length = equation.params["length"]
+    key = equation.context.next_key()
+    keys = None if key is None else jax.random.split(key, length)
+
+    def step(carry_kinds: Any, carry: Any, row: Any) -> tuple[list[Any], list[Any]]:
+        key, values = row
+        context = Context(equation.reading, key)
+        inputs = [*consts, *carry, *values]
+        results = evaluate(equation.params["jaxpr"], inputs, context)
+        carry = _shape_all(equation, results[:num_carry], carry_kinds, context)
+        kinds = _join(equation, *2 * [[_kind(v) for v in results[num_carry:]]])
+        return carry, _shape_all(equation, results[num_carry:], kinds, context)
+
+    def probe(carry: list[Any]) -> list[Any]:
+        row = jax.tree.map(lambda v: v[0], (keys, rows))
+        return step(None, carry, row)[0]
+
+    carry, kinds = _steady(equation, carry, probe)
+    carry, stacked = lax.scan(
+        partial(step, kinds),
+        carry,
+        (keys, rows),
+        length=length,
+        reverse=equation.params["reverse"],
+        unroll=equation.params["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+@register_rule("while")
+def _while(equation: Equation, *operands: Any) -> list[Any]:
+    num_test, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    consts = _shared(equation, operands[: num_test + num_body])
+    base_key = equation.context.next_key()
+
+    def key_of(step: Any) -> Any:
+        return None if base_key is None else jax.random.fold_in(base_key, step)
+
+    def test(state: tuple[Any, list[Any]]) -> Any:
+        step, carry = state
+        context = Context(equation.reading, key_of(step))
+        inputs = [*consts[:num_test], *carry]
+        (answer,) = evaluate(equation.params["cond_jaxpr"], inputs, context)
+        if is_random(answer):
+            raise equation.refuse(answer, because="a condition cannot be random")
+        return answer
+
+    def body(kinds: Any, state: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
+        step, carry = state
+        context = Context(equation.reading, key_of(step))
+        inputs = [*consts[num_test:], *carry]
+        results = evaluate(equation.params["body_jaxpr"], inputs, context)
+        return step + 1, _shape_all(equation, results, kinds, context)
+
+    start = jnp.zeros((), jnp.uint32)
+    carry, kinds = _steady(
+        equation, operands[num_test + num_body :], lambda c: body(None, (start, c))[1]
+    )
+    return lax.while_loop(test, partial(body, kinds), (start, carry))[1]
+
+
+# A kind says how a value travels: None for a plain array, else the static fields of a
+# `Random`. A loop's state must keep its kind from step to step.
+Kind = tuple[tuple[str, ...], bool, tuple[int, ...]] | None
+
+
+def _kind(value: Any) -> Kind:
+    if not is_random(value):
+        return None
+    return value.leaves, value.drawable, value.copied
+
+
+def _join(equation: Equation, first: list[Kind], second: list[Kind]) -> list[Kind]:
+    """The kinds that both of two sets of values can take."""
+
+    def join(a: Kind, b: Kind) -> Kind:
+        if a == b and (a is None or not a[1]):
+            return a
+        if equation.reading == "sampled":
+            return None
+        leaves = {leaf for kind in (a, b) if kind is not None for leaf in kind[0]}
+        return tuple(sorted(leaves)), True, ()
+
+    return [join(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _shape_all(
+    equation: Equation, values: Sequence[Any], kinds: list[Kind] | None, context: Context
+) -> list[Any]:
+    """Values in the given kinds; as they are when no kinds are given."""
+    if kinds is None:
+        return list(values)
+    return [
+        _shape(equation, value, kind, context)
+        for value, kind in zip(values, kinds, strict=True)
+    ]
+
+
+def _shape(equation: Equation, value: Any, kind: Kind, context: Context) -> Any:
+    if kind is not None:
+        random = lift(value)
+        return Random(random.mean, random.var, *kind)
+    if is_random(value) and not value.drawable:
+        raise equation.refuse(value, because="a weight would become a state of it")
+    return context.draw(value)
+
+
+def _steady(
+    equation: Equation, carry: Sequence[Any], body: Callable[[list[Any]], list[Any]]
+) -> tuple[list[Any], list[Kind]]:
+    """A first state, and the kinds, that a loop's body keeps."""
+    kinds = [_kind(v) for v in carry]
+    kinds = _join(equation, kinds, kinds)
+    while True:
+        carry = [
+            equation.draw(v) if kind is None else Random(lift(v).mean, lift(v).var, *kind)
+            for v, kind in zip(carry, kinds, strict=True)
+        ]
+        found = _join(equation, kinds, [_kind(v) for v in jax.eval_shape(body, carry)])
+        if found == kinds:
+            return carry, kinds
+        kinds = found
+
+
+def _shared(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    """Constants of a loop: what may be drawn is drawn once, for all its steps."""
+    drawn = equation.reading == "sampled"
+    return [
+        equation.draw(v) if drawn and is_random(v) and v.drawable else v for v in values
+    ]
+
+
+def _unstacked(value: Any) -> Any:
+    """Rows along the first axis, numbered as one row sees its axes."""
+    if not is_random(value):
+        return value
+    copied = tuple(axis - 1 for axis in value.copied if axis > 0)
+    return Random(value.mean, value.var, value.leaves, value.drawable, copied)

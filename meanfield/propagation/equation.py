@@ -1,0 +1,101 @@
+"""One step of the program as a rule sees it, and the context it runs in."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+from jax.extend.core import JaxprEqn
+from jaxtyping import PRNGKeyArray
+
+from .jaxprs import bind, source_line
+from .values import Random, add_noise, is_random, merge_leaves
+
+Reading = Literal["sampled", "moments"]
+
+
+class UnsupportedPrimitiveError(NotImplementedError):
+    """A primitive without a rule met a random array."""
+
+
+@dataclasses.dataclass
+class Context:
+    """How the program is read, and where its noise comes from.
+
+    Attributes:
+        reading: "sampled" or "moments".
+        base_key: key of this stretch of the program; None in the moments reading.
+        used: how many keys were handed out.
+    """
+
+    reading: Reading
+    base_key: PRNGKeyArray | None
+    used: int = 0
+
+    def next_key(self) -> Any:
+        """A key that no other step has."""
+        if self.base_key is None:
+            return None
+        key = jax.random.fold_in(self.base_key, self.used)
+        self.used += 1
+        return key
+
+    def draw(self, value: Any) -> Any:
+        """Draw a random array entry by entry; a plain array is returned as it is."""
+        if not is_random(value):
+            return value
+        return add_noise(value.mean, value.var, self.next_key())
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """One step of the program: its primitive, its parameters, its source of noise."""
+
+    eqn: JaxprEqn
+    context: Context
+
+    @property
+    def name(self) -> str:
+        """Name of the primitive."""
+        return self.eqn.primitive.name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters of the primitive."""
+        return self.eqn.params
+
+    @property
+    def reading(self) -> Reading:
+        """Either "sampled" or "moments"."""
+        return self.context.reading
+
+    @property
+    def many(self) -> bool:
+        """Whether the primitive returns a list of results."""
+        return self.eqn.primitive.multiple_results
+
+    def bind(self, *operands: Any, **changed_params: Any) -> Any:
+        """Run the primitive on plain arrays, with this step's parameters."""
+        results = bind(self.eqn, *operands, **changed_params)
+        return results if self.many else results[0]
+
+    def draw(self, value: Any) -> Any:
+        """Draw a random array entry by entry; a plain array is returned as it is."""
+        return self.context.draw(value)
+
+    def contract(self, mean: Any, var: Any, *sources: Any) -> Any:
+        """Result of a contraction: a draw G + ε Δ, or its two moments."""
+        if self.reading == "moments":
+            return Random(mean, var, merge_leaves(*sources), drawable=True)
+        return add_noise(mean, var, self.context.next_key())
+
+    def refuse(self, *operands: Any, because: str = "") -> UnsupportedPrimitiveError:
+        """The error for operands that this primitive has no rule for."""
+        leaves = ", ".join(f"`{leaf}`" for leaf in merge_leaves(*operands))
+        line = source_line(self.eqn)
+        return UnsupportedPrimitiveError(
+            f"the primitive `{self.name}`{f' at {line}' if line else ''} met the random "
+            f"parameter {leaves} and has no rule for it in the {self.reading} reading"
+            f"{f' ({because})' if because else ''}. Either register one with "
+            f'meanfield.register_rule("{self.name}"), or leave {leaves} a point value: '
+            "an ordinary array there, or `where=` in Ensemble.from_model."
+        )

@@ -1,0 +1,65 @@
+"""Evaluate a jaxpr in which some of the arrays are random.
+
+Plain equations run as they stand. Where something random goes in, the primitive's rule
+decides; without a rule the evaluation stops and says so.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .equation import Context, Equation
+from .jaxprs import bind, count_uses, open_jaxpr, read
+from .registry import find_rule
+from .values import is_random
+
+
+def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
+    """Results of a jaxpr, each a plain array or `Random`.
+
+    Args:
+        jaxpr: an open jaxpr without constants, or a closed one.
+        args: its arguments, plain or `Random`.
+        context: the reading and the source of noise.
+    """
+    jaxpr, consts = open_jaxpr(jaxpr)
+    uses = count_uses(jaxpr)
+    environment = dict(zip(jaxpr.constvars, consts, strict=True))
+
+    def store(var: Any, value: Any) -> None:
+        # All readers of a drawable value must see the same draw.
+        read_often = uses[var] > 1 and is_random(value) and value.drawable
+        if context.reading == "sampled" and read_often:
+            value = context.draw(value)
+        environment[var] = value
+
+    for var, value in zip(jaxpr.invars, args, strict=True):
+        store(var, value)
+    for eqn in jaxpr.eqns:
+        operands = [read(environment, atom) for atom in eqn.invars]
+        if any(map(is_random, operands)):
+            results = apply_rule(Equation(eqn, context), operands)
+        else:
+            results = bind(eqn, *operands)
+        for var, value in zip(eqn.outvars, results, strict=True):
+            store(var, value)
+    return [read(environment, atom) for atom in jaxpr.outvars]
+
+
+def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    """Results of one equation with something random among its operands."""
+    rule = find_rule(equation.name, equation.reading)
+    if rule is None:
+        results = equation.bind(*settle(equation, *operands))
+    else:
+        results = rule(equation, *operands)
+    return results if equation.many else [results]
+
+
+def settle(equation: Equation, *operands: Any) -> list[Any]:
+    """Draw what may be drawn; refuse when anything else random is among the operands."""
+    for value in operands:
+        if is_random(value) and not (
+            equation.reading == "sampled" and value.drawable
+        ):
+            raise equation.refuse(*operands)
+    return [equation.draw(value) for value in operands]

@@ -1,0 +1,65 @@
+"""Every touch of JAX's internals, in one place.
+
+What moved between JAX 0.7 and 0.12 and is evened out here: the parameters of `scan`
+(counts up to 0.10, a flat tree from 0.11), `Primitive.get_bind_params` (a pair up to
+0.9.1, a plain dict later), and closed jaxprs (a class of their own up to 0.10).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
+CALLS |= {"core_call": "call_jaxpr", "core_closed_call": "call_jaxpr"}
+CALLS |= {"custom_jvp_call": "call_jaxpr"}
+REMAT = ("remat2", "checkpoint", "remat")
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """A jaxpr and its constants, whether it came closed or open."""
+    consts = getattr(jaxpr, "consts", ())
+    return getattr(jaxpr, "jaxpr", jaxpr), consts
+
+
+def read(environment: dict[Any, Any], atom: Any) -> Any:
+    """Value of a variable or a literal."""
+    return atom.val if isinstance(atom, Literal) else environment[atom]
+
+
+def count_uses(jaxpr: Jaxpr) -> Counter:
+    """How often each variable is read, the jaxpr's results included."""
+    atoms = [atom for eqn in jaxpr.eqns for atom in eqn.invars]
+    atoms += list(jaxpr.outvars)
+    return Counter(atom for atom in atoms if not isinstance(atom, Literal))
+
+
+def bind(eqn: JaxprEqn, *operands: Any, **changed_params: Any) -> list[Any]:
+    """Run an equation as it stands on plain arrays; always a list of results."""
+    parts = eqn.primitive.get_bind_params({**eqn.params, **changed_params})
+    if isinstance(parts, dict):
+        results = eqn.primitive.bind(*operands, **parts)
+    else:
+        subfunctions, params = parts
+        results = eqn.primitive.bind(*subfunctions, *operands, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """Number of constants and of carries of a `scan` equation."""
+    if "num_carry" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries, _ = eqn.params["ft_in"].unpack()
+    return len(consts), len(carries)
+
+
+def source_line(eqn: JaxprEqn) -> str:
+    """Where the user wrote the equation, as ``file:line``; empty when unknown."""
+    frames = getattr(eqn.source_info.traceback, "frames", [])
+    for frame in frames:
+        if "site-packages" not in frame.file_name and "/meanfield/" not in (
+            frame.file_name
+        ):
+            return f"{frame.file_name}:{frame.line_num}"
+    return ""

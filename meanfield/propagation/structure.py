@@ -1,0 +1,123 @@
+"""Rules that only move entries about: they hold in both readings."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from .equation import Equation
+from .registry import register_rule
+from .values import Random, is_random, lift, merge_leaves
+
+
+def _moved(equation: Equation, x: Random, copied: Any) -> Random:
+    """The primitive applied to mean and variance alike."""
+    mean, var = equation.bind(x.mean), equation.bind(x.var)
+    return Random(mean, var, x.leaves, x.drawable, tuple(sorted(copied)))
+
+
+def _same_axes(equation: Equation, x: Random) -> Random:
+    return _moved(equation, x, x.copied)
+
+
+for _name in ("slice", "rev", "copy", "copy_p", "reduce_precision"):
+    register_rule(_name, _same_axes)
+for _name in ("stop_gradient", "sharding_constraint"):
+    register_rule(_name, _same_axes)
+
+
+@register_rule("convert_element_type")
+def _convert(equation: Equation, x: Random) -> Random:
+    if not jnp.issubdtype(equation.params["new_dtype"], jnp.inexact):
+        raise equation.refuse(x, because="a random number cannot become an integer")
+    return _same_axes(equation, x)
+
+
+@register_rule("transpose")
+def _transpose(equation: Equation, x: Random) -> Random:
+    order = equation.params["permutation"]
+    return _moved(equation, x, [order.index(axis) for axis in x.copied])
+
+
+@register_rule("squeeze")
+def _squeeze(equation: Equation, x: Random) -> Random:
+    gone = equation.params["dimensions"]
+    return _moved(equation, x, [a - sum(g < a for g in gone) for a in x.copied])
+
+
+@register_rule("reshape")
+def _reshape(equation: Equation, x: Random) -> Random:
+    new_shape = equation.params["new_sizes"]
+    old_axes = [axis for axis, size in enumerate(x.shape) if size > 1]
+    new_axes = [axis for axis, size in enumerate(new_shape) if size > 1]
+    kept = [x.shape[a] for a in old_axes] == [new_shape[a] for a in new_axes]
+    if x.copied and not x.drawable and not kept:
+        raise equation.refuse(x, because="it merges copies made by broadcasting")
+    place = dict(zip(old_axes, new_axes, strict=False)) if kept else {}
+    return _moved(equation, x, [place[a] for a in x.copied if a in place])
+
+
+@register_rule("broadcast_in_dim")
+def _broadcast(equation: Equation, x: Random) -> Random:
+    shape = equation.params["shape"]
+    place = equation.params["broadcast_dimensions"]
+    copied = {place[axis] for axis in x.copied}
+    for axis, size in enumerate(shape):
+        stretched = axis not in place or x.shape[place.index(axis)] < size
+        if size > 1 and stretched:
+            copied.add(axis)
+    return _moved(equation, x, copied)
+
+
+@register_rule("dynamic_slice")
+@register_rule("gather")
+def _look_up(equation: Equation, x: Any, *indices: Any) -> Random:
+    if not is_random(x) or any(map(is_random, indices)):
+        raise equation.refuse(x, *indices, because="an index cannot be random")
+    mean, var = equation.bind(x.mean, *indices), equation.bind(x.var, *indices)
+    return Random(mean, var, x.leaves, drawable=True)
+
+
+@register_rule("pad")
+def _pad(equation: Equation, x: Any, padding: Any) -> Random:
+    x, padding = lift(x), lift(padding)
+    mean, var = equation.bind(x.mean, padding.mean), equation.bind(x.var, padding.var)
+    leaves = merge_leaves(x, padding)
+    return Random(mean, var, leaves, x.drawable, x.copied)
+
+
+@register_rule("split")
+def _split(equation: Equation, x: Random) -> list[Random]:
+    parts = zip(equation.bind(x.mean), equation.bind(x.var), strict=True)
+    return [Random(mean, var, x.leaves, x.drawable, x.copied) for mean, var in parts]
+
+
+@register_rule("optimization_barrier")
+def _barrier(equation: Equation, *operands: Any) -> list[Any]:
+    return list(operands)
+
+
+@register_rule("concatenate")
+def _concatenate(equation: Equation, *operands: Any) -> Any:
+    return _joined(equation, (), *operands)
+
+
+@register_rule("select_n")
+def _select(equation: Equation, which: Any, *cases: Any) -> Any:
+    if is_random(which):
+        raise equation.refuse(which, because="a condition cannot be random")
+    return _joined(equation, (which,), *cases)
+
+
+def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
+    """Several arrays put together entry by entry."""
+    weights = [v for v in parts if is_random(v) and not v.drawable]
+    names = [leaf for v in weights for leaf in v.leaves]
+    if len(names) > len(set(names)):
+        raise equation.refuse(*weights, because="one weight would appear twice")
+    randoms = [v for v in parts if is_random(v)]
+    lifted = [lift(v) for v in parts]
+    mean = equation.bind(*plain, *(v.mean for v in lifted))
+    var = equation.bind(*plain, *(v.var for v in lifted))
+    copied = tuple(sorted({axis for v in randoms for axis in v.copied}))
+    drawable = any(v.drawable for v in randoms)
+    return Random(mean, var, merge_leaves(*parts), drawable, copied)

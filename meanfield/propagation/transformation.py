@@ -1,0 +1,132 @@
+"""`mean_field`: from a network function to the function of its ensemble."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from ..checks import require
+from ..spikeslab import SpikeSlab, is_spike_slab
+from ..trees import path_name
+from . import control, linear, structure  # noqa: F401  (their rules register themselves)
+from .equation import Context, Reading
+from .interpreter import evaluate
+from .values import Moments, Random, is_random
+
+
+def mean_field(
+    apply_fn: Callable[..., Any], reading: Reading = "sampled"
+) -> Callable[..., Any]:
+    r"""Transform a network function into the function of its mean-field ensemble.
+
+    In the result any leaf of `params` may be a `SpikeSlab`. Every contraction of a
+    plain array a with random weights of mean μ and variance V becomes
+
+        z = G + ε Δ,   G = Σ_k μ_k a_k,   Δ² = Σ_k V_k a_k²,   ε ~ N(0, 1),
+
+    with ε fresh for every output entry, example, equation and step of a loop (sampled
+    reading). Its gradients with respect to (π, m, Ξ) are generalized back-propagation.
+    With π = 0 and Ξ = 0 everywhere the result is `apply_fn`'s own, to the bit.
+
+    In the moments reading nothing is drawn: mean and variance travel through the
+    nonlinearities in closed form, entries of a signal taken as independent, and every
+    output comes as `.mean` and `.var`.
+
+    Args:
+        apply_fn: ``apply_fn(params, *args, **kwargs)``, any function that JAX can
+            trace: an Equinox or Flax model's call, or plain `jax.numpy`.
+        reading: "sampled" (default; the one that trains) or "moments".
+
+    Returns:
+        ``f(params, *args, key=key, **kwargs)``. It composes with `jit`, `grad`, `vmap`
+        and sharding. `key` is a `jax.random.key`; the moments reading needs none.
+
+    Raises:
+        ValueError: an unknown reading; no `key` in the sampled reading.
+        UnsupportedPrimitiveError: a primitive without a rule met a random array; the
+            message names the primitive, the parameter, and the ways out.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, meanfield as mf
+        >>> weight = mf.SpikeSlab(jnp.zeros((3, 2)), jnp.ones((3, 2)), jnp.ones((3, 2)))
+        >>> network = mf.mean_field(lambda w, x: jnp.tanh(x @ w))
+        >>> network(weight, jnp.ones((5, 3)), key=jax.random.key(0)).shape
+        (5, 2)
+
+    References:
+        Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
+    """
+    require(
+        reading in get_args(Reading),
+        f"`reading` must be 'sampled' or 'moments'; got {reading!r}.",
+    )
+
+    def ensemble_fn(
+        params: Any, *args: Any, key: PRNGKeyArray | None = None, **kwargs: Any
+    ) -> Any:
+        names, slabs, points = _split(params)
+        require(
+            not slabs or key is not None or reading == "moments",
+            "`key` is needed to draw the noise of the sampled reading; pass "
+            "key=jax.random.key(seed).",
+        )
+        shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
+        call = eqx.filter_make_jaxpr(
+            lambda leaves, points, *args, **kwargs: apply_fn(
+                _fill(points, leaves), *args, **kwargs
+            )
+        )
+        program, outputs, static = call(shapes, points, *args, **kwargs)
+        randoms = [
+            Random(slab.mean, slab.var, (name,))
+            for name, slab in zip(names, slabs, strict=True)
+        ]
+        plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))
+        context = Context(reading, key if reading == "sampled" else None)
+        results = evaluate(program, [*randoms, *plain], context)
+        results = [_finish(context, value) for value in results]
+        treedef = jax.tree.structure(outputs)
+        return eqx.combine(jax.tree.unflatten(treedef, results), static)
+
+    return ensemble_fn
+
+
+def _finish(context: Context, value: Any) -> Any:
+    if context.reading == "sampled":
+        return context.draw(value)
+    if is_random(value):
+        return Moments(value.mean, value.var)
+    return Moments(value, jnp.zeros_like(value))
+
+
+class _Hole(eqx.Module):
+    """The place of a random leaf in the tree of point values."""
+
+    index: int = eqx.field(static=True)
+
+
+def _split(params: Any) -> tuple[list[str], list[SpikeSlab], Any]:
+    """Names and values of the random leaves, and the tree with holes in their place."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(
+        params, is_leaf=is_spike_slab
+    )
+    names, slabs, points = [], [], []
+    for path, leaf in leaves:
+        if is_spike_slab(leaf):
+            points.append(_Hole(len(slabs)))
+            names.append(path_name(path) or "params")
+            slabs.append(leaf)
+        else:
+            points.append(leaf)
+    return names, slabs, jax.tree.unflatten(treedef, points)
+
+
+def _fill(points: Any, leaves: list[Any]) -> Any:
+    return jax.tree.map(
+        lambda leaf: leaves[leaf.index] if isinstance(leaf, _Hole) else leaf,
+        points,
+        is_leaf=lambda leaf: isinstance(leaf, _Hole),
+    )

@@ -1,0 +1,83 @@
+"""Random arrays as the interpreter sees them: a mean and a variance per entry."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Random(eqx.Module):
+    """An array of random entries, independent of one another but for copies.
+
+    Args:
+        mean: mean of each entry.
+        var: variance of each entry.
+        leaves: paths of the parameters it was made from.
+        drawable: whether the entries are ready for use one by one, such as looked-up
+            rows of an embedding or a random bias added to a signal. A weight is not:
+            it waits for its contraction.
+        copied: axes along which one entry is repeated by broadcasting. Summing over
+            such an axis would count one noise as many.
+    """
+
+    mean: Any
+    var: Any
+    leaves: tuple[str, ...] = eqx.field(static=True)
+    drawable: bool = eqx.field(static=True, default=False)
+    copied: tuple[int, ...] = eqx.field(static=True, default=())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.mean.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the array."""
+        return self.mean.ndim
+
+
+class Moments(eqx.Module):
+    """Mean and variance of an output, entry by entry."""
+
+    mean: Float[Array, "*shape"]
+    var: Float[Array, "*shape"]
+
+    @property
+    def std(self) -> Float[Array, "*shape"]:
+        """Standard deviation, 0 where the variance is 0."""
+        return jnp.sqrt(self.var)
+
+
+def is_random(value: Any) -> bool:
+    """Whether a value is a random array (also for `is_leaf=`)."""
+    return isinstance(value, Random)
+
+
+def add_noise(
+    mean: Float[Array, "*shape"], var: Float[Array, "*shape"], key: PRNGKeyArray
+) -> Float[Array, "*shape"]:
+    """Draw z = G + ε Δ with ε ~ N(0, 1) for every entry.
+
+    Where Δ² = 0 the result is G to the bit, and every gradient through Δ is 0.
+    """
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    random = var > 0
+    std = jnp.sqrt(jnp.where(random, var, 1)).astype(mean.dtype)
+    return jnp.where(random, mean + noise * std, mean)
+
+
+def lift(value: Any) -> Random:
+    """A plain array as a random one of variance 0."""
+    if isinstance(value, Random):
+        return value
+    value = jnp.asarray(value)
+    return Random(value, jnp.zeros_like(value), (), drawable=True)
+
+
+def merge_leaves(*values: Any) -> tuple[str, ...]:
+    """Sorted paths of all parameters behind some values."""
+    names = {leaf for v in values if isinstance(v, Random) for leaf in v.leaves}
+    return tuple(sorted(names))
