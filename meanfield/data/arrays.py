@@ -1,0 +1,195 @@
+"""Arrays in an `.npz` file: `x`, `y`, and `x_test`, `y_test` where there are such."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from meanfield.checks import require
+
+from .dataset import Dataset, Task, split_rows
+
+# Whole numbers with more different values than this are targets, not labels.
+MAX_CLASSES = 1000
+
+
+def arrays(
+    path: str | os.PathLike,
+    *,
+    task: Task | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
+
+    `x_train` and `y_train` are understood too. Features are used as they are, except
+    images of bytes (uint8), which are divided by 255; anything past the first axis is
+    made flat. `y` is a label if it is whole numbers, booleans or texts (the classes
+    are its different values in order), and a target if it is floating.
+
+    Args:
+        path: of the file. It is never unpickled.
+        task: "classification" or "regression" where that rule guesses wrong.
+        test_fraction: share of the rows kept for testing if the file has no test set.
+        seed: of that split.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an npz file, holds Python objects, lacks `x` or `y`, or
+            holds numbers that cannot be used; the array is named.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np
+        >>> from meanfield.data import arrays
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.npz"
+        >>> np.savez(path, x=np.arange(20.0).reshape(10, 2), y=np.arange(10) % 2)
+        >>> arrays(path).class_names
+        ('0', '1')
+    """
+    require(
+        task in (None, "classification", "regression"),
+        f'`task` must be "classification", "regression" or None; got {task!r}.',
+    )
+    held = _read(Path(path))
+    x, y = _pair(held, path, ("x", "y") if "x" in held else ("x_train", "y_train"))
+    image_shape = x.shape[1:] if x.ndim > 2 else None
+    x, class_names = _flat(x), _class_names(y, path, task)
+    labels = _encode(y, class_names, "y")
+    if "x_test" in held or "y_test" in held:
+        x_test, y_test = _pair(held, path, ("x_test", "y_test"))
+        x_train, y_train, x_test = x, labels, _flat(x_test)
+        y_test = _encode(y_test, class_names, "y_test")
+        require(
+            x_test.shape[1:] == x.shape[1:] and y_test.shape[1:] == labels.shape[1:],
+            f"`x_test` and `y_test` of {path} must have the examples' shapes of `x` "
+            f"and `y`, {x.shape[1:]} and {labels.shape[1:]}; got {x_test.shape[1:]} "
+            f"and {y_test.shape[1:]}.",
+        )
+    else:
+        train, test = split_rows(
+            len(x),
+            test_fraction=test_fraction,
+            seed=seed,
+            labels=None if class_names is None else labels,
+        )
+        x_train, y_train, x_test, y_test = (
+            x[train],
+            labels[train],
+            x[test],
+            labels[test],
+        )
+    return Dataset(
+        name=Path(path).stem,
+        task="regression" if class_names is None else "classification",
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        class_names=class_names,
+        image_shape=image_shape,
+        provenance=f"arrays of {Path(path).name}",
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {path} does not exist.")
+    try:
+        # Opened here, so that it is closed also when NumPy gives up half-way.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (
+        ValueError,
+        zipfile.BadZipFile,
+        EOFError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise ValueError(
+            f"{path} must be an npz file of plain arrays, as np.savez writes it, "
+            f"without Python objects: {error}."
+        ) from error
+
+
+def _pair(
+    held: dict[str, np.ndarray], path: str | os.PathLike, names: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    for name in names:
+        require(
+            name in held,
+            f"{path} must hold an array `{name}`; it holds {sorted(held)}.",
+        )
+    x, y = held[names[0]], held[names[1]]
+    require(
+        x.ndim >= 2 and x.dtype.kind in "fiub",
+        f"`{names[0]}` of {path} must be real numbers of shape (examples, features, "
+        f"…); got {x.dtype} of shape {x.shape}.",
+    )
+    require(
+        y.ndim >= 1 and len(y) == len(x),
+        f"`{names[1]}` of {path} must hold one entry for each of the {len(x)} examples "
+        f"of `{names[0]}`; got shape {y.shape}.",
+    )
+    require(len(x) > 0, f"`{names[0]}` of {path} is empty: it must hold examples.")
+    return x, y
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    scale = np.float32(255 if x.dtype == np.uint8 else 1)
+    with np.errstate(over="ignore"):  # what overflows float32 is refused as infinite
+        return x.reshape(len(x), -1).astype(np.float32) / scale
+
+
+def _class_names(
+    y: np.ndarray, path: str | os.PathLike, task: str | None
+) -> tuple[str, ...] | None:
+    if task == "regression" or (task is None and y.dtype.kind == "f"):
+        return None
+    require(
+        y.ndim == 1 and (y.dtype.kind in "iubUS" or task == "classification"),
+        f"`y` of {path} must be one label (a whole number, a boolean or a text) or one "
+        f"number for each example; got {y.dtype} of shape {y.shape}.",
+    )
+    require(
+        y.dtype.kind != "f" or bool(np.isfinite(y).all()),
+        f"`y` of {path} must be finite; got NaN or infinity among the labels.",
+    )
+    names = _texts(np.unique(y))
+    require(
+        2 <= len(names) <= MAX_CLASSES,
+        f"`y` of {path} must have between 2 and {MAX_CLASSES} classes; got "
+        f"{len(names)}. "
+        'For a target of whole numbers pass `task="regression"`.',
+    )
+    return tuple(names)
+
+
+def _encode(
+    y: np.ndarray, class_names: tuple[str, ...] | None, name: str
+) -> np.ndarray:
+    if class_names is None:
+        require(
+            y.dtype.kind in "fiub",
+            f"`{name}` must be real numbers in a regression; got {y.dtype}.",
+        )
+        with np.errstate(over="ignore"):
+            return y.astype(np.float32)
+    require(y.ndim == 1, f"`{name}` must be one label an example; got shape {y.shape}.")
+    codes = {text: code for code, text in enumerate(class_names)}
+    texts = _texts(y)
+    unknown = [row for row, text in enumerate(texts) if text not in codes]
+    require(
+        not unknown,
+        f"`{name}` must hold only classes of the training set; got "
+        f"{texts[unknown[0]] if unknown else ''!r} in row {unknown[:1]}.",
+    )
+    return np.asarray([codes[text] for text in texts], dtype=np.int32)
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind == "f" and (values == np.round(values)).all():
+        values = values.astype(np.int64)
+    return [str(value) for value in values.tolist()]

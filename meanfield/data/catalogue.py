@@ -1,0 +1,72 @@
+"""One door to all data: a name from the list, or the path of a file."""
+
+import os
+from pathlib import Path
+
+from meanfield.checks import require
+
+from .arrays import arrays
+from .dataset import Dataset, Task
+from .images import digits, fashion_mnist, mnist
+from .table import table
+
+NAMES = ("digits", "mnist", "fashion_mnist")
+
+
+def load(
+    name_or_path: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    target: str | None = None,
+    task: Task | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by its name or from a `.csv` or `.npz` file.
+
+    Args:
+        name_or_path: `digits`, `mnist`, `fashion_mnist`, or the path of a file.
+        data_dir: folder of the named data sets; None means $MEANFIELD_DATA and, where
+            that is not set, a download.
+        target: heading of the column to predict (CSV only).
+        task: "classification" or "regression" for a file; None lets the target decide.
+        test_fraction: share of a file's rows kept for testing. Named data sets, and
+            `.npz` files with a test set, keep their own split.
+        seed: of that split.
+
+    Returns:
+        A `Dataset`: float32 features, int32 labels or float32 targets.
+
+    Raises:
+        ValueError: an unknown name, or data that cannot be used; see the loaders.
+        FileNotFoundError: there is no such file, or a named set cannot be had.
+
+    Example:
+        >>> import meanfield.data
+        >>> meanfield.data.load("digits").task
+        'classification'
+    """
+    name, suffix = str(name_or_path), Path(name_or_path).suffix.lower()
+    is_table = suffix == ".csv"
+    require(
+        target is None or is_table,
+        f"`target` names a column of a CSV table; got {target!r} with {name!r}, which "
+        "has its own labels. Leave it out.",
+    )
+    if name in NAMES:
+        require(
+            task in (None, "classification"),
+            f"`task` of `{name}` is classification; got {task!r}. Leave it out.",
+        )
+        if name == "digits":
+            return digits()
+        return (mnist if name == "mnist" else fashion_mnist)(data_dir=data_dir)
+    split = {"task": task, "test_fraction": test_fraction, "seed": seed}
+    if is_table:
+        return table(name_or_path, target=target, **split)
+    if suffix == ".npz":
+        return arrays(name_or_path, **split)
+    raise ValueError(
+        f"`name_or_path` must be one of {', '.join(NAMES)}, or the path of a .csv or "
+        f".npz file; got {name!r}."
+    )

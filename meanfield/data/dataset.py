@@ -1,0 +1,170 @@
+"""What every loader returns: plain arrays, checked once, with their provenance."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32, Shaped
+
+from meanfield.checks import first_bad, require
+
+from .schema import TableSchema
+
+Task = Literal["classification", "regression"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples for training and for testing, as read-only NumPy arrays.
+
+    Args:
+        name: what the data set is called.
+        task: "classification" or "regression".
+        x_train: features, one flat row an example.
+        y_train: labels 0 … C − 1 (int32), or targets in their own units (float32).
+        x_test: features of the test examples.
+        y_test: labels or targets of the test examples.
+        feature_names: one name for each feature, or None where they are pixels.
+        class_names: what label 0, 1, … stands for; None for a regression.
+        image_shape: the shape of one example before it was made flat, or None.
+        schema: for a table, how its columns became features; else None.
+        provenance: where the numbers come from, in words.
+
+    Raises:
+        ValueError: rows do not match, a split is empty, a number is NaN or infinite
+            (the row and the column are named), or a label is out of range.
+
+    Example:
+        >>> import meanfield.data
+        >>> digits = meanfield.data.load("digits")
+        >>> digits.x_train.shape, digits.num_classes
+        ((1438, 64), 10)
+    """
+
+    name: str
+    task: Task
+    x_train: Float32[np.ndarray, "train features"]
+    y_train: Int32[np.ndarray, " train"] | Float32[np.ndarray, "train ..."]
+    x_test: Float32[np.ndarray, "test features"]
+    y_test: Int32[np.ndarray, " test"] | Float32[np.ndarray, "test ..."]
+    feature_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
+    schema: TableSchema | None = None
+    provenance: str = ""
+
+    def __post_init__(self):
+        require(
+            (self.task == "classification") == (self.class_names is not None),
+            "`class_names` belongs to a classification and to nothing else; got task "
+            f"{self.task!r} with class_names {self.class_names!r}.",
+        )
+        for split in ("train", "test"):
+            x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
+            require(
+                len(x) > 0,
+                f"`{self.name}` must have at least one example to {split} with; got "
+                "none. Give more rows, or another `test_fraction`.",
+            )
+            require(
+                x.shape[1] > 0, f"`{self.name}` must have at least one feature; got 0."
+            )
+            require_finite(f"x_{split}", x, self.feature_names)
+            if self.class_names is None:
+                require_finite(f"y_{split}", y.reshape(len(y), -1), None)
+            else:
+                _require_labels(f"y_{split}", y, len(self.class_names))
+            x.setflags(write=False)
+            y.setflags(write=False)
+
+    @property
+    def num_features(self) -> int:
+        """Number of features of one example."""
+        return self.x_train.shape[1]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, or None for a regression."""
+        return None if self.class_names is None else len(self.class_names)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of every array with its name, type and shape: the data's identity."""
+        digest = hashlib.sha256()
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            array = np.ascontiguousarray(getattr(self, name))
+            digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+
+def require_finite(
+    name: str, values: Shaped[np.ndarray, "rows columns"], columns: Any
+) -> None:
+    """Raise unless all is finite; the message names the first bad row and column."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = first_bad(~finite)
+        where = f"column {column}" if columns is None else f"column {columns[column]!r}"
+        raise ValueError(
+            f"`{name}` must be finite numbers in float32; got {values[row, column]} "
+            f"in row {row}, {where} (counted from 0). Remove or fill in such entries."
+        )
+
+
+def split_rows(
+    count: int,
+    *,
+    test_fraction: float,
+    seed: int,
+    labels: Shaped[np.ndarray, " rows"] | None = None,
+) -> tuple[Shaped[np.ndarray, " train"], Shaped[np.ndarray, " test"]]:
+    """Row numbers to train and to test with: shuffled, and stratified by label.
+
+    Every class gives its share to the test set, rounded so that the shares add up to
+    round(test_fraction · count), but keeps at least one row to be learned from.
+
+    Args:
+        count: number of rows.
+        test_fraction: share of the rows that is kept for testing, inside (0, 1).
+        seed: of the shuffle (NumPy's default generator).
+        labels: the class of each row, or None for no stratification.
+
+    Returns:
+        Two sorted arrays of row numbers.
+
+    Raises:
+        ValueError: `test_fraction` is not inside (0, 1), or one side stays empty.
+    """
+    require(
+        0 < test_fraction < 1,
+        f"`test_fraction` must lie inside (0, 1); got {test_fraction}.",
+    )
+    order = np.random.default_rng(seed).permutation(count)
+    groups = np.zeros(count, int) if labels is None else labels
+    names, counts = np.unique(groups, return_counts=True)
+    ends = np.round(test_fraction * np.cumsum(counts)).astype(int)
+    sizes = np.minimum(np.diff(ends, prepend=0), counts - 1)
+    parts = [
+        order[groups[order] == name][:size]
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    test_rows = np.sort(np.concatenate([np.zeros(0, int), *parts]))
+    require(
+        0 < len(test_rows) < count,
+        f"`test_fraction` = {test_fraction} of {count} rows leaves no example to test "
+        "with. Give more rows or a larger fraction.",
+    )
+    return np.setdiff1d(np.arange(count), test_rows), test_rows
+
+
+def _require_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
+    good = (labels >= 0) & (labels < num_classes)
+    if not good.all():
+        (row,) = first_bad(~good)
+        raise ValueError(
+            f"`{name}` must be labels from 0 to {num_classes - 1}; got {labels[row]} "
+            f"in row {row}."
+        )
