@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -67,9 +68,9 @@ def digits() -> Dataset:
         >>> digits().x_test.shape
         (359, 64)
     """
-    bunch = load_digits()
-    x = (bunch.data / 16).astype(np.float32)
-    y = bunch.target.astype(np.int32)
+    pixels, labels = load_digits(return_X_y=True)
+    x = (np.asarray(pixels) / 16).astype(np.float32)
+    y = np.asarray(labels).astype(np.int32)
     train, test = split_rows(
         len(x), test_fraction=DIGITS_TEST_FRACTION, seed=DIGITS_SEED, labels=y
     )
@@ -199,6 +200,7 @@ def _download(name: str, part: str) -> bytes:
     """Payload of one published file, from the cache or the net, its hash checked."""
     file = _FILES[part] + ".gz"
     path = _cache(name) / file
+    downloader: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)
     try:
         pooch.retrieve(
             _ADDRESS[name] + file,
@@ -206,7 +208,7 @@ def _download(name: str, part: str) -> bytes:
             known_hash=None,
             fname=file,
             path=path.parent,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+            downloader=downloader,
         )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
