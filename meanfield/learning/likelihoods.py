@@ -57,7 +57,7 @@ class Categorical(AbstractLikelihood):
             "`outputs` of a Categorical likelihood must be (batch, ..., classes); got "
             f"shape {outputs.shape}. For two classes and one output use Bernoulli().",
         )
-        return dist.Categorical(logits=outputs).to_event(outputs.ndim - 2)
+        return dist.CategoricalLogits(outputs).to_event(outputs.ndim - 2)
 
     def num_outputs(self, targets: Any) -> int:
         """Number of classes: the largest label plus one."""
@@ -78,7 +78,7 @@ class Bernoulli(AbstractLikelihood):
 
     def __call__(self, outputs: Float[Array, "batch ..."]) -> dist.Distribution:
         """Distribution of the answers."""
-        return _independent(dist.Bernoulli(logits=outputs), outputs)
+        return _independent(dist.BernoulliLogits(outputs), outputs)
 
     def num_outputs(self, targets: Any) -> int:
         """One logit for each answer."""

@@ -103,7 +103,7 @@ def log_prob(
         ValueError: no distribution, or shapes that do not fit.
     """
     distribution = output_distribution(likelihood, outputs)
-    return distribution.log_prob(align_targets(distribution, targets))
+    return jnp.asarray(distribution.log_prob(align_targets(distribution, targets)))
 
 
 def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) -> None:

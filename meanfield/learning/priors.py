@@ -1,0 +1,284 @@
+r"""The spike-and-slab prior of a whole network, and what it costs.
+
+    P₀(w) = (1 − ρ) δ(w) + ρ N(w | 0, s²)
+
+Every weight tensor ("layer") has one inclusion probability ρ and one slab scale s.
+Either may be fixed, differ between layers, or adapt to the posterior: see
+`hyperpriors`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from meanfield.checks import is_concrete, require
+from meanfield.spikeslab import SpikeSlab
+
+from .hyperpriors import (
+    BetaInclusion,
+    LayerPrior,
+    empirical_slab_scale,
+    integrate_inclusion,
+)
+
+
+class _Learned(eqx.Module):
+    """A slab scale found by empirical Bayes."""
+
+
+class SpikeSlabPrior(eqx.Module):
+    r"""A spike at zero and a Gaussian slab around zero, P₀ = (1 − ρ) δ + ρ N(0, s²).
+
+    Args:
+        inclusion_prob: ρ in (0, 1); or `numpyro.distributions.Beta(a, b)`, a
+            hyper-prior under which each layer finds its own; or a mapping from path
+            names (`"layers/0/weight"`) to either.
+        slab_scale: s > 0, a standard deviation; or `"learned"`, each layer's own by
+            empirical Bayes; or a mapping from path names to either. The default 1 is
+            a weakly informative scale for networks without 1/√fan-in factors; the
+            layout of a weight tensor does not tell its fan-in, so there is no default
+            that depends on it.
+
+    Raises:
+        ValueError: ρ outside (0, 1), s not positive, an unknown word.
+
+    Example:
+        >>> import meanfield as mf
+        >>> prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned")
+        >>> weight = mf.SpikeSlab([0.5, 0.5], [3.0, 0.0], [0.0, 9.0])
+        >>> float(prior.for_layer("layers/0/weight", weight).slab_scale)
+        3.0
+
+    References:
+        Mitchell & Beauchamp 1988 (the prior).
+    """
+
+    _inclusion: Any
+    _slab: Any
+
+    def __init__(self, inclusion_prob: Any = 0.1, slab_scale: Any = 1.0):
+        self._inclusion = _each(_inclusion, "inclusion_prob", inclusion_prob)
+        self._slab = _each(_slab, "slab_scale", slab_scale)
+
+    @property
+    def inclusion_prob(self) -> Any:
+        """ρ where it is one number for the whole network."""
+        return _one_number("inclusion_prob", self._inclusion)
+
+    @property
+    def slab_scale(self) -> Any:
+        """Standard deviation s where it is one number for the whole network."""
+        return _one_number("slab_scale", self._slab)
+
+    @property
+    def names(self) -> set[str]:
+        """Path names that the prior mentions; empty if it treats all layers alike."""
+        mappings = [x for x in (self._inclusion, self._slab) if isinstance(x, dict)]
+        return set().union(*mappings)
+
+    def for_layer(self, name: str, weight: SpikeSlab) -> LayerPrior:
+        """Settle ρ and s of one weight tensor.
+
+        Args:
+            name: path name of the tensor, such as `"layers/0/weight"`.
+            weight: its posterior, from which learned numbers follow.
+
+        Returns:
+            The prior of this tensor; `weight.kl(...)` takes it.
+
+        Raises:
+            ValueError: the prior gives numbers by name, and not for this one.
+        """
+        inclusion = _of_layer("inclusion_prob", self._inclusion, name)
+        scale = _of_layer("slab_scale", self._slab, name)
+        if isinstance(scale, _Learned):
+            scale = empirical_slab_scale(weight)
+        if isinstance(inclusion, BetaInclusion):
+            inclusion, cost = integrate_inclusion(inclusion, weight)
+            return LayerPrior(inclusion, scale, cost)
+        return LayerPrior(inclusion, scale)
+
+
+def layer_kls(
+    weights: Mapping[str, SpikeSlab], prior: Any
+) -> dict[str, Float[Array, ""]]:
+    """KL divergence of every weight tensor from its prior, in nats.
+
+    Args:
+        weights: posterior by path name, as `Ensemble.weights()` gives it.
+        prior: a `SpikeSlabPrior`; or a mapping with the same names to what
+            `SpikeSlab.kl` takes, such as the `SpikeSlab`s of an earlier posterior.
+
+    Returns:
+        By path name, Σ KL(q‖P₀) with the cost of hyper-priors.
+
+    Raises:
+        ValueError: the prior names a tensor that is not there, or misses one.
+    """
+    if isinstance(prior, SpikeSlabPrior):
+        unknown = prior.names - set(weights)
+        priors = {name: prior.for_layer(name, w) for name, w in weights.items()}
+    else:
+        require(
+            isinstance(prior, Mapping),
+            "`prior` must be a SpikeSlabPrior or a mapping from path names to priors; "
+            f"got {type(prior).__name__}.",
+        )
+        unknown = set(prior) - set(weights)
+        priors = {name: _of_layer("prior", prior, name) for name in weights}
+        priors = {
+            name: given.for_layer(name, weights[name])
+            if isinstance(given, SpikeSlabPrior)
+            else given
+            for name, given in priors.items()
+        }
+    require(
+        not unknown,
+        f"`prior` names {sorted(unknown)}, but the random weights are "
+        f"{sorted(weights)}. Correct the names.",
+    )
+    return {name: _layer_kl(w, priors[name]) for name, w in weights.items()}
+
+
+def total_kl(weights: Mapping[str, SpikeSlab], prior: Any) -> Float[Array, ""]:
+    """KL divergence of a network's posterior from its prior, in nats.
+
+    Args:
+        weights: posterior by path name, as `Ensemble.weights()` gives it.
+        prior: a `SpikeSlabPrior`, or a mapping from the same names to priors.
+
+    Returns:
+        Σ KL(q‖P₀) over all weights, with the cost of hyper-priors: expected
+        log-likelihood minus this number is a lower bound on the log-evidence.
+
+    Raises:
+        ValueError: the prior names a tensor that is not there, or misses one.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from meanfield.learning.priors import total_kl
+        >>> weights = {"weight": mf.SpikeSlab([0.9], [0.0], [1.0])}
+        >>> float(total_kl(weights, mf.SpikeSlabPrior(0.1, 1.0)))
+        0.0
+    """
+    costs = layer_kls(weights, prior)
+    return sum(costs.values(), start=jnp.zeros((), jnp.result_type(float)))
+
+
+def posterior_as_prior(
+    weights: Mapping[str, SpikeSlab],
+    smallest_prob: float = 0.01,
+    smallest_scale: float = 0.01,
+) -> dict[str, SpikeSlab]:
+    """The posterior of one task, softened into the prior of the next.
+
+    A weight that is certainly absent, certainly present or exactly known could never
+    move again (its KL would be infinite), so π is kept inside (0, 1) and √Ξ above 0.
+
+    Args:
+        weights: posterior by path name.
+        smallest_prob: ε in (0, 0.5); π is clipped to [ε, 1 − ε].
+        smallest_scale: √Ξ is raised to at least this standard deviation.
+
+    Returns:
+        A mapping that `fit` and `total_kl` take as `prior`.
+    """
+    require(
+        0 < smallest_prob < 0.5 and smallest_scale > 0,
+        "`smallest_prob` must lie in (0, 0.5) and `smallest_scale` above 0; got "
+        f"{smallest_prob} and {smallest_scale}.",
+    )
+    return {
+        name: SpikeSlab(
+            jnp.clip(weight.spike_prob, smallest_prob, 1 - smallest_prob),
+            weight.slab_mean,
+            jnp.maximum(weight.slab_var, smallest_scale**2),
+        )
+        for name, weight in weights.items()
+    }
+
+
+def _layer_kl(weight: SpikeSlab, prior: Any) -> Array:
+    wide = jnp.promote_types(weight.dtype, jnp.float32)
+    cost = prior.hyper_cost if isinstance(prior, LayerPrior) else 0.0
+    return weight.kl(prior).sum(dtype=wide) + cost
+
+
+def _each(check: Any, name: str, given: Any) -> Any:
+    if isinstance(given, Mapping):
+        require(bool(given), f"`{name}` is an empty mapping; give every layer a value.")
+        return {key: check(f"{name}[{key!r}]", value) for key, value in given.items()}
+    return check(name, given)
+
+
+def _of_layer(argument: str, given: Any, name: str) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    require(
+        name in given,
+        f"`{argument}` has no entry for the weight {name!r}; got {sorted(given)}. "
+        "Name every random weight.",
+    )
+    return given[name]
+
+
+def _inclusion(name: str, given: Any) -> Any:
+    if isinstance(given, dist.Beta):
+        a, b = (np.asarray(x) for x in (given.concentration1, given.concentration0))
+        require(
+            a.ndim == 0 and b.ndim == 0 and bool(a > 0) and bool(b > 0),
+            f"`{name}` must be one Beta distribution with positive numbers; got shapes "
+            f"{a.shape} and {b.shape}, values {a} and {b}.",
+        )
+        return BetaInclusion(float(a), float(b))
+    given = _real(name, given, "a probability or numpyro.distributions.Beta(a, b)")
+    if is_concrete(given):
+        inside = (np.asarray(given) > 0) & (np.asarray(given) < 1)
+        require(
+            bool(inside.all()),
+            f"`{name}` must lie strictly between 0 and 1; got {given}. At 0 or 1 the "
+            "prior would forbid what the posterior does.",
+        )
+    return given
+
+
+def _slab(name: str, given: Any) -> Any:
+    if isinstance(given, str):
+        require(
+            given == "learned",
+            f"`{name}` must be a positive number or 'learned'; got {given!r}.",
+        )
+        return _Learned()
+    given = _real(name, given, "a positive number, 'learned' or a mapping")
+    if is_concrete(given):
+        numbers = np.asarray(given)
+        require(
+            bool((np.isfinite(numbers) & (numbers > 0)).all()),
+            f"`{name}` must be positive and finite; got {given}. It is the standard "
+            "deviation of a present weight.",
+        )
+    return given
+
+
+def _real(name: str, given: Any, needed: str) -> Any:
+    number = isinstance(given, int | float | np.number | np.ndarray | jax.Array)
+    require(
+        number and not isinstance(given, bool),
+        f"`{name}` must be {needed}; got {given!r}.",
+    )
+    return given if isinstance(given, jax.Array | np.ndarray) else float(given)
+
+
+def _one_number(name: str, given: Any) -> Any:
+    require(
+        not isinstance(given, dict | _Learned | BetaInclusion),
+        f"`{name}` is not one number here: it is learned or differs between layers. "
+        "Use prior.for_layer(name, weight), or total_kl for the whole network.",
+    )
+    return given
