@@ -1,3 +1,23 @@
+from .ensemble import Ensemble as Ensemble
+from .learning.checkpoint import Checkpoint as Checkpoint
+from .learning.fit import (
+    EpochReport as EpochReport,
+    FitResult as FitResult,
+    NonFiniteLossError as NonFiniteLossError,
+    fit as fit,
+)
+from .learning.likelihoods import (
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Gaussian as Gaussian,
+    Poisson as Poisson,
+    StudentT as StudentT,
+)
+from .learning.parametrization import (
+    Projected as Projected,
+    Unconstrained as Unconstrained,
+)
+from .learning.priors import SpikeSlabPrior as SpikeSlabPrior
 from .propagation import (
     Moments as Moments,
     UnsupportedPrimitiveError as UnsupportedPrimitiveError,

@@ -84,7 +84,7 @@ class SpikeSlab(eqx.Module):
         dtype = jnp.result_type(*given.values())
         require(
             not jnp.issubdtype(dtype, jnp.complexfloating),
-            f"`spike_prob`, `slab_mean` and `slab_var` must be real numbers; got {dtype}.",
+            "`spike_prob`, `slab_mean` and `slab_var` must be real; got " + str(dtype),
         )
         if not jnp.issubdtype(dtype, jnp.floating):
             dtype = jnp.result_type(float)
@@ -194,7 +194,8 @@ class SpikeSlab(eqx.Module):
     def kl(self, prior: Any) -> Float[Array, "*shape"]:
         r"""KL divergence to a spike-and-slab prior, in nats per weight.
 
-            KL = π ln(π/π₀) + (1 − π) [ ln((1 − π)/(1 − π₀)) + ½(r − 1 − ln r) + m²/2s² ]
+            KL = π ln(π/π₀) + (1 − π) ln((1 − π)/(1 − π₀))
+                 + (1 − π) ½ [ r − 1 − ln r + m²/s² ]
 
         with r = Ξ/s². It is infinite where the prior excludes what the weight does:
         a point slab (Ξ = 0, π < 1) under a slab of positive width, or an excluded

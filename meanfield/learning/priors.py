@@ -82,6 +82,12 @@ class SpikeSlabPrior(eqx.Module):
         mappings = [x for x in (self._inclusion, self._slab) if isinstance(x, dict)]
         return set().union(*mappings)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether ρ and s are given numbers in every layer, none of them learned."""
+        parts = [*_values(self._inclusion), *_values(self._slab)]
+        return not any(isinstance(part, BetaInclusion | _Learned) for part in parts)
+
     def for_layer(self, name: str, weight: SpikeSlab) -> LayerPrior:
         """Settle ρ and s of one weight tensor.
 
@@ -226,6 +232,10 @@ def _of_layer(argument: str, given: Any, name: str) -> Any:
         "Name every random weight.",
     )
     return given[name]
+
+
+def _values(given: Any) -> list[Any]:
+    return list(given.values()) if isinstance(given, dict) else [given]
 
 
 def _inclusion(name: str, given: Any) -> Any:

@@ -1,6 +1,9 @@
 """The transformation: an ordinary network function evaluated on random weights."""
 
-from .equation import Equation as Equation, UnsupportedPrimitiveError as UnsupportedPrimitiveError
+from .equation import (
+    Equation as Equation,
+    UnsupportedPrimitiveError as UnsupportedPrimitiveError,
+)
 from .registry import register_rule as register_rule
 from .transformation import mean_field as mean_field
 from .values import Moments as Moments, Random as Random

@@ -113,7 +113,10 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
 
 @register_rule("while")
 def _while(equation: Equation, *operands: Any) -> list[Any]:
-    num_test, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    num_test, num_body = (
+        equation.params["cond_nconsts"],
+        equation.params["body_nconsts"],
+    )
     consts = _shared(equation, operands[: num_test + num_body])
     base_key = equation.context.next_key()
 
@@ -169,7 +172,10 @@ def _join(equation: Equation, first: list[Kind], second: list[Kind]) -> list[Kin
 
 
 def _shape_all(
-    equation: Equation, values: Sequence[Any], kinds: list[Kind] | None, context: Context
+    equation: Equation,
+    values: Sequence[Any],
+    kinds: list[Kind] | None,
+    context: Context,
 ) -> list[Any]:
     """Values in the given kinds; as they are when no kinds are given."""
     if kinds is None:
@@ -197,7 +203,9 @@ def _steady(
     kinds = _join(equation, kinds, kinds)
     while True:
         carry = [
-            equation.draw(v) if kind is None else Random(lift(v).mean, lift(v).var, *kind)
+            equation.draw(v)
+            if kind is None
+            else Random(lift(v).mean, lift(v).var, *kind)
             for v, kind in zip(carry, kinds, strict=True)
         ]
         found = _join(equation, kinds, [_kind(v) for v in jax.eval_shape(body, carry)])

@@ -92,10 +92,11 @@ class Equation:
         """The error for operands that this primitive has no rule for."""
         leaves = ", ".join(f"`{leaf}`" for leaf in merge_leaves(*operands))
         line = source_line(self.eqn)
+        place = f" at {line}" if line else ""
+        reason = f" ({because})" if because else ""
         return UnsupportedPrimitiveError(
-            f"the primitive `{self.name}`{f' at {line}' if line else ''} met the random "
-            f"parameter {leaves} and has no rule for it in the {self.reading} reading"
-            f"{f' ({because})' if because else ''}. Either register one with "
-            f'meanfield.register_rule("{self.name}"), or leave {leaves} a point value: '
+            f"the primitive `{self.name}`{place} met the random parameter {leaves} and "
+            f"has no rule for it in the {self.reading} reading{reason}. Either register "
+            f'one with meanfield.register_rule("{self.name}"), or leave {leaves} a point value: '
             "an ordinary array there, or `where=` in Ensemble.from_model."
         )

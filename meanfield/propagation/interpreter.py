@@ -56,10 +56,8 @@ def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
 
 
 def settle(equation: Equation, *operands: Any) -> list[Any]:
-    """Draw what may be drawn; refuse when anything else random is among the operands."""
+    """Draw what may be drawn; refuse when another random operand is left."""
     for value in operands:
-        if is_random(value) and not (
-            equation.reading == "sampled" and value.drawable
-        ):
+        if is_random(value) and not (equation.reading == "sampled" and value.drawable):
             raise equation.refuse(*operands)
     return [equation.draw(value) for value in operands]

@@ -4,8 +4,8 @@ A contraction of a plain array a with independent weights of mean μ and varianc
 
     G = Σ_k μ_k a_k,      Δ² = Σ_k V_k a_k²
 
-exactly. The sampled reading returns the draw G + ε Δ, ε ~ N(0, 1) fresh for every output
-entry; the moments reading returns (G, Δ²), and for a random signal (a, v)
+exactly. The sampled reading returns the draw G + ε Δ, ε ~ N(0, 1) fresh for every
+output entry; the moments reading returns (G, Δ²), and for a random signal (a, v)
 
     Δ² = Σ_k [ V_k (a_k² + v_k) + μ_k² v_k ],
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from .equation import Equation
 from .interpreter import settle
 from .registry import register_rule
-from .values import Random, is_random, lift, merge_leaves
+from .values import Random, is_random, merge_leaves
 
 PRODUCT = "the product of two random weights has dependent entries; multiply the "
 PRODUCT += "signal by one, then by the other"

@@ -5,7 +5,8 @@ from typing import Any, get_args
 
 from jax.extend.core import Primitive
 
-from ..checks import require
+from meanfield.checks import require
+
 from .equation import Reading
 
 Rule = Callable[..., Any]

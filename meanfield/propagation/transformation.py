@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from ..checks import require
-from ..spikeslab import SpikeSlab, is_spike_slab
-from ..trees import path_name
+from meanfield.checks import require
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
+from meanfield.trees import path_name
+
 from . import control, linear, structure  # noqa: F401  (their rules register themselves)
 from .equation import Context, Reading
 from .interpreter import evaluate

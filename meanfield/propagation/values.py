@@ -3,9 +3,10 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from .noise import normal
 
 
 class Random(eqx.Module):
@@ -63,7 +64,7 @@ def add_noise(
 
     Where Δ² = 0 the result is G to the bit, and every gradient through Δ is 0.
     """
-    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    noise = normal(key, mean.shape, mean.dtype)
     random = var > 0
     std = jnp.sqrt(jnp.where(random, var, 1)).astype(mean.dtype)
     return jnp.where(random, mean + noise * std, mean)

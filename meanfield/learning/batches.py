@@ -1,0 +1,125 @@
+"""Training data: arrays, or batches from outside; checked before learning starts."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import first_bad, require
+from meanfield.ensemble import Ensemble
+from meanfield.propagation import mean_field
+
+from .targets import check_targets
+
+CHUNK = 8192
+
+
+def array_data(data: Any, name: str = "data") -> tuple[Any, Any] | None:
+    """Inputs and targets as arrays, or None when `data` is an iterable of batches.
+
+    Raises:
+        ValueError: there are no examples, the two differ in number, or a feature is
+            NaN or infinite (the first is named).
+        TypeError: `data` is neither.
+    """
+    if not (isinstance(data, tuple) and len(data) == 2):
+        if name == "data" and (callable(data) or hasattr(data, "__iter__")):
+            return None
+        raise TypeError(
+            f"`{name}` must be a pair of arrays (x, y)"
+            + (" or an iterable of such batches" if name == "data" else "")
+            + f"; got {type(data).__name__}."
+        )
+    x, y = (jax.tree.map(_array, part) for part in data)
+    leaves = jax.tree.leaves(x)
+    require(
+        bool(leaves) and all(leaf.ndim >= 1 for leaf in leaves),
+        f"`{name}` must be arrays (x, y) with the examples along the first axis.",
+    )
+    counts = {leaf.shape[0] for leaf in (*leaves, *jax.tree.leaves(y))}
+    require(
+        len(counts) == 1,
+        f"`{name}` must have as many targets as examples; got first axes "
+        f"{[leaf.shape for leaf in (*leaves, *jax.tree.leaves(y))]}.",
+    )
+    require(0 not in counts, f"`{name}` is empty; at least one example is needed.")
+    for leaf in leaves:
+        _refuse_non_finite(leaf, f"`{name}` inputs x")
+    for leaf in jax.tree.leaves(y):
+        _refuse_non_finite(leaf, f"`{name}` targets y")
+    return x, y
+
+
+def check_batch(ensemble: Ensemble, likelihood: Any, x: Any, y: Any) -> None:
+    """Refuse inputs the network cannot take, and targets the likelihood cannot.
+
+    Raises:
+        ValueError: what does not fit, with the first offending row.
+    """
+
+    try:
+        shapes = jax.eval_shape(outputs_of(ensemble), x)
+    except (TypeError, ValueError) as error:
+        got = jax.tree.map(lambda leaf: leaf.shape, x)
+        raise ValueError(
+            f"`data` inputs x of shape {got} do not fit the model: {error}"
+        ) from error
+    check_targets(likelihood, shapes, y)
+
+
+def outputs_of(ensemble: Ensemble) -> Any:
+    """The ensemble as a function of a batch alone, for tracing."""
+    network = mean_field(ensemble.apply_fn)
+    return lambda x: network(ensemble.params, x, key=jax.random.key(0))
+
+
+def iterate(data: Any, epoch: int) -> Iterator[tuple[Any, Any]]:
+    """The batches of one epoch, as device arrays.
+
+    Raises:
+        ValueError: an iterator that can be gone through only once, or a batch that is
+            no pair.
+    """
+    batches = data() if callable(data) else data
+    once = inspect.isgenerator(data) or (not callable(data) and iter(data) is data)
+    require(
+        not once,
+        "`data` is an iterator that can be gone through only once; every epoch needs "
+        "all batches. Pass a list, a loader, or a function that returns an iterator.",
+    )
+    for number, batch in enumerate(batches):
+        require(
+            isinstance(batch, tuple | list) and len(batch) == 2,
+            f"`data` must give (x, y) batches; batch {number} is a "
+            f"{type(batch).__name__}.",
+        )
+        x, y = array_data(tuple(batch), name=f"data batch {number}") or (None, None)
+        yield x, y
+
+
+def _array(value: Any) -> Any:
+    """A device array; Python and NumPy float64 become the default float type."""
+    value = value if isinstance(value, jax.Array) else np.asarray(value)
+    require(
+        value.dtype != object and value.dtype.kind not in "USM",
+        f"`data` must be numbers; got dtype {value.dtype}. Encode texts and dates "
+        "first, for example with meanfield.data.table.",
+    )
+    return jnp.asarray(value)
+
+
+def _refuse_non_finite(array: Any, what: str) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    for start in range(0, array.shape[0], CHUNK):
+        bad = ~jnp.isfinite(array[start : start + CHUNK])
+        if bool(bad.any()):
+            row, *rest = first_bad(bad)
+            place = f"row {start + row}" + (f", position {tuple(rest)}" if rest else "")
+            raise ValueError(
+                f"{what} must be finite; got NaN or infinity in {place}. Clean or "
+                "impute the data first."
+            )

@@ -1,0 +1,93 @@
+"""Checkpoints of a run: from any of them it goes on to the same bits."""
+
+import dataclasses
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from meanfield.checks import require
+from meanfield.tensors import load_tree, save_tree
+
+_NAME = re.compile(r"epoch-(\d+)\.safetensors")
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """Where and when `fit` writes what it needs to go on.
+
+    A file is written atomically after an epoch when enough epochs or minutes have
+    passed since the last. `fit` with a folder that holds checkpoints of the same run
+    goes on from the newest.
+
+    Args:
+        folder: where the files go.
+        every_epochs: epochs between two files.
+        every_minutes: minutes after which one is written even so.
+        keep: how many of the newest stay.
+        keep_best: whether ``best.safetensors`` keeps the epoch of least validation
+            NLL (training loss without validation data).
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    folder: str | os.PathLike
+    every_epochs: int = 1
+    every_minutes: float = float("inf")
+    keep: int = 2
+    keep_best: bool = True
+
+    def __post_init__(self):
+        for name in ("every_epochs", "every_minutes", "keep"):
+            value = getattr(self, name)
+            require(value > 0, f"`{name}` must be positive; got {value}.")
+        self._last_epoch, self._last_time = 0, time.monotonic()
+        self._best = float("inf")
+
+    def newest(self) -> Path | None:
+        """The newest file, or None."""
+        files = self._files()
+        return files[-1] if files else None
+
+    def restore(
+        self, tree: Any, fingerprint: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """State and metadata of the newest file, or None when there is none.
+
+        Raises:
+            ValueError: the file is damaged, or belongs to another run.
+        """
+        newest = self.newest()
+        if newest is None:
+            return None
+        tree, metadata = load_tree(newest, tree)
+        require(
+            metadata["fingerprint"] == fingerprint,
+            f"`checkpoint` {newest} belongs to another run: it was made with "
+            f"{metadata['fingerprint']}, this run has {fingerprint}. Use the same "
+            "settings, or another folder.",
+        )
+        self._last_epoch, self._best = metadata["epoch"], metadata["best"]
+        return tree, metadata
+
+    def offer(self, epoch: int, tree: Any, metadata: dict[str, Any], score: float):
+        """Write a file if one is due."""
+        late = time.monotonic() - self._last_time >= 60 * self.every_minutes
+        better = self.keep_best and score < self._best
+        self._best = min(self._best, score)
+        metadata = {**metadata, "epoch": epoch, "best": self._best}
+        if better:
+            save_tree(Path(self.folder) / "best.safetensors", tree, metadata)
+        if late or epoch - self._last_epoch >= self.every_epochs:
+            name = f"epoch-{epoch:06d}.safetensors"
+            save_tree(Path(self.folder) / name, tree, metadata)
+            self._last_epoch, self._last_time = epoch, time.monotonic()
+            for old in self._files()[: -self.keep]:
+                old.unlink()
+
+    def _files(self) -> list[Path]:
+        folder = Path(self.folder)
+        files = folder.iterdir() if folder.is_dir() else ()
+        return sorted(path for path in files if _NAME.fullmatch(path.name))

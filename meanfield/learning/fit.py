@@ -1,0 +1,363 @@
+"""`fit`: small parts assembled into a training run."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
+from tqdm.auto import tqdm
+
+from meanfield.checks import require
+from meanfield.ensemble import Ensemble
+
+from .batches import array_data, check_batch, iterate
+from .checkpoint import Checkpoint
+from .likelihoods import Categorical
+from .optimizers import default_optimizer
+from .parametrization import AbstractParametrization, Projected, Unconstrained
+from .placement import place
+from .training import (
+    Recipe,
+    Temperature,
+    TrainState,
+    run_batch,
+    run_epoch,
+    split_learned,
+    starting_state,
+)
+from .validation import validation_scores
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes:
+        ensemble: the trained ensemble.
+        likelihood: the likelihood, with what it learned.
+        history: sequences of equal length, one entry an epoch: `epoch`, `loss`, `nll`
+            and `kl` (nats per example), `seconds`, and with validation data `val_nll`
+            and, for labels, `val_accuracy`.
+        stopped: "finished", "early" (no improvement), "callback" or "interrupted".
+    """
+
+    ensemble: Ensemble
+    likelihood: Any
+    history: dict[str, list[float]]
+    stopped: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochReport:
+    """What a callback sees after an epoch.
+
+    Attributes:
+        epoch: number of epochs done.
+        history: as in `FitResult`.
+        get: builds the ensemble and the likelihood of this moment.
+    """
+
+    epoch: int
+    history: dict[str, list[float]]
+    get: Callable[[], tuple[Ensemble, Any]]
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble after this epoch."""
+        return self.get()[0]
+
+    @property
+    def likelihood(self) -> Any:
+        """The likelihood after this epoch."""
+        return self.get()[1]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient stopped being finite.
+
+    Attributes:
+        step: the step, counted from 0, at which it happened.
+        result: a `FitResult` with the state before that step.
+    """
+
+    def __init__(self, message: str, step: int, result: FitResult):
+        super().__init__(message)
+        self.step = step
+        self.result = result
+
+
+def fit(
+    ensemble: Ensemble,
+    data: Any,
+    *,
+    likelihood: Callable[[Any], Any] = Categorical(),  # noqa: B008  (frozen)
+    key: PRNGKeyArray,
+    epochs: int = 30,
+    batch_size: int = 128,
+    optimizer: optax.GradientTransformation | None = None,
+    prior: Any = None,
+    temperature: Temperature = 1.0,
+    parametrization: AbstractParametrization | None = None,
+    validation: tuple[Any, Any] | None = None,
+    patience: int | None = None,
+    callbacks: Sequence[Callable[[EpochReport], Any]] = (),
+    checkpoint: Checkpoint | str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
+    num_data: int | None = None,
+    progress: bool = True,
+) -> FitResult:
+    r"""Learn an ensemble by generalized back-propagation.
+
+        loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
+
+    in nats per example. Without a prior this is the published rule; with one it is the
+    negative evidence bound. Point values (biases, norm scales) are learned along.
+
+    Args:
+        ensemble: where to start; it is not changed.
+        data: arrays (x, y), first axis the examples, learned from in one compiled
+            program an epoch; or, for data that does not fit in memory, an iterable of
+            (x, y) batches that can be gone through again each epoch, or a function
+            that returns one.
+        likelihood: from outputs to a NumPyro distribution; `Categorical()` by default.
+        key: a `jax.random.key`; the same key gives the same bits.
+        epochs: passes over the data.
+        batch_size: examples a step, for arrays. The last examples of an epoch's random
+            order that fill no batch are left out of that epoch.
+        optimizer: any Optax optimizer. Default: Adam whose step falls from 0.002 to 0
+            along a cosine.
+        prior: `SpikeSlabPrior`, a mapping from path names to priors, or None.
+        temperature: weight T ≥ 0 of the KL term, a number or a schedule (a function of
+            the step).
+        parametrization: `Projected()` (default without a prior) or `Unconstrained()`
+            (default with one).
+        validation: arrays (x, y) scored after every epoch.
+        patience: stop after so many epochs without a better validation NLL, and return
+            the best epoch's ensemble.
+        callbacks: called with an `EpochReport` after every epoch; one that returns
+            True ends the training.
+        checkpoint: a `Checkpoint` or a folder; a run found there is continued.
+        mesh: a `jax.sharding.Mesh` whose axis "data" splits each batch, and whose axis
+            "model", if any, splits wide weight matrices.
+        num_data: number of training examples; needed with a prior when `data` is an
+            iterable.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A `FitResult`. Ctrl-C ends after the running epoch, with what was learned.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which and why.
+        NonFiniteLossError: the loss stopped being finite; the error holds the last
+            good state.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 2, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(2), (64, 2))
+        >>> y = (x[:, 0] > 0).astype(int)
+        >>> result = mf.fit(ensemble, (x, y), key=jax.random.key(3), epochs=2,
+        ...                 batch_size=16, progress=False)
+        >>> len(result.history["nll"])
+        2
+
+    References:
+        Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
+    """
+    arrays = array_data(data)
+    _check(epochs, batch_size, temperature, patience, validation, arrays)
+    if arrays is not None:
+        given = jax.tree.leaves(arrays[0])[0].shape[0]
+        num_data = given if num_data is None else num_data
+        require(
+            batch_size <= given,
+            f"`batch_size` must not exceed the number of examples; got {batch_size} "
+            f"for {given} examples. Use a smaller batch.",
+        )
+    require(
+        num_data is not None or prior is None,
+        "`num_data` is needed with a prior when `data` is an iterable: the KL term is "
+        "divided by the number of training examples. Pass num_data=....",
+    )
+    steps = None if arrays is None else epochs * (given // batch_size)
+    if parametrization is None:
+        parametrization = Projected() if prior is None else Unconstrained()
+    if isinstance(parametrization, Projected) and prior is not None:
+        parametrization = Projected(max(parametrization.smallest_var, 1e-8))
+    learned, fixed = split_learned(ensemble, likelihood, parametrization)
+    recipe = Recipe(
+        fixed=fixed,
+        prior=prior,
+        optimizer=optimizer or default_optimizer(steps),
+        parametrization=parametrization,
+        temperature=temperature,
+        num_data=num_data or 0,
+    )
+    state = starting_state(learned, recipe.optimizer)
+    state, arrays, recipe = place(state, arrays, recipe, mesh, batch_size)
+    if arrays is not None:
+        check_batch(ensemble, likelihood, *arrays)
+    run = _Run(recipe, state, key, {}, validation)
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    fingerprint = _fingerprint(key, num_data, batch_size, arrays)
+    first = 0
+    if checkpoint is not None:
+        found = checkpoint.restore(run.state, fingerprint)
+        if found is not None:
+            run.state, metadata = found
+            run.history, first = metadata["history"], metadata["epoch"]
+    best, best_state, waited, stopped = math.inf, None, 0, "finished"
+    bar = tqdm(
+        total=epochs, initial=first, disable=not progress, unit="epoch", leave=False
+    )
+    with bar:
+        for epoch in range(first, epochs):
+            try:
+                run.learn(data, arrays, epoch, batch_size)
+                run.wait()
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+                run.wait()
+                run.settle(epoch)
+                break
+            run.settle(epoch)
+            bar.update()
+            bar.set_postfix(run.summary())
+            score = run.score()
+            if checkpoint is not None:
+                metadata = {"history": run.history, "fingerprint": fingerprint}
+                checkpoint.offer(epoch + 1, run.state, metadata, score)
+            report = EpochReport(epoch + 1, run.history, run.current)
+            if any([callback(report) is True for callback in callbacks]):
+                stopped = "callback"
+                break
+            if patience is not None:
+                if score < best:
+                    best, waited = score, 0
+                    best_state = jax.tree.map(jnp.copy, run.state.learned)
+                else:
+                    waited += 1
+                if waited >= patience:
+                    stopped = "early"
+                    break
+    return run.result(stopped, best_state)
+
+
+class _Run:
+    """The moving parts of one call of `fit`."""
+
+    def __init__(self, recipe, state, key, history, validation):
+        self.recipe: Recipe = recipe
+        self.state: TrainState = state
+        self.key = key
+        self.history: dict[str, list[float]] = history
+        self.validation = validation
+        self.parts: dict[str, Any] = {}
+        self.started = time.perf_counter()
+
+    def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
+        """Dispatch one epoch."""
+        self.started = time.perf_counter()
+        if arrays is not None:
+            constants = (self.recipe, *arrays, self.key, jnp.asarray(epoch), batch_size)
+            self.state, self.parts = run_epoch(constants, self.state)
+            return
+        sums: list[Any] = []
+        for x, y in iterate(data, epoch):
+            if not sums and epoch == 0:
+                check_batch(*self.current(), x, y)
+            constants = (self.recipe, x, y, self.key)
+            self.state, parts = run_batch(constants, self.state)
+            sums.append(parts)
+            if len(sums) % 100 == 0 and not bool(self.state.healthy):
+                break
+        require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
+        stacked = jax.tree.map(lambda *values: jnp.stack(values), *sums)
+        self.parts = jax.tree.map(lambda v: jnp.nanmean(v), stacked)
+
+    def wait(self) -> None:
+        """Block until the running epoch is done."""
+        jax.block_until_ready((self.state, self.parts))
+
+    def settle(self, epoch: int) -> None:
+        """Write the epoch into the history; refuse to go on from a sick state."""
+        if not bool(self.state.healthy):
+            step = int(self.state.step)
+            result = self.result("not finite", None)
+            raise NonFiniteLossError(
+                f"the loss or its gradient was not finite at step {step} (epoch "
+                f"{epoch + 1}). The state before that step is in this error's "
+                "`.result`. Try a smaller learning rate, scale the inputs, or look for "
+                "NaN in the data.",
+                step,
+                result,
+            )
+        row = {"epoch": epoch + 1} | {k: float(v) for k, v in self.parts.items()}
+        row["seconds"] = time.perf_counter() - self.started
+        if self.validation is not None:
+            ensemble, likelihood = self.current()
+            key = jax.random.fold_in(jax.random.fold_in(self.key, 1), epoch)
+            row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
+        for name, value in row.items():
+            self.history.setdefault(name, []).append(value)
+
+    def score(self) -> float:
+        """What early stopping and the best checkpoint go by; less is better."""
+        name = "loss" if self.validation is None else "val_nll"
+        return self.history[name][-1]
+
+    def summary(self) -> dict[str, str]:
+        """The last epoch in a few words."""
+        names = ("nll", "kl", "val_nll", "val_accuracy")
+        return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
+
+    def current(self) -> tuple[Ensemble, Any]:
+        """Ensemble and likelihood of this moment, in buffers of their own."""
+        learned = jax.tree.map(jnp.copy, self.state.learned)
+        return self.recipe.ensemble_and_likelihood(learned)
+
+    def result(self, stopped: str, learned: Any) -> FitResult:
+        """The outcome; of another state than the last when `learned` is given."""
+        if learned is None:
+            learned = self.state.learned
+        ensemble, likelihood = self.recipe.ensemble_and_likelihood(learned)
+        return FitResult(ensemble, likelihood, self.history, stopped)
+
+
+def _check(epochs, batch_size, temperature, patience, validation, arrays) -> None:
+    require(epochs >= 1, f"`epochs` must be at least 1; got {epochs}.")
+    require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
+    require(
+        callable(temperature) or (math.isfinite(temperature) and temperature >= 0),
+        f"`temperature` must be a finite number ≥ 0 or a schedule; got {temperature}. "
+        "0 leaves the prior out, 1 is the evidence bound.",
+    )
+    require(
+        patience is None or (patience >= 1 and validation is not None),
+        f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
+    )
+    if validation is not None:
+        array_data(validation, name="validation")
+
+
+def _fingerprint(key, num_data, batch_size, arrays) -> dict[str, Any]:
+    data = (
+        jax.random.key_data(key)
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        else key
+    )
+    return {
+        "key": np.asarray(data).tolist(),
+        "num_data": num_data,
+        "batch_size": batch_size if arrays is not None else None,
+    }

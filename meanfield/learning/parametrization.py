@@ -1,0 +1,154 @@
+"""The numbers that an optimizer moves, and how they stand for (π, m, Ξ).
+
+`Projected` is the published way: the optimizer moves π, m and Ξ themselves, and every
+step ends with the projection
+
+    π ← clip(π, 0, 1),     Ξ ← max(Ξ, Ξ_min),
+
+which creates exact zeros and ones. `Unconstrained` moves logit π, m and ln √Ξ, which
+can take any value: smooth, and never exactly certain.
+
+Source: Li & Huang 2020, arXiv:2001.03354.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from meanfield.checks import require
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
+
+
+class AbstractParametrization(eqx.Module):
+    """How (π, m, Ξ) are written in numbers that an optimizer moves."""
+
+    @abc.abstractmethod
+    def encode(self, weight: SpikeSlab) -> Any:
+        """Numbers for the optimizer."""
+
+    @abc.abstractmethod
+    def decode(self, numbers: Any) -> SpikeSlab:
+        """The weights that the numbers stand for."""
+
+    @abc.abstractmethod
+    def project(self, numbers: Any) -> Any:
+        """The numbers after a step, back inside their range."""
+
+
+class Projected(AbstractParametrization):
+    r"""π, m and Ξ themselves, projected after every step; exact zeros and ones occur.
+
+    Args:
+        smallest_var: Ξ_min ≥ 0, the floor of the slab variance. 0 is as published. A
+            positive floor keeps a KL term finite.
+    """
+
+    smallest_var: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        require(
+            self.smallest_var >= 0,
+            f"`smallest_var` must not be negative; got {self.smallest_var}.",
+        )
+
+    def encode(self, weight: SpikeSlab) -> SpikeSlab:
+        """The weight as it is."""
+        return self.project(weight)
+
+    def decode(self, numbers: SpikeSlab) -> SpikeSlab:
+        """The weight as it is."""
+        return numbers
+
+    def project(self, numbers: SpikeSlab) -> SpikeSlab:
+        """Clip π to [0, 1] and Ξ to [Ξ_min, ∞)."""
+        return SpikeSlab(
+            jnp.clip(numbers.spike_prob, 0, 1),
+            numbers.slab_mean,
+            jnp.maximum(numbers.slab_var, self.smallest_var),
+        )
+
+
+class _Numbers(eqx.Module):
+    """logit π, m and ln √Ξ."""
+
+    spike_logit: Float[Array, "*shape"]
+    slab_mean: Float[Array, "*shape"]
+    log_slab_std: Float[Array, "*shape"]
+
+
+class Unconstrained(AbstractParametrization):
+    r"""logit π, m and ln √Ξ: no projection, no exact zeros or ones.
+
+    Args:
+        smallest_prob: a start with π outside [smallest_prob, 1 − smallest_prob] is
+            moved to that edge, because certainty has no finite logit.
+        smallest_std: likewise a start with √Ξ below it.
+    """
+
+    smallest_prob: float = eqx.field(static=True, default=0.01)
+    smallest_std: float = eqx.field(static=True, default=1e-4)
+
+    def __check_init__(self):
+        require(
+            0 < self.smallest_prob < 0.5,
+            f"`smallest_prob` must lie in (0, 0.5); got {self.smallest_prob}.",
+        )
+        require(
+            self.smallest_std > 0,
+            f"`smallest_std` must be positive; got {self.smallest_std}.",
+        )
+
+    def encode(self, weight: SpikeSlab) -> _Numbers:
+        """Logit and logarithm, moved off certainty."""
+        edge = self.smallest_prob
+        prob = jnp.clip(weight.spike_prob, edge, 1 - edge)
+        var = jnp.maximum(weight.slab_var, self.smallest_std**2)
+        logit = jnp.log(prob) - jnp.log1p(-prob)
+        return _Numbers(logit, weight.slab_mean, 0.5 * jnp.log(var))
+
+    def decode(self, numbers: _Numbers) -> SpikeSlab:
+        """π = sigmoid(logit), Ξ = exp(2 ln √Ξ)."""
+        return SpikeSlab(
+            jax.nn.sigmoid(numbers.spike_logit),
+            numbers.slab_mean,
+            jnp.exp(2 * numbers.log_slab_std),
+        )
+
+    def project(self, numbers: _Numbers) -> _Numbers:
+        """Nothing to do."""
+        return numbers
+
+
+def _is_numbers(node: Any) -> bool:
+    return isinstance(node, SpikeSlab | _Numbers)
+
+
+def encode_all(parametrization: AbstractParametrization, params: Any) -> Any:
+    """A tree of parameters with its `SpikeSlab`s written for the optimizer."""
+    return jax.tree.map(
+        lambda leaf: parametrization.encode(leaf) if is_spike_slab(leaf) else leaf,
+        params,
+        is_leaf=is_spike_slab,
+    )
+
+
+def decode_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
+    """The tree of parameters that the optimizer's numbers stand for."""
+    return jax.tree.map(
+        lambda leaf: parametrization.decode(leaf) if _is_numbers(leaf) else leaf,
+        numbers,
+        is_leaf=_is_numbers,
+    )
+
+
+def project_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
+    """The optimizer's numbers back inside their range."""
+    return jax.tree.map(
+        lambda leaf: parametrization.project(leaf) if _is_numbers(leaf) else leaf,
+        numbers,
+        is_leaf=_is_numbers,
+    )

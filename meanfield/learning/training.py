@@ -1,0 +1,187 @@
+r"""One step of learning, and one epoch as a single compiled program.
+
+    loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
+
+in nats per example. Its gradient by back-propagation through G + ε Δ is generalized
+back-propagation (Li & Huang 2020, arXiv:2001.03354); with a prior the loss is the
+negative evidence bound of stochastic variational inference.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from meanfield.ensemble import Ensemble
+from meanfield.propagation import mean_field
+from meanfield.trees import named_leaves
+
+from .parametrization import (
+    AbstractParametrization,
+    decode_all,
+    encode_all,
+    project_all,
+)
+from .priors import total_kl
+from .targets import log_prob
+
+Temperature = float | Callable[[Array], Any]
+
+
+class TrainState(eqx.Module):
+    """What the next step needs.
+
+    Attributes:
+        learned: the numbers that the optimizer moves.
+        optimizer_state: its own state.
+        step: steps taken so far.
+        healthy: False from the step on at which the loss was not finite; from there on
+            nothing else changes.
+    """
+
+    learned: PyTree
+    optimizer_state: PyTree
+    step: Int[Array, ""]
+    healthy: Bool[Array, ""]
+
+
+class Recipe(eqx.Module):
+    """Everything about a run that no step changes."""
+
+    fixed: PyTree
+    prior: Any
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    parametrization: AbstractParametrization = eqx.field(static=True)
+    temperature: Temperature = eqx.field(static=True)
+    num_data: int = eqx.field(static=True)
+    shard_batch: Any = eqx.field(static=True, default=None)
+
+    def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
+        """The ensemble and the likelihood that the learned numbers stand for."""
+        numbers, likelihood = eqx.combine(learned, self.fixed)
+        params = decode_all(self.parametrization, numbers.params)
+        return eqx.tree_at(lambda e: e.params, numbers, params), likelihood
+
+
+def split_learned(
+    ensemble: Ensemble, likelihood: Any, parametrization: AbstractParametrization
+) -> tuple[PyTree, PyTree]:
+    """What the optimizer moves, and the rest, as two trees that combine to both."""
+    numbers = encode_all(parametrization, ensemble.params)
+    frozen = set(ensemble.frozen)
+    names = iter(named_leaves(numbers))
+    mask = jax.tree.map(
+        lambda leaf: next(names) not in frozen and eqx.is_inexact_array(leaf), numbers
+    )
+    whole = (eqx.tree_at(lambda e: e.params, ensemble, numbers), likelihood)
+    masks = (
+        eqx.tree_at(lambda e: e.params, ensemble, mask),
+        jax.tree.map(eqx.is_inexact_array, likelihood),
+    )
+    return eqx.partition(whole, masks)
+
+
+def losses(
+    learned: PyTree, recipe: Recipe, x: Any, y: Any, step: Array, key: PRNGKeyArray
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Loss of a batch, and its two parts in nats per example."""
+    ensemble, likelihood = recipe.ensemble_and_likelihood(learned)
+    outputs = mean_field(ensemble.apply_fn)(ensemble.params, x, key=key)
+    nll = -jnp.mean(log_prob(likelihood, outputs, y))
+    if recipe.prior is None:
+        return nll, {"loss": nll, "nll": nll, "kl": jnp.zeros_like(nll)}
+    kl = total_kl(ensemble.weights(), recipe.prior).astype(nll.dtype) / recipe.num_data
+    weight = recipe.temperature
+    weight = weight(step) if callable(weight) else weight
+    loss = nll + weight * kl
+    return loss, {"loss": loss, "nll": nll, "kl": kl}
+
+
+def take_step(
+    state: TrainState, recipe: Recipe, x: Any, y: Any, key: PRNGKeyArray
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step of the optimizer; after a loss that is not finite, none any more."""
+    key = jax.random.fold_in(key, state.step)
+    gradient = jax.value_and_grad(losses, has_aux=True)
+    (loss, parts), slope = gradient(state.learned, recipe, x, y, state.step, key)
+    change, optimizer_state = recipe.optimizer.update(
+        slope, state.optimizer_state, state.learned
+    )
+    learned = optax.apply_updates(state.learned, change)
+    learned = project_all(recipe.parametrization, learned)
+    steepness = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(slope))
+    healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(steepness)
+    # The select runs inside the update's own loop over memory: it costs nothing.
+    learned, optimizer_state, step = jax.tree.map(
+        lambda new, old: jnp.where(healthy, new, old),
+        (learned, optimizer_state, state.step + 1),
+        (state.learned, state.optimizer_state, state.step),
+    )
+    return TrainState(learned, optimizer_state, step, healthy), parts
+
+
+def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
+    """A random order of the data cut into whole batches, (steps, batch)."""
+    steps = num_data // batch_size
+    order = jax.random.permutation(key, num_data)
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def run_epoch(
+    constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array], state: TrainState
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """An epoch over arrays on the device: shuffle, gather and learn in one program.
+
+    Args:
+        constants: recipe, x, y, key of the run, and the epoch's index batches
+            (steps, batch) or the size of a batch.
+        state: is donated.
+
+    Returns:
+        The new state, and the mean of every part of the loss over the healthy steps.
+    """
+    recipe, x, y, key, epoch, batch_size = constants
+    order_key, noise_key = jax.random.split(key)
+    num_data = jax.tree.leaves(x)[0].shape[0]
+    batches = random_batches(jax.random.fold_in(order_key, epoch), num_data, batch_size)
+
+    def step(state: TrainState, rows: Array) -> tuple[TrainState, Any]:
+        batch = jax.tree.map(lambda array: array[rows], (x, y))
+        if recipe.shard_batch is not None:
+            batch = lax.with_sharding_constraint(batch, recipe.shard_batch)
+        state, parts = take_step(state, recipe, *batch, noise_key)
+        return state, (parts, state.healthy)
+
+    state, (parts, healthy) = lax.scan(step, state, batches)
+    count = jnp.maximum(healthy.sum(), 1)
+    mean = {
+        name: jnp.where(healthy, value, 0).sum() / count
+        for name, value in parts.items()
+    }
+    return state, mean
+
+
+@eqx.filter_jit(donate="all-except-first")
+def run_batch(
+    constants: tuple[Recipe, Any, Any, PRNGKeyArray], state: TrainState
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step on a batch that came from outside."""
+    recipe, x, y, key = constants
+    if recipe.shard_batch is not None:
+        x, y = lax.with_sharding_constraint((x, y), recipe.shard_batch)
+    _, noise_key = jax.random.split(key)
+    return take_step(state, recipe, x, y, noise_key)
+
+
+def starting_state(learned: PyTree, optimizer: optax.GradientTransformation):
+    """The state before the first step, in buffers of its own (they get donated)."""
+    learned = jax.tree.map(jnp.copy, learned)
+    return TrainState(
+        learned, optimizer.init(learned), jnp.zeros((), jnp.int32), jnp.asarray(True)
+    )
