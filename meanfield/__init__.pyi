@@ -1,3 +1,4 @@
+from . import data as data, plots as plots, runs as runs, workflow as workflow
 from .ensemble import Ensemble as Ensemble
 from .learning.checkpoint import Checkpoint as Checkpoint
 from .learning.fit import (
@@ -18,6 +19,12 @@ from .learning.parametrization import (
     Unconstrained as Unconstrained,
 )
 from .learning.priors import SpikeSlabPrior as SpikeSlabPrior
+from .prediction.evaluate import (
+    Metrics as Metrics,
+    Prediction as Prediction,
+    evaluate as evaluate,
+    predict as predict,
+)
 from .propagation import (
     Moments as Moments,
     UnsupportedPrimitiveError as UnsupportedPrimitiveError,

@@ -20,6 +20,7 @@ from meanfield.ensemble import Ensemble
 
 from .batches import array_data, check_batch, iterate
 from .checkpoint import Checkpoint
+from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
 from .optimizers import default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
@@ -220,16 +221,9 @@ def fit(
     bar = tqdm(
         total=epochs, initial=first, disable=not progress, unit="epoch", leave=False
     )
-    with bar:
+    with bar, stop_on_interrupt() as wish:
         for epoch in range(first, epochs):
-            try:
-                run.learn(data, arrays, epoch, batch_size)
-                run.wait()
-            except KeyboardInterrupt:
-                stopped = "interrupted"
-                run.wait()
-                run.settle(epoch)
-                break
+            run.learn(data, arrays, epoch, batch_size)
             run.settle(epoch)
             bar.update()
             bar.set_postfix(run.summary())
@@ -240,6 +234,9 @@ def fit(
             report = EpochReport(epoch + 1, run.history, run.current)
             if any([callback(report) is True for callback in callbacks]):
                 stopped = "callback"
+                break
+            if wish.asked:
+                stopped = "interrupted"
                 break
             if patience is not None:
                 if score < best:
@@ -284,10 +281,6 @@ class _Run:
         require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
         stacked = jax.tree.map(lambda *values: jnp.stack(values), *sums)
         self.parts = jax.tree.map(lambda v: jnp.nanmean(v), stacked)
-
-    def wait(self) -> None:
-        """Block until the running epoch is done."""
-        jax.block_until_ready((self.state, self.parts))
 
     def settle(self, epoch: int) -> None:
         """Write the epoch into the history; refuse to go on from a sick state."""

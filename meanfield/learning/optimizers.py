@@ -8,15 +8,24 @@ STEP_SIZE = 2e-3
 
 
 @functools.lru_cache(maxsize=64)
-def default_optimizer(steps: int | None) -> optax.GradientTransformation:
-    """Adam whose step falls from 0.002 to 0 along a cosine.
+def cosine_adam(step_size: float, steps: int) -> optax.GradientTransformation:
+    """Adam whose step falls to 0 along a cosine.
 
-    The same number of steps gives the same object, so that a second run of the same
-    shape finds its program compiled.
+    Equal arguments give the same object, so that a second run of the same shape finds
+    its program compiled.
 
     Args:
-        steps: length of the run; None, for a run of unknown length, keeps the step.
+        step_size: size of the first step.
+        steps: length of the run.
     """
-    if steps is None:
-        return optax.adam(STEP_SIZE)
-    return optax.adam(optax.cosine_decay_schedule(STEP_SIZE, max(steps, 1)))
+    return optax.adam(optax.cosine_decay_schedule(step_size, max(steps, 1)))
+
+
+@functools.lru_cache(maxsize=1)
+def _steady_adam() -> optax.GradientTransformation:
+    return optax.adam(STEP_SIZE)
+
+
+def default_optimizer(steps: int | None) -> optax.GradientTransformation:
+    """Adam along a cosine; at a constant step for a run of unknown length."""
+    return _steady_adam() if steps is None else cosine_adam(STEP_SIZE, steps)

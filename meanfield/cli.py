@@ -1,0 +1,147 @@
+"""The command line: ``meanfield train``, ``evaluate``, ``label``, ``sample``, …
+
+Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import meanfield as mf
+
+app = typer.Typer(
+    name="meanfield",
+    help="Train an ensemble of sub-networks, read where the credit sits, ship a "
+    "sub-network.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+RunFolder = Annotated[Path, typer.Argument(help="a run folder made by `train`")]
+DataDir = Annotated[
+    str | None,
+    typer.Option(help="folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"),
+]
+Seed = Annotated[int, typer.Option(help="of all random choices", min=0)]
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        widths = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list like 100,100") from error
+    if any(width < 1 for width in widths):
+        raise typer.BadParameter(f"every width must be positive; got {text!r}")
+    return widths
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str,
+        typer.Option(help="digits (embedded), mnist, fashion_mnist, a .csv or a .npz"),
+    ] = "digits",
+    out: Annotated[
+        Path | None, typer.Option(help="run folder to write [default: runs/NAME]")
+    ] = None,
+    data_dir: DataDir = None,
+    target: Annotated[
+        str | None, typer.Option(help="column of the .csv to predict")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification or regression [default: by the target]"),
+    ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="part of a .csv or .npz kept for testing")
+    ] = 0.2,
+    hidden: Annotated[
+        str, typer.Option(help="widths of the hidden layers", metavar="N,N,…")
+    ] = "100,100",
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    learning_rate: Annotated[
+        float, typer.Option(help="of Adam; falls to 0 along a cosine")
+    ] = 2e-3,
+    inclusion_prob: Annotated[
+        float | None,
+        typer.Option(help="of a spike-and-slab prior; left out: the published rule"),
+    ] = None,
+    slab_scale: Annotated[float, typer.Option(help="of the prior's slab")] = 0.1,
+    temperature: Annotated[
+        float, typer.Option(help="weight of the prior; 1 is the evidence bound")
+    ] = 1.0,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the run in --out")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
+) -> None:
+    """Train an ensemble, score it, label its connections."""
+    settings = mf.workflow.TrainSettings(
+        data=data,
+        out=out or Path("runs") / Path(data).stem,
+        data_dir=data_dir,
+        target=target,
+        task=task,
+        test_fraction=test_fraction,
+        hidden=_widths(hidden),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        inclusion_prob=inclusion_prob,
+        slab_scale=slab_scale,
+        temperature=temperature,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    run = mf.workflow.train(settings)
+    _show(run)
+    if run.metrics["stopped"] == "interrupted":
+        raise RuntimeError(
+            f"interrupted; {run.folder} holds the epochs that were finished. Go on "
+            "with --resume."
+        )
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data_dir: DataDir = None,
+    num_samples: Annotated[
+        int, typer.Option(help="noise draws to average over", min=1)
+    ] = 32,
+    seed: Seed = 0,
+) -> None:
+    """Score a run on its test set; updates metrics.json."""
+    opened, dataset = mf.workflow.open_run(run, data_dir)
+    mf.workflow.score(opened, dataset, num_samples=num_samples, seed=seed)
+    _show(opened)
+
+
+@app.command()
+def label(run: RunFolder, data_dir: DataDir = None) -> None:
+    """Label every connection important, absent or variable; writes connections.csv."""
+    opened, dataset = mf.workflow.open_run(run, data_dir)
+    mf.workflow.label(opened, dataset)
+    _show(opened)
+
+
+def _show(run: Any) -> None:
+    typer.echo(mf.workflow.summary(run.metrics))
+    typer.echo("")
+    typer.echo(f"  wrote {run.folder.resolve()}")
+
+
+def main() -> None:
+    """Run the command line; errors of the work end with code 1 and one message."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

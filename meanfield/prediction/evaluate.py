@@ -1,0 +1,180 @@
+"""How good a trained ensemble is, and what it predicts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble import Ensemble
+from meanfield.learning.batches import array_data, check_batch, outputs_of
+from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.targets import output_distribution
+
+from .predictive import average, is_binary, is_categorical
+
+BINS = 15
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Scores of the predictive distribution on data.
+
+    Attributes:
+        nll: mean of −ln p(y | x), in nats per example.
+        accuracy: part of the examples whose likeliest class is right.
+        brier: mean of Σ_k (p_k − 1[y = k])², between 0 and 2.
+        ece: expected calibration error over 15 equal bins of confidence.
+        rmse: root mean square error of the predictive mean.
+        coverage: part of the targets inside the central 95 % predictive interval.
+        num_samples: noise draws behind the prediction.
+    """
+
+    nll: float
+    accuracy: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    rmse: float | None = None
+    coverage: float | None = None
+    num_samples: int = 1
+
+    def to_dict(self) -> dict[str, float]:
+        """The scores that the task has, by name."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The predictive distribution of some inputs, in numbers.
+
+    For classes the uncertainties are entropies in nats, for real targets variances.
+
+    Attributes:
+        mean: class probabilities (batch, classes), P(y = 1), or the expected target.
+        total: uncertainty of the predictive distribution.
+        aleatoric: its part that more data would not remove.
+        epistemic: its part due to not knowing the weights; total − aleatoric.
+    """
+
+    mean: Float[np.ndarray, "batch ..."]
+    total: Float[np.ndarray, "batch ..."]
+    aleatoric: Float[np.ndarray, "batch ..."]
+    epistemic: Float[np.ndarray, "batch ..."]
+
+
+def evaluate(
+    ensemble: Ensemble,
+    data: tuple[Any, Any],
+    *,
+    likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+    num_samples: int = 32,
+    key: PRNGKeyArray,
+) -> Metrics:
+    r"""Score the predictive distribution p(y | x) = ⟨p(y | x; ε)⟩_ε on data.
+
+    Args:
+        ensemble: a trained ensemble.
+        data: arrays (x, y).
+        likelihood: as in `fit`; for learned noise pass `result.likelihood`.
+        num_samples: noise draws to average over.
+        key: a `jax.random.key`.
+
+    Returns:
+        `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
+        coverage for real targets.
+
+    Raises:
+        ValueError: the data do not fit the model or the likelihood.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jnp.zeros((4, 2)), jnp.array([0, 1, 2, 0])
+        >>> mf.evaluate(ensemble, data, key=jax.random.key(2)).accuracy <= 1
+        True
+    """
+    pair = array_data(data)
+    require(pair is not None, "`data` must be a pair of arrays (x, y).")
+    x, y = pair
+    check_batch(ensemble, likelihood, x, y)
+    means = average(ensemble, likelihood, x, y, num_samples=num_samples, key=key)
+    nll = -float(means["log_prob"].mean(dtype=np.float64))
+    y = np.asarray(y)
+    kind = output_distribution(likelihood, _example_outputs(ensemble, x))
+    if is_categorical(kind):
+        probs = means["mean"].reshape(-1, means["mean"].shape[-1])
+        scores = _class_scores(probs, y.reshape(-1))
+    elif is_binary(kind):
+        p = means["mean"].reshape(-1)
+        scores = _class_scores(np.stack([1 - p, p], 1), y.reshape(-1).astype(int))
+    else:
+        error = means["mean"] - y.reshape(means["mean"].shape)
+        scores = {"rmse": float(np.sqrt(np.mean(np.square(error), dtype=np.float64)))}
+        if "level" in means:
+            tail = (1 - LEVEL) / 2
+            inside = (means["level"] >= tail) & (means["level"] <= 1 - tail)
+            scores["coverage"] = float(inside.mean())
+    return Metrics(nll=nll, num_samples=num_samples, **scores)
+
+
+def predict(
+    ensemble: Ensemble,
+    x: Any,
+    *,
+    likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+    num_samples: int = 32,
+    key: PRNGKeyArray,
+) -> Prediction:
+    r"""The predictive distribution of some inputs, with its uncertainty split.
+
+    For classes (entropies, in nats), with p̄ = ⟨p⟩_ε:
+
+        total H[p̄]  =  aleatoric ⟨H[p]⟩  +  epistemic H[p̄] − ⟨H[p]⟩
+
+    For real targets (variances):  Var[y]  =  ⟨σ²(ε)⟩  +  Var_ε[mean(ε)].
+
+    Args:
+        ensemble: a trained ensemble.
+        x: inputs, first axis the examples.
+        likelihood: as in `fit`; for learned noise pass `result.likelihood`.
+        num_samples: noise draws to average over.
+        key: a `jax.random.key`.
+
+    Returns:
+        A `Prediction`.
+
+    Raises:
+        ValueError: the inputs do not fit the model.
+    """
+    x = jax.tree.map(jnp.asarray, x)
+    means = average(ensemble, likelihood, x, None, num_samples=num_samples, key=key)
+    total, aleatoric = means["total"], means["aleatoric"]
+    epistemic = np.maximum(total - aleatoric, 0)
+    return Prediction(means["mean"], total, aleatoric, epistemic)
+
+
+def _example_outputs(ensemble: Ensemble, x: Any) -> Any:
+    """Zeros in the shape of the outputs for one example."""
+    one = jax.tree.map(lambda a: a[:1], x)
+    shapes = jax.eval_shape(outputs_of(ensemble), one)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def _class_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    choice = probs.argmax(1)
+    hits = choice == labels
+    target = np.eye(probs.shape[1], dtype=probs.dtype)[labels]
+    confidence = probs.max(1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gap = np.bincount(bins, hits - confidence.astype(np.float64), BINS)
+    return {
+        "accuracy": float(hits.mean()),
+        "brier": float(np.square(probs - target).sum(1).mean(dtype=np.float64)),
+        "ece": float(np.abs(gap).sum() / len(labels)),
+    }

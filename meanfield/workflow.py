@@ -1,0 +1,264 @@
+"""The steps of the command line, each a function on run folders."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import plots
+from .checks import require
+from .credit.labels import label_connections, write_connections
+from .data import Dataset, load
+from .ensemble import Ensemble
+from .learning.checkpoint import Checkpoint
+from .learning.fit import FitResult, NonFiniteLossError, fit
+from .learning.optimizers import cosine_adam
+from .learning.priors import SpikeSlabPrior
+from .prediction.evaluate import Metrics, evaluate
+from .runs import (
+    CONFIG,
+    FORMAT,
+    Run,
+    build_likelihood,
+    build_model,
+    load_run,
+    save_run,
+    versions,
+)
+
+NUM_SAMPLES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of a training run; see ``meanfield train --help``."""
+
+    data: str
+    out: Path
+    data_dir: str | None = None
+    target: str | None = None
+    task: str | None = None
+    test_fraction: float = 0.2
+    hidden: tuple[int, ...] = (100, 100)
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    inclusion_prob: float | None = None
+    slab_scale: float = 0.1
+    temperature: float = 1.0
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    progress: bool = True
+
+
+def train(settings: TrainSettings) -> Run:
+    """Train an ensemble, score it, label its connections, write the run folder.
+
+    Raises:
+        ValueError: settings or data cannot be used.
+        FileExistsError: `out` holds a run already, and neither `resume` nor
+            `overwrite` is set.
+        NonFiniteLossError: training broke down; the last good state was written.
+    """
+    out = settings.out
+    if (out / CONFIG).is_file() and not (settings.resume or settings.overwrite):
+        raise FileExistsError(
+            f"{out} holds a run already. Continue it with --resume, replace it with "
+            "--overwrite, or choose another --out."
+        )
+    dataset = load(
+        settings.data,
+        data_dir=settings.data_dir,
+        target=settings.target,
+        task=settings.task,  # type: ignore[arg-type]
+        test_fraction=settings.test_fraction,
+        seed=settings.seed,
+    )
+    config = _config(settings, dataset)
+    x, y, shift, scale = _training_arrays(dataset)
+    config["data"] |= {"target_shift": shift, "target_scale": scale}
+    model = build_model(config["model"], settings.seed)
+    key = jax.random.key(settings.seed)
+    ensemble = Ensemble.from_model(model, key=jax.random.fold_in(key, 0))
+    prior = None
+    if settings.inclusion_prob is not None:
+        prior = SpikeSlabPrior(settings.inclusion_prob, settings.slab_scale)
+    checkpoints = out / "checkpoints"
+    if settings.overwrite and not settings.resume:
+        for old in checkpoints.glob("*.safetensors"):
+            old.unlink()
+    batch_size = min(settings.batch_size, len(x))
+    steps = settings.epochs * (len(x) // batch_size)
+    started = time.perf_counter()
+    failure = None
+    try:
+        result = fit(
+            ensemble,
+            (x, y),
+            likelihood=build_likelihood(dataset.task),
+            key=jax.random.fold_in(key, 1),
+            epochs=settings.epochs,
+            batch_size=batch_size,
+            optimizer=cosine_adam(settings.learning_rate, steps),
+            prior=prior,
+            temperature=settings.temperature,
+            checkpoint=Checkpoint(checkpoints),
+            progress=settings.progress,
+        )
+    except NonFiniteLossError as error:
+        failure, result = error, error.result
+    seconds = time.perf_counter() - started
+    save_run(out, config, result)
+    run = Run(out, config, result.ensemble, result.likelihood)
+    run.update_metrics(
+        {
+            "train_seconds": seconds,
+            "epochs": len(result.history.get("epoch", ())),
+            "stopped": result.stopped,
+            "num_weights": result.ensemble.num_weights,
+            "versions": versions(),
+        }
+    )
+    if failure is not None:
+        raise failure
+    score(run, dataset, seed=settings.seed)
+    label(run, dataset)
+    _plot_history(run, result)
+    return run
+
+
+def score(
+    run: Run, dataset: Dataset, *, num_samples: int = NUM_SAMPLES, seed: int = 0
+) -> Metrics:
+    """Score a run on its test set, in the units of the data; updates its metrics."""
+    shift, scale = (run.config["data"][f"target_{name}"] for name in ("shift", "scale"))
+    y = dataset.y_test
+    if shift is not None:
+        y = ((y - np.asarray(shift)) / np.asarray(scale)).astype(np.float32)
+    metrics = evaluate(
+        run.ensemble,
+        (dataset.x_test, y),
+        likelihood=run.likelihood,
+        num_samples=num_samples,
+        key=jax.random.fold_in(jax.random.key(seed), 2),
+    )
+    if scale is not None:
+        # A density in units of y is that of the standardised target over its scale.
+        widths = np.broadcast_to(scale, np.shape(y)[1:] or (1,))
+        rmse = metrics.rmse * float(np.sqrt(np.mean(np.square(widths))))
+        nll = metrics.nll + float(np.log(widths).sum())
+        metrics = dataclasses.replace(metrics, rmse=rmse, nll=nll)
+    run.update_metrics(metrics.to_dict() | {"ece": metrics.ece})
+    return metrics
+
+
+def label(run: Run, dataset: Dataset) -> Any:
+    """Label every connection; writes ``connections.csv``, the metrics and two plots."""
+    labels = label_connections(run.ensemble, data=dataset.x_train)
+    write_connections(run.folder / "connections.csv", run.ensemble, labels)
+    run.update_metrics({"labels": labels.fractions})
+    save_plot(run.folder, "landscape", plots.landscape(run.ensemble))
+    save_plot(run.folder, "labels", plots.label_fractions(labels))
+    save_plot(run.folder, "entropy", plots.layer_entropy(run.ensemble))
+    return labels
+
+
+def save_plot(folder: Path, name: str, axis: Any) -> Path:
+    """Write the figure of an axis as ``plots/NAME.png``."""
+    path = folder / "plots" / f"{name}.png"
+    with plots.atomic_figure(path) as temporary:
+        axis.figure.savefig(temporary, dpi=150, bbox_inches="tight")
+    return path
+
+
+def open_run(folder: str | Path, data_dir: str | None = None) -> tuple[Run, Dataset]:
+    """A run and the data it was trained on."""
+    run = load_run(folder)
+    return run, run.load_data(data_dir)
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The table that a person sees at the end."""
+    names = {
+        "accuracy": "test accuracy",
+        "rmse": "test RMSE",
+        "nll": "test NLL (nats)",
+        "ece": "calibration error (ECE)",
+        "coverage": "coverage of 95 % intervals",
+        "epochs": "epochs",
+        "train_seconds": "training seconds",
+        "num_weights": "weights",
+    }
+    lines = [
+        f"  {text:<28}{_number(metrics[name])}"
+        for name, text in names.items()
+        if metrics.get(name) is not None
+    ]
+    lines += ["", f"  {'layer':<24}{'important':>11}{'absent':>11}{'variable':>11}"]
+    for layer, fractions in metrics.get("labels", {}).items():
+        cells = "".join(
+            f"{100 * fractions[name]:>9.2f} %"
+            for name in ("important", "absent", "variable")
+        )
+        lines.append(f"  {layer:<24}{cells}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
+    if dataset.num_classes is None:
+        outputs = int(np.prod(dataset.y_train.shape[1:], dtype=int))
+    else:
+        outputs = dataset.num_classes
+    training = dataclasses.asdict(settings)
+    for name in ("data", "data_dir", "target", "task", "test_fraction", "hidden", "out"):
+        training.pop(name)
+    return {
+        "format": FORMAT,
+        "data": {
+            "source": settings.data,
+            "data_dir": settings.data_dir,
+            "target": settings.target,
+            "task": dataset.task,
+            "test_fraction": settings.test_fraction,
+            "seed": settings.seed,
+            "sha256": dataset.sha256,
+            "class_names": dataset.class_names,
+            "image_shape": dataset.image_shape,
+            "schema": None if dataset.schema is None else dataset.schema.to_dict(),
+        },
+        "model": {
+            "kind": "mlp",
+            "inputs": dataset.num_features,
+            "hidden": list(settings.hidden),
+            "outputs": outputs,
+        },
+        "training": training,
+        "versions": versions(),
+    }
+
+
+def _training_arrays(dataset: Dataset) -> tuple[Any, Any, Any, Any]:
+    """Inputs and targets; real targets are standardised."""
+    if dataset.task == "classification":
+        return dataset.x_train, dataset.y_train, None, None
+    y = dataset.y_train.astype(np.float64)
+    shift, scale = y.mean(0), y.std(0)
+    require(
+        bool(np.all(scale > 0)),
+        "the target is the same in every row: there is nothing to learn.",
+    )
+    y = ((y - shift) / scale).astype(np.float32)
+    return dataset.x_train, y, shift.tolist(), scale.tolist()
+
+
+def _plot_history(run: Run, result: FitResult) -> None:
+    save_plot(run.folder, "history", plots.history(result.history))
