@@ -1,0 +1,85 @@
+"""Evaluate a graph with NumPy and keep every value, those inside loops too."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .graph import Graph, Node, Value, evaluate_node
+
+# Operand number and what takes its place, for chosen nodes.
+Patches = Mapping[Node, tuple[int, np.ndarray, np.ndarray]]
+
+
+def evaluate(
+    graph: Graph, x: Any, patches: Patches | None = None
+) -> dict[Value, np.ndarray]:
+    """Every value of a graph for a batch x.
+
+    Args:
+        graph: the network.
+        x: a batch.
+        patches: for a node, (operand, mask, replacement): where the mask is True the
+            node reads the replacement (both broadcast against the operand).
+
+    Returns:
+        Arrays by value. A value inside a loop has the steps as a further first axis.
+    """
+    x = np.asarray(x, graph.input.dtype)
+    values = {**graph.constants, graph.input: x}
+    _run(graph, graph.nodes, values, len(x), patches or {})
+    return values
+
+
+def outputs_of(graph: Graph, values: Mapping[Value, np.ndarray]) -> list[np.ndarray]:
+    """The network's outputs among its values."""
+    return [values[value] for value in graph.outputs]
+
+
+def _run(
+    graph: Graph,
+    nodes: Sequence[Node],
+    values: dict[Value, np.ndarray],
+    batch: int,
+    patches: Patches,
+) -> None:
+    for node in graph.dynamic_nodes(nodes):
+        operands = [values[value] for value in node.inputs]
+        if node in patches:
+            index, mask, replacement = patches[node]
+            operands[index] = np.where(mask, replacement, operands[index])
+        if node.body is not None:
+            results = _loop(graph, node, operands, values, batch, patches)
+        else:
+            results = evaluate_node(node, operands, batch)
+        values.update(zip(node.outputs, results, strict=True))
+
+
+def _loop(
+    graph: Graph,
+    node: Node,
+    operands: Sequence[np.ndarray],
+    values: dict[Value, np.ndarray],
+    batch: int,
+    patches: Patches,
+) -> list[np.ndarray]:
+    body, setting = node.body, node.settings
+    assert body is not None and setting is not None
+    carries = list(operands[: setting["carries"]])
+    rows = operands[setting["carries"] :]
+    steps, collected = [], []
+    times = range(setting["length"])
+    for t in reversed(times) if setting["reverse"] else times:
+        inside = dict(values)
+        given = [*carries, *(row[t] for row in rows)]
+        inside.update(zip(body.inputs, given, strict=True))
+        _run(graph, body.nodes, inside, batch, patches)
+        results = [inside[value] for value in body.outputs]
+        carries = results[: setting["carries"]]
+        collected.append(results[setting["carries"] :])
+        steps.append(inside)
+    new = [value for value in steps[0] if value not in values]
+    values.update({value: np.stack([step[value] for step in steps]) for value in new})
+    if setting["reverse"]:
+        collected.reverse()
+    return [*carries, *(np.stack(column) for column in zip(*collected, strict=True))]

@@ -1,0 +1,175 @@
+"""Run an exported network with NumPy alone: no JAX, no meanfield.
+
+A network is an .npz file: its arrays by path, and under `program` a JSON list of
+steps, each an operation, the numbers of the values it reads and writes, and settings.
+
+    predict = load("subnetwork-0.npz")
+    outputs = predict(x)                        # x: a batch, float32
+"""
+
+import json
+import math
+
+import numpy as np
+
+
+def load(path):
+    """Read a network; a function from a batch to its outputs."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files if name != "program"}
+        program = json.loads(str(file["program"]))
+    constants = {int(i): arrays[name] for name, i in program["constants"].items()}
+
+    def predict(x):
+        x = np.asarray(x, program["dtype"])
+        values = {**constants, program["input"]: x}
+        run(program["steps"], values, len(x))
+        outputs = [values[i] for i in program["outputs"]]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return predict
+
+
+def run(steps, values, batch):
+    """Carry out the steps; `values` maps the number of a value to its array."""
+    for step in steps:
+        read = [values[i] for i in step["in"]]
+        if step["op"] == "scan":
+            results = _scan(step, read, values, batch)
+        else:
+            settings = dict(step["set"])
+            if "shape" in settings:
+                settings["shape"] = [
+                    batch if size == "batch" else size for size in settings["shape"]
+                ]
+            results = OPERATIONS[step["op"]](*read, **settings)
+        results = results if isinstance(results, list) else [results]
+        values.update(zip(step["out"], results))
+
+
+def _scan(step, read, values, batch):
+    """A loop along the first axis of the sequences: a recurrent network in time."""
+    carries, rows = read[: step["carries"]], read[step["carries"] :]
+    body, collected = step["body"], []
+    times = range(step["length"])
+    for t in reversed(times) if step["reverse"] else times:
+        inside = {**values, **dict(zip(body["in"], [*carries, *(r[t] for r in rows)]))}
+        run(body["steps"], inside, batch)
+        results = [inside[i] for i in body["out"]]
+        carries = results[: step["carries"]]
+        collected.append(results[step["carries"] :])
+    if step["reverse"]:
+        collected.reverse()
+    return [*carries, *(np.stack(column) for column in zip(*collected))]
+
+
+def dot(a, b, contract, batch):
+    """Sum of products over the axes `contract`, for each index of the axes `batch`."""
+    if not batch[0]:
+        return np.tensordot(a, b, contract)
+    left, right = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
+    for i, j in [*zip(*contract), *zip(*batch)]:
+        right[j] = left[i]
+    used = {*contract[0], *batch[0]}
+    kept = [left[i] for i in batch[0]] + [k for i, k in enumerate(left) if i not in used]
+    used = {*contract[1], *batch[1]}
+    kept += [k for j, k in enumerate(right) if j not in used]
+    return np.einsum(a, left, b, right, kept, optimize=True)
+
+
+def windows(x, sizes, strides, dilation):
+    """View of x with every window of the given sizes as further axes at the end."""
+    spans = [(size - 1) * d + 1 for size, d in zip(sizes, dilation)]
+    view = np.lib.stride_tricks.sliding_window_view(x, spans)
+    steps = [slice(None, None, s) for s in strides]
+    return view[tuple(steps + [slice(None, None, d) for d in dilation])]
+
+
+def conv(x, w, layout, strides, padding, spread, dilation, groups):
+    """Cross-correlation; `spread` puts zeros between inputs (transposed kernels)."""
+    x, w = np.transpose(x, layout[0]), np.transpose(w, layout[1])
+    if any(s > 1 for s in spread):
+        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], spread)]
+        wide = np.zeros((*x.shape[:2], *sizes), x.dtype)
+        wide[(..., *(slice(None, None, s) for s in spread))] = x
+        x = wide
+    x = np.pad(x, [(0, 0), (0, 0), *padding])
+    space = w.ndim - 2
+    view = windows(x, (1, 1, *w.shape[2:]), (1, 1, *strides), (1, 1, *dilation))
+    view = view.reshape(view.shape[: 2 + space] + w.shape[2:])
+    axes = [1, *range(2 + space, 2 + 2 * space)], [1, *range(2, 2 + space)]
+    parts = zip(np.split(view, groups, 1), np.split(w, groups, 0))
+    y = np.concatenate([np.tensordot(v, k, axes) for v, k in parts], -1)
+    return np.transpose(np.moveaxis(y, -1, 1), layout[2])
+
+
+def pool(x, kind, sizes, strides, padding, dilation):
+    """Maximum, minimum or sum over sliding windows."""
+    empty = {"max": -np.inf, "min": np.inf, "sum": 0}[kind]
+    x = np.pad(x, padding, constant_values=empty) if np.any(padding) else x
+    last = tuple(range(-x.ndim, 0))
+    return getattr(np, kind)(windows(x, sizes, strides, dilation), axis=last)
+
+
+def take(table, indices, axis, column, keep):
+    """Entries of a table along an axis; an index beyond it means its last entry."""
+    indices = np.clip(indices[..., column], 0, table.shape[axis] - 1)
+    found = np.moveaxis(table, axis, 0)[indices]
+    return np.expand_dims(found, indices.ndim + axis) if keep else found
+
+
+def broadcast(x, shape, axes):
+    """Place the axes of x at `axes` of a larger shape, and repeat along the others."""
+    sizes = [1] * len(shape)
+    for size, axis in zip(x.shape, axes):
+        sizes[axis] = size
+    return np.broadcast_to(x.reshape(sizes), shape)
+
+
+def cut(x, start, stop, step):
+    """Every `step`-th entry from start to stop, for each axis."""
+    return x[tuple(map(slice, start, stop, step))]
+
+
+def split(x, axis, sizes):
+    """Consecutive pieces along an axis."""
+    return np.split(x, np.cumsum(sizes)[:-1], axis)
+
+
+def over(function):
+    """A reduction over the axes `axes`."""
+    return lambda x, axes: function(x, axis=tuple(axes))
+
+
+OPERATIONS = {
+    "abs": np.abs, "add": np.add, "and": np.logical_and, "ceil": np.ceil,
+    "cos": np.cos, "div": np.divide, "eq": np.equal, "exp": np.exp, "exp2": np.exp2,
+    "expm1": np.expm1, "floor": np.floor, "ge": np.greater_equal, "gt": np.greater,
+    "is_finite": np.isfinite, "le": np.less_equal, "log": np.log, "log1p": np.log1p,
+    "lt": np.less, "max": np.maximum, "min": np.minimum, "mul": np.multiply,
+    "ne": np.not_equal, "neg": np.negative, "not": np.logical_not,
+    "or": np.logical_or, "pow": np.power, "rem": np.fmod, "round": np.round,
+    "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt, "square": np.square,
+    "sub": np.subtract, "tanh": np.tanh, "matmul": np.matmul,
+    "linear": lambda x, w, b: x @ w + b,
+    "pick": lambda x, indices, axis: np.take(x, indices, axis),
+    "logistic": lambda x: (0.5 * (1 + np.tanh(0.5 * x))).astype(x.dtype),
+    "rsqrt": lambda x: (1 / np.sqrt(x)).astype(x.dtype),
+    "erf": lambda x: np.vectorize(math.erf, otypes=[x.dtype])(x),
+    "erfc": lambda x: np.vectorize(math.erfc, otypes=[x.dtype])(x),
+    "integer_pow": lambda x, y: x**y,
+    "select": lambda which, no, yes: np.where(which, yes, no),
+    "cast": lambda x, dtype: np.asarray(x).astype(dtype),
+    "clamp": lambda low, x, high: np.clip(x, low, high),
+    "sum": over(np.sum), "prod": over(np.prod), "amax": over(np.max),
+    "amin": over(np.min), "any": over(np.any), "all": over(np.all),
+    "argmax": lambda x, axis, dtype: np.argmax(x, axis).astype(dtype),
+    "reshape": lambda x, shape: np.reshape(x, shape),
+    "transpose": lambda x, axes: np.transpose(x, axes),
+    "squeeze": lambda x, axes: np.squeeze(x, tuple(axes)),
+    "reverse": lambda x, axes: np.flip(x, axes),
+    "concatenate": lambda *parts, axis: np.concatenate(parts, axis),
+    "pad": lambda x, fill, widths: np.pad(x, widths, constant_values=fill),
+    "broadcast": broadcast, "cut": cut, "split": split, "take": take,
+    "dot": dot, "conv": conv, "pool": pool,
+}  # fmt: skip

@@ -1,0 +1,127 @@
+"""Sizes that layers keep beside their weights, brought in line with the weights."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+
+
+def resize_equinox(tree: Any) -> Any:
+    """A copy whose layers of `equinox.nn` state the sizes their arrays have."""
+    if isinstance(tree, eqx.Module):
+        copy = object.__new__(type(tree))
+        for field in dataclasses.fields(tree):
+            value = getattr(tree, field.name, None)
+            object.__setattr__(copy, field.name, resize_equinox(value))
+        for name, size in _equinox_sizes(copy).items():
+            object.__setattr__(copy, name, size)
+        return copy
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(resize_equinox, tree))
+    if type(tree) in (list, tuple):
+        return type(tree)(map(resize_equinox, tree))
+    if type(tree) is dict:
+        return {key: resize_equinox(value) for key, value in tree.items()}
+    return tree
+
+
+def _equinox_sizes(layer: Any) -> dict[str, Any]:
+    """Static sizes of one layer; its parts are already in line."""
+    for kind, sizes in _EQUINOX.items():
+        if isinstance(layer, kind):
+            return sizes(layer)
+    return {}
+
+
+def _linear(layer: Any) -> dict[str, Any]:
+    out, inputs = layer.weight.shape
+    sizes = {"out_features": out, "in_features": inputs}
+    return {k: v for k, v in sizes.items() if getattr(layer, k) != "scalar"}
+
+
+def _conv(layer: Any) -> dict[str, Any]:
+    out, inputs = layer.weight.shape[:2]
+    # One channel a group is a depthwise convolution: it has as many groups as channels.
+    depthwise = layer.groups > 1 and layer.groups == layer.in_channels
+    groups = out if depthwise else layer.groups
+    return {"out_channels": out, "in_channels": inputs * groups, "groups": groups}
+
+
+def _cell(layer: Any) -> dict[str, Any]:
+    return {
+        "input_size": layer.weight_ih.shape[1],
+        "hidden_size": layer.weight_hh.shape[1],
+    }
+
+
+def _mlp(layer: Any) -> dict[str, Any]:
+    sizes = {"in_size": layer.layers[0].in_features}
+    sizes["out_size"] = layer.layers[-1].out_features
+    # Hidden layers may now differ in width; the widest speaks for them.
+    widths = [part.out_features for part in layer.layers[:-1]]
+    if widths:
+        sizes["width_size"] = max(widths)
+    return sizes
+
+
+def _embedding(layer: Any) -> dict[str, Any]:
+    return dict(
+        zip(("num_embeddings", "embedding_size"), layer.weight.shape, strict=True)
+    )
+
+
+def _channels(layer: Any) -> dict[str, Any]:
+    return {} if layer.weight is None else {"channels": layer.weight.shape[0]}
+
+
+def _attention(layer: Any) -> dict[str, Any]:
+    return {
+        "query_size": layer.query_proj.in_features,
+        "key_size": layer.key_proj.in_features,
+        "value_size": layer.value_proj.in_features,
+        "output_size": layer.output_proj.out_features,
+    }
+
+
+_EQUINOX: dict[type, Callable[[Any], dict[str, Any]]] = {
+    eqx.nn.Linear: _linear,
+    eqx.nn.Conv: _conv,
+    eqx.nn.ConvTranspose: _conv,
+    eqx.nn.GRUCell: _cell,
+    eqx.nn.LSTMCell: _cell,
+    eqx.nn.MLP: _mlp,
+    eqx.nn.Embedding: _embedding,
+    eqx.nn.GroupNorm: _channels,
+    eqx.nn.MultiheadAttention: _attention,
+}
+
+
+def resize_nnx(model: Any) -> Any:
+    """Bring the sizes of the layers of `flax.nnx` in line, in place; the model."""
+    from flax import nnx
+
+    for _, layer in nnx.iter_graph(model):
+        if isinstance(layer, nnx.Linear):
+            layer.in_features, layer.out_features = _shape(layer.kernel)
+        elif isinstance(layer, nnx.Conv):
+            kernel = layer.kernel_shape = _shape(layer.kernel)
+            groups = layer.feature_group_count
+            if groups > 1 and groups == layer.in_features:
+                groups = layer.feature_group_count = kernel[-1]
+            layer.in_features, layer.out_features = kernel[-2] * groups, kernel[-1]
+        elif isinstance(layer, nnx.BatchNorm):
+            layer.num_features = _shape(layer.mean)[0]
+        elif isinstance(layer, nnx.Embed):
+            layer.num_embeddings, layer.features = _shape(layer.embedding)
+    # A cell reads its sizes from its dense parts, which are in line by now.
+    for _, cell in nnx.iter_graph(model):
+        for inner, outer in (("dense_h", "dense_i"), ("hi", "ii")):
+            if hasattr(cell, "hidden_features") and hasattr(cell, inner):
+                cell.hidden_features = getattr(cell, inner).in_features
+                cell.in_features = getattr(cell, outer).in_features
+    return model
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    return tuple(parameter[...].shape)
