@@ -36,7 +36,7 @@ Initial = Callable[[str, Array, int, PRNGKeyArray], SpikeSlab]
 
 
 def critical(
-    gain: float = 2.0, slab_share: float = 0.01, spike_prob: float = 0.0
+    gain: float = 2.0, slab_share: float = 0.1, spike_prob: float = 0.0
 ) -> Initial:
     r"""Fresh slab means at the critical scale, σ_w² = gain in every layer.
 

@@ -58,7 +58,7 @@ def read_tensors(
     key: PRNGKeyArray | None = None,
     important: Mapping[str, Any] | None = None,
 ) -> list[Tensor]:
-    """All numeric tensors of a network, in tree order, one entry per reading.
+    """All numeric tensors of a network in order of depth, one entry per reading.
 
     Args:
         weights: an array, a mapping of names to arrays or `SpikeSlab`s, or any JAX
@@ -79,7 +79,7 @@ def read_tensors(
         f"`important` must name `SpikeSlab`s of the network; got {unknown}, and the "
         f"network has {sorted(spike_slabs)}. Use the names of `weights`.",
     )
-    keys = [None] * len(leaves) if key is None else list(_split(key, len(leaves)))
+    keys = [None] * len(leaves) if key is None else list(jax.random.split(key, len(leaves)))
     tensors = []
     for (name, leaf), leaf_key in zip(leaves.items(), keys, strict=True):
         if is_spike_slab(leaf):
@@ -92,19 +92,18 @@ def read_tensors(
 
 
 def named_tensors(weights: Any) -> dict[str, Any]:
-    """Numeric arrays and `SpikeSlab`s of a network by path name, in tree order.
+    """Numeric arrays and `SpikeSlab`s of a network by path name, in order of depth.
 
-    Leaves that hold no numbers (activation functions, random keys, flags) are passed
+    Mappings are read in their own order (JAX would sort the names, and put layer 10
+    before layer 2); everything else in tree order. Leaves that hold no numbers (activation functions, random keys, flags) are passed
     over: they are not weights.
 
     Raises:
         ValueError: nothing numeric inside, or complex numbers.
     """
-    tree = dict(weights) if isinstance(weights, Mapping) else weights
-    leaves = named_leaves(tree, is_leaf=is_spike_slab)
     tensors = {
         name or "weights": leaf
-        for name, leaf in leaves.items()
+        for name, leaf in _leaves_in_order(weights).items()
         if is_spike_slab(leaf) or _is_numeric(leaf)
     }
     require(
@@ -159,8 +158,14 @@ def generator(key: PRNGKeyArray) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
-def _split(key: PRNGKeyArray, num: int) -> PRNGKeyArray:
-    return jax.random.split(key, num)
+def _leaves_in_order(tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return named_leaves(tree, is_leaf=is_spike_slab)
+    return {
+        f"{name}/{inner}" if inner else str(name): leaf
+        for name, part in tree.items()
+        for inner, leaf in _leaves_in_order(part).items()
+    }
 
 
 def _is_numeric(leaf: Any) -> bool:
