@@ -40,8 +40,8 @@ class TrainState(eqx.Module):
         learned: the numbers that the optimizer moves.
         optimizer_state: its own state.
         step: steps taken so far.
-        healthy: False from the step on at which the loss was not finite; from there on
-            nothing else changes.
+        healthy: False from the step on at which the loss or its gradient was not
+            finite; from there on `learned` and `step` stay as they were.
     """
 
     learned: PyTree
@@ -109,20 +109,27 @@ def take_step(
     key = jax.random.fold_in(key, state.step)
     gradient = jax.value_and_grad(losses, has_aux=True)
     (loss, parts), slope = gradient(state.learned, recipe, x, y, state.step, key)
+    healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_steepness(slope))
     change, optimizer_state = recipe.optimizer.update(
         slope, state.optimizer_state, state.learned
     )
+    # Only the change is gated: the select then runs inside the update's own loop over
+    # memory. The optimizer's state is worthless from here on, and never used.
+    change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)
     learned = optax.apply_updates(state.learned, change)
     learned = project_all(recipe.parametrization, learned)
-    steepness = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(slope))
-    healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(steepness)
-    # The select runs inside the update's own loop over memory: it costs nothing.
-    learned, optimizer_state, step = jax.tree.map(
-        lambda new, old: jnp.where(healthy, new, old),
-        (learned, optimizer_state, state.step + 1),
-        (state.learned, state.optimizer_state, state.step),
-    )
-    return TrainState(learned, optimizer_state, step, healthy), parts
+    return TrainState(learned, optimizer_state, state.step + healthy, healthy), parts
+
+
+def _steepness(slope: PyTree) -> Float[Array, ""]:
+    """A number that is finite when the gradient is.
+
+    What is not finite in the backward pass reaches the slab means and the point values,
+    so the other two thirds need not be read again.
+    """
+    spread = ("spike_prob", "slab_var", "spike_logit", "log_slab_std")
+    leaves = named_leaves(slope).items()
+    return sum(jnp.sum(leaf) for name, leaf in leaves if not name.endswith(spread))
 
 
 def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .deferred import settle_moments
 from .equation import Context, Equation
 from .interpreter import evaluate
 from .jaxprs import CALLS, REMAT, scan_counts
@@ -28,7 +29,8 @@ def _call(equation: Equation, *operands: Any) -> list[Any]:
 def _remat(equation: Equation, *operands: Any) -> list[Any]:
     def block(key: Any, *values: Any) -> list[Any]:
         context = Context(equation.reading, key)
-        return evaluate(equation.params["jaxpr"], values, context)
+        results = evaluate(equation.params["jaxpr"], values, context)
+        return [settle_moments(value) for value in results]
 
     saving = jax.checkpoint(
         block,
@@ -91,6 +93,7 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
         context = Context(equation.reading, key)
         inputs = [*consts, *carry, *values]
         results = evaluate(equation.params["jaxpr"], inputs, context)
+        results = [settle_moments(value) for value in results]
         carry = _shape_all(equation, results[:num_carry], carry_kinds, context)
         kinds = _join(equation, *2 * [[_kind(v) for v in results[num_carry:]]])
         return carry, _shape_all(equation, results[num_carry:], kinds, context)
@@ -178,6 +181,7 @@ def _shape_all(
     context: Context,
 ) -> list[Any]:
     """Values in the given kinds; as they are when no kinds are given."""
+    values = [settle_moments(value) for value in values]
     if kinds is None:
         return list(values)
     return [

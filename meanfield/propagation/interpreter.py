@@ -7,14 +7,15 @@ decides; without a rule the evaluation stops and says so.
 from collections.abc import Sequence
 from typing import Any
 
+from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
-from .jaxprs import bind, count_uses, open_jaxpr, read
+from .jaxprs import CALLS, bind, count_uses, open_jaxpr, read
 from .registry import find_rule
 from .values import is_random
 
 
 def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
-    """Results of a jaxpr, each a plain array or `Random`.
+    """Results of a jaxpr: plain arrays, `Random`, or `Deferred` functions of one.
 
     Args:
         jaxpr: an open jaxpr without constants, or a closed one.
@@ -36,7 +37,7 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
         store(var, value)
     for eqn in jaxpr.eqns:
         operands = [read(environment, atom) for atom in eqn.invars]
-        if any(map(is_random, operands)):
+        if any(is_random(v) or isinstance(v, Deferred) for v in operands):
             results = apply_rule(Equation(eqn, context), operands)
         else:
             results = bind(eqn, *operands)
@@ -48,6 +49,11 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
 def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Results of one equation with something random among its operands."""
     rule = find_rule(equation.name, equation.reading)
+    if equation.reading == "moments" and equation.name not in CALLS:
+        deferred = defer(equation, operands, rule)
+        if deferred is not None:
+            return [deferred]
+        operands = [settle_moments(value) for value in operands]
     if rule is None:
         results = equation.bind(*settle(equation, *operands))
     else:

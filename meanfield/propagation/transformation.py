@@ -13,6 +13,7 @@ from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import path_name
 
 from . import control, linear, structure  # noqa: F401  (their rules register themselves)
+from .deferred import settle_moments
 from .equation import Context, Reading
 from .interpreter import evaluate
 from .values import Moments, Random, is_random
@@ -90,7 +91,8 @@ def mean_field(
         results = evaluate(program, [*randoms, *plain], context)
         results = [_finish(context, value) for value in results]
         treedef = jax.tree.structure(outputs)
-        return eqx.combine(jax.tree.unflatten(treedef, results), static)
+        results = jax.tree.unflatten(treedef, results)
+        return eqx.combine(results, static, is_leaf=_is_moments)
 
     return ensemble_fn
 
@@ -98,9 +100,14 @@ def mean_field(
 def _finish(context: Context, value: Any) -> Any:
     if context.reading == "sampled":
         return context.draw(value)
+    value = settle_moments(value)
     if is_random(value):
         return Moments(value.mean, value.var)
     return Moments(value, jnp.zeros_like(value))
+
+
+def _is_moments(node: Any) -> bool:
+    return isinstance(node, Moments)
 
 
 class _Hole(eqx.Module):

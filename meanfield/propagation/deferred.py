@@ -1,0 +1,177 @@
+r"""The moments reading between two contractions: functions of one random array.
+
+A contraction ends in an array of independent Gaussian entries, the root. What happens
+to it until the next contraction (activation, norm, softmax, pooling) is a function of
+that one root, however often the program reads it. So it is not pushed through step by
+step, which would treat x and f(x) as independent; the whole function is put off and
+integrated when its moments are needed:
+
+- entry by entry functions (ReLU, GELU, x·sigmoid(x), …): Gauss–Legendre quadrature on
+  both sides of the input 0, where activations have their kinks;
+- functions that mix entries (softmax, layer norm, max-pooling): an average over
+  antithetic standardised draws of the root with a key that never changes, so the
+  result is deterministic; its error is of relative size 1/√DRAWS.
+
+Linear steps keep their exact moments and need neither. Two different roots, as in a
+residual sum x + f(x) across a contraction, are taken as independent; so are the entries
+of a root. The variance of x + W φ(x) is then off by twice the covariance of its terms,
+which for independent weights of mean μ is 2 Σ_k μ_ik Cov(x_i, φ(x_k)).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .equation import Equation
+from .noise import normal
+from .values import Random, is_random
+
+NODES = 24
+REACH = 8.0
+DRAWS = 256
+ENTRYWISE = frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "
+    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor "
+    "ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg "
+    "nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
+    "stop_gradient sub tan tanh xor copy reduce_precision".split()
+)
+MIXING = frozenset(
+    "argmax broadcast_in_dim concatenate cumlogsumexp cummax cumprod cumsum reduce_and "
+    "reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_window "
+    "reduce_window_max reduce_window_min reduce_window_sum reshape rev slice sort "
+    "squeeze transpose".split()
+)
+LINEAR = frozenset(
+    "add add_any sub neg mul div copy reduce_precision convert_element_type "
+    "broadcast_in_dim reduce_sum reshape rev slice squeeze transpose".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """A function of one random array, whose moments are still to be taken.
+
+    Attributes:
+        root: the array of independent Gaussian entries.
+        function: from a value of the root to a value of this array.
+        entrywise: whether each entry depends on the same entry of the root alone.
+        moments: mean and variance where a rule gives them exactly.
+    """
+
+    root: Random
+    function: Callable[[Any], Any]
+    entrywise: bool
+    moments: Random | None = None
+
+
+def defer(equation: Equation, operands: Sequence[Any], rule: Any) -> Deferred | None:
+    """The equation as a function of the one root behind its operands, if it is one."""
+    if equation.name not in ENTRYWISE | MIXING or equation.many:
+        return None
+    random = [v for v in operands if isinstance(v, Deferred) or is_random(v)]
+    if any(is_random(v) and not v.drawable for v in random):
+        return None
+    views = [_view(v) for v in operands]
+    roots = {id(v.root): v.root for v in views if isinstance(v, Deferred)}
+    if len(roots) != 1:
+        return None
+    (root,) = roots.values()
+
+    def function(value: Any) -> Any:
+        return equation.bind(
+            *(v.function(value) if isinstance(v, Deferred) else v for v in views)
+        )
+
+    moments = None
+    known = all(v.moments is not None for v in views if isinstance(v, Deferred))
+    if len(random) == 1 and equation.name in LINEAR and known and rule is not None:
+        exact = [v.moments if isinstance(v, Deferred) else v for v in views]
+        if equation.name != "div" or is_random(exact[0]):
+            moments = rule(equation, *exact)
+    entrywise = equation.name in ENTRYWISE and all(
+        v.entrywise if isinstance(v, Deferred) else jnp.shape(v) in ((), root.shape)
+        for v in views
+    )
+    return Deferred(root, function, entrywise, moments)
+
+
+def settle_moments(value: Any) -> Any:
+    """Take the moments of a deferred function; other values pass."""
+    if not isinstance(value, Deferred):
+        return value
+    if value.moments is not None:
+        return value.moments
+    integrate = _by_quadrature if value.entrywise else _by_draws
+    mean, var = integrate(value.function, value.root)
+    return Random(mean, var, value.root.leaves, drawable=True)
+
+
+def _view(value: Any) -> Any:
+    """A root seen as the identity function of itself."""
+    if is_random(value):
+        return Deferred(value, lambda z: z, True, value)
+    return value
+
+
+def _by_quadrature(function: Callable[[Any], Any], root: Random) -> tuple[Any, Any]:
+    """Mean and variance of f(m + √v ξ), ξ ~ N(0, 1), entry by entry."""
+    random = root.var > 0
+    std = jnp.where(random, jnp.sqrt(jnp.where(random, root.var, 1)), 0)
+    kink = jnp.clip(-root.mean / jnp.where(random, std, 1), -REACH, REACH)
+    kink = lax.stop_gradient(jnp.where(random, kink, 0))
+    points, weights = np.polynomial.legendre.leggauss(NODES)
+    centre = function(root.mean)
+    sides = ((-REACH, kink), (kink, REACH))
+
+    def add(sums: Any, node: tuple[Any, Any]) -> tuple[Any, None]:
+        point, weight = node
+        for low, high in sides:
+            noise = low + (high - low) * (1 + point) / 2
+            mass = weight * (high - low) / 2 * jnp.exp(-jnp.square(noise) / 2)
+            change = function(root.mean + std * noise) - centre
+            moments = (mass, mass * change, mass * jnp.square(change))
+            sums = jax.tree.map(jnp.add, sums, moments)
+        return sums, None
+
+    zero = jnp.zeros_like(centre)
+    nodes = (jnp.asarray(points, zero.dtype), jnp.asarray(weights, zero.dtype))
+    (total, first, second), _ = lax.scan(add, (zero, zero, zero), nodes)
+    shift = first / total
+    var = jnp.maximum(second / total - jnp.square(shift), 0)
+    mean = jnp.where(random, centre + shift, centre)
+    return mean, jnp.where(random, var, 0)
+
+
+def _by_draws(function: Callable[[Any], Any], root: Random) -> tuple[Any, Any]:
+    """Mean and variance of f over antithetic draws of the whole root."""
+    random = root.var > 0
+    std = jnp.where(random, jnp.sqrt(jnp.where(random, root.var, 1)), 0)
+    centre = function(root.mean)
+    keys = jax.random.split(jax.random.key(0), DRAWS // 2)
+
+    def noise_of(key: Any) -> Any:
+        return normal(key, root.shape, root.mean.dtype)
+
+    def square(sum_: Any, key: Any) -> tuple[Any, None]:
+        return sum_ + jnp.square(noise_of(key)), None
+
+    squares, _ = lax.scan(square, jnp.zeros_like(std), keys)
+    unit = std * lax.rsqrt(squares / (DRAWS // 2))
+
+    def add(sums: Any, key: Any) -> tuple[Any, None]:
+        noise = unit * noise_of(key)
+        for step in (noise, -noise):
+            change = function(root.mean + step) - centre
+            sums = jax.tree.map(jnp.add, sums, (change, jnp.square(change)))
+        return sums, None
+
+    zero = jnp.zeros_like(centre)
+    (first, second), _ = lax.scan(add, (zero, zero), keys)
+    shift = first / DRAWS
+    return centre + shift, jnp.maximum(second / DRAWS - jnp.square(shift), 0)
