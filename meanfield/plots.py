@@ -236,7 +236,9 @@ def training_history(
     axis = axis or new_axis()
     for number, name in enumerate(found):
         epochs = np.arange(1, len(history[name]) + 1)
-        style = _style(number) | ({} if len(epochs) < 30 else {"marker": ""})
+        style: dict[str, Any] = _style(number) | (
+            {} if len(epochs) < 30 else {"marker": ""}
+        )
         axis.plot(epochs, history[name], label=titles.get(name, name), **style)
     accuracy = all("accuracy" in name for name in found)
     axis.set_xlabel("epoch")
@@ -306,7 +308,9 @@ def payoff_curves(
     for number, (name, values) in enumerate(curves.items()):
         values = np.asarray(values, float)
         places = np.arange(len(values)) if x is None else np.asarray(x)
-        style = _style(number) | ({"marker": ""} if len(values) > 30 else {})
+        style: dict[str, Any] = _style(number) | (
+            {"marker": ""} if len(values) > 30 else {}
+        )
         if values.ndim == 2:
             mean, std = values.mean(1), values.std(1, ddof=min(1, values.shape[1] - 1))
             axis.fill_between(
@@ -346,14 +350,12 @@ def shapley_values(
         axis.vlines(ranks, low, high, color=GREY, lw=1)
     members = np.ones(values.size, bool) if mask is None else np.asarray(mask, bool)
     inside = members[order]
-    names = ("players",) if mask is None else ("in the coalition", "outside")
-    axis.plot(
-        ranks[inside], values[order][inside], "o", color=BLUE, ms=4, label=names[0]
-    )
+    name = "players" if mask is None else "in the coalition"
+    axis.plot(ranks[inside], values[order][inside], "o", color=BLUE, ms=4, label=name)
     if mask is not None:
         outside = values[order][~inside]
         axis.plot(
-            ranks[~inside], outside, "o", color=RED, mfc="none", ms=4, label=names[1]
+            ranks[~inside], outside, "o", color=RED, mfc="none", ms=4, label="outside"
         )
         axis.legend(frameon=False, fontsize="small")
     axis.axhline(0, color=BLACK, lw=0.6)

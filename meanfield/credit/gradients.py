@@ -29,7 +29,7 @@ def silent_connections(
     ensemble: Ensemble,
     x: Any,
     *,
-    key: PRNGKeyArray | None,
+    key: PRNGKeyArray,
     num_samples: int = 1,
     batch_size: int = 1024,
 ) -> dict[str, Bool[np.ndarray, "..."]]:
@@ -49,12 +49,8 @@ def silent_connections(
         A mask by path name: True where the connection never learns.
 
     Raises:
-        ValueError: no key, no example, or inputs that the network cannot take.
+        ValueError: no example, or inputs that the network cannot take.
     """
-    require(
-        key is not None,
-        "`key` is needed with `data`, for the noise; pass key=jax.random.key(seed).",
-    )
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         require(value >= 1, f"`{name}` must be at least 1; got {value}.")
     examples = _count(ensemble, x)

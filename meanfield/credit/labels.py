@@ -192,6 +192,11 @@ def label_connections(
     }
     never_learned = None
     if data is not None:
+        if key is None:
+            raise ValueError(
+                "`key` is needed with `data`, for the noise of the ensemble; pass "
+                "key=jax.random.key(seed)."
+            )
         never_learned = silent_connections(
             ensemble, data, key=key, num_samples=num_samples, batch_size=batch_size
         )
