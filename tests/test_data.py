@@ -434,6 +434,8 @@ def test_arguments_that_do_not_apply_are_refused(tmp_path):
         data.load("digits", target="y")
     with pytest.raises(ValueError, match="`task` of `digits`"):
         data.load("digits", task="regression")
+    with pytest.raises(ValueError, match="`task` must be .* got 'guess'"):
+        data.load(write_csv(tmp_path, MIXED), target="price", task="guess")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         data.load(tmp_path / "none.csv", target="y")
     with pytest.raises(FileNotFoundError, match="does not exist"):

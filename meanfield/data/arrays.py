@@ -8,7 +8,7 @@ import numpy as np
 
 from meanfield.checks import require
 
-from .dataset import Dataset, Task, split_rows
+from .dataset import Dataset, split_rows
 
 # Whole numbers with more different values than this are targets, not labels.
 MAX_CLASSES = 1000
@@ -17,7 +17,7 @@ MAX_CLASSES = 1000
 def arrays(
     path: str | os.PathLike,
     *,
-    task: Task | None = None,
+    task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:

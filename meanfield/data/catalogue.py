@@ -6,7 +6,7 @@ from pathlib import Path
 from meanfield.checks import require
 
 from .arrays import arrays
-from .dataset import Dataset, Task
+from .dataset import Dataset
 from .images import digits, fashion_mnist, mnist
 from .table import table
 
@@ -18,7 +18,7 @@ def load(
     *,
     data_dir: str | os.PathLike | None = None,
     target: str | None = None,
-    task: Task | None = None,
+    task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:

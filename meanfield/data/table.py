@@ -8,7 +8,7 @@ import pandas as pd
 
 from meanfield.checks import first_bad, require
 
-from .dataset import Dataset, Task, split_rows
+from .dataset import Dataset, split_rows
 from .schema import Column, TableSchema, cells_of, class_texts, is_number, numbers
 
 # More different texts than this are names or free text, not categories.
@@ -70,7 +70,7 @@ def table(
     path: str | os.PathLike,
     *,
     target: str | None,
-    task: Task | None = None,
+    task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
