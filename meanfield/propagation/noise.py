@@ -46,11 +46,11 @@ def normal(
 def _hash(key: PRNGKeyArray, size: int) -> Array:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
-    words = key.astype(jnp.uint32).reshape(-1, 2)
-    first, second = words[:, 0], words[:, 1]
-    # A longer key, as of `rbg`, folds into two words.
-    first = lax.reduce(first, jnp.uint32(0), lax.bitwise_xor, (0,))
-    second = lax.reduce(second, jnp.uint32(0), lax.bitwise_xor, (0,))
+    words = [lax.index_in_dim(key, i, keepdims=False) for i in range(key.size)]
+    first, second = (word.astype(jnp.uint32) for word in words[:2])
+    # The halves of an `rbg` key repeat one another: xor alone would cancel them.
+    for more, yet_more in zip(words[2::2], words[3::2], strict=True):
+        first, second = _mix(first) ^ more, _mix(second) ^ yet_more
     # Zero is a fixed point of the mix, so the counter starts at one.
     counter = (lax.iota(jnp.uint32, size) + 1) * jnp.uint32(GOLDEN_RATIO)
     return _mix(_mix(counter ^ first) + second)
