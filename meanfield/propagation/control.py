@@ -98,11 +98,12 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
         kinds = _join(equation, *2 * [[_kind(v) for v in results[num_carry:]]])
         return carry, _shape_all(equation, results[num_carry:], kinds, context)
 
-    def probe(carry: list[Any]) -> list[Any]:
-        row = jax.tree.map(lambda v: v[0], (keys, rows))
-        return step(None, carry, row)[0]
-
-    carry, kinds = _steady(equation, carry, probe)
+    row = jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), (keys, rows)
+    )
+    carry, kinds = _steady(
+        equation, carry, lambda carry, row: step(None, carry, row)[0], row
+    )
     carry, stacked = lax.scan(
         partial(step, kinds),
         carry,
@@ -111,7 +112,7 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
         reverse=equation.params["reverse"],
         unroll=equation.params["unroll"],
     )
-    return [*carry, *stacked]
+    return [*carry, *map(_stacked, stacked)]
 
 
 @register_rule("while")
@@ -123,21 +124,24 @@ def _while(equation: Equation, *operands: Any) -> list[Any]:
     consts = _shared(equation, operands[: num_test + num_body])
     base_key = equation.context.next_key()
 
-    def key_of(step: Any) -> Any:
-        return None if base_key is None else jax.random.fold_in(base_key, step)
+    def context_of(step: Any, part: int) -> Context:
+        # The test and the body of one step draw noise of their own.
+        key = None
+        if base_key is not None:
+            key = jax.random.fold_in(base_key, 2 * step + part)
+        return Context(equation.reading, key)
 
     def test(state: tuple[Any, list[Any]]) -> Any:
         step, carry = state
-        context = Context(equation.reading, key_of(step))
         inputs = [*consts[:num_test], *carry]
-        (answer,) = evaluate(equation.params["cond_jaxpr"], inputs, context)
+        (answer,) = evaluate(equation.params["cond_jaxpr"], inputs, context_of(step, 0))
         if is_random(answer):
             raise equation.refuse(answer, because="a condition cannot be random")
         return answer
 
     def body(kinds: Any, state: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
         step, carry = state
-        context = Context(equation.reading, key_of(step))
+        context = context_of(step, 1)
         inputs = [*consts[num_test:], *carry]
         results = evaluate(equation.params["body_jaxpr"], inputs, context)
         return step + 1, _shape_all(equation, results, kinds, context)
@@ -200,19 +204,18 @@ def _shape(equation: Equation, value: Any, kind: Kind, context: Context) -> Any:
 
 
 def _steady(
-    equation: Equation, carry: Sequence[Any], body: Callable[[list[Any]], list[Any]]
+    equation: Equation,
+    carry: Sequence[Any],
+    body: Callable[..., list[Any]],
+    *row: Any,
 ) -> tuple[list[Any], list[Kind]]:
     """A first state, and the kinds, that a loop's body keeps."""
     kinds = [_kind(v) for v in carry]
     kinds = _join(equation, kinds, kinds)
     while True:
-        carry = [
-            equation.draw(v)
-            if kind is None
-            else Random(lift(v).mean, lift(v).var, *kind)
-            for v, kind in zip(carry, kinds, strict=True)
-        ]
-        found = _join(equation, kinds, [_kind(v) for v in jax.eval_shape(body, carry)])
+        carry = _shape_all(equation, carry, kinds, equation.context)
+        results = jax.eval_shape(body, carry, *row)
+        found = _join(equation, kinds, [_kind(v) for v in results])
         if found == kinds:
             return carry, kinds
         kinds = found
@@ -224,6 +227,14 @@ def _shared(equation: Equation, values: Sequence[Any]) -> list[Any]:
     return [
         equation.draw(v) if drawn and is_random(v) and v.drawable else v for v in values
     ]
+
+
+def _stacked(value: Any) -> Any:
+    """Rows put together; the same weight may have come back from every step."""
+    if not is_random(value):
+        return value
+    copied = (0, *(axis + 1 for axis in value.copied))
+    return Random(value.mean, value.var, value.leaves, value.drawable, copied)
 
 
 def _unstacked(value: Any) -> Any:
