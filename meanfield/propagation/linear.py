@@ -41,7 +41,7 @@ def _add(equation: Equation, x: Any, y: Any) -> Any:
     mean = equation.bind(*(v.mean if is_random(v) else v for v in (x, y)))
     var = sum(v.var for v in (x, y) if is_random(v))
     var = jnp.broadcast_to(var, mean.shape)
-    return Random(mean, var, merge_leaves(x, y), drawable, _copied(x, y))
+    return Random(mean, var, merge_leaves(x, y), drawable, _copied(mean, x, y))
 
 
 @register_rule("mul")
@@ -51,7 +51,7 @@ def _mul(equation: Equation, x: Any, y: Any) -> Any:
         return equation.bind(x, y)
     drawable = any(jnp.ndim(v) > 0 if not is_random(v) else v.drawable for v in (x, y))
     mean, var = _bilinear(equation, x, y)
-    return Random(mean, var, merge_leaves(x, y), drawable, _copied(x, y))
+    return Random(mean, var, merge_leaves(x, y), drawable, _copied(mean, x, y))
 
 
 @register_rule("div")
@@ -59,8 +59,8 @@ def _div(equation: Equation, x: Any, y: Any) -> Any:
     if is_random(y):
         return equation.bind(*settle(equation, x, y))
     drawable = x.drawable or jnp.ndim(y) > 0
-    var = x.var / jnp.square(y)
-    return Random(equation.bind(x.mean, y), var, x.leaves, drawable, x.copied)
+    mean, var = equation.bind(x.mean, y), x.var / jnp.square(_widen(y))
+    return Random(mean, var, x.leaves, drawable, _copied(mean, x))
 
 
 @register_rule("neg")
@@ -106,22 +106,24 @@ def _bilinear(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
         var = _bind_var(equation, jnp.square(x) + v, w)
         return equation.bind(x, y), var + _bind_var(equation, v, jnp.square(y))
     if is_random(x):
-        y_squared = _widen(y) * _widen(y)
+        y_squared = jnp.square(_widen(y))
         return equation.bind(x.mean, y), _bind_var(equation, x.var, y_squared)
-    x_squared = _widen(x) * _widen(x)
+    x_squared = jnp.square(_widen(x))
     return equation.bind(x, y.mean), _bind_var(equation, x_squared, y.var)
 
 
 def _widen(x: Any) -> Any:
-    """Squares leave the range of float16."""
-    return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+    """Squares leave the range of float16 and of short integers."""
+    x = jnp.asarray(x)
+    narrow = x.dtype == jnp.float16 or jnp.issubdtype(x.dtype, jnp.integer)
+    return x.astype(jnp.float32) if narrow else x
 
 
 def _bind_var(equation: Equation, x: Any, y: Any) -> Any:
-    if jnp.float32 in (x.dtype, y.dtype) and x.dtype != y.dtype:
-        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-        if "preferred_element_type" in equation.params:
-            return equation.bind(x, y, preferred_element_type=jnp.dtype("float32"))
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    x, y = x.astype(dtype), y.astype(dtype)
+    if dtype == jnp.float32 and equation.params.get("preferred_element_type"):
+        return equation.bind(x, y, preferred_element_type=jnp.dtype("float32"))
     return equation.bind(x, y)
 
 
@@ -142,17 +144,19 @@ def _apart(equation: Equation, x: Any, y: Any, because: str) -> tuple[Any, Any]:
     """Two summands that share no weight, drawn if that makes them so."""
     if not (is_random(x) and is_random(y)) or not set(x.leaves) & set(y.leaves):
         return x, y
+    if not (x.drawable and y.drawable):
+        raise equation.refuse(x, y, because=because)
     if equation.reading == "moments":
-        if x.drawable or y.drawable:
-            return x, y
-        raise equation.refuse(x, y, because=because)
-    if not x.drawable and not y.drawable:
-        raise equation.refuse(x, y, because=because)
-    return tuple(equation.draw(v) if v.drawable else v for v in (x, y))
+        return x, y
+    return equation.draw(x), equation.draw(y)
 
 
-def _copied(*values: Any) -> tuple[int, ...]:
-    axes = {axis for v in values if is_random(v) for axis in v.copied}
+def _copied(result: Any, *operands: Any) -> tuple[int, ...]:
+    axes = set()
+    for value in filter(is_random, operands):
+        # A scalar is repeated along every axis without a broadcast of its own.
+        spread = value.ndim == 0
+        axes |= set(range(result.ndim)) if spread else set(value.copied)
     return tuple(sorted(axes))
 
 

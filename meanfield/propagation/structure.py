@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from .equation import Equation
 from .registry import register_rule
-from .values import Random, is_random, lift, merge_leaves
+from .values import Random, is_random, lift, merge_leaves, variance_dtype
 
 
 def _moved(equation: Equation, x: Random, copied: Any) -> Random:
@@ -29,7 +29,9 @@ for _name in ("stop_gradient", "sharding_constraint"):
 def _convert(equation: Equation, x: Random) -> Random:
     if not jnp.issubdtype(equation.params["new_dtype"], jnp.inexact):
         raise equation.refuse(x, because="a random number cannot become an integer")
-    return _same_axes(equation, x)
+    mean = equation.bind(x.mean)
+    var = x.var.astype(variance_dtype(mean.dtype))
+    return Random(mean, var, x.leaves, x.drawable, x.copied)
 
 
 @register_rule("transpose")
@@ -111,10 +113,11 @@ def _select(equation: Equation, which: Any, *cases: Any) -> Any:
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
     """Several arrays put together entry by entry."""
     weights = [v for v in parts if is_random(v) and not v.drawable]
-    names = [leaf for v in weights for leaf in v.leaves]
-    if len(names) > len(set(names)):
-        raise equation.refuse(*weights, because="one weight would appear twice")
     randoms = [v for v in parts if is_random(v)]
+    for weight in weights:
+        others = [v for v in randoms if v is not weight]
+        if set(weight.leaves) & set(merge_leaves(*others)):
+            raise equation.refuse(*randoms, because="one weight would appear twice")
     lifted = [lift(v) for v in parts]
     mean = equation.bind(*plain, *(v.mean for v in lifted))
     var = equation.bind(*plain, *(v.var for v in lifted))

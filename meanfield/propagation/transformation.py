@@ -16,7 +16,7 @@ from . import control, linear, structure  # noqa: F401  (their rules register th
 from .deferred import settle_moments
 from .equation import Context, Reading
 from .interpreter import evaluate
-from .values import Moments, Random, is_random
+from .values import Moments, Random, is_random, variance_dtype
 
 
 def mean_field(
@@ -83,7 +83,7 @@ def mean_field(
         )
         program, outputs, static = call(shapes, points, *args, **kwargs)
         randoms = [
-            Random(slab.mean, slab.var, (name,))
+            Random(slab.mean, slab.var.astype(variance_dtype(slab.dtype)), (name,))
             for name, slab in zip(names, slabs, strict=True)
         ]
         plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))

@@ -70,12 +70,18 @@ def add_noise(
     return jnp.where(random, mean + noise * std, mean)
 
 
+def variance_dtype(dtype: Any) -> Any:
+    """Type that holds the variance of numbers of a type: float16 has no range for it."""
+    return jnp.dtype("float32") if dtype == jnp.float16 else jnp.dtype(dtype)
+
+
 def lift(value: Any) -> Random:
     """A plain array as a random one of variance 0."""
     if isinstance(value, Random):
         return value
     value = jnp.asarray(value)
-    return Random(value, jnp.zeros_like(value), (), drawable=True)
+    var = jnp.zeros(value.shape, variance_dtype(value.dtype))
+    return Random(value, var, (), drawable=True)
 
 
 def merge_leaves(*values: Any) -> tuple[str, ...]:
