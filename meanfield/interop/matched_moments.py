@@ -1,0 +1,49 @@
+"""One draw of a spike-and-slab site: matched moments, and the exact divergence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import PRNGKeyArray
+
+from meanfield.spikeslab import SpikeSlab, safe_sqrt
+
+
+def unwrap(law: Any) -> Any:
+    """The law under `expand` and `to_event`."""
+    while isinstance(law, dist.Independent | dist.ExpandedDistribution):
+        law = law.base_dist
+    return law
+
+
+def spike_slab_of(law: Any) -> SpikeSlab:
+    """The weights of an expanded `SpikeAndSlab`, in the shape of one draw."""
+    weights = unwrap(law).weights
+    parts = (weights.spike_prob, weights.slab_mean, weights.slab_var)
+    return SpikeSlab(*(jnp.broadcast_to(part, law.shape()) for part in parts))
+
+
+class MatchedMoments(dist.Delta):
+    """One draw w = μ + √V ε that is charged the exact KL(q ‖ prior).
+
+    An objective takes E[ln prior(w) − ln q(w)] from a site. This law's log-density is
+    ln prior(w) + KL(q ‖ prior), so that exactly −KL(q ‖ prior) is left.
+
+    Args:
+        weights: q, in the shape of one draw.
+        prior: law of the site in the model.
+        key: randomness of ε.
+    """
+
+    pytree_data_fields = ("weights",)
+
+    def __init__(self, weights: SpikeSlab, prior: dist.Distribution, key: PRNGKeyArray):
+        self.weights = weights
+        noise = jax.random.normal(key, weights.shape, weights.dtype)
+        value = weights.mean + safe_sqrt(weights.var) * noise
+        event = tuple(range(-prior.event_dim, 0))
+        divergence = weights.kl(spike_slab_of(prior)).sum(axis=event)
+        super().__init__(
+            value, prior.log_prob(value) + divergence, event_dim=prior.event_dim
+        )
