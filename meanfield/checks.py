@@ -6,13 +6,13 @@ what to do. Traced values are let through: their contents are not known yet.
 
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def is_concrete(*values: Any) -> bool:
     """Whether every value is a real array whose numbers can be looked at."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(isinstance(value, Tracer) for value in values)
 
 
 def require(condition: bool, message: str) -> None:

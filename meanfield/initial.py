@@ -3,11 +3,11 @@ r"""Where learning starts: spike-and-slab weights that keep the signal at scale.
 With z = Σ_k w_k a_k over N inputs and independent weights, a pre-activation of a wide
 layer has the mean square q = ⟨z²⟩
 
-    q' = σ_w² ⟨φ(z)²⟩,     σ_w² = N E[(1 − π)(Ξ + m²)]     (second moment of one weight)
+    q' = σ_w² ⟨φ(z)²⟩,     σ_w² = N E[w²] = N E[(1 − π)(Ξ + m²)].
 
-since E[w²] = (1 − π)(Ξ + m²) for a spike and slab. For φ = ReLU, ⟨φ(z)²⟩ = q/2: the map
-is q' = (σ_w²/2) q, and σ_w² = 2 is its only scale-free, critical point. Below it the
-signal dies exponentially with depth, above it it explodes. So for a gain g = σ_w²
+For φ = ReLU, ⟨φ(z)²⟩ = q/2: the map is q' = (σ_w²/2) q, and σ_w² = 2 is its only
+scale-free, critical point. Below it the signal dies exponentially with depth, above it
+it explodes. So for a gain g = σ_w²
 
     E m² = (1 − s) g / (N (1 − π)),     Ξ = s g / (N (1 − π)),
 
@@ -110,7 +110,7 @@ def fan_ins(model: Any, inputs_last: bool) -> dict[str, int]:
     for name, layer in layers.items():
         if isinstance(layer, eqx.nn.Embedding):
             found[f"{name}/weight" if name else "weight"] = 1
-        elif isinstance(layer, known) and layer.weight is not None:
+        elif isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose):
             axes = layer.num_spatial_dims + 1
             inner = layer.weight.shape[-axes:]
             found[f"{name}/weight" if name else "weight"] = math.prod(inner)

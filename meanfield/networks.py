@@ -28,7 +28,8 @@ def mlp(
     Example:
         >>> import jax
         >>> from meanfield.networks import mlp
-        >>> [layer.out_features for layer in mlp((4, 8, 3), key=jax.random.key(0)).layers]
+        >>> network = mlp((4, 8, 3), key=jax.random.key(0))
+        >>> [layer.out_features for layer in network.layers]
         [8, 3]
     """
     require(

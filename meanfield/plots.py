@@ -183,12 +183,17 @@ def entropy_by_layer(
 def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
     """Error against the fraction of connections changed, with 95 % intervals.
 
+    An arm that had no connection to change is left out.
+
     Args:
         perturbation: what `meanfield.perturb_connections` returned.
         axis: where to draw.
     """
     axis = axis or new_axis()
+    available = perturbation.num_available
     for number, name in enumerate(perturbation.errors):
+        if not available[name]:
+            continue
         mean = perturbation.mean[name]
         low, high = perturbation.intervals[name].T
         style = _style(number)

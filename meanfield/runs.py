@@ -1,11 +1,11 @@
 """A run folder: what was trained, how, and how well. Written whole or not at all.
 
-    ensemble.safetensors   π, m, Ξ, point values and the likelihood's numbers
-    config.json            data, architecture, training, versions
-    metrics.json           scores, label fractions, seconds
-    history.csv            one row an epoch
-    connections.csv        one row a connection
-    plots/*.png, report.html, checkpoints/
+ensemble.safetensors   π, m, Ξ, point values and the likelihood's numbers
+config.json            data, architecture, training, versions
+metrics.json           scores, label fractions, seconds
+history.csv            one row an epoch
+connections.csv        one row a connection
+plots/*.png, report.html, checkpoints/
 """
 
 import dataclasses

@@ -219,8 +219,9 @@ def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
     else:
         outputs = dataset.num_classes
     training = dataclasses.asdict(settings)
-    for name in ("data", "data_dir", "target", "task", "test_fraction", "hidden", "out"):
+    for name in ("data", "data_dir", "target", "task", "test_fraction", "hidden"):
         training.pop(name)
+    training.pop("out")
     return {
         "format": FORMAT,
         "data": {

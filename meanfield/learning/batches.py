@@ -83,7 +83,7 @@ def iterate(data: Any, epoch: int) -> Iterator[tuple[Any, Any]]:
         ValueError: an iterator that can be gone through only once, or a batch that is
             no pair.
     """
-    batches = data() if callable(data) else data
+    batches: Any = data() if callable(data) else data
     once = inspect.isgenerator(data) or (not callable(data) and iter(data) is data)
     require(
         not once,

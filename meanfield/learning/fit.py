@@ -29,6 +29,7 @@ from .training import (
     Recipe,
     Temperature,
     TrainState,
+    Weighted,
     run_batch,
     run_epoch,
     split_learned,
@@ -113,6 +114,7 @@ def fit(
     checkpoint: Checkpoint | str | os.PathLike | None = None,
     mesh: Mesh | None = None,
     num_data: int | None = None,
+    sample_weight: Any = None,
     progress: bool = True,
 ) -> FitResult:
     r"""Learn an ensemble by generalized back-propagation.
@@ -150,6 +152,8 @@ def fit(
             "model", if any, splits wide weight matrices.
         num_data: number of training examples; needed with a prior when `data` is an
             iterable.
+        sample_weight: for arrays, a weight ≥ 0 for each example; only their ratios
+            count.
         progress: whether to show a progress bar.
 
     Returns:
@@ -207,6 +211,8 @@ def fit(
     state, arrays, recipe = place(state, arrays, recipe, mesh, batch_size)
     if arrays is not None:
         check_batch(ensemble, likelihood, *arrays)
+        if sample_weight is not None:
+            arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
     run = _Run(recipe, state, key, {}, validation)
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
@@ -341,6 +347,22 @@ def _check(epochs, batch_size, temperature, patience, validation, arrays) -> Non
     )
     if validation is not None:
         array_data(validation, name="validation")
+
+
+def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
+    weights = np.asarray(weights, np.float64)
+    require(
+        weights.shape == (num_examples,),
+        f"`sample_weight` must have one number for each of the {num_examples} "
+        f"examples; got shape {weights.shape}.",
+    )
+    good = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
+    require(
+        bool(good),
+        "`sample_weight` must be finite, not negative, and not all zero; got "
+        f"minimum {weights.min()} and sum {weights.sum()}.",
+    )
+    return Weighted(y, jnp.asarray(weights / weights.mean(), jnp.result_type(float)))
 
 
 def _fingerprint(key, num_data, batch_size, arrays) -> dict[str, Any]:

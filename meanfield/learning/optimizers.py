@@ -21,11 +21,12 @@ def cosine_adam(step_size: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(step_size, max(steps, 1)))
 
 
-@functools.lru_cache(maxsize=1)
-def _steady_adam() -> optax.GradientTransformation:
-    return optax.adam(STEP_SIZE)
+@functools.lru_cache(maxsize=64)
+def steady_adam(step_size: float) -> optax.GradientTransformation:
+    """Adam at a constant step."""
+    return optax.adam(step_size)
 
 
 def default_optimizer(steps: int | None) -> optax.GradientTransformation:
     """Adam along a cosine; at a constant step for a run of unknown length."""
-    return _steady_adam() if steps is None else cosine_adam(STEP_SIZE, steps)
+    return steady_adam(STEP_SIZE) if steps is None else cosine_adam(STEP_SIZE, steps)

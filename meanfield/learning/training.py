@@ -33,6 +33,13 @@ from .targets import log_prob
 Temperature = float | Callable[[Array], Any]
 
 
+class Weighted(eqx.Module):
+    """Targets with a weight for each example; the weights have mean 1."""
+
+    targets: PyTree
+    weights: Float[Array, " batch"]
+
+
 class TrainState(eqx.Module):
     """What the next step needs.
 
@@ -92,7 +99,10 @@ def losses(
     """Loss of a batch, and its two parts in nats per example."""
     ensemble, likelihood = recipe.ensemble_and_likelihood(learned)
     outputs = mean_field(ensemble.apply_fn)(ensemble.params, x, key=key)
-    nll = -jnp.mean(log_prob(likelihood, outputs, y))
+    if isinstance(y, Weighted):
+        nll = -jnp.mean(y.weights * log_prob(likelihood, outputs, y.targets))
+    else:
+        nll = -jnp.mean(log_prob(likelihood, outputs, y))
     if recipe.prior is None:
         return nll, {"loss": nll, "nll": nll, "kl": jnp.zeros_like(nll)}
     kl = total_kl(ensemble.weights(), recipe.prior).astype(nll.dtype) / recipe.num_data
@@ -129,7 +139,8 @@ def _steepness(slope: PyTree) -> Float[Array, ""]:
     """
     spread = ("spike_prob", "slab_var", "spike_logit", "log_slab_std")
     leaves = named_leaves(slope).items()
-    return sum(jnp.sum(leaf) for name, leaf in leaves if not name.endswith(spread))
+    sums = [jnp.sum(leaf) for name, leaf in leaves if not name.endswith(spread)]
+    return sum(sums, start=jnp.zeros(()))
 
 
 def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
@@ -141,13 +152,12 @@ def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
 
 @eqx.filter_jit(donate="all-except-first")
 def run_epoch(
-    constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array], state: TrainState
+    constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array, int], state: TrainState
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """An epoch over arrays on the device: shuffle, gather and learn in one program.
 
     Args:
-        constants: recipe, x, y, key of the run, and the epoch's index batches
-            (steps, batch) or the size of a batch.
+        constants: recipe, x, y, key of the run, number of the epoch, size of a batch.
         state: is donated.
 
     Returns:

@@ -100,7 +100,8 @@ def evaluate(
         True
     """
     pair = array_data(data)
-    require(pair is not None, "`data` must be a pair of arrays (x, y).")
+    if pair is None:
+        raise TypeError("`data` must be a pair of arrays (x, y); got an iterable.")
     x, y = pair
     check_batch(ensemble, likelihood, x, y)
     means = average(ensemble, likelihood, x, y, num_samples=num_samples, key=key)

@@ -96,7 +96,8 @@ class Equation:
         reason = f" ({because})" if because else ""
         return UnsupportedPrimitiveError(
             f"the primitive `{self.name}`{place} met the random parameter {leaves} and "
-            f"has no rule for it in the {self.reading} reading{reason}. Either register "
-            f'one with meanfield.register_rule("{self.name}"), or leave {leaves} a point value: '
-            "an ordinary array there, or `where=` in Ensemble.from_model."
+            f"has no rule for it in the {self.reading} reading{reason}. Either "
+            f'register one with meanfield.register_rule("{self.name}"), or leave '
+            f"{leaves} a point value: an ordinary array there, or `where=` in "
+            "Ensemble.from_model."
         )
