@@ -1,0 +1,139 @@
+r"""Which coalitions to evaluate when each one is to inform all players.
+
+A coalition and its complement are evaluated together: the pair measures the odd part
+g(S) = ½[v(S) − v(N∖S)], the only part of a game that Shapley and Banzhaf values see.
+Pairs are strata by size, s = |S| ≤ n/2. A stratum receives pairs in proportion to a
+weight of its size, never more than it has, and draws them without replacement: small
+strata are then enumerated and carry no sampling error, and spending the budget of all
+coalitions makes every estimator exact.
+"""
+
+import itertools
+from math import comb
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .evaluation import Evaluator
+
+ENUMERABLE = 20_000  # strata up to this size are listed rather than drawn by rejection
+
+
+class PairedDesign(eqx.Module):
+    """Coalitions of at most n/2 players, each standing for itself and its complement.
+
+    Args:
+        coalitions: bool (pairs, players).
+        sizes: |S| of every row.
+        expected: pairs that the row's stratum receives on average over designs.
+        fraction: the share of the row's stratum that was drawn; 1 when enumerated.
+    """
+
+    coalitions: Bool[np.ndarray, "pairs players"]
+    sizes: Int[np.ndarray, " pairs"]
+    expected: Float[np.ndarray, " pairs"]
+    fraction: Float[np.ndarray, " pairs"]
+
+
+def num_pairs_of_size(num_players: int, size: int) -> int:
+    """How many complementary pairs have a smaller half of `size` players."""
+    count = comb(num_players, size)
+    return count // 2 if 2 * size == num_players else count
+
+
+def draw_pairs(
+    rng: np.random.Generator,
+    num_players: int,
+    num_pairs: int,
+    weights: Float[np.ndarray, " strata"],
+    first_size: int = 1,
+    at_least: int = 0,
+) -> PairedDesign:
+    """Draw a paired design.
+
+    Args:
+        rng: source of randomness.
+        num_players: n.
+        num_pairs: pairs to draw, at most as many as there are.
+        weights: relative number of pairs of sizes first_size … ⌊n/2⌋.
+        first_size: 1, or 0 to count {∅, N} among the pairs.
+        at_least: pairs that every stratum gets before the weights share out the rest.
+    """
+    sizes = np.arange(first_size, num_players // 2 + 1)
+    # A stratum larger than the budget is as good as infinite (2^1000 is no float).
+    capacity = np.array(
+        [min(num_pairs_of_size(num_players, s), num_pairs + 1) for s in sizes.tolist()]
+    )
+    floor = np.minimum(at_least, capacity)
+    shares = floor + _share(num_pairs - floor.sum(), weights, capacity - floor)
+    counts = _round(rng, shares, num_pairs)
+    blocks = []
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        blocks.append(_draw_stratum(rng, num_players, size, count))
+    # Whole numbers divide without overflow, however large the stratum.
+    drawn = [
+        count / num_pairs_of_size(num_players, size)
+        for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
+    ]
+    return PairedDesign(
+        coalitions=np.concatenate(blocks),
+        sizes=np.repeat(sizes, counts),
+        expected=np.repeat(shares, counts),
+        fraction=np.repeat(drawn, counts),
+    )
+
+
+def odd_part(
+    evaluate: Evaluator, coalitions: Bool[np.ndarray, "pairs players"]
+) -> Float[np.ndarray, " pairs"]:
+    """g(S) = ½[v(S) − v(N∖S)] for every row: two evaluations a row."""
+    return (evaluate(coalitions) - evaluate(~coalitions)) / 2
+
+
+def _share(total: float, weights, capacity) -> Float[np.ndarray, " strata"]:
+    """Split `total` in proportion to the weights, no stratum above its capacity."""
+    shares = np.zeros(len(weights))
+    free = capacity > 0
+    while total > 0 and free.any():
+        offer = total * weights / weights[free].sum()
+        full = free & (offer >= capacity)
+        if not full.any():
+            shares[free] = offer[free]
+            break
+        shares[full] = capacity[full]
+        total -= capacity[full].sum()
+        free &= ~full
+    return shares
+
+
+def _round(rng, shares, total: int) -> Int[np.ndarray, " strata"]:
+    """Whole numbers with these means and this sum (systematic sampling)."""
+    edges = np.concatenate([[0.0], np.cumsum(shares)])
+    edges[-1] = total
+    # A full stratum's share is a whole number: keep it one.
+    edges = np.round(edges, 9)
+    return np.diff(np.floor(edges + rng.random() * (1 - 1e-9)).astype(int))
+
+
+def _draw_stratum(rng, num_players: int, size: int, count: int):
+    """`count` different pairs whose smaller half has `size` players."""
+    if count == 0:
+        return np.zeros((0, num_players), dtype=bool)
+    total = num_pairs_of_size(num_players, size)
+    if total <= ENUMERABLE and 3 * count >= total:
+        members = np.array(list(itertools.combinations(range(num_players), size)), int)
+        # The halves of size n/2 are listed with player 0 first: those that hold it.
+        members = members[rng.permutation(total)[:count]]
+        rows = np.zeros((count, num_players), dtype=bool)
+        np.put_along_axis(rows, members.reshape(count, size), True, axis=1)
+        return rows
+    seen: dict[bytes, np.ndarray] = {}
+    while len(seen) < count:
+        draws = rng.random((count, num_players)).argsort(axis=1) < size
+        if 2 * size == num_players:
+            draws ^= ~draws[:, :1]
+        for row in draws:
+            if len(seen) < count:
+                seen.setdefault(row.tobytes(), row)
+    return np.array(list(seen.values()))

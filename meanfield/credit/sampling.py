@@ -1,0 +1,149 @@
+r"""Permutation sweeps: the marginal contributions of players who join one by one.
+
+Player i's marginal contribution is v(P + i) − v(P), P the players before i. Its mean
+over all orders is the Shapley value; over orders that keep unions together, the Owen
+value. An antithetic pair is one order and its reverse. With the odd part
+g(S) = ½[v(S) − v(N∖S)] the mean of the pair is g(P + i) − g(P), so everything even in
+the game cancels: one pair is exact whenever g is linear, as in every quadratic game.
+
+Every sweep telescopes: its contributions sum to v(N) − v(∅) exactly. A player that
+never changes the payoff gets exactly 0.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from meanfield.checks import require
+
+from .evaluation import Evaluator
+from .intervals import Estimate, replicate_statistics
+
+FIRST_ROUND = 16  # replicates before the first look at a stopping rule
+ROWS_AT_ONCE = 4096  # coalitions held in memory by one block of sweeps
+
+Orders = Int[np.ndarray, "replicates players"]
+DrawOrders = Callable[[np.random.Generator, int], Orders]
+
+
+def random_orders(num_players: int) -> DrawOrders:
+    """Uniform orders of the players."""
+
+    def draw(rng: np.random.Generator, count: int) -> Orders:
+        return rng.permuted(np.tile(np.arange(num_players), (count, 1)), axis=1)
+
+    return draw
+
+
+def union_orders(unions: list[list[int]]) -> DrawOrders:
+    """Orders of the unions and of the players inside each, unions kept together."""
+
+    def draw(rng: np.random.Generator, count: int) -> Orders:
+        rows = []
+        for _ in range(count):
+            blocks = [
+                rng.permutation(unions[union]) for union in rng.permutation(len(unions))
+            ]
+            rows.append(np.concatenate(blocks))
+        return np.array(rows)
+
+    return draw
+
+
+def pair_cost(num_players: int) -> int:
+    """Evaluations of one antithetic pair, ∅ and N (paid once) not counted."""
+    return 2 * (num_players - 1)
+
+
+def affordable_pairs(num_players: int, budget: int) -> int:
+    """Antithetic pairs within a budget that also pays for ∅ and N."""
+    return (budget - 2) // pair_cost(num_players)
+
+
+def rounds(count: int, *, doubling: bool) -> Iterator[int]:
+    """Sizes of the rounds: all at once, or up to totals of 16, 32, 64, … `count`."""
+    total = 0
+    target = FIRST_ROUND if doubling else count
+    while total < count:
+        upto = min(target, count)
+        yield upto - total
+        total, target = upto, 2 * target
+
+
+def antithetic_replicates(
+    evaluate: Evaluator, orders: Orders, empty: float, grand: float
+) -> Float[np.ndarray, "replicates players"]:
+    """Mean marginal contributions over every order and its reverse."""
+    num_players = evaluate.num_players
+    block = max(1, ROWS_AT_ONCE // pair_cost(num_players))
+    replicates = np.empty(orders.shape)
+    for start in range(0, len(orders), block):
+        part = orders[start : start + block]
+        forward, backward = sweep(
+            evaluate, np.stack([part, part[:, ::-1]]), empty, grand
+        )
+        replicates[start : start + len(part)] = (forward + backward) / 2
+    return replicates
+
+
+def sweep(
+    evaluate: Evaluator, orders: Int[np.ndarray, "*batch players"], empty, grand
+) -> Float[np.ndarray, "*batch players"]:
+    """Marginal contributions along every order; n − 1 evaluations each."""
+    num_players = orders.shape[-1]
+    ranks = np.argsort(orders, axis=-1)
+    lengths = np.arange(1, num_players)[:, None]
+    coalitions = ranks[..., None, :] < lengths
+    payoffs = evaluate(coalitions.reshape(-1, num_players))
+    path = np.empty((*orders.shape[:-1], num_players + 1))
+    path[..., 0], path[..., -1] = empty, grand
+    path[..., 1:-1] = payoffs.reshape(*orders.shape[:-1], num_players - 1)
+    return np.take_along_axis(np.diff(path, axis=-1), ranks, axis=-1)
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raise `ValueError` unless the tolerance is absent or positive."""
+    require(
+        tolerance is None or tolerance > 0,
+        f"`tolerance` must be positive, a share of |v(N) - v(∅)|; got {tolerance}.",
+    )
+
+
+def stopped_estimate(
+    draw_replicates: Callable[[int], np.ndarray],
+    count: int,
+    *,
+    level: float,
+    half_width: float | None,
+) -> tuple[Estimate, bool | None]:
+    """Statistics of at most `count` replicates, stopping early on narrow intervals.
+
+    Look s spends α/2^s of the error probability α = 1 − `level`; whatever the look at
+    which one stops, the intervals hold together with probability `level` (union bound).
+
+    Args:
+        draw_replicates: count -> (count, players), independent of earlier draws.
+        count: the most replicates that the budget allows.
+        level: 1 − α.
+        half_width: stop when no interval is wider on either side; None: never.
+
+    Returns:
+        The estimate, and whether the half-width was reached (None when none was set).
+    """
+    replicates: list[np.ndarray] = []
+    share = 1.0
+    estimate, converged = None, None
+    for size in rounds(count, doubling=half_width is not None):
+        replicates.append(draw_replicates(size))
+        if half_width is not None:
+            share /= 2
+        look_level = 1 - (1 - level) * share
+        estimate = replicate_statistics(np.concatenate(replicates), level=look_level)
+        if half_width is not None:
+            reach = estimate.intervals[:, 1] - estimate.values
+            converged = bool((reach <= half_width).all())
+            if converged:
+                break
+    assert estimate is not None
+    return estimate, converged
