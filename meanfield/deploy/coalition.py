@@ -91,15 +91,13 @@ def _outside(units: Units, layer: str, mask: Any) -> np.ndarray:
     mask = np.asarray(mask)
     require(
         mask.dtype == bool and mask.shape == players.shape,
-        f"`coalition` of {layer!r} must be {len(players)} booleans, one for each output "
-        f"unit; got {mask.dtype} of shape {mask.shape}.",
+        f"`coalition` of {layer!r} must be {len(players)} booleans, one for each "
+        f"output unit; got {mask.dtype} of shape {mask.shape}.",
     )
     return players[~mask]
 
 
-def _means(
-    units: Units, links: list[Link], data: np.ndarray
-) -> dict[Link, np.ndarray]:
+def _means(units: Units, links: list[Link], data: np.ndarray) -> dict[Link, np.ndarray]:
     require(len(data) > 0, "`data` must hold at least one example for the means.")
     sums: dict[Link, Any] = dict.fromkeys(links, 0.0)
     for start in range(0, len(data), _CHUNK):

@@ -63,8 +63,7 @@ def _loop(
     batch: int,
     patches: Patches,
 ) -> list[np.ndarray]:
-    body, setting = node.body, node.settings
-    assert body is not None and setting is not None
+    body, setting = node.loop, node.settings
     carries = list(operands[: setting["carries"]])
     rows = operands[setting["carries"] :]
     steps, collected = [], []

@@ -89,7 +89,7 @@ class Flow:
             same = out.dtype == value.dtype and node.inputs[0] is not node.inputs[1]
             if same:
                 return [(out, np.broadcast_to(numbers, self.shapes[out]))]
-        if node.op in _MOVES and node.settings is not None:
+        if node.op in _MOVES and node.eqn is None:
             operands = [np.zeros(self.shapes[v], np.int64) for v in node.inputs]
             operands[place] = numbers
             results = operate(node, operands, batch=1)

@@ -153,7 +153,7 @@ def _fold_link(
         along = _along(forced[root], place, numbers.ndim)
         numbers = np.where(along, np.take(means, columns, place), numbers)
         steady = steady | along
-    # A unit hears another through a weight that is not zero; only units that stay count.
+    # A weight that is not zero makes a unit hear another; only units that stay count.
     stays = _rows(link, live.alive & ~gone, labels, live.root)
     weight = np.take(weight, columns, sources[0][0])
     present = _by_rows(link, weight != 0, np.any)[stays]
@@ -203,4 +203,5 @@ def _along(mask: np.ndarray, place: int, rank: int) -> np.ndarray:
 
 
 def _any_but(mask: np.ndarray, place: int) -> np.ndarray:
-    return mask.any(axis=tuple(a for a in range(mask.ndim) if a != place))
+    others = tuple(axis for axis in range(mask.ndim) if axis != place)
+    return np.asarray(mask.any(axis=others))

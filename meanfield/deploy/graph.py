@@ -7,7 +7,7 @@ whichever framework the network came from.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,14 +41,25 @@ class Body:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
-    """One operation. Without settings (None) it is known to JAX alone."""
+    """One operation.
+
+    `eqn` is the equation it came from, for operations that only JAX knows; without it
+    (None) the operation is one of `numpy_runtime`.
+    """
 
     op: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    settings: dict[str, Any] | None
-    eqn: JaxprEqn | None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    eqn: JaxprEqn | None = None
     body: Body | None = None
+
+    @property
+    def loop(self) -> Body:
+        """The body of a loop."""
+        if self.body is None:
+            raise TypeError(f"the operation `{self.op}` is no loop")
+        return self.body
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +103,7 @@ def trace(network: Network, x: Any) -> Graph:
     builder = _Builder()
     jaxpr, consts = open_jaxpr(closed)
     require(
-        not any(jax.dtypes.issubdtype(c.dtype, jax.dtypes.prng_key) for c in consts),
+        not any(jax.numpy.issubdtype(c.dtype, jax.dtypes.prng_key) for c in consts),
         "`model` draws random numbers when it is called; a network that ships must "
         "not. Put it in inference mode first.",
     )
@@ -121,8 +132,8 @@ def symbolic_batch(example: Any) -> jax.ShapeDtypeStruct:
 
 
 def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
-    """Results of a node that holds no program, by NumPy; by JAX if NumPy has no such."""
-    if node.settings is None:
+    """Results of a node that is no loop, by NumPy, or by JAX if NumPy has no such."""
+    if node.eqn is not None:
         with jax.ensure_compile_time_eval():
             results = bind(node.eqn, *map(jax.numpy.asarray, operands))
     else:
@@ -133,7 +144,7 @@ def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.nd
 
 def operate(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
     """What a portable node does, to arrays of any type."""
-    settings = dict(node.settings or {})
+    settings = dict(node.settings)
     if "shape" in settings:
         settings["shape"] = [batch if n == "batch" else n for n in settings["shape"]]
     results = OPERATIONS[node.op](*operands, **settings)
@@ -163,7 +174,7 @@ class _Builder:
 
         def find(atom: Any) -> Value:
             if isinstance(atom, Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype))
+                return self.constant(np.asarray(atom.val, getattr(atom.aval, "dtype", None)))
             return environment[atom]
 
         for eqn in jaxpr.eqns:
@@ -182,8 +193,9 @@ class _Builder:
         if name == "scan":
             return self.scan(eqn, inputs)
         outputs = tuple(self.value(var.aval) for var in eqn.outvars)
-        op, settings = _portable(eqn)
-        node = Node(op, tuple(inputs), outputs, settings, eqn)
+        op, settings = _portable(eqn) or (name, None)
+        special = eqn if settings is None else None
+        node = Node(op, tuple(inputs), outputs, settings or {}, special)
         same = self.same_as(node)
         if same is not None:
             return [same]
@@ -195,7 +207,7 @@ class _Builder:
         """The input that a node hands on unchanged, if there is one."""
         if node.op in ("cast", "reshape", "broadcast", "transpose"):
             (before,), (after,) = node.inputs[:1], node.outputs
-            axes = (node.settings or {}).get("axes", ())
+            axes = node.settings.get("axes", ())
             moved = node.op == "transpose" and list(axes) != sorted(axes)
             known = all(size != -1 for size in after.shape)
             if before.shape == after.shape and before.dtype == after.dtype and known:
@@ -233,7 +245,7 @@ class _Builder:
         }
         outputs = tuple(self.value(var.aval) for var in eqn.outvars)
         reads = tuple(inputs[num_consts:])
-        self.nodes.append(Node("scan", reads, outputs, settings, eqn, body))
+        self.nodes.append(Node("scan", reads, outputs, settings, None, body))
         return list(outputs)
 
 
@@ -249,16 +261,13 @@ def _inner(eqn: JaxprEqn) -> Any:
     return None
 
 
-def _portable(eqn: JaxprEqn) -> tuple[str, dict[str, Any] | None]:
-    name = eqn.primitive.name
-    convert: Callable[[Mapping[str, Any], JaxprEqn], Any] | None = PRIMITIVES.get(name)
-    portable = convert and convert(eqn.params, eqn)
-    if not portable:
-        return name, None
-    op, settings = portable
-    if "shape" in settings:
-        settings["shape"] = list(map(_size, settings["shape"]))
-    return op, settings
+def _portable(eqn: JaxprEqn) -> tuple[str, dict[str, Any]] | None:
+    """Operation and settings in the vocabulary of `numpy_runtime`, if it has such."""
+    convert = PRIMITIVES.get(eqn.primitive.name)
+    portable = None if convert is None else convert(eqn.params, eqn)
+    if portable is not None and "shape" in portable[1]:
+        portable[1]["shape"] = list(map(_size, portable[1]["shape"]))
+    return portable
 
 
 def _size(dimension: Any) -> Any:
@@ -268,7 +277,7 @@ def _size(dimension: Any) -> Any:
 
 
 def _is_random(node: Node) -> bool:
-    return any(jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) for v in node.outputs)
+    return any(jax.numpy.issubdtype(v.dtype, jax.dtypes.prng_key) for v in node.outputs)
 
 
 def needed(nodes: Sequence[Node], wanted: set[Value]) -> tuple[Node, ...]:

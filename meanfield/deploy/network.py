@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
@@ -82,7 +83,7 @@ def put_arrays(tree: Any, arrays: Arrays) -> Any:
 
 def is_array(leaf: Any) -> bool:
     """Whether a leaf holds numbers (a random key holds none)."""
-    return isinstance(leaf, jax.Array | np.ndarray) and not jax.dtypes.issubdtype(
+    return isinstance(leaf, jax.Array | np.ndarray) and not jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
 

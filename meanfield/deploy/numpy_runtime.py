@@ -44,7 +44,7 @@ def run(steps, values, batch):
                 ]
             results = OPERATIONS[step["op"]](*read, **settings)
         results = results if isinstance(results, list) else [results]
-        values.update(zip(step["out"], results))
+        values.update(zip(step["out"], results, strict=True))
 
 
 def _scan(step, read, values, batch):
@@ -53,14 +53,15 @@ def _scan(step, read, values, batch):
     body, collected = step["body"], []
     times = range(step["length"])
     for t in reversed(times) if step["reverse"] else times:
-        inside = {**values, **dict(zip(body["in"], [*carries, *(r[t] for r in rows)]))}
+        given = [*carries, *(row[t] for row in rows)]
+        inside = {**values, **dict(zip(body["in"], given, strict=True))}
         run(body["steps"], inside, batch)
         results = [inside[i] for i in body["out"]]
         carries = results[: step["carries"]]
         collected.append(results[step["carries"] :])
     if step["reverse"]:
         collected.reverse()
-    return [*carries, *(np.stack(column) for column in zip(*collected))]
+    return [*carries, *(np.stack(column) for column in zip(*collected, strict=True))]
 
 
 def dot(a, b, contract, batch):
@@ -68,10 +69,12 @@ def dot(a, b, contract, batch):
     if not batch[0]:
         return np.tensordot(a, b, contract)
     left, right = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
-    for i, j in [*zip(*contract), *zip(*batch)]:
+    for i, j in [*zip(*contract, strict=True), *zip(*batch, strict=True)]:
         right[j] = left[i]
     used = {*contract[0], *batch[0]}
-    kept = [left[i] for i in batch[0]] + [k for i, k in enumerate(left) if i not in used]
+    kept = [left[i] for i in batch[0]] + [
+        k for i, k in enumerate(left) if i not in used
+    ]
     used = {*contract[1], *batch[1]}
     kept += [k for j, k in enumerate(right) if j not in used]
     return np.einsum(a, left, b, right, kept, optimize=True)
@@ -79,7 +82,7 @@ def dot(a, b, contract, batch):
 
 def windows(x, sizes, strides, dilation):
     """View of x with every window of the given sizes as further axes at the end."""
-    spans = [(size - 1) * d + 1 for size, d in zip(sizes, dilation)]
+    spans = [(size - 1) * d + 1 for size, d in zip(sizes, dilation, strict=True)]
     view = np.lib.stride_tricks.sliding_window_view(x, spans)
     steps = [slice(None, None, s) for s in strides]
     return view[tuple(steps + [slice(None, None, d) for d in dilation])]
@@ -89,7 +92,7 @@ def conv(x, w, layout, strides, padding, spread, dilation, groups):
     """Cross-correlation; `spread` puts zeros between inputs (transposed kernels)."""
     x, w = np.transpose(x, layout[0]), np.transpose(w, layout[1])
     if any(s > 1 for s in spread):
-        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], spread)]
+        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], spread, strict=True)]
         wide = np.zeros((*x.shape[:2], *sizes), x.dtype)
         wide[(..., *(slice(None, None, s) for s in spread))] = x
         x = wide
@@ -98,7 +101,7 @@ def conv(x, w, layout, strides, padding, spread, dilation, groups):
     view = windows(x, (1, 1, *w.shape[2:]), (1, 1, *strides), (1, 1, *dilation))
     view = view.reshape(view.shape[: 2 + space] + w.shape[2:])
     axes = [1, *range(2 + space, 2 + 2 * space)], [1, *range(2, 2 + space)]
-    parts = zip(np.split(view, groups, 1), np.split(w, groups, 0))
+    parts = zip(np.split(view, groups, 1), np.split(w, groups, 0), strict=True)
     y = np.concatenate([np.tensordot(v, k, axes) for v, k in parts], -1)
     return np.transpose(np.moveaxis(y, -1, 1), layout[2])
 
@@ -121,7 +124,7 @@ def take(table, indices, axis, column, keep):
 def broadcast(x, shape, axes):
     """Place the axes of x at `axes` of a larger shape, and repeat along the others."""
     sizes = [1] * len(shape)
-    for size, axis in zip(x.shape, axes):
+    for size, axis in zip(x.shape, axes, strict=True):
         sizes[axis] = size
     return np.broadcast_to(x.reshape(sizes), shape)
 

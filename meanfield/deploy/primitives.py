@@ -104,7 +104,7 @@ def _conv(params: Params, eqn: Any) -> Portable:
         "layout": [
             _ints(numbers.lhs_spec),
             _ints(numbers.rhs_spec),
-            _ints(np.argsort(numbers.out_spec)),
+            _ints(np.argsort(numbers.out_spec).tolist()),
         ],
         "strides": _ints(params["window_strides"]),
         "padding": [_ints(pair) for pair in params["padding"]],

@@ -16,10 +16,11 @@ from meanfield.checks import require
 from .coalition import CoalitionFold, coalition_fold
 from .evaluate import evaluate, outputs_of
 from .fold import fold_constants
-from .graph import Graph, trace_symbolic
+from .graph import Graph, Value, trace_symbolic
 from .liveness import find_liveness, is_constant
 from .network import Network, as_network
 from .origin import outgoing_entries
+from .unit_rules import find_units
 from .units import FIXED, Units
 
 
@@ -143,7 +144,7 @@ def _shrink(
     while True:
         values = evaluate(graph, _select(probe[:1], inputs))
         shapes = {value: array.shape for value, array in values.items()}
-        units = Units(graph, _without_steps(graph, shapes), rigid)
+        units = find_units(graph, _without_steps(shapes), rigid)
         fold = None
         if coalition and first:
             fold = coalition_fold(units, coalition, probe if data is None else data)
@@ -155,7 +156,9 @@ def _shrink(
             break
         arrays, keep, keep_inputs = step
         kept = {
-            name: tuple(old[new] for old, new in zip(kept[name], keep[name], strict=True))
+            name: tuple(
+                old[new] for old, new in zip(kept[name], keep[name], strict=True)
+            )
             for name in kept
         }
         inputs = [old[new] for old, new in zip(inputs, keep_inputs, strict=True)]
@@ -169,9 +172,13 @@ def _shrink(
     return Shrunk(model, short, kept, difference)
 
 
-def _without_steps(graph: Graph, shapes: dict) -> dict:
+def _without_steps(
+    shapes: dict[Value, tuple[int, ...]],
+) -> dict[Value, tuple[int, ...]]:
     """Sizes of values inside loops, without the axis of the steps."""
-    return {value: shape[len(shape) - len(value.shape) :] for value, shape in shapes.items()}
+    return {
+        value: shape[len(shape) - len(value.shape) :] for value, shape in shapes.items()
+    }
 
 
 def _select(x: np.ndarray, inputs: list[np.ndarray]) -> np.ndarray:
@@ -191,7 +198,7 @@ def _trace_again(network: Network, x: np.ndarray) -> Graph:
 def _compare(
     expected: list[np.ndarray], actual: list[np.ndarray], tolerance: float
 ) -> float:
-    """Largest difference; outputs larger than 1 are compared relative to the largest."""
+    """Largest difference; outputs above 1 are compared relative to the largest."""
     largest = 0.0
     for one, other in zip(expected, actual, strict=True):
         if one.shape != other.shape:

@@ -43,7 +43,7 @@ def select_inputs(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Grap
         which = Value((len(indices),), np.dtype(np.int64))
         constants[which] = np.asarray(indices, np.int64)
         settings = {"axis": axis + 1}
-        nodes.append(Node("pick", (value, which), (picked,), settings, None))
+        nodes.append(Node("pick", (value, which), (picked,), settings))
         value = picked
     if not kept:
         return graph
@@ -72,7 +72,7 @@ class _Rewriter:
             rule = _RULES.get(node.op)
             if node.body is not None:
                 self.loop(node)
-            elif node.settings is None or rule is None:
+            elif node.eqn is not None or rule is None:
                 self.emit(self.unrepeated(node))
             else:
                 rule(self, node)
@@ -80,10 +80,10 @@ class _Rewriter:
         return done
 
     def loop(self, node: Node) -> None:
-        assert node.body is not None
-        nodes = self.rewrite([n for n in node.body.nodes if not self.is_known(n)])
-        outputs = tuple(map(self.now, node.body.outputs))
-        body = Body(node.body.inputs, needed(nodes, set(outputs)), outputs)
+        inner = [n for n in node.loop.nodes if not self.is_known(n)]
+        nodes = self.rewrite(inner)
+        outputs = tuple(map(self.now, node.loop.outputs))
+        body = Body(node.loop.inputs, needed(nodes, set(outputs)), outputs)
         self.emit(dataclasses.replace(node, body=body))
 
     def is_known(self, node: Node) -> bool:
@@ -94,10 +94,14 @@ class _Rewriter:
         self.maker.update(dict.fromkeys(node.outputs, node))
 
     def make(
-        self, op: str, inputs: Sequence[Value], shape: Any, dtype: Any, **settings: Any
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        shape: Sequence[Any],
+        settings: dict[str, Any] | None = None,
     ) -> Value:
-        value = Value(tuple(shape), np.dtype(dtype))
-        self.emit(Node(op, tuple(inputs), (value,), settings, None))
+        value = Value(tuple(shape), inputs[0].dtype)
+        self.emit(Node(op, tuple(inputs), (value,), settings or {}))
         return value
 
     def constant(self, array: np.ndarray) -> Value:
@@ -118,7 +122,7 @@ class _Rewriter:
             repeat = self.made_by(value, "broadcast")
             if repeat is None:
                 continue
-            (source,), axes = repeat.inputs, (repeat.settings or {})["axes"]
+            (source,), axes = repeat.inputs, repeat.settings["axes"]
             sizes: list[Any] = [1] * len(shape)
             for size, axis in zip(source.shape, axes, strict=True):
                 sizes[axis] = size
@@ -135,17 +139,17 @@ class _Rewriter:
             (value,) = before.inputs
         if tuple(shape) == value.shape and -1 not in shape:
             return value
-        return self.make("reshape", (value,), shape, value.dtype, shape=list(shape))
+        return self.make("reshape", (value,), shape, {"shape": list(shape)})
 
     def transposed(self, value: Value, axes: Sequence[int]) -> Value:
         before = self.made_by(value, "transpose")
         if before is not None:
-            (value,), first = before.inputs, (before.settings or {})["axes"]
+            (value,), first = before.inputs, before.settings["axes"]
             axes = [first[axis] for axis in axes]
         if list(axes) == sorted(axes):
             return value
         shape = [value.shape[axis] for axis in axes]
-        return self.make("transpose", (value,), shape, value.dtype, axes=list(axes))
+        return self.make("transpose", (value,), shape, {"axes": list(axes)})
 
 
 def _repeat(shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...] | None:
@@ -163,7 +167,7 @@ def _repeat(shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...] | None:
 
 def _dot(rewriter: _Rewriter, node: Node) -> None:
     """A product with a known matrix becomes x @ W, turned back if need be."""
-    setting = node.settings or {}
+    setting = node.settings
     known = [value in rewriter.constants for value in node.inputs]
     if sum(known) != 1 or setting["batch"][0]:
         return rewriter.emit(node)
@@ -177,7 +181,7 @@ def _dot(rewriter: _Rewriter, node: Node) -> None:
     weight = matrix if axes == [0] else rewriter.constant(array.T)
     (out,) = node.outputs
     shape = (*signal.shape[:-1], weight.shape[1])
-    product = rewriter.make("matmul", (signal, weight), shape, out.dtype)
+    product = rewriter.make("matmul", (signal, weight), shape)
     if side == 0:
         product = rewriter.transposed(product, [last, *range(last)])
     rewriter.became[out] = product
@@ -185,7 +189,7 @@ def _dot(rewriter: _Rewriter, node: Node) -> None:
 
 
 def _transpose(rewriter: _Rewriter, node: Node) -> None:
-    axes = (node.settings or {})["axes"]
+    axes = node.settings["axes"]
     rewriter.became[node.outputs[0]] = rewriter.transposed(node.inputs[0], axes)
 
 
@@ -210,7 +214,7 @@ def _split(rewriter: _Rewriter, node: Node) -> None:
     turn = rewriter.made_by(node.inputs[0], "transpose")
     if turn is None:
         return rewriter.emit(node)
-    axes, setting = (turn.settings or {})["axes"], node.settings or {}
+    axes, setting = turn.settings["axes"], node.settings
     (source,), axis = turn.inputs, axes[setting["axis"]]
     pieces = []
     for size, out in zip(setting["sizes"], node.outputs, strict=True):
@@ -218,7 +222,7 @@ def _split(rewriter: _Rewriter, node: Node) -> None:
         shape[axis] = size
         pieces.append(Value(tuple(shape), out.dtype))
     settings = {"axis": axis, "sizes": setting["sizes"]}
-    rewriter.emit(Node("split", (source,), tuple(pieces), settings, None))
+    rewriter.emit(Node("split", (source,), tuple(pieces), settings))
     for piece, out in zip(pieces, node.outputs, strict=True):
         rewriter.became[out] = rewriter.transposed(piece, axes)
     return None
@@ -236,7 +240,7 @@ def _add(rewriter: _Rewriter, node: Node) -> None:
             row = rewriter.constant(rewriter.constants[bias].reshape(width))
             out = node.outputs[0]
             rewriter.became[out] = rewriter.make(
-                "linear", (*dense.inputs, row), out.shape, out.dtype
+                "linear", (*dense.inputs, row), out.shape
             )
             return
     rewriter.emit(rewriter.unrepeated(node))

@@ -1,0 +1,122 @@
+"""The model card: what was shipped, from what, how good, how large, how fast."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+_PACKAGES = ("meanfield", "jax", "numpy", "onnx", "onnxruntime", "safetensors")
+# The codes of `mf.Label`.
+_LABELS = ("important", "absent", "variable")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that made the files."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def label_fractions(labels: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Part of each layer's connections under each label, and of all together."""
+    if not labels:
+        return {}
+    arrays = {name: np.asarray(codes).ravel() for name, codes in labels.items()}
+    arrays["all"] = np.concatenate(list(arrays.values()))
+    return {
+        name: {word: float((codes == i).mean()) for i, word in enumerate(_LABELS)}
+        for name, codes in arrays.items()
+    }
+
+
+def to_markdown(card: Mapping[str, Any]) -> str:
+    """The card for people."""
+    entries = card["subnetworks"]
+    lines = [
+        "# Model card",
+        "",
+        f"{len(entries)} sub-network{'s' if len(entries) > 1 else ''}, rule "
+        f"`{card['rule']}`, format `{card['format']}`, on {card['device']}.",
+        "",
+        *_table(_rows(entries)),
+        "",
+        "Before: the masked network as drawn, in the same runtime. After: the file. "
+        "Latencies are medians in microseconds on one thread.",
+    ]
+    if "selection" in card:
+        chosen = card["selection"]
+        lines += [
+            "",
+            f"Chosen by validation payoff: number {chosen['best']} of {len(entries)}, "
+            f"on {chosen['num_validation']} examples that took no part in the scores "
+            "above.",
+        ]
+    if "ensemble" in card:
+        lines += ["", "## The K networks in one file", ""]
+        lines += _table([("quantity", "value"), *_flat(card["ensemble"])])
+    if card.get("diversity"):
+        lines += ["", "## Diversity", ""]
+        lines += _table([("quantity", "value"), *_flat(card["diversity"])])
+    if card.get("labels"):
+        lines += ["", "## Labels of connections", ""]
+        head = ("layer", *_LABELS)
+        rows = [
+            (name, *(f"{100 * parts[word]:.2f} %" for word in _LABELS))
+            for name, parts in card["labels"].items()
+        ]
+        lines += _table([head, *rows])
+    lines += ["", "## Origin", ""]
+    origin = {**card.get("source", {}), **card["versions"]}
+    lines += _table([("what", "value"), *_flat(origin)])
+    return "\n".join(lines) + "\n"
+
+
+def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    score = "accuracy" if "accuracy" in entries[0] else "rmse"
+    head = ["file", "bytes", "weights", "non-zero", "multiply-adds"]
+    scored = score in entries[0]
+    head += [score, "NLL"] if scored else []
+    head += ["batch 1, before → after", "batch 256, before → after", "mask sha256"]
+    rows = [tuple(head)]
+    for entry in entries:
+        row = [
+            entry["file"],
+            f"{entry['before']['bytes']:,} → {entry['bytes']:,}",
+            f"{entry['before']['num_weights']:,} → {entry['num_weights']:,}",
+            f"{entry['num_nonzero']:,}",
+            f"{entry['before']['macs']:,} → {entry['macs']:,}",
+        ]
+        if scored:
+            row += [
+                f"{entry['before'][name]:.4f} → {entry[name]:.4f}"
+                for name in (score, "nll")
+            ]
+        for batch in ("batch_1_us", "batch_256_us"):
+            before, after = (e["latency"][batch] for e in (entry["before"], entry))
+            row.append(f"{before:,.0f} → {after:,.0f}")
+        row.append(f"`{entry['mask_hash'][:12]}…`")
+        rows.append(tuple(row))
+    return rows
+
+
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{name}: {inner}", text) for inner, text in _flat(value)]
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((name, shown))
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in body]

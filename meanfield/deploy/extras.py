@@ -1,0 +1,23 @@
+"""Packages that only some formats need."""
+
+import importlib
+from typing import Any
+
+
+def need(package: str, install: str = "meanfield[onnx]") -> Any:
+    """Import an optional package.
+
+    Args:
+        package: the module to import.
+        install: what to install when it is missing.
+
+    Raises:
+        ImportError: it is not installed; the message says what to install.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"this format needs the package {package.split('.')[0]!r}, which is not "
+            f"installed: pip install '{install}'"
+        ) from error

@@ -1,0 +1,66 @@
+"""How good one network, or the average of K, is on data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.learning.targets import align_targets, output_distribution
+from meanfield.prediction.predictive import base_of, is_binary, is_categorical
+
+_BINS = 15
+
+
+def score(outputs: Any, y: Any, likelihood: Any) -> dict[str, float]:
+    """Scores of one network's outputs: `accuracy` and `ece`, or `rmse`; and `nll`.
+
+    Args:
+        outputs: outputs for a batch.
+        y: the targets.
+        likelihood: from outputs to a distribution.
+    """
+    return score_average([outputs], y, likelihood)
+
+
+def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, float]:
+    r"""Scores of the average distribution (1/K) Σ_k p_k(y | x) of K networks.
+
+    Returns:
+        `nll` in nats per example; `accuracy` and `ece` (15 bins of confidence) for
+        classes; `rmse` for real targets.
+    """
+    require(
+        bool(members) and len(members[0]) == len(y),
+        f"`y` must have a target for each example; got {len(y)} targets for "
+        f"{len(members[0]) if members else 0} examples.",
+    )
+    laws = [output_distribution(likelihood, jnp.asarray(one)) for one in members]
+    targets = align_targets(laws[0], y)
+    logs = np.stack([np.asarray(law.log_prob(targets), np.float64) for law in laws])
+    mixed = np.logaddexp.reduce(logs, axis=0) - np.log(len(laws))
+    scores = {"nll": float(-mixed.mean())}
+    if is_categorical(laws[0]) or is_binary(laws[0]):
+        probs = np.mean([np.asarray(base_of(law).probs) for law in laws], axis=0)
+        if is_binary(laws[0]):
+            probs = np.stack([1 - probs, probs], -1)
+        labels = np.asarray(targets).astype(int).reshape(-1)
+        return scores | _class_scores(probs.reshape(len(labels), -1), labels)
+    mean = np.mean([np.asarray(law.mean, np.float64) for law in laws], axis=0)
+    return scores | {"rmse": float(np.sqrt(np.square(mean - targets).mean()))}
+
+
+def payoff(scores: dict[str, float]) -> float:
+    """What validation maximises: accuracy for classes, else −RMSE."""
+    return scores["accuracy"] if "accuracy" in scores else -scores["rmse"]
+
+
+def _class_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    hits, confidence = probs.argmax(1) == labels, probs.max(1).astype(np.float64)
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(bins, hits - confidence, _BINS)
+    return {
+        "accuracy": float(hits.mean()),
+        "ece": float(np.abs(gap).sum() / len(labels)),
+    }

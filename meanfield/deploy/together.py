@@ -1,0 +1,108 @@
+"""K sub-networks in one ONNX file: mean, spread, and what the members disagree on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.learning.targets import output_distribution
+from meanfield.prediction.predictive import is_binary, is_categorical
+
+from .extras import need
+from .formats import Exported, jit_predict, opened, portable_graph, staged
+from .onnx_writer import ensemble_to_onnx, save_onnx
+
+NAME = "ensemble.onnx"
+
+
+def export_together(
+    models: Sequence[Any],
+    path: str | os.PathLike,
+    *,
+    probe: Any,
+    link: str = "softmax",
+    tolerance: float = 1e-5,
+) -> Exported:
+    """Write K networks as one ONNX file with their mean, std and mutual information.
+
+    Args:
+        models: what `shrink` returned, or models, that take the same whole inputs.
+        path: the file to write; it must not exist.
+        probe: a batch of whole inputs on which the file is compared with the members.
+        link: from outputs to probabilities: "softmax", "sigmoid", or "none" for real
+            targets (mean and std only).
+        tolerance: largest difference allowed, relative to values larger than 1.
+
+    Returns:
+        The path, the number of bytes, and the largest difference found.
+
+    Raises:
+        FileExistsError: `path` exists.
+        ValueError: no members, members that do not fit together, an operation the
+            writer does not know, or a comparison that fails.
+        ImportError: onnx or onnxruntime is missing.
+    """
+    path, probe = Path(path), np.asarray(probe)
+    require(len(models) > 0, "`models` is empty; give at least one network.")
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another name or remove it.")
+    parts = list(map(opened, models))
+    graphs = [portable_graph(network, kept, probe) for network, kept in parts]
+    outputs = [np.asarray(jit_predict(*part)(probe), np.float64) for part in parts]
+    expected = combine(np.stack(outputs), link)
+    with staged(path) as temporary:
+        save_onnx(temporary, ensemble_to_onnx(graphs, link))
+        session = need("onnxruntime").InferenceSession(
+            os.fspath(temporary), providers=["CPUExecutionProvider"]
+        )
+        names = list(expected)
+        found = session.run(names, {"input": probe})
+        difference = 0.0
+        for name, value in zip(names, found, strict=True):
+            gap = np.abs(value - expected[name])
+            scale = max(1.0, float(np.abs(expected[name]).max(initial=0)))
+            # A root makes 1e-6 of rounding 1e-3 where all members agree; compare the
+            # squares there.
+            if name == "std":
+                gap = np.minimum(gap, np.abs(value**2 - expected[name] ** 2))
+            difference = max(difference, float(gap.max(initial=0)) / scale)
+        require(
+            difference <= tolerance,
+            f"the ensemble file differs from its members by {difference:.2g}; at most "
+            f"{tolerance:.2g} is allowed. It was not kept.",
+        )
+    return Exported(path, path.stat().st_size, difference)
+
+
+def combine(outputs: np.ndarray, link: str) -> dict[str, np.ndarray]:
+    """Mean, std and mutual information (nats) of members' outputs (K, batch, …)."""
+    if link == "none":
+        return {"mean": outputs.mean(0), "std": outputs.std(0)}
+    if link == "softmax":
+        probs = np.exp(outputs - outputs.max(-1, keepdims=True))
+        probs = probs / probs.sum(-1, keepdims=True)
+        entropy = -_xlogx(probs).sum(-1)
+        whole = -_xlogx(probs.mean(0)).sum(-1)
+    else:
+        probs = 1 / (1 + np.exp(-outputs))
+        entropy = -(_xlogx(probs) + _xlogx(1 - probs)).sum(-1)
+        mean = probs.mean(0)
+        whole = -(_xlogx(mean) + _xlogx(1 - mean)).sum(-1)
+    gain = np.maximum(whole - entropy.mean(0), 0)
+    return {"mean": probs.mean(0), "std": probs.std(0), "mutual_information": gain}
+
+
+def link_of(likelihood: Any, outputs: Any) -> str:
+    """How outputs become probabilities under a likelihood."""
+    law = output_distribution(likelihood, jnp.asarray(outputs))
+    if is_categorical(law):
+        return "softmax"
+    return "sigmoid" if is_binary(law) else "none"
+
+
+def _xlogx(p: np.ndarray) -> np.ndarray:
+    return p * np.log(np.where(p > 0, p, 1))
