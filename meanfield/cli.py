@@ -60,8 +60,14 @@ def train(
     hidden: Annotated[
         str, typer.Option(help="widths of the hidden layers", metavar="N,N,…")
     ] = "100,100",
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="[default: 30; below 10,000 examples 60]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="[default: 128; below 10,000 examples 32]"),
+    ] = None,
     learning_rate: Annotated[
         float, typer.Option(help="of Adam; falls to 0 along a cosine")
     ] = 2e-3,

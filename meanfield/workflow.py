@@ -11,11 +11,12 @@ import numpy as np
 
 from . import plots
 from .checks import require
-from .credit.labels import label_connections, write_connections
+from .credit.connections import write_connections
+from .credit.labels import label_connections, mean_entropy
 from .data import Dataset, load
 from .ensemble import Ensemble
 from .learning.checkpoint import Checkpoint
-from .learning.fit import FitResult, NonFiniteLossError, fit
+from .learning.fit import NonFiniteLossError, fit
 from .learning.optimizers import cosine_adam
 from .learning.priors import SpikeSlabPrior
 from .prediction.evaluate import Metrics, evaluate
@@ -31,6 +32,10 @@ from .runs import (
 )
 
 NUM_SAMPLES = 32
+# Below so many examples: smaller batches and more epochs, unless told otherwise.
+SMALL = 10_000
+# Enough to see which inputs ever vary, without a long pass over a large data set.
+LABEL_EXAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +49,8 @@ class TrainSettings:
     task: str | None = None
     test_fraction: float = 0.2
     hidden: tuple[int, ...] = (100, 100)
-    epochs: int = 30
-    batch_size: int = 128
+    epochs: int | None = None
+    batch_size: int | None = None
     learning_rate: float = 2e-3
     inclusion_prob: float | None = None
     slab_scale: float = 0.1
@@ -92,8 +97,10 @@ def train(settings: TrainSettings) -> Run:
     if settings.overwrite and not settings.resume:
         for old in checkpoints.glob("*.safetensors"):
             old.unlink()
-    batch_size = min(settings.batch_size, len(x))
-    steps = settings.epochs * (len(x) // batch_size)
+    small = len(x) < SMALL
+    batch_size = min(settings.batch_size or (32 if small else 128), len(x))
+    epochs = settings.epochs or (60 if small else 30)
+    steps = epochs * (len(x) // batch_size)
     started = time.perf_counter()
     failure = None
     try:
@@ -102,7 +109,7 @@ def train(settings: TrainSettings) -> Run:
             (x, y),
             likelihood=build_likelihood(dataset.task),
             key=jax.random.fold_in(key, 1),
-            epochs=settings.epochs,
+            epochs=epochs,
             batch_size=batch_size,
             optimizer=cosine_adam(settings.learning_rate, steps),
             prior=prior,
@@ -128,7 +135,7 @@ def train(settings: TrainSettings) -> Run:
         raise failure
     score(run, dataset, seed=settings.seed)
     label(run, dataset)
-    _plot_history(run, result)
+    plots.save(plots.training_history(result.history), out / "plots" / "history.png")
     return run
 
 
@@ -147,7 +154,7 @@ def score(
         num_samples=num_samples,
         key=jax.random.fold_in(jax.random.key(seed), 2),
     )
-    if scale is not None:
+    if scale is not None and metrics.rmse is not None:
         # A density in units of y is that of the standardised target over its scale.
         widths = np.broadcast_to(scale, np.shape(y)[1:] or (1,))
         rmse = metrics.rmse * float(np.sqrt(np.mean(np.square(widths))))
@@ -159,21 +166,26 @@ def score(
 
 def label(run: Run, dataset: Dataset) -> Any:
     """Label every connection; writes ``connections.csv``, the metrics and two plots."""
-    labels = label_connections(run.ensemble, data=dataset.x_train)
+    key = jax.random.fold_in(jax.random.key(run.config["training"]["seed"]), 3)
+    x = dataset.x_train[:LABEL_EXAMPLES]
+    labels = label_connections(run.ensemble, data=x, key=key)
     write_connections(run.folder / "connections.csv", run.ensemble, labels)
-    run.update_metrics({"labels": labels.fractions})
-    save_plot(run.folder, "landscape", plots.landscape(run.ensemble))
-    save_plot(run.folder, "labels", plots.label_fractions(labels))
-    save_plot(run.folder, "entropy", plots.layer_entropy(run.ensemble))
+    entropies = mean_entropy(run.ensemble)
+    run.update_metrics(
+        {
+            "labels": labels.fractions,
+            "label_rule": {"tolerance": labels.tolerance, "chosen": labels.chosen},
+            "labels_learned": labels.learned_fractions,
+            "entropy": entropies,
+        }
+    )
+    folder = run.folder / "plots"
+    for name, weight in run.ensemble.weights().items():
+        file = f"landscape-{name.replace('/', '-')}.png"
+        plots.save(plots.landscape(weight), folder / file)
+    plots.save(plots.label_fractions(labels.fractions), folder / "labels.png")
+    plots.save(plots.entropy_by_layer(entropies), folder / "entropy.png")
     return labels
-
-
-def save_plot(folder: Path, name: str, axis: Any) -> Path:
-    """Write the figure of an axis as ``plots/NAME.png``."""
-    path = folder / "plots" / f"{name}.png"
-    with plots.atomic_figure(path) as temporary:
-        axis.figure.savefig(temporary, dpi=150, bbox_inches="tight")
-    return path
 
 
 def open_run(folder: str | Path, data_dir: str | None = None) -> tuple[Run, Dataset]:
@@ -259,7 +271,3 @@ def _training_arrays(dataset: Dataset) -> tuple[Any, Any, Any, Any]:
     )
     y = ((y - shift) / scale).astype(np.float32)
     return dataset.x_train, y, shift.tolist(), scale.tolist()
-
-
-def _plot_history(run: Run, result: FitResult) -> None:
-    save_plot(run.folder, "history", plots.history(result.history))
