@@ -19,6 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+FORMATS = ("safetensors", "npz", "numpy", "onnx", "onnx-int8", "stablehlo")
+RULES = ("draw", "labels", "median", "coalition")
 RunFolder = Annotated[Path, typer.Argument(help="a run folder made by `train`")]
 DataDir = Annotated[
     str | None,
@@ -136,6 +138,50 @@ def label(run: RunFolder, data_dir: DataDir = None) -> None:
     opened, dataset = mf.workflow.open_run(run, data_dir)
     mf.workflow.label(opened, dataset)
     _show(opened)
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    num_networks: Annotated[
+        int, typer.Option("-k", "--num-networks", help="how many to draw", min=1)
+    ] = 1,
+    format: Annotated[
+        str,
+        typer.Option(help="safetensors, npz, onnx, onnx-int8 or stablehlo"),
+    ] = "safetensors",
+    rule: Annotated[
+        str, typer.Option(help="draw, labels, median or coalition")
+    ] = "draw",
+    out: Annotated[
+        Path | None, typer.Option(help="folder to make [default: RUN/subnetworks]")
+    ] = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="also one ONNX file of all with uncertainty"),
+    ] = False,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw sub-networks, shrink them, and write them with a verified card."""
+    if format not in FORMATS:
+        raise typer.BadParameter(f"--format must be one of {', '.join(FORMATS)}")
+    if rule not in RULES:
+        raise typer.BadParameter(f"--rule must be one of {', '.join(RULES)}")
+    opened, dataset = mf.workflow.open_run(run, data_dir)
+    folder = out or run / "subnetworks"
+    card = mf.workflow.sample(
+        opened,
+        dataset,
+        num_networks=num_networks,
+        out=folder,
+        format=format,
+        rule=rule,
+        together=together,
+        seed=seed,
+    )
+    typer.echo(mf.workflow.card_summary(card))
+    typer.echo(f"\n  wrote {folder.resolve()}")
 
 
 def _show(run: Any) -> None:

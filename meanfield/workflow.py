@@ -1,6 +1,7 @@
 """The steps of the command line, each a function on run folders."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from .checks import require
 from .credit.connections import write_connections
 from .credit.labels import label_connections, mean_entropy
 from .data import Dataset, load
+from .deploy.sampling import sample_subnetworks
+from .deploy.ship import ship
 from .ensemble import Ensemble
 from .learning.checkpoint import Checkpoint
 from .learning.fit import NonFiniteLossError, fit
@@ -36,6 +39,7 @@ NUM_SAMPLES = 32
 SMALL = 10_000
 # Enough to see which inputs ever vary, without a long pass over a large data set.
 LABEL_EXAMPLES = 10_000
+VALIDATION_EXAMPLES = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +147,8 @@ def score(
     run: Run, dataset: Dataset, *, num_samples: int = NUM_SAMPLES, seed: int = 0
 ) -> Metrics:
     """Score a run on its test set, in the units of the data; updates its metrics."""
-    shift, scale = (run.config["data"][f"target_{name}"] for name in ("shift", "scale"))
-    y = dataset.y_test
-    if shift is not None:
-        y = ((y - np.asarray(shift)) / np.asarray(scale)).astype(np.float32)
+    scale = run.config["data"]["target_scale"]
+    y = _standardised(run, dataset.y_test)
     metrics = evaluate(
         run.ensemble,
         (dataset.x_test, y),
@@ -271,3 +273,88 @@ def _training_arrays(dataset: Dataset) -> tuple[Any, Any, Any, Any]:
     )
     y = ((y - shift) / scale).astype(np.float32)
     return dataset.x_train, y, shift.tolist(), scale.tolist()
+
+
+def sample(
+    run: Run,
+    dataset: Dataset,
+    *,
+    num_networks: int,
+    out: Path,
+    format: str = "safetensors",
+    rule: str = "draw",
+    together: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Draw sub-networks, shrink them, write them with a card; see `deploy.ship`.
+
+    The best of several is chosen on part of the training data; the card's scores are
+    those of the test data.
+    """
+    labels = label_connections(run.ensemble)
+    coalition = None
+    if rule == "coalition":
+        coalition = strong_masks(run.folder)
+    networks = sample_subnetworks(
+        run.ensemble,
+        num_networks,
+        key=jax.random.fold_in(jax.random.key(seed), 4),
+        rule=rule,
+        labels=labels,
+        coalition=coalition,
+    )
+    x, y, _, _ = _training_arrays(dataset)
+    held = slice(-min(VALIDATION_EXAMPLES, len(x) // 5) or None, None)
+    return ship(
+        networks,
+        out,
+        data=(dataset.x_test, _standardised(run, dataset.y_test)),
+        format=format,
+        likelihood=run.likelihood,
+        validation=(x[held], y[held]),
+        labels=labels,
+        together=together,
+        source={
+            "run": str(run.folder),
+            "data": run.config["data"]["source"],
+            "data_sha256": run.config["data"]["sha256"],
+            "rule": rule,
+            "seed": seed,
+        },
+    )
+
+
+def card_summary(card: Mapping[str, Any]) -> str:
+    """The table that a person sees after `sample`."""
+    metric = "accuracy" if "accuracy" in card["subnetworks"][0] else "rmse"
+    head = f"  {'file':<26}{metric:>10}{'nll':>9}{'bytes':>12}{'weights':>10}"
+    lines = [head + f"{'µs, batch 1':>13}{'batch 256':>11}"]
+    for entry in card["subnetworks"]:
+        latency = entry.get("latency") or {}
+        lines.append(
+            f"  {entry['file']:<26}{entry[metric]:>10.4f}{entry['nll']:>9.4f}"
+            f"{entry['bytes']:>12,}{entry['num_nonzero']:>10,}"
+            f"{latency.get('batch_1_us', float('nan')):>13.1f}"
+            f"{latency.get('batch_256_us', float('nan')):>11.1f}"
+        )
+    return "\n".join(lines)
+
+
+def strong_masks(folder: Path) -> dict[str, np.ndarray]:
+    """Masks of the strong coalitions that ``coalitions.json`` holds, by layer."""
+    path = folder / "coalitions.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no coalitions.json yet; make it with `meanfield coalitions "
+            f"{folder}`."
+        )
+    layers = json.loads(path.read_text())["layers"]
+    return {name: np.asarray(entry["mask"], bool) for name, entry in layers.items()}
+
+
+def _standardised(run: Run, y: np.ndarray) -> np.ndarray:
+    """Targets in the units the network was trained in."""
+    shift, scale = (run.config["data"][f"target_{name}"] for name in ("shift", "scale"))
+    if shift is None:
+        return y
+    return ((y - np.asarray(shift)) / np.asarray(scale)).astype(np.float32)
