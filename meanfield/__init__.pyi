@@ -1,5 +1,37 @@
-from . import data as data, plots as plots, runs as runs, workflow as workflow
+from . import (
+    analysis as analysis,
+    data as data,
+    plots as plots,
+    report as report,
+    runs as runs,
+    workflow as workflow,
+)
+from .credit.games import ClosedFormGame as ClosedFormGame
+from .credit.labels import (
+    ConnectionLabels as ConnectionLabels,
+    Label as Label,
+    label_connections as label_connections,
+)
+from .credit.perturbation import perturb_connections as perturb_connections
+from .credit.shapley import (
+    ShapleyValues as ShapleyValues,
+    shapley_values as shapley_values,
+)
+from .deploy.archive import (
+    load_archive as load_archive,
+    load_subnetwork as load_subnetwork,
+)
+from .deploy.formats import export as export
+from .deploy.sampling import sample_subnetworks as sample_subnetworks
+from .deploy.ship import ship as ship
+from .deploy.shrink import shrink as shrink
 from .ensemble import Ensemble as Ensemble
+from .interop.sklearn import (
+    MeanFieldClassifier as MeanFieldClassifier,
+    MeanFieldRegressor as MeanFieldRegressor,
+)
+from .interop.spike_and_slab import SpikeAndSlab as SpikeAndSlab
+from .interop.spike_guide import AutoSpikeSlab as AutoSpikeSlab
 from .learning.checkpoint import Checkpoint as Checkpoint
 from .learning.fit import (
     EpochReport as EpochReport,
@@ -19,6 +51,11 @@ from .learning.parametrization import (
     Unconstrained as Unconstrained,
 )
 from .learning.priors import SpikeSlabPrior as SpikeSlabPrior
+from .physics.complexity import measure_complexity as measure_complexity
+from .physics.microstructure import analyze_microstructure as analyze_microstructure
+from .physics.renormalization import (
+    analyze_renormalization as analyze_renormalization,
+)
 from .prediction.evaluate import (
     Metrics as Metrics,
     Prediction as Prediction,

@@ -184,6 +184,42 @@ def sample(
     typer.echo(f"\n  wrote {folder.resolve()}")
 
 
+@app.command()
+def analyze(
+    run: Annotated[
+        Path | None, typer.Argument(help="a run folder made by `train`")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="instead of a run: a .npz or .safetensors of named arrays"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write [default: RUN, or analysis]")
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Read a network with statistical mechanics; writes analysis.json and plots."""
+    if (run is None) == (weights is None):
+        raise typer.BadParameter("give either a run folder or --weights FILE")
+    if run is not None:
+        opened, dataset = mf.workflow.open_run(run, data_dir)
+        folder = out or run
+        found = mf.analysis.analyze_run(opened, dataset, out=folder, seed=seed)
+    else:
+        arrays = mf.analysis.read_weights(weights)
+        folder = out or Path("analysis")
+        found = mf.analysis.analyze(arrays, folder, seed=seed)
+    typer.echo(mf.analysis.summary(found))
+    typer.echo(f"\n  wrote {(folder / 'analysis.json').resolve()}")
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write one self-contained HTML page with the plots and verdicts of a run."""
+    typer.echo(f"  wrote {mf.report.write_report(run).resolve()}")
+
+
 def _show(run: Any) -> None:
     typer.echo(mf.workflow.summary(run.metrics))
     typer.echo("")

@@ -13,7 +13,7 @@ it explodes. So for a gain g = σ_w²
 
 where s is the slab's share of the second moment. Twenty layers deep the signal then has
 the scale it had in the first. (Twice the critical gain of tanh, g = 1, only saturates.)
-The published MNIST start, m ~ N(0, 2/784) with a further factor 1/√N, has σ_w² = 0.0076.
+The published MNIST start, m ~ N(0, 2/784) with a further 1/√N, has σ_w² = 0.0076.
 
 Source: Li & Huang 2020, arXiv:2001.03354, and its code; Poole et al. 2016,
 arXiv:1606.05340; He et al. 2015, arXiv:1502.01852.

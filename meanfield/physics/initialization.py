@@ -174,3 +174,34 @@ def _is_weight(leaf: Any) -> bool:
     if not isinstance(leaf, np.ndarray | jax.Array):
         return False
     return leaf.ndim >= 2 and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def jaynes_initial(
+    gain: float | int = 2.0,
+    sigma: float | int = DEFAULT_SIGMA,
+    slab_share: float | int = 0.1,
+) -> Callable[[str, Array, int, PRNGKeyArray], SpikeSlab]:
+    """The Jaynes start for ``Ensemble.from_model(model, key=key, initial=...)``.
+
+    Args:
+        gain: g = N E[Ξ + m²] of every layer at π = 0; 2 is critical for ReLU.
+        sigma: σ of ln|m|.
+        slab_share: part of the second moment that is slab variance, in [0, 1).
+
+    Raises:
+        ValueError: `slab_share` out of range.
+    """
+    require(0 <= slab_share < 1, f"`slab_share` must lie in [0, 1); got {slab_share}.")
+
+    def start(name: str, value: Array, num_inputs: int, key: PRNGKeyArray) -> SpikeSlab:
+        mean = jaynes_weights(
+            value.shape,
+            key=key,
+            num_inputs=num_inputs,
+            gain=(1 - slab_share) * gain,
+            sigma=sigma,
+        ).astype(value.dtype)
+        var = jnp.full_like(value, slab_share * gain / num_inputs)
+        return SpikeSlab(jnp.zeros_like(value), mean, var)
+
+    return start
