@@ -66,7 +66,7 @@ def draw_pairs(
         [min(num_pairs_of_size(num_players, s), num_pairs + 1) for s in sizes.tolist()]
     )
     floor = np.minimum(at_least, capacity)
-    shares = floor + _share(num_pairs - floor.sum(), weights, capacity - floor)
+    shares = floor + _share(float(num_pairs - floor.sum()), weights, capacity - floor)
     counts = _round(rng, shares, num_pairs)
     blocks = []
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
@@ -102,7 +102,7 @@ def _share(total: float, weights, capacity) -> Float[np.ndarray, " strata"]:
             shares[free] = offer[free]
             break
         shares[full] = capacity[full]
-        total -= capacity[full].sum()
+        total -= float(capacity[full].sum())
         free &= ~full
     return shares
 

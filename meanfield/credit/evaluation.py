@@ -94,7 +94,7 @@ class Evaluator:
         # JAX's hierarchy of types knows bfloat16, NumPy's does not.
         require(
             any(
-                jnp.issubdtype(payoffs.dtype, kind)
+                bool(jnp.issubdtype(payoffs.dtype, kind))
                 for kind in (jnp.floating, jnp.integer, jnp.bool_)
             ),
             f"`value_fn` must return real numbers; got dtype {payoffs.dtype}.",

@@ -14,7 +14,8 @@ from math import comb
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from meanfield.checks import require
 
@@ -43,10 +44,8 @@ class ClosedFormGame(eqx.Module):
         """Number of players."""
         return len(self.shapley_values)
 
-    def __call__(
-        self, coalitions: Bool[ArrayLike, "coalitions players"]
-    ) -> Float[np.ndarray, " coalitions"]:
-        """Payoffs of the coalitions."""
+    def __call__(self, coalitions: ArrayLike) -> Float[np.ndarray, " coalitions"]:
+        """Payoffs of the coalitions, (coalitions, players) of truth values."""
         return self.payoff(np.asarray(coalitions, dtype=bool)).astype(float)
 
 
@@ -218,9 +217,7 @@ def _completes_pair(same: int, other: int) -> float:
     return chance / (players + 1)
 
 
-def _vector(
-    name: str, values: ArrayLike | Sequence[int]
-) -> Float[np.ndarray, " entries"]:
+def _vector(name: str, values: ArrayLike) -> Float[np.ndarray, " entries"]:
     vector = np.asarray(values, dtype=float)
     require(
         vector.ndim == 1 and vector.size > 0 and bool(np.isfinite(vector).all()),

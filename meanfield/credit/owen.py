@@ -49,8 +49,8 @@ def owen_values(
         unions: a partition of the players 0 … n − 1, such as [[0, 2], [1, 3], [4]].
         key: a `jax.random.key`; not needed when the values are enumerated.
         budget: at most this many evaluations. Enumeration takes the coalitions that
-            split one union at most, 2^k + Σ_u 2^{k−1}(2^{|u|} − 2) for k unions u. Default:
-            64 a player, or the enumeration if that is fewer.
+            split one union at most, 2^k + Σ_u 2^{k−1}(2^{|u|} − 2) for k unions u.
+            Default: 64 a player, or the enumeration if that is fewer.
         level: probability that all intervals hold at once.
         tolerance: stop early, as in `meanfield.shapley_values`.
         chunk_size: coalitions handed to `value_fn` at once.

@@ -110,7 +110,8 @@ def shapley_values(
         budget: at most this many evaluations, ∅ and N included. Default: 64 a player,
             or 2^n if that is fewer (all of them for ``method="exact"``). A budget of
             2^n or more (n ≤ 20) is spent on exact values.
-        method: see the table at the top of the module.
+        method: see the table at the top of the module. The surrogate spends at most
+            8194 evaluations; what the budget has beyond stays unspent.
         level: probability that all intervals hold at once.
         tolerance: stop as soon as every half-width is at most `tolerance` times
             |v(N) − v(∅)|. Looks after 16, 32, 64, … pairs; look s spends α/2^s of

@@ -43,7 +43,7 @@ from .evaluation import Evaluator
 from .intervals import Estimate, gaussian_statistics, rounding_error
 
 MAX_PAIRS = 4096  # the solve is cubic: about two seconds at this size on two cores
-PAIRS_FOR_CHOICE = 384  # rows on which the grid is compared
+PAIRS_FOR_CHOICE = 256  # rows on which the grid is compared
 
 CORRELATIONS = (0.03, 0.12, 0.25, 0.45, 0.7)  # ρ: nearly additive … high order
 SIZE_SCALES = (1.0, 2.5, np.inf)  # ℓ, in units of log odds
