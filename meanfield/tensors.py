@@ -1,7 +1,8 @@
 """Trees of arrays in one safetensors file: whole or absent, checked when read.
 
 Every array is stored under its path name; typed random keys are stored as their data.
-The file's metadata hold a JSON text and the sha256 of all contents. No pickle.
+The file's metadata are one JSON text, sealed with the format and the sha256 of all
+contents; equal trees give equal files. No pickle.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from .checks import require
 from .files import write_bytes
 from .trees import map_named, named_leaves
 
-FORMAT = "1"
+FORMAT = 1
+SEAL = "seal"
 
 
 def save_tree(
@@ -31,16 +33,15 @@ def save_tree(
     """Write the arrays of a tree, and JSON-ready metadata, atomically.
 
     Raises:
+        ValueError: two arrays of the tree have the same path name.
         OSError: the disk is full or the folder not writable; the old file stays.
     """
-    arrays = {
-        name: np.ascontiguousarray(_data(leaf))
-        for name, leaf in named_leaves(tree).items()
-        if eqx.is_array(leaf)
-    }
-    text = json.dumps(dict(metadata or {}), sort_keys=True)
-    header = {"format": FORMAT, "metadata": text, "sha256": _digest(arrays, text)}
-    write_bytes(path, safetensors.numpy.save(arrays, metadata=header))
+    arrays = {name: _data(leaf) for name, leaf in _array_leaves(tree).items()}
+    about = dict(metadata or {})
+    seal = {"format": FORMAT, "sha256": _digest(arrays, about)}
+    # In one text, because the order of several is not fixed.
+    text = json.dumps(about | {SEAL: seal}, sort_keys=True)
+    write_bytes(path, safetensors.numpy.save(arrays, metadata={"metadata": text}))
 
 
 def load_arrays(
@@ -64,18 +65,26 @@ def load_arrays(
             f"{path} is not a whole safetensors file ({error}). It was truncated or "
             "overwritten; restore it from a copy or make it again."
         ) from error
+    try:
+        about = json.loads(header["metadata"])
+        seal = about.pop(SEAL)
+        written, digest = seal["format"], seal["sha256"]
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} was not written by meanfield, or was changed since: its metadata "
+            "carry no seal. Restore it from a copy or make it again."
+        ) from error
     require(
-        header.get("format", FORMAT) == FORMAT,
-        f"{path} has format version {header.get('format')}; this version of meanfield "
-        f"reads {FORMAT}. Update meanfield.",
+        written == FORMAT,
+        f"{path} has format version {written}; this version of meanfield reads "
+        f"{FORMAT}. Update meanfield.",
     )
-    text = header.get("metadata", "{}")
     require(
-        header.get("sha256") == _digest(arrays, text),
+        digest == _digest(arrays, about),
         f"{path} does not match its own checksum: it was changed after it was written. "
         "Restore it from a copy or make it again.",
     )
-    return arrays, json.loads(text)
+    return arrays, about
 
 
 def load_tree(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -94,7 +103,23 @@ def load_tree(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, Any]]:
             difference is named.
     """
     arrays, metadata = load_arrays(path)
-    wanted = {n: leaf for n, leaf in named_leaves(like).items() if eqx.is_array(leaf)}
+    return fill_tree(arrays, like, path), metadata
+
+
+def fill_tree(
+    arrays: Mapping[str, np.ndarray], like: Any, path: str | os.PathLike
+) -> Any:
+    """Put arrays that `load_arrays` read into a tree of the same structure.
+
+    Args:
+        arrays: by path name.
+        like: a tree with the names, shapes and types to expect.
+        path: where the arrays come from, for the message.
+
+    Raises:
+        ValueError: they belong to another structure; the first difference is named.
+    """
+    wanted = _array_leaves(like)
     for name in sorted(wanted.keys() ^ arrays.keys()):
         place = "misses" if name in wanted else "has the unknown"
         raise ValueError(
@@ -117,7 +142,20 @@ def load_tree(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, Any]]:
             return jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=impl)
         return jnp.asarray(arrays[name])
 
-    return map_named(fill, like), metadata
+    return map_named(fill, like)
+
+
+def _array_leaves(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by path name."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
+    named = {n: leaf for n, leaf in named_leaves(tree).items() if eqx.is_array(leaf)}
+    require(
+        len(arrays) == len(named),
+        f"`tree` has {len(arrays)} arrays but only {len(named)} path names; two keys "
+        "that read the same (such as 1 and '1', or 'a/b' and 'a' over 'b') cannot be "
+        "told apart in a file. Rename one.",
+    )
+    return named
 
 
 def _is_key(leaf: Any) -> bool:
@@ -127,13 +165,14 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _data(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    # Not np.ascontiguousarray, which makes a scalar one-dimensional.
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
 
 
-def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         digest.update(f"{name}|{array.dtype}|{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
