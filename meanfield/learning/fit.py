@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from meanfield.checks import require
 from meanfield.ensemble import Ensemble
