@@ -26,7 +26,7 @@ MARKERS = "os^Dv<>P"
 LABEL_STYLE = {
     "important": (BLUE, ""),
     "variable": (ORANGE, "//"),
-    "absent": (GREY, ".."),
+    "absent": ("#CCCCCC", ".."),
 }
 ARM_NAMES = {
     "important": "important removed",
@@ -210,7 +210,7 @@ def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
 
 
 def training_history(
-    history: Mapping[str, Sequence[float]],
+    history: Mapping[str, Sequence[float | int]],
     axis: Axes | None = None,
     *,
     names: Sequence[str] = ("nll", "val_nll"),

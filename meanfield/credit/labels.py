@@ -127,7 +127,7 @@ class ConnectionLabels:
 def label_connections(
     ensemble: Ensemble,
     *,
-    tolerance: float | None = None,
+    tolerance: float | int | None = None,
     data: Any = None,
     key: PRNGKeyArray | None = None,
     num_samples: int = 1,

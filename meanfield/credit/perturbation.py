@@ -99,11 +99,11 @@ def perturb_connections(
     *,
     key: PRNGKeyArray,
     layers: Sequence[str] | None = None,
-    fractions: Sequence[float] = tuple(i / 10 for i in range(11)),
+    fractions: Sequence[float | int] = tuple(i / 10 for i in range(11)),
     arms: Sequence[str] = ARMS,
     num_samples: int = 10,
     likelihood: Any = Categorical(),  # noqa: B008  (frozen)
-    absent_std: float | None = None,
+    absent_std: float | int | None = None,
     batch_size: int = 2048,
 ) -> Perturbation:
     r"""Error against the fraction of important, variable or absent connections changed.
@@ -177,7 +177,7 @@ def perturb_connections(
         errors,
         {arm: np.sum(list(counts[arm].values()), axis=0) for arm in arms},
         {arm: sum(int(m.sum()) for m in candidates[arm].values()) for arm in arms},
-        "test error" if _has_classes(ensemble, likelihood, x) else "test RMSE",
+        "error" if _has_classes(ensemble, likelihood, x) else "RMSE",
         layers,
     )
 
@@ -200,7 +200,7 @@ def _candidates(
 
 
 def _numbers(
-    labels: ConnectionLabels, name: str, arm: str, fractions: Sequence[float]
+    labels: ConnectionLabels, name: str, arm: str, fractions: Sequence[float | int]
 ) -> Int[np.ndarray, " fractions"]:
     """How many connections of a layer an arm changes at every fraction."""
     reference = "absent" if arm == "absent" else "important"

@@ -1,0 +1,208 @@
+"""Pictures: they show the numbers given, on the axis given, and touch nothing else."""
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+import meanfield as mf
+from meanfield import plots
+from meanfield.credit.perturbation import Perturbation
+
+RNG = np.random.default_rng(0)
+WEIGHT = mf.SpikeSlab(
+    np.clip(RNG.normal(0.3, 0.5, (30, 20)), 0, 1),
+    RNG.normal(size=(30, 20)),
+    np.maximum(RNG.normal(0.01, 0.02, (30, 20)), 0),
+)
+FRACTIONS = {
+    "layers/0/weight": {"important": 0.2, "absent": 0.5, "variable": 0.3},
+    "layers/1/weight": {"important": 0.1, "absent": 0.0, "variable": 0.9},
+}
+ENTROPY = {"layers/0/weight": -1.0, "layers/1/weight": 0.5, "layers/2/weight": -2.0}
+HISTORY = {"epoch": [1, 2, 3], "nll": [2.0, 1.0, 0.5], "val_accuracy": [0.3, 0.5, 0.6]}
+
+
+def perturbed():
+    errors = {
+        arm: RNG.random((3, 4)) for arm in ("important", "variable", "random", "absent")
+    }
+    available = {"important": 5, "variable": 5, "random": 9, "absent": 0}
+    counts = {arm: np.zeros(3, int) for arm in errors}
+    return Perturbation(
+        np.array([0, 0.5, 1.0]), errors, counts, available, "error", ("w",)
+    )
+
+
+BINS = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.6, 0.8]), np.array([3, 0, 40])
+VALUES = RNG.normal(size=12)
+DRAWINGS = {
+    "landscape": lambda axis: plots.landscape(WEIGHT, axis),
+    "label_fractions": lambda axis: plots.label_fractions(FRACTIONS, axis),
+    "entropy_by_layer": lambda axis: plots.entropy_by_layer(ENTROPY, axis),
+    "perturbation_curves": lambda axis: plots.perturbation_curves(perturbed(), axis),
+    "training_history": lambda axis: plots.training_history(HISTORY, axis),
+    "reliability_diagram": lambda axis: plots.reliability_diagram(*BINS, axis),
+    "payoff_curves": lambda axis: plots.payoff_curves({"order": VALUES}, axis),
+    "shapley_values": lambda axis: plots.shapley_values(VALUES, None, axis),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_picture_is_drawn_on_the_axis_given_labelled_and_returned(name):
+    axis = Figure().subplots()
+    assert DRAWINGS[name](axis) is axis
+    assert axis.get_xlabel() and axis.get_ylabel()
+    assert axis.has_data()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_without_an_axis_a_figure_is_made_and_saved_whole(name, tmp_path):
+    axis = DRAWINGS[name](None)
+    assert isinstance(axis, Axes)
+    plots.save(axis, tmp_path / "plots" / f"{name}.png")
+    content = (tmp_path / "plots" / f"{name}.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 5000
+    assert len(list((tmp_path / "plots").iterdir())) == 1
+
+
+def test_drawing_leaves_pyplot_alone():
+    import matplotlib.pyplot
+
+    before = matplotlib.pyplot.get_fignums()
+    for draw in DRAWINGS.values():
+        draw(None)
+    assert matplotlib.pyplot.get_fignums() == before
+
+
+def test_an_unknown_ending_is_refused_and_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match="`path` must end in one of"):
+        plots.save(plots.new_axis(), tmp_path / "picture.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_landscape_shows_every_weight_and_its_exact_zeros():
+    axis = plots.landscape(WEIGHT)
+    (points,) = axis.collections
+    shown = np.sort(np.asarray(points.get_offsets()), axis=0)
+    expected = np.stack([np.ravel(WEIGHT.slab_mean), np.ravel(WEIGHT.slab_var)], 1)
+    assert shown == pytest.approx(np.sort(expected, axis=0))
+    assert np.sort(np.asarray(points.get_array())) == pytest.approx(
+        np.sort(np.ravel(WEIGHT.spike_prob))
+    )
+    low, high = axis.get_ylim()
+    assert low < 0 < float(WEIGHT.slab_var.max()) < high
+    assert 0 in axis.get_yticks()
+
+
+def test_a_large_layer_is_thinned_the_same_way_each_time():
+    first, second = (
+        plots.landscape(WEIGHT, max_points=50).collections[0] for _ in range(2)
+    )
+    assert len(first.get_offsets()) == 50
+    assert (first.get_offsets() == second.get_offsets()).all()
+
+
+def test_a_landscape_of_certain_weights_can_be_drawn(tmp_path):
+    zeros = np.zeros((3, 3))
+    axis = plots.landscape(mf.SpikeSlab(zeros, zeros + 1, zeros))
+    plots.save(axis, tmp_path / "certain.png")
+
+
+def test_bars_hold_the_fractions_and_stack_to_one():
+    axis = plots.label_fractions(FRACTIONS)
+    heights = {
+        bars.get_label(): [patch.get_height() for patch in bars]
+        for bars in axis.containers
+    }
+    expected = {"important": [0.2, 0.1], "variable": [0.3, 0.9], "absent": [0.5, 0]}
+    assert {name: pytest.approx(parts) for name, parts in heights.items()} == expected
+    tops = [patch.get_y() + patch.get_height() for patch in axis.containers[-1]]
+    assert tops == pytest.approx([1, 1])
+    ticks = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert ticks == ["layers/0", "layers/1"]
+
+
+def test_entropy_curves_show_means_and_spread_of_several_runs():
+    runs = {"a": [1.0, 3.0], "b": [0.0, 1.0]}
+    axis = plots.entropy_by_layer({"10k": runs, "20k": {"a": 1.0, "b": 2.0}})
+    lines = {bars.get_label(): bars.lines[0] for bars in axis.containers}
+    assert lines["10k"].get_ydata().tolist() == [2.0, 0.5]
+    assert lines["20k"].get_ydata().tolist() == [1.0, 2.0]
+    (spread,) = axis.containers[0].lines[2]
+    ends = np.array(spread.get_segments())[:, :, 1]
+    half = np.std([1.0, 3.0], ddof=1), np.std([0.0, 1.0], ddof=1)
+    assert ends == pytest.approx(
+        np.array([[2 - half[0], 2 + half[0]], [0.5 - half[1], 0.5 + half[1]]])
+    )
+
+
+def test_perturbation_curves_leave_out_an_arm_with_nothing_to_change():
+    found = perturbed()
+    axis = plots.perturbation_curves(found)
+    lines = {line.get_label(): line.get_ydata() for line in axis.lines}
+    names = [plots.ARM_NAMES[arm] for arm in ("important", "variable", "random")]
+    assert list(lines) == names
+    assert lines[names[0]] == pytest.approx(found.mean["important"])
+    assert axis.get_ylabel() == "error"
+
+
+def test_a_history_without_the_names_is_refused():
+    axis = plots.training_history(HISTORY, names=("val_accuracy",))
+    assert axis.lines[0].get_ydata() == pytest.approx([0.3, 0.5, 0.6])
+    assert axis.get_ylabel() == "accuracy"
+    with pytest.raises(ValueError, match="`names` must name entries of the history"):
+        plots.training_history(HISTORY, names=("kl",))
+
+
+def test_empty_bins_are_not_drawn():
+    axis = plots.reliability_diagram(*BINS)
+    assert axis.containers[0].lines[0].get_xdata().tolist() == [0.2, 0.9]
+    with pytest.raises(ValueError, match="one number a bin"):
+        plots.reliability_diagram([0.1, 0.2], [0.1], [1])
+
+
+def test_payoff_repetitions_become_a_band():
+    values = np.stack([np.arange(5.0), np.arange(5.0) + 2], 1)
+    axis = plots.payoff_curves({"random": values, "shapley": np.arange(5.0)})
+    assert axis.lines[0].get_ydata().tolist() == [1, 2, 3, 4, 5]
+    assert len(axis.collections) == 1
+
+
+def test_shapley_values_fall_and_members_are_told_by_shape():
+    mask = VALUES > 0
+    intervals = np.stack([VALUES - 0.1, VALUES + 0.1], 1)
+    axis = plots.shapley_values(VALUES, intervals, mask=mask)
+    inside, outside = axis.lines[:2]
+    assert (np.diff(inside.get_ydata()) <= 0).all()
+    assert len(inside.get_ydata()) == mask.sum()
+    assert outside.get_markerfacecolor() == "none"
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.label_fractions({}), "`fractions` is empty"),
+        (lambda: plots.entropy_by_layer({}), "`entropies` is empty"),
+        (lambda: plots.payoff_curves({}), "`curves` is empty"),
+        (lambda: plots.shapley_values([]), "`values` must hold"),
+        (
+            lambda: plots.landscape(mf.SpikeSlab(*3 * [np.zeros((0, 2))])),
+            "`weight` is empty",
+        ),
+    ],
+)
+def test_nothing_to_draw_is_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_neighbouring_colours_differ_in_lightness_too():
+    # Rec. 709 luminance: what is left of a colour in grey print.
+    def lightness(colour):
+        return np.dot(to_rgb(colour), [0.2126, 0.7152, 0.0722])
+
+    colours = [lightness(colour) for colour, _ in plots.LABEL_STYLE.values()]
+    gaps = np.abs(np.subtract.outer(colours, colours))[np.triu_indices(3, 1)]
+    assert gaps.min() > 0.05
