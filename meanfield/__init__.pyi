@@ -26,6 +26,7 @@ from .deploy.sampling import sample_subnetworks as sample_subnetworks
 from .deploy.ship import ship as ship
 from .deploy.shrink import shrink as shrink
 from .ensemble import Ensemble as Ensemble
+from .interop.arviz_bridge import to_arviz as to_arviz
 from .interop.sklearn import (
     MeanFieldClassifier as MeanFieldClassifier,
     MeanFieldRegressor as MeanFieldRegressor,

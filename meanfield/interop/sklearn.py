@@ -79,7 +79,7 @@ class _MeanField(BaseEstimator):
         self._seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._widths = num_features, num_outputs
         self._build()
-        self.history_: dict[str, list[float]] = {}
+        self.history_: dict[str, list[Any]] = {}
         self.n_iter_ = 0
 
     @property

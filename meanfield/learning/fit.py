@@ -4,9 +4,11 @@ import dataclasses
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,8 @@ from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
 from .optimizers import default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
-from .placement import place
+from .placement import Layout, come_home
+from .targets import check_targets
 from .training import (
     Recipe,
     Temperature,
@@ -53,7 +56,7 @@ class FitResult:
 
     ensemble: Ensemble
     likelihood: Any
-    history: dict[str, list[float]]
+    history: dict[str, list[Any]]
     stopped: str
 
 
@@ -68,7 +71,7 @@ class EpochReport:
     """
 
     epoch: int
-    history: dict[str, list[float]]
+    history: dict[str, list[Any]]
     get: Callable[[], tuple[Ensemble, Any]]
 
     @property
@@ -179,7 +182,7 @@ def fit(
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
     arrays = array_data(data)
-    _check(epochs, batch_size, temperature, patience, validation, arrays)
+    validation = _check(epochs, batch_size, temperature, patience, validation)
     if arrays is not None:
         given = jax.tree.leaves(arrays[0])[0].shape[0]
         num_data = given if num_data is None else num_data
@@ -188,6 +191,16 @@ def fit(
             f"`batch_size` must not exceed the number of examples; got {batch_size} "
             f"for {given} examples. Use a smaller batch.",
         )
+        check_batch(ensemble, likelihood, *arrays)
+    if validation is not None:
+        check_batch(ensemble, likelihood, *validation, name="validation")
+    if sample_weight is not None:
+        require(
+            arrays is not None,
+            "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
+            "batches by weight instead.",
+        )
+        arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
     require(
         num_data is not None or prior is None,
         "`num_data` is needed with a prior when `data` is an iterable: the KL term is "
@@ -204,39 +217,43 @@ def fit(
         prior=prior,
         optimizer=optimizer or default_optimizer(steps),
         parametrization=parametrization,
-        temperature=temperature,
+        temperature=temperature if callable(temperature) else float(temperature),
         num_data=num_data or 0,
     )
     state = starting_state(learned, recipe.optimizer)
-    state, arrays, recipe = place(state, arrays, recipe, mesh, batch_size)
-    if arrays is not None:
-        check_batch(ensemble, likelihood, *arrays)
-        if sample_weight is not None:
-            arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
-    run = _Run(recipe, state, key, {}, validation)
+    best = None if patience is None else state.learned
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    fingerprint = _fingerprint(key, num_data, batch_size, arrays)
-    first = 0
+    history, first = {}, 0
     if checkpoint is not None:
-        found = checkpoint.restore(run.state, fingerprint)
+        fingerprint = _fingerprint(recipe, key, batch_size, arrays, patience)
+        found = checkpoint.restore((state, best), fingerprint)
         if found is not None:
-            run.state, metadata = found
-            run.history, first = metadata["history"], metadata["epoch"]
-    best, best_state, waited, stopped = math.inf, None, 0, "finished"
+            (state, best), metadata = found
+            history, first = metadata["history"], metadata["epoch"]
+    layout = Layout(mesh, batch_size if arrays is not None else None)
+    run = _Run(recipe, state, key, history, validation, layout)
+    arrays = layout.everywhere(arrays)
+    best = jax.tree.map(jnp.copy, best)
+    stopped = "finished"
     bar = tqdm(
         total=epochs, initial=first, disable=not progress, unit="epoch", leave=False
     )
     with bar, stop_on_interrupt() as wish:
         for epoch in range(first, epochs):
+            if patience is not None and run.epochs_since_best() >= patience:
+                stopped = "early"
+                break
             run.learn(data, arrays, epoch, batch_size)
             run.settle(epoch)
             bar.update()
             bar.set_postfix(run.summary())
-            score = run.score()
+            if patience is not None and run.epochs_since_best() == 0:
+                best = jax.tree.map(jnp.copy, run.state.learned)
             if checkpoint is not None:
                 metadata = {"history": run.history, "fingerprint": fingerprint}
-                checkpoint.offer(epoch + 1, run.state, metadata, score)
+                tree = (run.state, best)
+                checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
             report = EpochReport(epoch + 1, run.history, run.current)
             if any([callback(report) is True for callback in callbacks]):
                 stopped = "callback"
@@ -244,49 +261,48 @@ def fit(
             if wish.asked:
                 stopped = "interrupted"
                 break
-            if patience is not None:
-                if score < best:
-                    best, waited = score, 0
-                    best_state = jax.tree.map(jnp.copy, run.state.learned)
-                else:
-                    waited += 1
-                if waited >= patience:
-                    stopped = "early"
-                    break
-    return run.result(stopped, best_state)
+    return run.result(stopped, best)
 
 
 class _Run:
     """The moving parts of one call of `fit`."""
 
-    def __init__(self, recipe, state, key, history, validation):
-        self.recipe: Recipe = recipe
-        self.state: TrainState = state
+    def __init__(self, recipe, state, key, history, validation, layout):
+        self.recipe: Recipe = layout.recipe(recipe)
+        self.state: TrainState = layout.weights(state)
         self.key = key
-        self.history: dict[str, list[float]] = history
+        self.history: dict[str, list[Any]] = history
         self.validation = validation
+        self.layout: Layout = layout
         self.parts: dict[str, Any] = {}
+        self.outputs: Any = None
         self.started = time.perf_counter()
 
     def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
         """Dispatch one epoch."""
         self.started = time.perf_counter()
         if arrays is not None:
-            constants = (self.recipe, *arrays, self.key, jnp.asarray(epoch), batch_size)
+            key, number = self.layout.everywhere((self.key, jnp.asarray(epoch)))
+            constants = (self.recipe, *arrays, key, number, batch_size)
             self.state, self.parts = run_epoch(constants, self.state)
             return
+        key = self.layout.everywhere(self.key)
+        first_pass = self.outputs is None
+        ensemble, likelihood = self.current() if first_pass else (None, None)
         sums: list[Any] = []
         for x, y in iterate(data, epoch):
-            if not sums and epoch == 0:
-                check_batch(*self.current(), x, y)
-            constants = (self.recipe, x, y, self.key)
+            if first_pass and self.outputs is None:
+                self.outputs = check_batch(ensemble, likelihood, x, y)
+            elif first_pass:
+                check_targets(likelihood, self.outputs, y)
+            constants = (self.recipe, *self.layout.split((x, y)), key)
             self.state, parts = run_batch(constants, self.state)
             sums.append(parts)
             if len(sums) % 100 == 0 and not bool(self.state.healthy):
                 break
         require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
-        stacked = jax.tree.map(lambda *values: jnp.stack(values), *sums)
-        self.parts = jax.tree.map(lambda v: jnp.nanmean(v), stacked)
+        values = jax.device_get(sums)
+        self.parts = {name: np.mean([v[name] for v in values]) for name in values[0]}
 
     def settle(self, epoch: int) -> None:
         """Write the epoch into the history; refuse to go on from a sick state."""
@@ -310,10 +326,17 @@ class _Run:
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
 
-    def score(self) -> float:
+    def scores(self) -> list[float]:
         """What early stopping and the best checkpoint go by; less is better."""
-        name = "loss" if self.validation is None else "val_nll"
-        return self.history[name][-1]
+        return self.history.get("loss" if self.validation is None else "val_nll", [])
+
+    def epochs_since_best(self) -> int:
+        """Epochs since the least score; read off the history, so it survives a stop."""
+        since, best = 0, math.nan
+        for score in self.scores():
+            better = score < best or math.isnan(best)
+            since, best = (0, score) if better else (since + 1, best)
+        return since
 
     def summary(self) -> dict[str, str]:
         """The last epoch in a few words."""
@@ -322,18 +345,19 @@ class _Run:
 
     def current(self) -> tuple[Ensemble, Any]:
         """Ensemble and likelihood of this moment, in buffers of their own."""
-        learned = jax.tree.map(jnp.copy, self.state.learned)
-        return self.recipe.ensemble_and_likelihood(learned)
+        return self._open(jax.tree.map(jnp.copy, self.state.learned))
 
     def result(self, stopped: str, learned: Any) -> FitResult:
         """The outcome; of another state than the last when `learned` is given."""
         if learned is None:
             learned = self.state.learned
-        ensemble, likelihood = self.recipe.ensemble_and_likelihood(learned)
-        return FitResult(ensemble, likelihood, self.history, stopped)
+        return FitResult(*self._open(learned), self.history, stopped)
+
+    def _open(self, learned: Any) -> tuple[Ensemble, Any]:
+        return come_home(self.recipe.ensemble_and_likelihood(learned))
 
 
-def _check(epochs, batch_size, temperature, patience, validation, arrays) -> None:
+def _check(epochs, batch_size, temperature, patience, validation) -> Any:
     require(epochs >= 1, f"`epochs` must be at least 1; got {epochs}.")
     require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
     require(
@@ -345,8 +369,7 @@ def _check(epochs, batch_size, temperature, patience, validation, arrays) -> Non
         patience is None or (patience >= 1 and validation is not None),
         f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
     )
-    if validation is not None:
-        array_data(validation, name="validation")
+    return None if validation is None else array_data(validation, name="validation")
 
 
 def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
@@ -365,14 +388,23 @@ def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
     return Weighted(y, jnp.asarray(weights / weights.mean(), jnp.result_type(float)))
 
 
-def _fingerprint(key, num_data, batch_size, arrays) -> dict[str, Any]:
-    data = (
-        jax.random.key_data(key)
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        else key
-    )
+def _fingerprint(recipe, key, batch_size, arrays, patience) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with.
+
+    Whatever changes the shape of the state (architecture, optimizer) shows anyway.
+    """
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    data, checksum = jax.tree.leaves(arrays), 0
+    for array in data:
+        checksum = zlib.crc32(np.asarray(array, order="C").tobytes(), checksum)
+    steady = not callable(recipe.temperature)
     return {
-        "key": np.asarray(data).tolist(),
-        "num_data": num_data,
+        "key": np.asarray(jax.random.key_data(key) if typed else key).tolist(),
+        "num_data": recipe.num_data,
         "batch_size": batch_size if arrays is not None else None,
+        "data_crc32": checksum if arrays is not None else None,
+        "parametrization": eqx.tree_pformat(recipe.parametrization),
+        "prior": eqx.tree_pformat(recipe.prior),
+        "temperature": recipe.temperature if steady else "schedule",
+        "early_stopping": patience is not None,
     }
