@@ -49,7 +49,7 @@ class Arbitrage:
         noise_limit: its 99 % value at equilibrium.
         distance: ψ = KL(x‖p) in nats, biased upwards by (K−3)/(2n) at equilibrium.
         r_squared: weighted R² of ln(density) regressed on (1, ln|w|, ln²|w|) over the
-            bins with two finite edges.
+            occupied bins with two finite edges; `None` under four of them.
         regressed_alpha: α of that regression, in units of `scale`.
         regressed_beta: β of that regression.
         centres: geometric centre of every occupied bin, in units of `scale`.
@@ -64,9 +64,9 @@ class Arbitrage:
     noise_spread: float
     noise_limit: float
     distance: float
-    r_squared: float
-    regressed_alpha: float
-    regressed_beta: float
+    r_squared: float | None
+    regressed_alpha: float | None
+    regressed_beta: float | None
     centres: np.ndarray
     utilities: np.ndarray
     counts: np.ndarray
@@ -251,9 +251,11 @@ def _weighted_std(values: np.ndarray, shares: np.ndarray) -> float:
     return float(shares @ np.square(values - mean)) ** 0.5
 
 
-def _regress(edges: np.ndarray, counts: np.ndarray) -> tuple[float, float, float]:
+def _regress(edges: np.ndarray, counts: np.ndarray) -> tuple[float | None, ...]:
     """Count-weighted fit of ln(density) by (1, ln w, ln² w): α, β and R²."""
     used = counts > 0
+    if np.count_nonzero(used) < 4:
+        return None, None, None
     widths = np.diff(np.exp(edges))
     logs = 0.5 * (edges[1:] + edges[:-1])[used]
     target = np.log(counts[used] / widths[used])

@@ -18,9 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize
 
 from meanfield.checks import require
+
+from .roots import bracketed_root
+
+# Beyond it −ln tanh K is 2 e^{−2K} to the last digit.
+LARGE_COUPLING = 20.0
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,15 @@ def decimate_binary_chain(coupling: float | int, block: int = 2) -> float:
         coupling >= 0,
         f"`coupling` must be at least 0; got {coupling}. Flip every second spin first.",
     )
-    if coupling == 0:
-        return 0.0
-    # −ln tanh K = 2 artanh(e^{−2K}) is its own inverse, and decimation multiplies it
-    # by b: exact at large K, where tanh K rounds to 1.
-    dual = 2 * math.atanh(math.exp(-2 * coupling)) * block
-    return -0.5 * math.log(math.tanh(dual / 2)) if dual > 0 else math.inf
+    if coupling > LARGE_COUPLING:
+        return coupling - 0.5 * math.log(block)
+    return 0.5 * _dual(0.5 * block * _dual(coupling))
 
 
 def binary_depth_scale(coupling: float | int) -> float:
     """ξ = −1/ln tanh K of a chain of spins, in layers."""
-    if coupling == 0:
-        return 0.0
-    return 1 / (2 * math.atanh(math.exp(-2 * coupling)))
+    dual = _dual(coupling)
+    return math.inf if dual == 0 else 1 / dual
 
 
 def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
@@ -137,8 +137,18 @@ def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
         return 0.0, float(gain)
     # tanh(Km) > m at m = √(K − 1)/K for every K > 1, and < m at 1.
     low = 0.5 * math.sqrt(gain - 1) / gain
-    m = float(optimize.brentq(lambda m: math.tanh(gain * m) - m, low, 1.0, xtol=1e-15))
+    m = bracketed_root(lambda m: math.tanh(gain * m) - m, low, 1.0)
     return m, float(gain * (1 - m * m))
+
+
+def _dual(x: float | int) -> float:
+    """−ln tanh x, exact at both ends; ½ of it undoes it at half the argument.
+
+    A chain's decimation multiplies the dual coupling −ln tanh K by b.
+    """
+    if x == 0:
+        return math.inf
+    return -math.log(math.tanh(x)) if x < 1 else 2 * math.atanh(math.exp(-2 * x))
 
 
 def _compose(group: Sequence[LinearLayer]) -> LinearLayer:

@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from meanfield.checks import require, require_in_range
 from meanfield.spikeslab import is_spike_slab
@@ -49,6 +48,7 @@ from .fixed_points import (
     fixed_length,
     fixed_point,
 )
+from .roots import bracketed_root
 
 READINGS = ("drawn", "sampled", "mean")
 
@@ -227,7 +227,7 @@ def critical_slab_mean_var(
             f"`slab_var` must allow a gradient of χ = 1; none was found for {slab_var} "
             "below σ_m² = 1e6. Start with narrower slabs.",
         )
-    return float(optimize.brentq(excess, 0.0, upper, xtol=1e-12, rtol=1e-12))
+    return bracketed_root(excess, 0.0, upper)
 
 
 def _require_reading(reading: str) -> None:

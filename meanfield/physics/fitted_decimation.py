@@ -42,6 +42,9 @@ class EffectiveLayer:
         bias: b', (out,).
         weight_var: σ_w² = in · mean W'².
         bias_var: σ_b² = mean b'².
+        fit_noise: part of σ_w² that is estimation noise, s² tr (XᵀX)⁻¹ with X the
+            centred states of the fit and s² its residual variance; 0 for a layer of
+            the network itself.
         noise_var: τ, mean square residual of z on held-out examples; 0 for a layer of
             the network itself.
         slope: χ₁ = σ_w² mean φ'(z)² on held-out examples.
@@ -56,6 +59,7 @@ class EffectiveLayer:
     bias: Float[np.ndarray, " out"]
     weight_var: float
     bias_var: float
+    fit_noise: float
     noise_var: float
     slope: float
     depth_scale: float | None
@@ -83,16 +87,11 @@ def fit_effective_layer(
         block: number of layers in it, for the record.
 
     Raises:
-        ValueError: NaN, unequal numbers of examples, or fewer than 4 (in + 1): half of
-            them must hold two for every coefficient of an output unit.
+        ValueError: NaN, or fewer than 4 (in + 1) examples: half of them must hold two
+            for every coefficient of an output unit.
     """
     examples, inputs = states.shape
     needed = 2 * EXAMPLES_PER_PARAMETER * (inputs + 1)
-    require(
-        preactivations.shape[0] == examples,
-        f"`preactivations` must have one row for each of {examples} states; got "
-        f"{preactivations.shape[0]}.",
-    )
     require(
         examples >= needed,
         f"`states` must hold at least {needed} examples for {inputs} units; got "
@@ -109,12 +108,15 @@ def fit_effective_layer(
     design = np.concatenate([states, np.ones((examples, 1))], axis=1)
     solution = np.linalg.lstsq(design[fit], preactivations[fit], rcond=None)[0]
     weight, bias = solution[:-1].T, solution[-1]
+    left = np.sum(np.square(preactivations[fit] - design[fit] @ solution))
+    unexplained = float(left) / (fit.size - inputs - 1) / bias.size
     predicted = design[test] @ solution
     residual = preactivations[test] - predicted
     truth = phi.value(preactivations[test])
     total = float(np.sum(np.square(truth - truth.mean(axis=0))))
     missed = float(np.sum(np.square(truth - phi.value(predicted))))
     quality = 1 - missed / total if total > 0 else math.nan
+    noise_var = float(np.mean(np.square(residual)))
     return _effective_layer(
         weight,
         bias,
@@ -122,7 +124,8 @@ def fit_effective_layer(
         phi,
         first=first,
         block=block,
-        noise_var=float(np.mean(np.square(residual))),
+        fit_noise=unexplained * _inverse_trace(states[fit]),
+        noise_var=noise_var,
         r_squared=quality,
     )
 
@@ -217,6 +220,13 @@ def redrawn_network(
     ]
 
 
+def _inverse_trace(states: np.ndarray) -> float:
+    """tr (XᵀX)⁺ of centred states, over directions that occur."""
+    singular = np.linalg.svd(states - states.mean(axis=0), compute_uv=False)
+    occurs = singular > 1e-12 * singular.max(initial=0.0)
+    return float(np.sum(1 / np.square(singular[occurs])))
+
+
 def _effective_layer(
     weight: np.ndarray,
     bias: np.ndarray,
@@ -225,6 +235,7 @@ def _effective_layer(
     *,
     first: int,
     block: int,
+    fit_noise: float = 0.0,
     noise_var: float = 0.0,
     r_squared: float = 1.0,
 ) -> EffectiveLayer:
@@ -240,6 +251,7 @@ def _effective_layer(
         bias=bias,
         weight_var=weight_var,
         bias_var=float(np.mean(np.square(bias))),
+        fit_noise=fit_noise,
         noise_var=noise_var,
         slope=slope,
         depth_scale=-1 / math.log(slope) if 0 < slope < 1 else None,

@@ -13,15 +13,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy import optimize
-
 from meanfield.checks import require
 
 from .activations import Activation, find_activation
 from .meanfield_map import correlation_map, length_map
+from .roots import bracketed_root
 
 LARGEST_LENGTH = 1e12
 CRITICAL_BAND = 1e-9
+NEAR_CRITICAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ def fixed_length(
     if bias_var == 0 and abs(grows) < 1e-9 * small:
         return _marginal_length(excess)
     if grows <= 0:
-        return 0.0 if bias_var == 0 else float(optimize.brentq(excess, 0.0, small))
+        return 0.0 if bias_var == 0 else bracketed_root(excess, 0.0, small)
     upper = max(1.0, 2 * bias_var)
     while excess(upper) > 0:
         upper *= 2
         if upper > LARGEST_LENGTH:
             return math.inf
-    return float(optimize.brentq(excess, small, upper, xtol=1e-14, rtol=1e-14))
+    return bracketed_root(excess, small, upper)
 
 
 def fixed_point(
@@ -111,19 +111,22 @@ def fixed_point(
     """
     phi = find_activation(activation)
     q = fixed_length(weight_var, bias_var, phi)
-    at_rest = q is not None and math.isfinite(q)
-    if not at_rest and not _is_scale_free(phi):
+    rest = None if q is None or math.isinf(q) else q
+    if rest is None and not _is_scale_free(phi):
         return FixedPoint(q, None, None, None, "unbounded")
-    slope = weight_var * phi.slope_moment(q if at_rest else 1.0)
+    slope = weight_var * phi.slope_moment(1.0 if rest is None else rest)
     if abs(slope - 1) < CRITICAL_BAND:
         return FixedPoint(q, slope, math.inf, 1.0 if q else None, "critical")
     if slope < 1:
         return FixedPoint(q, slope, depth_scale(slope), 1.0 if q else None, "ordered")
-    if not at_rest or q == 0:
+    if not rest:
         return FixedPoint(q, slope, None, None, "chaotic")
-    c = fixed_correlation(q, weight_var, bias_var, phi)
-    scale = depth_scale(weight_var * phi.slope_product(q, c))
-    return FixedPoint(q, slope, scale, c, "chaotic")
+    c = fixed_correlation(rest, weight_var, bias_var, phi)
+    # Just above the transition 1 − c* is too small to resolve. With ε = 1 − c the map
+    # is ε' = χ₁ ε − k ε², whose fixed point has slope 2 − χ₁.
+    near = slope < 1 + NEAR_CRITICAL
+    slope_there = 2 - slope if near else weight_var * phi.slope_product(rest, c)
+    return FixedPoint(q, slope, depth_scale(slope_there), c, "chaotic")
 
 
 def fixed_correlation(
@@ -147,7 +150,7 @@ def fixed_correlation(
     below = 1 - 1e-9
     if excess(below) >= 0:
         return 1.0
-    return float(optimize.brentq(excess, 0.0, below, xtol=1e-14))
+    return bracketed_root(excess, 0.0, below)
 
 
 def depth_scale(slope: float | int) -> float:
@@ -211,7 +214,7 @@ def critical_weight_var(
             f"`bias_var` must allow a transition; none was found for {bias_var} and "
             f"{phi.name!r} below σ_w² = 1e6. Use a smaller bias variance.",
         )
-    return float(optimize.brentq(excess, 0.0, upper, xtol=1e-13, rtol=1e-13))
+    return bracketed_root(excess, 0.0, upper)
 
 
 def _is_scale_free(phi: Activation) -> bool:

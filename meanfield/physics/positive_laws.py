@@ -26,6 +26,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, special, stats
 
+from .roots import bracketed_root
+
 MAX_EXACT = 5_000
 NUM_BINS = 4_096
 CHUNK = 1_000_000
@@ -130,10 +132,10 @@ def _gamma(mean: float, mean_log: float) -> FittedLaw:
     # The likelihood equation is ln k − ψ(k) = ln(mean) − mean(ln); its left side
     # falls from ∞ to 0, and lies between 1/(2k) and 1/k.
     gap = np.log(mean) - mean_log
-    shape = optimize.brentq(
+    shape = bracketed_root(
         lambda k: np.log(k) - special.digamma(k) - gap, 0.4 / gap, 1.1 / gap
     )
-    parameters = {"shape": float(shape), "scale": mean / float(shape)}
+    parameters = {"shape": shape, "scale": mean / shape}
     return FittedLaw("gamma", parameters, stats.gamma(shape, scale=parameters["scale"]))
 
 
@@ -177,11 +179,10 @@ def _half_t(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
         # The likelihood equation in s is a mean of sigmoids equal to 1/(ν + 1); each
         # sigmoid takes that value at ln s = ln w, so the root lies among the points.
         target = 1 / (np.exp(log_nu) + 1)
-        return optimize.brentq(
+        return bracketed_root(
             lambda t: mean(special.expit(2 * (points - t) - log_nu)) - target,
             float(points.min()),
             float(points.max()),
-            xtol=1e-10,
         )
 
     def loss(log_nu: float) -> float:

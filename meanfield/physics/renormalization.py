@@ -3,11 +3,11 @@ r"""Renormalization in depth: where a network stands, and where it flows.
     (σ_w², σ_b²) of every layer  →  q*, χ₁, ξ and phase  →  the same under b = 2
 
 This module reads weights alone, as from a file: every layer is placed in the phase
-diagram of wide layers with its own measured variances, the layers are compared with
-each other (`symmetry`), and their common point is followed under decimation
-(`wide_flow`). With examples at hand, `fitted_decimation.decimate_network` measures the
-flow instead of assuming wide random layers. The pieces: `hamiltonian`, `decimation`,
-`wide_flow`, `ensemble_map`.
+diagram of wide layers with its own measured variances (`placement`), the layers are
+compared with each other (`symmetry`), and their common point is followed under
+decimation (`wide_flow`). With examples at hand, `fitted_decimation` measures the flow
+instead of assuming wide random layers. The other pieces: `hamiltonian`, `decimation`,
+`ensemble_map`.
 
 Theory of wide random layers, arXiv:1606.05340 and arXiv:1611.01232; the decimation is
 this project's own construction, in the spirit of arXiv:2410.00396.
@@ -25,41 +25,20 @@ from meanfield.checks import require
 from meanfield.spikeslab import is_spike_slab
 
 from .activations import Activation, find_activation
-from .ensemble_map import WeightVariances, ensemble_fixed_point, weight_variances
-from .fixed_points import FixedPoint
+from .fixed_points import fixed_point
+from .placement import (
+    CANNOT_TELL,
+    LayerPoint,
+    describe_slope,
+    find_bias,
+    judge_slope,
+    outside_theory,
+    place_layer,
+    slope_interval,
+)
 from .symmetry import Symmetry, translational_symmetry
-from .tensors import fan_in, named_tensors, parent_name
+from .tensors import named_tensors
 from .wide_flow import WideLayer, wide_flow, wide_layer
-
-MIN_WEIGHTS = 50
-CANNOT_TELL = "cannot tell"
-
-
-@dataclass(frozen=True)
-class LayerPoint:
-    """Place of one layer in the phase diagram; `None` where nothing can be said.
-
-    Args:
-        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell".
-        reason: why, in words.
-        num_inputs: N, the fan-in.
-        weight_var: σ_w² = N E w² (of a drawn network, for an ensemble).
-        weight_var_error: its standard error.
-        shared_var: σ_μ² = N E μ²; σ_w² itself for plain weights.
-        bias_var: σ_b² = E b², 0 without a bias.
-        drawn: fixed point of drawn sub-networks, or of plain weights.
-        sampled: fixed point of the sampled reading, for ensembles only.
-    """
-
-    verdict: str
-    reason: str
-    num_inputs: int
-    weight_var: float | None = None
-    weight_var_error: float | None = None
-    shared_var: float | None = None
-    bias_var: float | None = None
-    drawn: FixedPoint | None = None
-    sampled: FixedPoint | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +47,9 @@ class Renormalization:
 
     Args:
         verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", for
-            the hidden layers' median (σ_w², σ_b²).
+            the layers' median (σ_w², σ_b²), by where `slope_interval` lies.
         reason: why, in words.
+        slope_interval: χ₁ with both medians two standard errors either way.
         activation: name of the φ assumed.
         layers: place of every layer by name.
         symmetry: are the layers alike?
@@ -79,6 +59,7 @@ class Renormalization:
 
     verdict: str
     reason: str
+    slope_interval: tuple[float, float] | None
     activation: str
     layers: dict[str, LayerPoint]
     symmetry: Symmetry
@@ -130,8 +111,9 @@ def analyze_renormalization(
         "`weights` must hold a weight of two or more dimensions; got "
         f"{list(tensors)}. Pass the parameters of a network.",
     )
+    outside = outside_theory(tensors)
     layers = {
-        name: _place(name, weight, _bias(name, tensors), phi, layout)
+        name: place_layer(name, weight, find_bias(name, tensors), phi, layout, outside)
         for name, weight in connections.items()
     }
     means = {
@@ -141,85 +123,47 @@ def analyze_renormalization(
     symmetry = translational_symmetry(means, key=key, layout=layout)
     placed = [point for point in layers.values() if point.drawn is not None]
     if len(placed) < 2:
-        reason = f"{len(placed)} usable layers: a flow in depth needs two or more."
-        return Renormalization(CANNOT_TELL, reason, phi.name, layers, symmetry, [])
-    weight_var = float(np.median([point.weight_var for point in placed]))
-    bias_var = float(np.median([point.bias_var for point in placed]))
-    common = ensemble_fixed_point(WeightVariances(weight_var), bias_var, phi)
+        reason = outside or (
+            f"{len(placed)} usable layers: a flow in depth needs two or more."
+        )
+        return Renormalization(
+            CANNOT_TELL, reason, None, phi.name, layers, symmetry, []
+        )
+    weight_var, weight_error = _median(
+        [(p.weight_var, p.weight_var_error) for p in placed]
+    )
+    bias_var, bias_error = _median([(p.bias_var, p.bias_var_error) for p in placed])
+    common = fixed_point(weight_var, bias_var, phi)
+    interval = slope_interval(weight_var, weight_error, bias_var, bias_error, phi)
     flow = []
     if common.length is not None and 0 < common.length < math.inf:
         flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
     reason = (
-        f"Median over {len(placed)} layers: σ_w² = {weight_var:.4g}, σ_b² = "
-        f"{bias_var:.4g}; for wide random {phi.name} layers χ₁ = {_show(common.slope)}"
-        f", ξ = {_show(common.depth_scale)} layers."
+        f"Median over {len(placed)} layers: σ_w² = {weight_var:.4g} ± "
+        f"{weight_error:.2g}, σ_b² = {bias_var:.4g} ± {bias_error:.2g}; for wide "
+        f"random {phi.name} layers {describe_slope(common, interval)}."
     )
-    return Renormalization(common.phase, reason, phi.name, layers, symmetry, flow)
-
-
-def _place(
-    name: str, weight: Any, bias: Any, phi: Activation, layout: str
-) -> LayerPoint:
-    inputs = fan_in(name, weight.shape, layout)
-    moments = weight_variances(weight, inputs)
-    bias_var = 0.0
-    if bias is not None:
-        bias_var = float(np.mean(np.square(np.asarray(bias).astype(np.float64))))
-    refusal = _refusal(weight, moments, bias_var)
-    if refusal is not None:
-        return LayerPoint(CANNOT_TELL, refusal, inputs)
-    drawn = ensemble_fixed_point(moments, bias_var, phi, "drawn")
-    sampled = None
-    if is_spike_slab(weight):
-        sampled = ensemble_fixed_point(moments, bias_var, phi, "sampled")
-    error = _standard_error(weight, inputs)
-    return LayerPoint(
-        verdict=drawn.phase,
-        reason=f"σ_w² = {moments.total:.4g} ± {error:.2g}, χ₁ = {_show(drawn.slope)}.",
-        num_inputs=inputs,
-        weight_var=moments.total,
-        weight_var_error=error,
-        shared_var=moments.shared,
-        bias_var=bias_var,
-        drawn=drawn,
-        sampled=sampled,
+    return Renormalization(
+        verdict=judge_slope(common, interval),
+        reason=reason,
+        slope_interval=interval,
+        activation=phi.name,
+        layers=layers,
+        symmetry=symmetry,
+        flow=flow,
     )
 
 
-def _refusal(weight: Any, moments: WeightVariances, bias_var: float) -> str | None:
-    if weight.size < MIN_WEIGHTS:
-        return f"Only {weight.size} weights; {MIN_WEIGHTS} are the least we judge."
-    if not math.isfinite(moments.total + bias_var):
-        return "The weights or biases hold NaN or infinity."
-    if moments.total == 0:
-        return "All weights are exactly zero."
-    values = np.asarray(weight.mean if is_spike_slab(weight) else weight)
-    if moments.fresh == 0 and np.ptp(values) == 0:
-        return f"All weights have one value, {float(values.flat[0]):.4g}."
-    return None
+def _median(pairs: list[tuple[Any, Any]]) -> tuple[float, float]:
+    """Median over layers, and its standard error.
 
-
-def _standard_error(weight: Any, inputs: int) -> float:
-    """Standard error of N times the mean second moment, over connections."""
-    if is_spike_slab(weight):
-        second = np.square(np.asarray(weight.mean, float)) + np.asarray(weight.var)
-    else:
-        second = np.square(np.asarray(weight).astype(np.float64))
-    return float(inputs * np.std(second) / math.sqrt(second.size))
-
-
-def _bias(name: str, tensors: dict[str, Any]) -> Any:
-    """The bias beside a weight: a vector of its layer with "bias" in its last name."""
-    parent = parent_name(name)
-    for other, value in tensors.items():
-        last = other[len(parent) :].lower()
-        if other != name and parent_name(other) == parent and "bias" in last:
-            return value if value.ndim == 1 and not is_spike_slab(value) else None
-    return None
-
-
-def _show(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4g}"
+    The larger of what the spread over layers and what the layers' own errors give;
+    √(π/2) is the loss of the median against the mean.
+    """
+    values, errors = (np.array(column, float) for column in zip(*pairs, strict=True))
+    within = float(np.sqrt(np.mean(np.square(errors))))
+    spread = max(float(np.std(values, ddof=1)), within)
+    return float(np.median(values)), math.sqrt(math.pi / 2 / values.size) * spread
 
 
 def _plain(value: Any) -> Any:

@@ -79,7 +79,11 @@ def read_tensors(
         f"`important` must name `SpikeSlab`s of the network; got {unknown}, and the "
         f"network has {sorted(spike_slabs)}. Use the names of `weights`.",
     )
-    keys = [None] * len(leaves) if key is None else list(jax.random.split(key, len(leaves)))
+    keys = (
+        [None] * len(leaves)
+        if key is None
+        else list(jax.random.split(key, len(leaves)))
+    )
     tensors = []
     for (name, leaf), leaf_key in zip(leaves.items(), keys, strict=True):
         if is_spike_slab(leaf):
@@ -95,8 +99,8 @@ def named_tensors(weights: Any) -> dict[str, Any]:
     """Numeric arrays and `SpikeSlab`s of a network by path name, in order of depth.
 
     Mappings are read in their own order (JAX would sort the names, and put layer 10
-    before layer 2); everything else in tree order. Leaves that hold no numbers (activation functions, random keys, flags) are passed
-    over: they are not weights.
+    before layer 2); everything else in tree order. Leaves that hold no numbers
+    (activation functions, random keys, flags) are passed over: they are not weights.
 
     Raises:
         ValueError: nothing numeric inside, or complex numbers.
@@ -155,7 +159,9 @@ def fan_in(name: str, shape: tuple[int, ...], layout: str = "auto") -> int:
 
 def generator(key: PRNGKeyArray) -> np.random.Generator:
     """A NumPy generator seeded by a typed JAX key: same key, same numbers."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    words = np.asarray(jax.random.key_data(key)).ravel()
+    # The spawn key keeps key(0) from giving the numbers of default_rng(0).
+    return np.random.default_rng(np.random.SeedSequence(words, spawn_key=(1,)))
 
 
 def _leaves_in_order(tree: Any) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""Figures of the two instruments: every function takes and returns a Matplotlib axis.
+
+Colours are the colour-blind safe ones of Okabe and Ito.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from scipy import special
+
+from .activations import Activation, find_activation
+from .arbitrage import Arbitrage
+from .ensemble_map import READINGS, critical_slab_mean_var
+from .fitted_decimation import EffectiveLayer
+from .fixed_points import critical_weight_var
+from .microstructure import Microstructure
+from .renormalization import Renormalization
+from .wide_flow import WideLayer, wide_flow, wide_layer
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+GREY, BLACK, PINK = "#999999", "#000000", "#CC79A7"
+VERDICT_COLOURS = {"lognormal": GREEN, "not lognormal": ORANGE, "cannot tell": GREY}
+READING_COLOURS = dict(zip(READINGS, (BLUE, ORANGE, GREEN), strict=True))
+
+
+def plot_log_magnitudes(values: Any, fit: Microstructure, axis: Axes) -> Axes:
+    """Histogram of ln|w| with the fitted normal, and a Gaussian of the same rms."""
+    magnitudes = np.abs(np.asarray(values, np.float64).ravel())
+    logs = np.log(magnitudes[magnitudes > 0])
+    axis.hist(logs, bins=80, density=True, color="#DDDDDD", label="weights")
+    if fit.mu is None or fit.sigma is None:
+        axis.set_title(f"{fit.verdict}: {fit.reason}", fontsize="small", wrap=True)
+        return axis
+    x = np.linspace(logs.min(), logs.max(), 400)
+    z = (x - fit.mu) / fit.sigma
+    density = np.exp(-0.5 * z**2) / fit.sigma / math.sqrt(2 * math.pi)
+    label = f"lognormal, μ = {fit.mu:.2f}, σ = {fit.sigma:.2f}"
+    axis.plot(x, density, color=BLUE, label=label)
+    scale = math.sqrt(float(np.mean(np.exp(2 * logs))))
+    u = np.exp(x) / scale
+    gaussian = u * np.exp(-0.5 * u**2) * math.sqrt(2 / math.pi)
+    axis.plot(x, gaussian, color=ORANGE, linestyle="--", label="Gaussian weights")
+    axis.set_xlabel("ln|w|")
+    axis.set_ylabel("density")
+    axis.set_title(fit.verdict, color=VERDICT_COLOURS[fit.verdict])
+    axis.legend(fontsize="small", frameon=False)
+    return axis
+
+
+def plot_quantiles(values: Any, fit: Microstructure, axis: Axes) -> Axes:
+    """Normal Q-Q plot of ln|w|: a lognormal is the straight line."""
+    magnitudes = np.abs(np.asarray(values, np.float64).ravel())
+    logs = np.sort(np.log(magnitudes[magnitudes > 0]))
+    keep = np.unique(np.linspace(0, logs.size - 1, 2000).astype(int))
+    scores = special.ndtri((keep + 0.625) / (logs.size + 0.25))
+    axis.plot(scores, logs[keep], ".", markersize=2, color=BLUE)
+    if fit.mu is not None and fit.sigma is not None:
+        axis.plot(scores, fit.mu + fit.sigma * scores, color=BLACK, linewidth=1)
+        axis.set_title(f"Q-Q r² = {fit.qq_r_squared:.4f}")
+    axis.set_xlabel("normal quantile")
+    axis.set_ylabel("ln|w|")
+    return axis
+
+
+def plot_utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes) -> Axes:
+    """Effective utility over bins, shifted to mean 0: level at equilibrium.
+
+    Error bars are the Poisson noise of the counts.
+    """
+    for name, found in arbitrages.items():
+        share = found.counts / found.counts.sum()
+        level = found.utilities - share @ found.utilities
+        error = 1 / np.sqrt(found.counts)
+        label = f"{name}: spread {found.spread:.3f}"
+        axis.errorbar(
+            found.centres, level, yerr=error, fmt="o-", markersize=3, label=label
+        )
+    axis.axhline(0, color=GREY, linewidth=1)
+    axis.set_xscale("log")
+    axis.set_xlabel("|w| / largest |w|")
+    axis.set_ylabel("effective utility h − mean (nats)")
+    axis.legend(fontsize="small", frameon=False)
+    return axis
+
+
+def plot_verdicts(fits: Mapping[str, Microstructure], axis: Axes) -> Axes:
+    """σ of ln|w| against skewness, by verdict, with the Gaussian null marked."""
+    for verdict, colour in VERDICT_COLOURS.items():
+        chosen = [f for f in fits.values() if f.verdict == verdict and f.sigma]
+        if chosen:
+            axis.plot(
+                np.array([f.sigma for f in chosen], float),
+                np.array([f.skewness for f in chosen], float),
+                "o",
+                color=colour,
+                label=f"{verdict} ({len(chosen)})",
+            )
+    for name, marker, sigma, skewness in (
+        ("Gaussian", "*", math.pi / (2 * math.sqrt(2)), -1.535),
+        ("Laplace", "P", math.pi / math.sqrt(6), -1.140),
+    ):
+        axis.plot(sigma, skewness, marker, color=BLACK, markersize=11, label=name)
+    axis.axhline(0, color=GREEN, linewidth=1, label="lognormal")
+    axis.set_xlabel("σ of ln|w|")
+    axis.set_ylabel("skewness of ln|w|")
+    axis.legend(fontsize="small", frameon=False)
+    return axis
+
+
+def plot_phase_diagram(
+    axis: Axes,
+    activation: str | Activation = "tanh",
+    results: Mapping[str, Renormalization] | None = None,
+    max_bias_var: float = 0.3,
+) -> Axes:
+    """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points."""
+    phi = find_activation(activation)
+    # The line starts like a square root: put most points near 0.
+    biases = max_bias_var * np.linspace(0, 1, 41) ** 3
+    line = np.array([critical_weight_var(float(b), phi) for b in biases])
+    axis.plot(line, biases, color=BLACK, label="χ₁ = 1")
+    axis.fill_betweenx(biases, line, line.max() * 4, color="#F3E3D9", zorder=0)
+    axis.set_xlim(0, line.max() * 1.5)
+    for name, result in (results or {}).items():
+        points = np.array(
+            [
+                (p.weight_var, p.bias_var)
+                for p in result.layers.values()
+                if p.weight_var is not None
+            ]
+        ).reshape(-1, 2)
+        axis.plot(points[:, 0], points[:, 1], "o", markersize=4, label=name)
+        widest = points[:, 0].max(initial=0.0)
+        axis.set_xlim(0, max(axis.get_xlim()[1], 1.1 * widest))
+    axis.text(0.03, 0.9, "order", transform=axis.transAxes)
+    axis.text(0.85, 0.9, "chaos", transform=axis.transAxes)
+    axis.set_xlabel("σ_w²")
+    axis.set_ylabel("σ_b²")
+    axis.set_title(f"wide {phi.name} layers")
+    axis.legend(fontsize="small", frameon=False, loc="center left")
+    return axis
+
+
+def plot_flow(
+    axis: Axes,
+    activation: str | Activation = "tanh",
+    starts: Sequence[tuple[float, float]] = (),
+    num_steps: int = 6,
+) -> Axes:
+    """Flow under b = 2 from several (σ_w², σ_b²), with the critical line.
+
+    Points run along lines of constant q*; arrows show one step. A chaotic start
+    (orange) stops where no single layer does what two of them do.
+    """
+    phi = find_activation(activation)
+    widest = 0.0
+    for weight_var, bias_var in starts:
+        flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
+        x = [layer.weight_var for layer in flow]
+        y = [layer.bias_var for layer in flow]
+        widest = max(widest, *x)
+        colour = BLUE if flow[0].slope < 1 else ORANGE
+        if abs(flow[0].slope - 1) < 1e-6:
+            colour, x, y = BLACK, x[:1], y[:1]
+        axis.plot(x, y, "o", markersize=3, color=colour)
+        for i in range(len(x) - 1):
+            axis.annotate(
+                "",
+                (x[i + 1], y[i + 1]),
+                (x[i], y[i]),
+                arrowprops={"arrowstyle": "->", "color": colour},
+            )
+    top = max(axis.get_ylim()[1], 0.1)
+    biases = top * np.linspace(0, 1, 41) ** 3
+    line = [critical_weight_var(float(b), phi) for b in biases]
+    axis.plot(line, biases, color=BLACK, label="χ₁ = 1, fixed points")
+    axis.set_xlabel("σ_w²")
+    axis.set_ylabel("σ_b²")
+    axis.plot([], [], "o-", color=BLUE, label="ordered: to σ_w² = 0")
+    axis.plot([], [], "o-", color=ORANGE, label="chaotic: away")
+    axis.set_title(f"two wide {phi.name} layers become one")
+    axis.legend(fontsize="small", frameon=False)
+    return axis
+
+
+def plot_measured_flow(levels: Sequence[Sequence[EffectiveLayer]], axis: Axes) -> Axes:
+    """χ₁ of effective layers by block size; filled where the single layer fits."""
+    for level in levels:
+        for layer in level:
+            good = layer.verdict == "good"
+            axis.plot(
+                layer.block * (1 + 0.02 * layer.first),
+                layer.slope,
+                "o",
+                color=BLUE,
+                markerfacecolor=BLUE if good else "none",
+            )
+    axis.axhline(1, color=GREY, linewidth=1)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("layers in one effective layer")
+    axis.set_ylabel("χ₁")
+    axis.set_title("filled: R² ≥ 0.9 on held-out examples", fontsize="medium")
+    return axis
+
+
+def plot_critical_slabs(
+    axis: Axes,
+    activation: str | Activation = "tanh",
+    bias_var: float = 0.05,
+    slab_vars: Sequence[float] = (0.0, 0.5),
+) -> Axes:
+    """Critical N E m² of a spike-and-slab layer against π, for every reading."""
+    spikes = np.linspace(0, 0.8, 41)
+    styles = ("-", "--", ":", "-.")
+    for slab_var, style in zip(slab_vars, styles, strict=False):
+        for reading, colour in READING_COLOURS.items():
+            line = [
+                critical_slab_mean_var(
+                    float(p), slab_var, bias_var, activation, reading
+                )
+                for p in spikes
+            ]
+            label = f"{reading}, N Ξ = {slab_var:g}"
+            axis.plot(spikes, line, style, color=colour, label=label)
+    axis.set_yscale("log")
+    axis.set_xlabel("π, probability that a connection is absent")
+    axis.set_ylabel("critical N E m²")
+    name = find_activation(activation).name
+    axis.set_title(f"{name}, σ_b² = {bias_var:g}")
+    axis.legend(fontsize="small", frameon=False)
+    return axis
+
+
+def plot_flow_of_scale(flow: Sequence[WideLayer], axis: Axes) -> Axes:
+    """Depth scale ξ at every step of a flow: a straight line of slope −ln 2."""
+    scales = [layer.depth_scale for layer in flow if layer.depth_scale]
+    axis.plot(range(len(scales)), scales, "o-", color=BLUE)
+    axis.set_yscale("log")
+    axis.set_xlabel("decimation step, b = 2")
+    axis.set_ylabel("ξ (layers)")
+    return axis
