@@ -6,7 +6,9 @@ from . import (
     runs as runs,
     workflow as workflow,
 )
+from .credit.coalitions import NeuronGame as NeuronGame
 from .credit.games import ClosedFormGame as ClosedFormGame
+from .credit.label_game import LabelGame as LabelGame, label_game as label_game
 from .credit.labels import (
     ConnectionLabels as ConnectionLabels,
     Label as Label,
@@ -16,6 +18,10 @@ from .credit.perturbation import perturb_connections as perturb_connections
 from .credit.shapley import (
     ShapleyValues as ShapleyValues,
     shapley_values as shapley_values,
+)
+from .credit.strong import (
+    StrongCoalition as StrongCoalition,
+    strong_coalition as strong_coalition,
 )
 from .deploy.archive import (
     load_archive as load_archive,

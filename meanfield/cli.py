@@ -185,6 +185,27 @@ def sample(
 
 
 @app.command()
+def coalitions(
+    run: RunFolder,
+    budget: Annotated[
+        int, typer.Option(help="coalitions to evaluate for each layer", min=1)
+    ] = 8_000,
+    epsilon: Annotated[
+        float, typer.Option(help="part of the payoff that may be lost")
+    ] = 0.02,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Value the neurons of every hidden layer; writes coalitions.json and plots."""
+    opened, dataset = mf.workflow.open_run(run, data_dir)
+    found = mf.workflow.coalitions(
+        opened, dataset, budget=budget, epsilon=epsilon, seed=seed
+    )
+    typer.echo(mf.workflow.coalitions_summary(found))
+    typer.echo(f"\n  wrote {(run / 'coalitions.json').resolve()}")
+
+
+@app.command()
 def analyze(
     run: Annotated[
         Path | None, typer.Argument(help="a run folder made by `train`")

@@ -12,8 +12,12 @@ import numpy as np
 
 from . import plots
 from .checks import require
+from .credit.coalitions import NeuronGame
 from .credit.connections import write_connections
+from .credit.label_game import label_game
 from .credit.labels import label_connections, mean_entropy
+from .credit.shapley import shapley_values
+from .credit.strong import strong_coalition
 from .data import Dataset, load
 from .deploy.sampling import sample_subnetworks
 from .deploy.ship import ship
@@ -32,6 +36,7 @@ from .runs import (
     load_run,
     save_run,
     versions,
+    write_json,
 )
 
 NUM_SAMPLES = 32
@@ -40,6 +45,7 @@ SMALL = 10_000
 # Enough to see which inputs ever vary, without a long pass over a large data set.
 LABEL_EXAMPLES = 10_000
 VALIDATION_EXAMPLES = 2_000
+GAME_EXAMPLES = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +342,82 @@ def card_summary(card: Mapping[str, Any]) -> str:
             f"{entry['bytes']:>12,}{entry['num_nonzero']:>10,}"
             f"{latency.get('batch_1_us', float('nan')):>13.1f}"
             f"{latency.get('batch_256_us', float('nan')):>11.1f}"
+        )
+    return "\n".join(lines)
+
+
+def coalitions(
+    run: Run,
+    dataset: Dataset,
+    *,
+    budget: int = 8_000,
+    epsilon: float = 0.02,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Strong coalitions of every hidden layer, earlier ones holding for later ones.
+
+    Values are estimated on one part of the training data and certified on another.
+    Writes ``coalitions.json`` and two plots for each layer.
+    """
+    x, y, _, _ = _training_arrays(dataset)
+    half = min(GAME_EXAMPLES, len(x) // 2)
+    first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
+    labels = label_connections(run.ensemble)
+    layers = [name.rpartition("/")[0] for name in run.ensemble.weights()][:-1]
+    require(bool(layers), "the network has no hidden layer, so no neurons to value.")
+    held: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
+    for number, layer in enumerate(layers):
+        settings: dict[str, Any] = {"likelihood": run.likelihood, "fixed": dict(held)}
+        game = NeuronGame(run.ensemble, layer, first, **settings)
+        key = jax.random.fold_in(jax.random.key(seed), 10 + number)
+        values = shapley_values(game, game.num_players, budget=budget, key=key)
+        certify = NeuronGame(run.ensemble, layer, second, **settings)
+        strong = strong_coalition(certify, values, epsilon=epsilon)
+        held[layer] = strong.mask
+        link = label_game(run.ensemble, layer, labels, first, likelihood=run.likelihood)
+        found[layer] = {
+            "values": values.values.tolist(),
+            "standard_errors": values.standard_errors.tolist(),
+            "intervals": values.intervals.tolist(),
+            "num_evaluations": int(values.num_evaluations),
+            "mask": strong.mask.tolist(),
+            "size": strong.size,
+            "certified": strong.certified,
+            "payoffs": strong.payoffs.tolist(),
+            "label_game": link.values,
+            "label_counts": link.counts,
+        }
+        name = layer.replace("/", "-")
+        folder = run.folder / "plots"
+        axis = plots.shapley_values(values.values, values.intervals, mask=strong.mask)
+        plots.save(axis, folder / f"coalition-values-{name}.png")
+        curve = plots.payoff_curves({"by Shapley value": strong.payoffs})
+        plots.save(curve, folder / f"coalition-payoff-{name}.png")
+    content = {
+        "payoff": game.payoff,
+        "epsilon": epsilon,
+        "examples": half,
+        "seed": seed,
+        "layers": found,
+    }
+    write_json(run.folder / "coalitions.json", content)
+    return content
+
+
+def coalitions_summary(found: Mapping[str, Any]) -> str:
+    """The table that a person sees after `coalitions`."""
+    head = f"  {'layer':<20}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
+    lines = [head + "   label game (important, absent, variable)"]
+    for layer, entry in found["layers"].items():
+        shares = ", ".join(
+            f"{entry['label_game'][name]:+.3f}"
+            for name in ("important", "absent", "variable")
+        )
+        lines.append(
+            f"  {layer:<20}{len(entry['mask']):>9}{entry['size']:>8}"
+            f"{entry['payoffs'][entry['size']]:>9.4f}{entry['payoffs'][-1]:>9.4f}"
+            f"   {shares}"
         )
     return "\n".join(lines)
 

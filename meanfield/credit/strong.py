@@ -1,0 +1,96 @@
+"""Strong coalitions: the smallest set of neurons that keeps the payoff."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import t as student
+
+from meanfield.checks import require
+
+from .coalitions import NeuronGame
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongCoalition:
+    """What `strong_coalition` returns.
+
+    Attributes:
+        mask: which units belong.
+        payoffs: payoff of the first 0 … n units in order of value, on the data that
+            certify.
+        lower_bounds: one-sided lower bounds of what each prefix keeps beyond what was
+            asked; certified where not negative.
+        order: the units in order of falling value.
+        level: of the bounds.
+        certified: False when not even the whole layer passes (too few examples).
+    """
+
+    mask: Bool[np.ndarray, " players"]
+    payoffs: Float[np.ndarray, " sizes"]
+    lower_bounds: Float[np.ndarray, " sizes"]
+    order: Any
+    level: float
+    certified: bool
+
+    @property
+    def size(self) -> int:
+        """Number of units in the coalition."""
+        return int(self.mask.sum())
+
+
+def strong_coalition(
+    game: NeuronGame,
+    shapley: Any,
+    *,
+    epsilon: float = 0.02,
+    level: float = 0.95,
+) -> StrongCoalition:
+    r"""The smallest prefix of the ranking that keeps (1 − ε) of the payoff.
+
+    With units in order of falling Shapley value and S_k the first k of them, S_k is
+    sufficient if, on the game's examples,
+
+        v(S_k) − (1 − ε) v(N) − ε v(∅)  ≥  0
+
+    at the given confidence, by a one-sided t-bound over examples. Sizes are tested from
+    n downwards until one fails, so no correction for many tests is needed.
+
+    Args:
+        game: on data kept apart from those that `shapley` was estimated on.
+        shapley: result of `shapley_values`, or an array of one number for each unit.
+        epsilon: part of the payoff's gain that may be lost, in [0, 1).
+        level: confidence of the bound, in (0.5, 1).
+
+    Returns:
+        A `StrongCoalition`.
+
+    Raises:
+        ValueError: values of another number of units, or a number out of range.
+    """
+    values = np.asarray(getattr(shapley, "values", shapley), np.float64)
+    n = game.num_players
+    require(
+        values.shape == (n,),
+        f"`shapley` must have one value for each of the {n} units; got {values.shape}.",
+    )
+    require(0 <= epsilon < 1, f"`epsilon` must lie in [0, 1); got {epsilon}.")
+    require(0.5 < level < 1, f"`level` must lie in (0.5, 1); got {level}.")
+    order = np.argsort(-values, kind="stable")
+    prefixes = np.zeros((n + 1, n), bool)
+    for size in range(1, n + 1):
+        prefixes[size, order[:size]] = True
+    scores = game.scores(prefixes)
+    kept = scores - (1 - epsilon) * scores[-1] - epsilon * scores[0]
+    examples = scores.shape[1]
+    require(examples >= 2, "`game` needs at least two examples to certify on.")
+    error = kept.std(1, ddof=1) / np.sqrt(examples)
+    bounds = kept.mean(1) - student.ppf(level, examples - 1) * error
+    passed = bounds >= 0
+    size = n
+    while size > 0 and passed[size - 1]:
+        size -= 1
+    return StrongCoalition(
+        prefixes[size], scores.mean(1), bounds, order, level, bool(passed[n])
+    )
