@@ -36,7 +36,7 @@ def test_the_python_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_in_the_docstrings_of_a_module_are_right(name, tmp_path, monkeypatch):
+def test_the_examples_in_a_docstring_are_right(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
     names = {"jax": jax, "np": np, "mf": meanfield}

@@ -58,9 +58,7 @@ def rounds(width: int, repeats: int) -> tuple[float, float]:
     x = jax.random.uniform(key, (EXAMPLES, FEATURES))
     y = jax.random.randint(key, (EXAMPLES,), 0, CLASSES)
     widths = (FEATURES, width, width, CLASSES)
-    ensemble = mf.Ensemble.from_model(
-        mlp(widths, key=key), key=key, initial=critical()
-    )
+    ensemble = mf.Ensemble.from_model(mlp(widths, key=key), key=key, initial=critical())
     optimizer = optax.adam(STEP_SIZE)
     epoch, state = point_epoch(ensemble.mean_network(), optimizer)
     point_seconds = []
@@ -97,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    print(f"jax {jax.__version__}, batch {BATCH}, {EXAMPLES} examples, {repeats} rounds")
+    print(f"jax {jax.__version__}, batch {BATCH}, {EXAMPLES} examples")
     print(f"{'network':<20}{'point s':>10}{'ensemble s':>12}{'ratio':>8}")
     for width in WIDTHS:
         point, ensemble = rounds(width, repeats)

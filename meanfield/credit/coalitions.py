@@ -125,8 +125,10 @@ class NeuronGame:
                 f"`fixed` has a mask of shape {mask.shape} for a layer of {known.size} "
                 "units.",
             )
-        keys = [] if not num_draws else list(jax.random.split(key, num_draws))
-        drawn = [_point_params(ensemble, each) for each in keys] or [points]
+        drawn = [points]
+        if num_draws and key is not None:
+            keys = jax.random.split(key, num_draws)
+            drawn = [_point_params(ensemble, each) for each in keys]
         measure = _measure(payoff, likelihood, temperature)
 
         @eqx.filter_jit
@@ -169,11 +171,11 @@ class NeuronGame:
             block = masks[start : start + size]
             padded = np.zeros((size, self.num_players), bool)
             padded[: len(block)] = block
-            total = sum(
+            draws = [
                 np.asarray(self._scores(params, padded, self._x, self._y), np.float64)
                 for params in self._drawn
-            )
-            blocks.append(total[: len(block)] / len(self._drawn))
+            ]
+            blocks.append(np.mean(draws, axis=0)[: len(block)])
         return np.concatenate(blocks)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
@@ -203,14 +205,13 @@ class NeuronGame:
 def _point_params(ensemble: Ensemble, key: Any) -> Any:
     """Parameters of one sub-network, or of the posterior means."""
     laws = ensemble.weights()
-    keys = dict.fromkeys(laws)
-    if key is not None:
-        keys = dict(zip(laws, jax.random.split(key, len(laws)), strict=True))
-    values = {
-        name: law.mean if keys[name] is None else law.sample(keys[name])
-        for name, law in laws.items()
-    }
-    return ensemble.with_weights(values).params
+    if key is None:
+        return ensemble.with_weights(
+            {name: law.mean for name, law in laws.items()}
+        ).params
+    keys = dict(zip(laws, jax.random.split(key, len(laws)), strict=True))
+    drawn = {name: law.sample(keys[name]) for name, law in laws.items()}
+    return ensemble.with_weights(drawn).params
 
 
 def _masking(
@@ -248,7 +249,7 @@ def _measure(
             logits = outputs / temperature
             chosen = jnp.take_along_axis(logits, y[:, None], -1)[:, 0]
             return temperature * (chosen - jax.nn.logsumexp(logits, -1))
-        distribution = output_distribution(likelihood, outputs)
+        distribution: Any = output_distribution(likelihood, outputs)
         targets = align_targets(distribution, y)
         if payoff in ("probability", "log_likelihood"):
             log_prob = distribution.log_prob(targets)

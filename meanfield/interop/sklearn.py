@@ -35,6 +35,7 @@ BLOCK = 256
 class _MeanField(BaseEstimator):
     """What the classifier and the regressor share."""
 
+    _likelihood: Callable[[], Any]
     ensemble_: Ensemble
     likelihood_: Any
     encoder_: FrameEncoder
@@ -99,7 +100,7 @@ class _MeanField(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Arrays only: functions inside a network need not survive pickling."""
-        state = dict(super().__getstate__())
+        state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
         for name in ("ensemble_", "likelihood_"):
             if name in state:
                 arrays = jax.tree.leaves(eqx.filter(state.pop(name), eqx.is_array))

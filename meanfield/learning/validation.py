@@ -30,9 +30,9 @@ def validation_scores(
     examples = jax.tree.leaves(x)[0].shape[0]
     for number, start in enumerate(range(0, examples, CHUNK)):
         rows = slice(start, min(start + CHUNK, examples))
-        batch = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), (x, y))
+        some_x, some_y = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
         log_probs, hits = _score(
-            ensemble, likelihood, *batch, jax.random.fold_in(key, number)
+            ensemble, likelihood, some_x, some_y, jax.random.fold_in(key, number)
         )
         total += float(log_probs.sum())
         count += log_probs.shape[0]

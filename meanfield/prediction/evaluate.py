@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.batches import array_data, check_batch, outputs_of
 from meanfield.learning.likelihoods import Categorical

@@ -74,9 +74,11 @@ def average(
     parts = []
     for number, start in enumerate(range(0, examples, chunk)):
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
-        batch = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), (x, y))
+        some_x, some_y = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
         chunk_key = jax.random.fold_in(key, number)
-        part = _average_chunk(ensemble, likelihood, *batch, chunk_key, num_samples)
+        part = _average_chunk(
+            ensemble, likelihood, some_x, some_y, chunk_key, num_samples
+        )
         parts.append(jax.tree.map(np.asarray, part))
     joined = {
         name: np.concatenate([part[name] for part in parts])[:examples]

@@ -37,8 +37,8 @@ DRAWS = 256
 ENTRYWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "
     "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 "
-    "floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg "
-    "nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
+    "floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne "
+    "neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
     "stop_gradient sub tan tanh xor copy reduce_precision".split()
 )
 MIXING = frozenset(
@@ -75,7 +75,7 @@ def defer(equation: Equation, operands: Sequence[Any], rule: Any) -> Deferred | 
     if equation.name not in ENTRYWISE | MIXING or equation.many:
         return None
     random = [v for v in operands if isinstance(v, Deferred) or is_random(v)]
-    if any(is_random(v) and not v.drawable for v in random):
+    if any(not v.drawable for v in random if isinstance(v, Random)):
         return None
     views = [_view(v) for v in operands]
     roots = {id(v.root): v.root for v in views if isinstance(v, Deferred)}

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from meanfield.checks import require
@@ -198,7 +199,7 @@ def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
     def walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         environment: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
         for var, value in zip(jaxpr.constvars, consts, strict=True):
-            environment[var] = new(var.aval.shape)
+            environment[var] = new(np.shape(value))
             constants[environment[var]] = value
 
         def look(atom: Any) -> Any:
@@ -212,12 +213,12 @@ def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
                 inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
                 results = walk(*open_jaxpr(inner), items)
             else:
-                results = [new(var.aval.shape) for var in eqn.outvars]
+                results = [new(_shape_of(var)) for var in eqn.outvars]
                 steps.append(Step(eqn, tuple(items), tuple(results)))
             environment.update(zip(eqn.outvars, results, strict=True))
         return [look(atom) for atom in jaxpr.outvars]
 
-    inputs = [new(var.aval.shape) for var in jaxpr.invars]
+    inputs = [new(_shape_of(var)) for var in jaxpr.invars]
     results = walk(jaxpr, consts, inputs)
     arrays = [n for n, leaf in named_leaves(params).items() if eqx.is_array(leaf)]
     leaves = dict(zip(arrays, inputs, strict=False))
@@ -257,6 +258,10 @@ def _free_axis(
     if len(free[side]) != 1 or batch[0]:
         return None
     return 0 if side == 0 else len(free[0])
+
+
+def _shape_of(var: Any) -> tuple[int, ...]:
+    return tuple(var.aval.shape)
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:

@@ -1,8 +1,10 @@
 """Random arrays as the interpreter sees them: a mean and a variance per entry."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -57,6 +59,8 @@ def is_random(value: Any) -> bool:
     return isinstance(value, Random)
 
 
+# Outside `jit` one compiled program serves a shape, in place of fifty small ones.
+@partial(jax.jit, inline=True)
 def add_noise(
     mean: Float[Array, "*shape"], var: Float[Array, "*shape"], key: PRNGKeyArray
 ) -> Float[Array, "*shape"]:
@@ -71,7 +75,7 @@ def add_noise(
 
 
 def variance_dtype(dtype: Any) -> Any:
-    """Type that holds the variance of numbers of a type: float16 has no range for it."""
+    """Type that holds the variance of numbers; float16 has no range for it."""
     return jnp.dtype("float32") if dtype == jnp.float16 else jnp.dtype(dtype)
 
 
