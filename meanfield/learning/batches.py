@@ -53,21 +53,39 @@ def array_data(data: Any, name: str = "data") -> tuple[Any, Any] | None:
     return x, y
 
 
-def check_batch(ensemble: Ensemble, likelihood: Any, x: Any, y: Any) -> None:
+def check_batch(
+    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, name: str = "data"
+) -> Any:
     """Refuse inputs the network cannot take, and targets the likelihood cannot.
+
+    Returns:
+        Shapes of the outputs for x.
 
     Raises:
         ValueError: what does not fit, with the first offending row.
     """
-
-    try:
-        shapes = jax.eval_shape(outputs_of(ensemble), x)
-    except (TypeError, ValueError) as error:
-        got = jax.tree.map(lambda leaf: leaf.shape, x)
-        raise ValueError(
-            f"`data` inputs x of shape {got} do not fit the model: {error}"
-        ) from error
+    shapes = check_inputs(ensemble, x, name)
     check_targets(likelihood, shapes, y)
+    return shapes
+
+
+def check_inputs(ensemble: Ensemble, x: Any, name: str = "data") -> Any:
+    """Refuse inputs of a shape or type that the network cannot take.
+
+    Returns:
+        Shapes of the outputs.
+
+    Raises:
+        ValueError: they do not fit; the network's own complaint is passed on.
+    """
+    try:
+        return jax.eval_shape(outputs_of(ensemble), x)
+    except (TypeError, ValueError, IndexError) as error:
+        got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x)
+        raise ValueError(
+            f"`{name}` inputs x must be a batch that the model takes, first axis the "
+            f"examples; got {got}, of which the model says: {error}"
+        ) from error
 
 
 def outputs_of(ensemble: Ensemble) -> Any:
@@ -108,7 +126,9 @@ def _array(value: Any) -> Any:
         f"`data` must be numbers; got dtype {value.dtype}. Encode texts and dates "
         "first, for example with meanfield.data.table.",
     )
-    return jnp.asarray(value)
+    # What overflows is refused as infinite.
+    with np.errstate(over="ignore"):
+        return jnp.asarray(value)
 
 
 def _refuse_non_finite(array: Any, what: str) -> None:

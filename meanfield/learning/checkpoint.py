@@ -7,10 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from meanfield.checks import require
-from meanfield.tensors import load_tree, save_tree
+from meanfield.tensors import fill_tree, load_arrays, save_tree
+
+from .placement import come_home
 
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
+_HALF = re.compile(r"\.(best|epoch-\d+)\.safetensors\..*")
 
 
 @dataclasses.dataclass
@@ -59,33 +64,66 @@ class Checkpoint:
         Raises:
             ValueError: the file is damaged, or belongs to another run.
         """
+        self._last_epoch, self._last_time = 0, time.monotonic()
+        self._best = float("inf")
+        self._sweep()
         newest = self.newest()
         if newest is None:
             return None
-        tree, metadata = load_tree(newest, tree)
+        try:
+            arrays, metadata = load_arrays(newest)
+        except ValueError as error:
+            raise ValueError(
+                f"`checkpoint` is damaged: {error} Or delete it: the run then goes on "
+                "from the one before."
+            ) from error
+        found = metadata.get("fingerprint", {})
+        different = [
+            f"`{name}` {found.get(name)} there, {fingerprint.get(name)} here"
+            for name in sorted(found.keys() | fingerprint.keys())
+            if found.get(name) != fingerprint.get(name)
+        ]
         require(
-            metadata["fingerprint"] == fingerprint,
-            f"`checkpoint` {newest} belongs to another run: it was made with "
-            f"{metadata['fingerprint']}, this run has {fingerprint}. Use the same "
-            "settings, or another folder.",
+            not different,
+            f"`checkpoint` {newest} belongs to another run: {'; '.join(different)}. "
+            "Use the same settings, or another folder.",
         )
+        tree = fill_tree(arrays, tree, newest)
         self._last_epoch, self._best = metadata["epoch"], metadata["best"]
         return tree, metadata
 
     def offer(self, epoch: int, tree: Any, metadata: dict[str, Any], score: float):
-        """Write a file if one is due."""
+        """Write a file if one is due.
+
+        With several processes all must call it; the first one writes.
+        """
         late = time.monotonic() - self._last_time >= 60 * self.every_minutes
         better = self.keep_best and score < self._best
         self._best = min(self._best, score)
         metadata = {**metadata, "epoch": epoch, "best": self._best}
+        due = late or epoch - self._last_epoch >= self.every_epochs
+        if not (better or due):
+            return
+        tree = come_home(tree)
+        if due:
+            self._last_epoch, self._last_time = epoch, time.monotonic()
+        if jax.process_index() > 0:
+            return
         if better:
             save_tree(Path(self.folder) / "best.safetensors", tree, metadata)
-        if late or epoch - self._last_epoch >= self.every_epochs:
+        if due:
             name = f"epoch-{epoch:06d}.safetensors"
             save_tree(Path(self.folder) / name, tree, metadata)
-            self._last_epoch, self._last_time = epoch, time.monotonic()
             for old in self._files()[: -self.keep]:
                 old.unlink()
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written."""
+        folder = Path(self.folder)
+        if jax.process_index() == 0 and folder.is_dir():
+            for path in folder.iterdir():
+                if _HALF.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         folder = Path(self.folder)

@@ -184,7 +184,7 @@ def fit(
     arrays = array_data(data)
     validation = _check(epochs, batch_size, temperature, patience, validation)
     if arrays is not None:
-        given = jax.tree.leaves(arrays[0])[0].shape[0]
+        given = len(jax.tree.leaves(arrays[0])[0])
         num_data = given if num_data is None else num_data
         require(
             batch_size <= given,
@@ -192,15 +192,15 @@ def fit(
             f"for {given} examples. Use a smaller batch.",
         )
         check_batch(ensemble, likelihood, *arrays)
+        if sample_weight is not None:
+            arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
     if validation is not None:
         check_batch(ensemble, likelihood, *validation, name="validation")
-    if sample_weight is not None:
-        require(
-            arrays is not None,
-            "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
-            "batches by weight instead.",
-        )
-        arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
+    require(
+        arrays is not None or sample_weight is None,
+        "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
+        "batches by weight instead.",
+    )
     require(
         num_data is not None or prior is None,
         "`num_data` is needed with a prior when `data` is an iterable: the KL term is "
@@ -288,10 +288,10 @@ class _Run:
             return
         key = self.layout.everywhere(self.key)
         first_pass = self.outputs is None
-        ensemble, likelihood = self.current() if first_pass else (None, None)
+        ensemble, likelihood = self.current()
         sums: list[Any] = []
         for x, y in iterate(data, epoch):
-            if first_pass and self.outputs is None:
+            if self.outputs is None:
                 self.outputs = check_batch(ensemble, likelihood, x, y)
             elif first_pass:
                 check_targets(likelihood, self.outputs, y)

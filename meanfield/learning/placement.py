@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from meanfield.checks import require
@@ -13,41 +17,102 @@ from .training import Recipe, TrainState
 WIDE = 1024
 
 
-def place(
-    state: TrainState, arrays: Any, recipe: Recipe, mesh: Mesh | None, batch_size: int
-) -> tuple[TrainState, Any, Recipe]:
-    """Put state and data onto a mesh, and have each batch split over its data axis.
+class Layout:
+    """Where state, data and batches go; without a mesh, nowhere but where they are.
 
-    Axis "data" splits every batch; axis "model", if there is one, splits the last axis
-    of weights at least `WIDE` wide. Everything else is on every device.
+    Axis "data" of the mesh splits every batch; axis "model", if there is one, splits
+    the last axis of weights at least `WIDE` wide. Everything else is on every device.
+    With several processes, each gives the same whole arrays.
+
+    Args:
+        mesh: a `jax.sharding.Mesh`, or None.
+        batch_size: to be split; None where every batch has its own.
 
     Raises:
         ValueError: the mesh has no axis "data", or its size does not divide the batch.
     """
-    if mesh is None:
-        return state, arrays, recipe
-    require(
-        "data" in mesh.axis_names and set(mesh.axis_names) <= {"data", "model"},
-        "`mesh` must have an axis 'data' and may have one 'model'; got "
-        f"{mesh.axis_names}. Make it with jax.make_mesh((devices,), ('data',)).",
-    )
-    parts = mesh.shape["data"]
-    require(
-        batch_size % parts == 0,
-        f"`batch_size` must be a multiple of the {parts} devices along the mesh's axis "
-        f"'data'; got {batch_size}. Use {-(-batch_size // parts) * parts}.",
-    )
 
-    def put(array: Any) -> Any:
-        spec = [None] * array.ndim
-        width = mesh.shape.get("model", 1)
-        if array.ndim >= 2 and array.shape[-1] >= WIDE and array.shape[-1] % width == 0:
-            spec[-1] = "model" if "model" in mesh.axis_names else None
-        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
+    def __init__(self, mesh: Mesh | None, batch_size: int | None):
+        self.mesh = None
+        if mesh is None:
+            return
+        require(
+            isinstance(mesh, Mesh)
+            and "data" in mesh.axis_names
+            and set(mesh.axis_names) <= {"data", "model"},
+            "`mesh` must have an axis 'data' and may have one 'model'; got "
+            f"{getattr(mesh, 'axis_names', mesh)}. Make it with "
+            "jax.make_mesh((devices,), ('data',)).",
+        )
+        # Plain axes, whose shardings the compiler completes.
+        self.mesh = Mesh(mesh.devices, mesh.axis_names)
+        if batch_size is not None:
+            self._require_divisible(batch_size, "`batch_size`")
 
-    replicated = NamedSharding(mesh, PartitionSpec())
-    state = jax.tree.map(put, state)
-    if arrays is not None:
-        arrays = jax.device_put(arrays, replicated)
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    return state, arrays, dataclasses.replace(recipe, shard_batch=split)
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe with its arrays on every device, and batches split."""
+        if self.mesh is None:
+            return recipe
+        split = NamedSharding(self.mesh, PartitionSpec("data"))
+        return dataclasses.replace(self.everywhere(recipe), shard_batch=split)
+
+    def weights(self, state: TrainState) -> TrainState:
+        """The state with its wide weights split."""
+        return self._put(state, self._weight_spec)
+
+    def everywhere(self, tree: Any) -> Any:
+        """A tree with its arrays on every device."""
+        return self._put(tree, lambda array: PartitionSpec())
+
+    def split(self, batch: Any) -> Any:
+        """A batch from outside, split over the devices."""
+        if self.mesh is not None:
+            for leaf in jax.tree.leaves(batch):
+                self._require_divisible(leaf.shape[0], "a batch of `data`")
+        return self._put(batch, lambda array: PartitionSpec("data"))
+
+    def _put(self, tree: Any, spec: Any) -> Any:
+        mesh = self.mesh
+        if mesh is None:
+            return tree
+        return jax.tree.map(
+            lambda leaf: (
+                jax.device_put(leaf, NamedSharding(mesh, spec(leaf)))
+                if eqx.is_array(leaf)
+                else leaf
+            ),
+            tree,
+        )
+
+    def _weight_spec(self, array: Any) -> PartitionSpec:
+        assert self.mesh is not None
+        parts = self.mesh.shape.get("model", 1)
+        if array.ndim < 2 or array.shape[-1] < WIDE or array.shape[-1] % parts:
+            return PartitionSpec()
+        last = "model" if "model" in self.mesh.axis_names else None
+        return PartitionSpec(*[None] * (array.ndim - 1), last)
+
+    def _require_divisible(self, size: int, what: str) -> None:
+        assert self.mesh is not None
+        parts = self.mesh.shape["data"]
+        require(
+            size % parts == 0,
+            f"{what} must be a multiple of the {parts} devices along the mesh's axis "
+            f"'data'; got {size}. Use {-(-size // parts) * parts}.",
+        )
+
+
+def come_home(tree: Any) -> Any:
+    """A tree with what lies on devices of several processes brought to this one.
+
+    Every process must call it. Arrays that this process has all of stay as they are.
+    """
+
+    def bring(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        if leaf.is_fully_replicated:
+            return jnp.asarray(np.asarray(leaf))
+        return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(bring, tree)

@@ -120,8 +120,15 @@ def take_step(
     gradient = jax.value_and_grad(losses, has_aux=True)
     (loss, parts), slope = gradient(state.learned, recipe, x, y, state.step, key)
     healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_steepness(slope))
-    change, optimizer_state = recipe.optimizer.update(
-        slope, state.optimizer_state, state.learned
+    optimizer = optax.with_extra_args_support(recipe.optimizer)
+    change, optimizer_state = optimizer.update(
+        slope,
+        state.optimizer_state,
+        state.learned,
+        # Line searches and the like ask for the loss, at other places too.
+        value=loss,
+        grad=slope,
+        value_fn=lambda learned: losses(learned, recipe, x, y, state.step, key)[0],
     )
     # Only the change is gated: the select then runs inside the update's own loop over
     # memory. The optimizer's state is worthless from here on, and never used.
@@ -172,7 +179,7 @@ def run_epoch(
         batch = jax.tree.map(lambda array: array[rows], (x, y))
         if recipe.shard_batch is not None:
             batch = lax.with_sharding_constraint(batch, recipe.shard_batch)
-        state, parts = take_step(state, recipe, *batch, noise_key)
+        state, parts = take_step(state, recipe, batch[0], batch[1], noise_key)
         return state, (parts, state.healthy)
 
     state, (parts, healthy) = lax.scan(step, state, batches)
@@ -196,9 +203,14 @@ def run_batch(
     return take_step(state, recipe, x, y, noise_key)
 
 
-def starting_state(learned: PyTree, optimizer: optax.GradientTransformation):
-    """The state before the first step, in buffers of its own (they get donated)."""
-    learned = jax.tree.map(jnp.copy, learned)
-    return TrainState(
-        learned, optimizer.init(learned), jnp.zeros((), jnp.int32), jnp.asarray(True)
-    )
+def starting_state(
+    learned: PyTree, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, every array in a buffer of its own.
+
+    The buffers get donated: neither the caller's arrays nor a buffer that the optimizer
+    keeps twice may be among them.
+    """
+    zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
+    state = TrainState(learned, optimizer.init(learned), zero, healthy)
+    return jax.tree.map(jnp.copy, state)
