@@ -1,0 +1,187 @@
+"""How far predicted probabilities can be trusted, and scores of class predictions."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from meanfield.checks import require
+
+from .uncertainty import check_probs
+
+NUM_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class ReliabilityCurve:
+    """Accuracy against confidence in bins of equal width.
+
+    Attributes:
+        edges: (bins + 1,) edges of confidence; a bin holds its lower edge, the last
+            bin both.
+        confidence: (bins,) mean confidence in each bin; NaN where it is empty.
+        accuracy: (bins,) share of right answers in each bin; NaN where it is empty.
+        counts: (bins,) examples in each bin.
+    """
+
+    edges: Float[np.ndarray, " edges"]
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+    counts: Int[np.ndarray, " bins"]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, Σ share · |accuracy − confidence|."""
+        gap = np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(self.counts * gap) / self.counts.sum())
+
+    @property
+    def max_error(self) -> float:
+        """Largest |accuracy − confidence| of a bin that is not empty."""
+        return float(np.nanmax(np.abs(self.accuracy - self.confidence)))
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectiveCurve:
+    """Error when only the most confident answers are given.
+
+    Attributes:
+        coverage: (batch,) share of the examples that are answered, rising to 1.
+        risk: (batch,) share of wrong answers among them.
+    """
+
+    coverage: Float[np.ndarray, " batch"]
+    risk: Float[np.ndarray, " batch"]
+
+    @property
+    def area(self) -> float:
+        """Mean risk over all coverages (AURC); lower is better."""
+        return float(self.risk.mean())
+
+    def risk_at(self, coverage: float) -> float:
+        """Risk when at least this share of the examples is answered."""
+        require(0 < coverage <= 1, f"`coverage` must lie in (0, 1]; got {coverage}.")
+        # A share of n examples is a whole number of them, up to rounding.
+        index = np.searchsorted(self.coverage, coverage - 1e-12)
+        return float(self.risk[index])
+
+
+def accuracy(probs: Any, labels: Any) -> float:
+    """Share of examples whose likeliest class is right (the first one of a tie)."""
+    probs, labels = _checked(probs, labels)
+    return float((probs.argmax(1) == labels).mean())
+
+
+def nll(probs: Any, labels: Any) -> float:
+    """Mean of −ln p(label), in nats; infinite where a right class had probability 0."""
+    probs, labels = _checked(probs, labels)
+    with np.errstate(divide="ignore"):
+        return float(-np.log(probs[np.arange(len(labels)), labels]).mean())
+
+
+def brier(probs: Any, labels: Any) -> float:
+    """Mean of Σ_k (p_k − 1[y = k])², between 0 and 2."""
+    probs, labels = _checked(probs, labels)
+    target = np.eye(probs.shape[1])[labels]
+    return float(np.square(probs - target).sum(1).mean())
+
+
+def reliability_curve(
+    probs: Any, labels: Any, num_bins: int = NUM_BINS
+) -> ReliabilityCurve:
+    """Accuracy against confidence, the probability of the likeliest class.
+
+    Args:
+        probs: (batch, classes) predictive probabilities.
+        labels: (batch,) right classes.
+        num_bins: bins of equal width on [0, 1].
+
+    Returns:
+        The curve; its `.ece` is the expected calibration error.
+
+    Raises:
+        ValueError: no probabilities, labels out of range, or no bins.
+
+    References:
+        Guo et al. 2017, arXiv:1706.04599.
+    """
+    require(num_bins >= 1, f"`num_bins` must be at least 1; got {num_bins}.")
+    probs, labels = _checked(probs, labels)
+    confidence, hits = probs.max(1), probs.argmax(1) == labels
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    share = np.where(counts > 0, counts, np.nan)
+    return ReliabilityCurve(
+        edges=np.linspace(0, 1, num_bins + 1),
+        confidence=np.bincount(bins, confidence, num_bins) / share,
+        accuracy=np.bincount(bins, hits, num_bins) / share,
+        counts=counts,
+    )
+
+
+def ece(probs: Any, labels: Any, num_bins: int = NUM_BINS) -> float:
+    """Expected calibration error over bins of equal width (15 by default).
+
+    Example:
+        >>> from meanfield.prediction.calibration import ece
+        >>> round(ece([[0.9, 0.1], [0.9, 0.1]], [0, 1]), 2)
+        0.4
+    """
+    return reliability_curve(probs, labels, num_bins).ece
+
+
+def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
+    """Error against the share of examples answered, most certain first.
+
+    Examples of equal uncertainty are answered in random order, on average: their errors
+    are shared evenly, so the curve does not depend on the order of the data.
+
+    Args:
+        uncertainty: (batch,) any number that rises with doubt, such as the entropy.
+        errors: (batch,) 1 or True where the answer is wrong; or any loss.
+
+    Returns:
+        The curve; its `.area` is the AURC.
+
+    Raises:
+        ValueError: shapes differ, or an entry is NaN.
+
+    References:
+        Geifman & El-Yaniv 2017, arXiv:1705.08500.
+    """
+    uncertainty = np.asarray(uncertainty, np.float64)
+    errors = np.asarray(errors, np.float64)
+    require(
+        uncertainty.ndim == 1 and uncertainty.shape == errors.shape and errors.size > 0,
+        "`uncertainty` and `errors` must be of one shape (batch,); got "
+        f"{uncertainty.shape} and {errors.shape}.",
+    )
+    require(
+        not (np.isnan(uncertainty).any() or np.isnan(errors).any()),
+        "`uncertainty` and `errors` must not be NaN.",
+    )
+    values, groups = np.unique(uncertainty, return_inverse=True)
+    totals = np.bincount(groups, errors, len(values))
+    shared = (totals / np.bincount(groups, minlength=len(values)))[np.sort(groups)]
+    answered = np.arange(1, len(errors) + 1)
+    return SelectiveCurve(
+        coverage=answered / len(errors), risk=np.cumsum(shared) / answered
+    )
+
+
+def _checked(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    probs, labels = check_probs(probs), np.asarray(labels)
+    require(
+        labels.shape == probs.shape[:1] and np.issubdtype(labels.dtype, np.integer),
+        f"`labels` must be whole numbers of shape ({len(probs)},), one for each row of "
+        f"`probs`; got {labels.dtype} of shape {labels.shape}.",
+    )
+    bad = (labels < 0) | (labels >= probs.shape[1])
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"`labels` must lie in 0 … {probs.shape[1] - 1}; got {labels[row]} in row "
+            f"{row}."
+        )
+    return probs, labels
