@@ -78,11 +78,8 @@ def pair_values(
     for high in range(num_players):
         for low in range(high):
             table = payoffs.reshape(-1, 2, 2 ** (high - low - 1), 2, 2**low)
-            second = (
-                table[:, 1, :, 1]
-                - table[:, 1, :, 0]
-                - table[:, 0, :, 1]
-                + table[:, 0, :, 0]
-            )
+            # Grouped so that a player without effect gives exactly 0.
+            with_high = table[:, 1, :, 1] - table[:, 1, :, 0]
+            second = with_high - (table[:, 0, :, 1] - table[:, 0, :, 0])
             values[high, low] = values[low, high] = weight_of @ second.ravel()
     return values

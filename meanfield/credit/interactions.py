@@ -168,7 +168,8 @@ def _interaction_replicate(
     ).reshape(len(orders), 2, m - 1)
     path = np.empty((len(orders), m + 1))
     path[:, 0], path[:, -1], path[:, 1:-1] = *ends, payoffs[:, 0]
-    second = path[:, 2:] - path[:, 1:-1] - payoffs[:, 1] + path[:, :-2]
+    # Grouped so that a player without effect gives exactly 0.
+    second = (path[:, 2:] - path[:, 1:-1]) - (payoffs[:, 1] - path[:, :-2])
     table = np.zeros((m, m))
     # Every pair is met once forwards and once backwards.
     np.add.at(table, (orders[:, :-1], orders[:, 1:]), second / 2)

@@ -2,16 +2,17 @@ r"""Bayesian quadrature of the Shapley sum: a Gaussian process over coalitions.
 
 Prior on the odd part g(S) = ½[v(S) − v(N∖S)], the only part of a game that matters:
 
-    k(S, T) = c_s c_t σ² { K[s,t,d] − K[s,n−t,n−d] + b (r_st − r_s,n−t) + ε 1[S = T] }
-    K[s,t,d] = r_st z^d        r_st = exp(−(h_s − h_t)²/2ℓ²)
+    k(S, T) = c_s c_t σ² { K[s,t,d] − K[s,n−t,n−d] + b (q_st − q_s,n−t) + ε 1[S = T] }
+    K[s,t,d] = r_st z^d        r_st = exp(−(h_s − h_t)²/2ℓ²)        q: r with ℓ = 1
 
 with s = |S|, t = |T|, d = |S △ T|, h_s = ln((s + ½)/(n − s + ½)) and c_s proportional
 to (s(n − s))^{−γ/2}. In words: payoffs are alike when few players differ
 (z = (1 − ρ)/(1 + ρ): an interaction of k players has variance in proportion to ρ^k) and
 when the sizes are alike on a log scale (ℓ); small and large coalitions may vary more
-(γ); any smooth function of the size is free (b), for it is shared evenly and cannot
-matter; and every pair of coalitions has a surprise of its own (ε). σ² has a closed form
-and a grid of (ρ, ℓ, γ, ε) is averaged with its marginal likelihoods as weights.
+(γ); a smooth function of the size has a variance of its own (b), for it is shared
+evenly and does not matter; and every pair of coalitions has a surprise of its own (ε).
+σ² has a closed form, and a grid of (ρ, ℓ, b, γ, ε) is averaged with its marginal
+likelihoods as weights.
 
 The Shapley value is linear in g, so its posterior is Gaussian in closed form. Let
 Δ(t) = Cov(φ_i − φ_j, g(T)) for i ∈ T ∌ j, which depends on the size of T alone because
@@ -48,10 +49,10 @@ PAIRS_FOR_CHOICE = 256  # rows on which the grid is compared
 CORRELATIONS = (0.03, 0.12, 0.25, 0.45, 0.7)  # ρ: nearly additive … high order
 SIZE_SCALES = (1.0, 2.5, np.inf)  # ℓ, in units of log odds
 AMPLITUDE_POWERS = (0.0, 1.0)  # γ
+SIZE_VARIANCES = (0.1, 10.0)  # b: the size alone explains little, or most
 SURPRISES = (1e-6, 1e-3, 1e-2, 0.1, 1.0)  # ε
 KEPT_WEIGHT = 0.99  # of the posterior over the grid
 MAX_WORK = 4e9  # sum over kernels of pairs³: bounds how many kernels are averaged
-SIZE_VARIANCE = 100.0  # b: far above 1, so a function of the size costs nothing
 
 
 class OddKernel(eqx.Module):
@@ -61,6 +62,7 @@ class OddKernel(eqx.Module):
         num_players: n.
         correlation: ρ in (0, 1).
         size_scale: ℓ > 0, infinite for no dependence on the size.
+        size_variance: b > 0.
         amplitude_power: γ.
         surprise: ε > 0.
     """
@@ -68,6 +70,7 @@ class OddKernel(eqx.Module):
     num_players: int
     correlation: float
     size_scale: float
+    size_variance: float
     amplitude_power: float
     surprise: float
 
@@ -94,7 +97,7 @@ class OddKernel(eqx.Module):
         """k / (c_s c_t σ²) between coalitions, without the surprise ε."""
         n = self.num_players
         near = self.size_correlation(self.size_scale)
-        free = SIZE_VARIANCE * self.size_correlation(1.0)
+        free = self.size_variance * self.size_correlation(1.0)
         power = self.decay ** np.arange(n + 1)
         here, across = np.ix_(sizes, sizes), np.ix_(sizes, n - sizes)
         return (
@@ -218,13 +221,13 @@ def weigh_kernels(
     n, count = coalitions.shape[1], len(odd)
     sizes, distances = coalitions.sum(axis=1), _distances(coalitions)
     kernels, log_evidence = [], []
-    for correlation, size_scale in itertools.product(CORRELATIONS, SIZE_SCALES):
-        gram = OddKernel(n, correlation, size_scale, 0.0, 1.0).gram(distances, sizes)
+    for shape in itertools.product(CORRELATIONS, SIZE_SCALES, SIZE_VARIANCES):
+        gram = OddKernel(n, *shape, 0.0, 1.0).gram(distances, sizes)
         for surprise in SURPRISES:
             factor = _factor(gram, surprise)
             log_det = 2 * np.log(np.diag(factor[0])).sum()
             for power in AMPLITUDE_POWERS:
-                kernel = OddKernel(n, correlation, size_scale, power, surprise)
+                kernel = OddKernel(n, *shape, power, surprise)
                 amplitude = kernel.amplitude()[sizes]
                 scaled = odd / amplitude
                 square = scaled @ cho_solve(factor, scaled) / count
@@ -282,7 +285,7 @@ def freedom(sizes: Int[np.ndarray, " pairs"]) -> float:
 
 
 def _factor(gram: Float[np.ndarray, "rows rows"], surprise: float):
-    jitter = 1e-9 * SIZE_VARIANCE
+    jitter = 1e-8
     return cho_factor(gram + (surprise + jitter) * np.eye(len(gram)), lower=True)
 
 

@@ -1,0 +1,217 @@
+import jax
+import numpy as np
+import pytest
+from oracles_shapley import table_game
+from scipy import stats
+
+from meanfield.credit.evaluation import Evaluator
+from meanfield.credit.games import airport
+from meanfield.credit.intervals import (
+    clustered_statistics,
+    replicate_statistics,
+    student_quantile,
+)
+from meanfield.credit.sampling import antithetic_replicates, random_orders
+from meanfield.credit.shapley import shapley_values
+
+
+def covered(intervals, truth) -> bool:
+    return bool(((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])).all())
+
+
+def coverage_of_runs(game, n, truth, budget, repetitions=1000, **arguments):
+    """Share of runs whose intervals hold for all players, and for each alone."""
+    together, alone = [], []
+    for seed in range(repetitions):
+        result = shapley_values(
+            game, n, key=jax.random.key(seed), budget=budget, **arguments
+        )
+        together.append(covered(result.intervals, truth))
+        error = np.abs(result.values - truth)
+        alone.append(np.mean(error <= 1.96 * result.standard_errors))
+    return np.mean(together), np.mean(alone)
+
+
+def smooth_game():
+    """Twelve players of very different weight; odd orders 1, 3, 5, … all present."""
+    rng = np.random.default_rng(5)
+    weights, bent = rng.normal(size=(2, 12))
+    members = (np.arange(2**12)[:, None] >> np.arange(12)) & 1
+    table = np.tanh(members @ weights) + 0.3 * np.sin(members @ bent)
+    return table_game(table)
+
+
+# Coverage over 1000 repetitions; the binomial standard error is 0.007.
+
+
+def test_intervals_hold_together_in_95_of_100_runs_on_the_airport():
+    game = airport(np.arange(1, 13))
+    together, alone = coverage_of_runs(game, 12, game.shapley_values, 2 + 48 * 22)
+    assert 0.93 <= together <= 0.97
+    assert 0.92 <= alone <= 0.97
+
+
+def test_intervals_hold_together_in_95_of_100_runs_on_a_smooth_game():
+    game = smooth_game()
+    truth = shapley_values(game, 12, method="exact").values
+    pairs, repetitions = 48, 1000
+    count = repetitions * pairs
+    evaluate = Evaluator(
+        game, 12, budget=2 + 22 * count, chunk_size=2**16, progress=None
+    )
+    orders = random_orders(12)(np.random.default_rng(0), count)
+    replicates = antithetic_replicates(evaluate, orders, *evaluate.ends())
+    runs = replicates.reshape(repetitions, pairs, 12)
+    held = [covered(replicate_statistics(run).intervals, truth) for run in runs]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+@pytest.mark.parametrize("method", ["stratified", "kernel", "leverage"])
+def test_other_methods_cover_as_promised_on_a_smooth_game(method):
+    game = smooth_game()
+    truth = shapley_values(game, 12, method="exact").values
+    together, alone = coverage_of_runs(
+        game, 12, truth, 600, repetitions=200, method=method
+    )
+    # 200 repetitions: binomial standard error 0.015, three of them either side.
+    assert 0.905 <= together <= 0.995
+    assert 0.92 <= alone <= 0.975
+
+
+def test_stopping_early_keeps_the_coverage():
+    game = airport(np.arange(1, 13))
+    repetitions, held, stopped = 200, 0, set()
+    for seed in range(repetitions):
+        result = shapley_values(
+            game, 12, key=jax.random.key(seed), budget=4000, tolerance=0.07
+        )
+        held += covered(result.intervals, game.shapley_values)
+        stopped.add(result.num_evaluations)
+    # Error is spent on looks not taken, so coverage is at least the level.
+    assert held / repetitions >= 0.93
+    assert len(stopped) >= 2
+
+
+def test_looking_repeatedly_at_full_level_would_lose_coverage():
+    # The reason for spending the error over the looks: noise, looked at ten times.
+    rng = np.random.default_rng(0)
+    naive = spent = 0
+    for _ in range(200):
+        x = rng.normal(size=(2048, 1))
+        looks = [16 * 2**s for s in range(8)]
+        naive += all(
+            covered(replicate_statistics(x[:r]).intervals, np.zeros(1)) for r in looks
+        )
+        spent += all(
+            covered(
+                replicate_statistics(x[:r], level=1 - 0.05 / 2 ** (s + 1)).intervals,
+                np.zeros(1),
+            )
+            for s, r in enumerate(looks)
+        )
+    assert naive / 200 < 0.85
+    assert spent / 200 >= 0.905  # binomial standard error 0.015
+
+
+# Replicates
+
+
+def test_gaussian_replicates_give_student_intervals_in_the_limit():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(20_000, 5)) * [1, 2, 3, 4, 5] + [5, 4, 3, 2, 1]
+    result = replicate_statistics(x)
+    np.testing.assert_allclose(result.values, x.mean(axis=0))
+    np.testing.assert_allclose(
+        result.standard_errors, x.std(axis=0, ddof=1) / np.sqrt(20_000)
+    )
+    half_width = result.intervals[:, 1] - result.values
+    quantile = stats.norm.isf((1 - 0.95 ** (1 / 5)) / 2)
+    np.testing.assert_allclose(half_width, quantile * result.standard_errors, rtol=0.02)
+
+
+def test_replicates_without_variance_have_intervals_of_rounding_width():
+    x = np.tile([0.1, -7.0, 0.0], (4, 1))
+    result = replicate_statistics(x)
+    assert (result.standard_errors == 0).all()
+    assert (np.diff(result.intervals, axis=1) < 1e-12).all()
+    assert covered(result.intervals, np.array([0.1, -7.0, 0.0]))
+
+
+def test_a_player_not_seen_to_vary_still_has_an_interval():
+    # Pays 1 in one of fifty replicates: half of all short runs never see it.
+    rng = np.random.default_rng(2)
+    held = degenerate = 0
+    for _ in range(500):
+        rare = rng.random((32, 1)) < 0.02
+        common = rng.random((32, 3)) < 0.5
+        x = np.concatenate([rare, common], axis=1).astype(float)
+        result = replicate_statistics(x)
+        degenerate += result.standard_errors[0] == 0
+        held += covered(result.intervals, np.array([0.02, 0.5, 0.5, 0.5]))
+    assert degenerate > 150
+    assert held / 500 >= 0.93
+
+
+def test_the_quantile_keeps_its_digits_for_many_players():
+    quantile = student_quantile(np.array([1e9]), 0.95, 10**6)
+    expected = stats.norm.isf(-np.expm1(np.log(0.95) / 1e6) / 2)
+    np.testing.assert_allclose(quantile, expected, rtol=1e-6)
+
+
+def test_replicates_are_checked():
+    with pytest.raises(ValueError, match=r"`replicates` must have the axes"):
+        replicate_statistics(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match=r"`replicates` must be finite"):
+        replicate_statistics(np.array([[1.0, np.nan]]))
+    with pytest.raises(ValueError, match=r"at least 2 posterior draws; got 1"):
+        clustered_statistics(np.zeros((1, 4, 3)))
+
+
+# Clusters: several replicates under one draw from the posterior
+
+
+def posterior_replicates(rng, draws=40, replicates=8, players=6):
+    """x = φ + u (posterior, sd .5 … 0) + e (Monte-Carlo, sd 1)."""
+    spread = np.linspace(0.5, 0.0, players)
+    effect = rng.normal(size=(draws, 1, players)) * spread
+    return effect + rng.normal(size=(draws, replicates, players)), spread
+
+
+def test_clustered_statistics_separate_posterior_spread_from_noise():
+    rng = np.random.default_rng(3)
+    x, spread = posterior_replicates(rng, draws=4000)
+    result = clustered_statistics(x)
+    np.testing.assert_allclose(result.values, x.mean(axis=(0, 1)), atol=1e-12)
+    np.testing.assert_allclose(
+        result.standard_errors, np.sqrt((spread**2 + 1 / 8) / 4000), rtol=0.06
+    )
+    np.testing.assert_allclose(
+        result.monte_carlo_errors, np.sqrt(1 / (8 * 4000)), rtol=0.03
+    )
+    np.testing.assert_allclose(result.posterior_std, spread, atol=0.05)
+
+
+def test_intervals_clustered_by_draw_cover_and_pooled_ones_do_not():
+    rng = np.random.default_rng(4)
+    clustered = pooled = credible = 0.0
+    # The spread of the posterior can be seen only where it is not far below the noise
+    # of a draw's mean, √(1/8): the first three players.
+    repetitions = 1000
+    for _ in range(repetitions):
+        x, spread = posterior_replicates(rng)
+        result = clustered_statistics(x)
+        clustered += covered(result.intervals, 0)
+        pooled += covered(replicate_statistics(x.reshape(-1, 6)).intervals, 0)
+        away = np.abs(rng.normal(size=6) * spread - result.values)
+        reach = result.credible_intervals[:, 1] - result.values
+        credible += np.mean(away[:3] <= reach[:3])
+    assert 0.93 <= clustered / repetitions <= 0.97
+    assert pooled / repetitions < 0.85
+    assert 0.92 <= credible / repetitions <= 0.97
+
+
+def test_one_replicate_a_draw_cannot_separate_but_still_covers():
+    result = clustered_statistics(np.random.default_rng(6).normal(size=(30, 1, 2)))
+    assert np.isnan(result.posterior_std).all()
+    assert np.isnan(result.monte_carlo_errors).all()
+    assert np.isfinite(result.intervals).all()
