@@ -6,14 +6,17 @@ from . import (
     runs as runs,
     workflow as workflow,
 )
+from .credit.banzhaf import banzhaf_values as banzhaf_values
 from .credit.coalitions import NeuronGame as NeuronGame
 from .credit.games import ClosedFormGame as ClosedFormGame
+from .credit.interactions import interaction_values as interaction_values
 from .credit.label_game import LabelGame as LabelGame, label_game as label_game
 from .credit.labels import (
     ConnectionLabels as ConnectionLabels,
     Label as Label,
     label_connections as label_connections,
 )
+from .credit.owen import owen_values as owen_values
 from .credit.perturbation import perturb_connections as perturb_connections
 from .credit.shapley import (
     ShapleyValues as ShapleyValues,
@@ -32,13 +35,26 @@ from .deploy.sampling import sample_subnetworks as sample_subnetworks
 from .deploy.ship import ship as ship
 from .deploy.shrink import shrink as shrink
 from .ensemble import Ensemble as Ensemble
+from .initial import critical as critical, from_weights as from_weights
 from .interop.arviz_bridge import to_arviz as to_arviz
 from .interop.sklearn import (
     MeanFieldClassifier as MeanFieldClassifier,
     MeanFieldRegressor as MeanFieldRegressor,
 )
 from .interop.spike_and_slab import SpikeAndSlab as SpikeAndSlab
+from .interop.spike_chains import (
+    SpikeSlabReparam as SpikeSlabReparam,
+    add_spikes as add_spikes,
+    as_prior as as_prior,
+    init_to_ensemble as init_to_ensemble,
+)
+from .interop.spike_elbo import SpikeSlabELBO as SpikeSlabELBO
 from .interop.spike_guide import AutoSpikeSlab as AutoSpikeSlab
+from .interop.spike_network import (
+    ensemble_from_params as ensemble_from_params,
+    random_spike_slab_module as random_spike_slab_module,
+    spike_slab_module as spike_slab_module,
+)
 from .learning.checkpoint import Checkpoint as Checkpoint
 from .learning.fit import (
     EpochReport as EpochReport,
@@ -57,8 +73,12 @@ from .learning.parametrization import (
     Projected as Projected,
     Unconstrained as Unconstrained,
 )
-from .learning.priors import SpikeSlabPrior as SpikeSlabPrior
+from .learning.priors import (
+    SpikeSlabPrior as SpikeSlabPrior,
+    posterior_as_prior as posterior_as_prior,
+)
 from .physics.complexity import measure_complexity as measure_complexity
+from .physics.initialization import jaynes_initial as jaynes_initial
 from .physics.microstructure import analyze_microstructure as analyze_microstructure
 from .physics.renormalization import (
     analyze_renormalization as analyze_renormalization,

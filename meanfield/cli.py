@@ -227,7 +227,7 @@ def analyze(
         opened, dataset = mf.workflow.open_run(run, data_dir)
         folder = out or run
         found = mf.analysis.analyze_run(opened, dataset, out=folder, seed=seed)
-    else:
+    elif weights is not None:
         arrays = mf.analysis.read_weights(weights)
         folder = out or Path("analysis")
         found = mf.analysis.analyze(arrays, folder, seed=seed)

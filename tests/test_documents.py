@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import os
 import pkgutil
 import re
 from pathlib import Path
@@ -62,6 +61,5 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
         timeout=300,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
-        env=os.environ | {"MEANFIELD_QUICK": "1"},
     )
     client.execute()

@@ -60,7 +60,7 @@ def to_arviz(
         >>> net = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
         >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
         >>> data = jnp.ones((5, 2)), jnp.array([0, 1, 2, 0, 1])
-        >>> found = mf.to_arviz(ensemble, data, num_samples=8, key=jax.random.key(2))
+        >>> found = mf.to_arviz(ensemble, data, num_samples=32, key=jax.random.key(2))
         >>> dict(found["log_likelihood"].sizes)["example"]
         5
     """
