@@ -17,12 +17,11 @@ has no bias, and the spread of ρ between neighbouring strata gives its standard
 """
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
@@ -95,7 +94,7 @@ def chain_gain(
     # One thread a fit, several fits at once: nested thread pools fight for the cores.
     with threadpool_limits(1):
         gains: Any = Parallel(
-            n_jobs=min(len(positions), os.cpu_count() or 1), prefer="threads"
+            n_jobs=min(len(positions), cpu_count()), prefer="threads"
         )(
             delayed(_term_gain)(
                 states[:, others], states[:, order[at]], folds, tree_seed

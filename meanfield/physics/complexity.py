@@ -25,15 +25,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float64, PRNGKeyArray
+from jaxtyping import Bool, Float64, PRNGKeyArray, Real
 
 from meanfield.checks import first_bad, require
 
 from .dimension import EffectiveDimension, effective_dimension
 from .entropy import unit_entropies
 from .joint import JointEntropy, joint_entropy
-from .randomness import generator
+from .tensors import generator
 
 Verdict = Literal["measured", "few examples", "cannot tell"]
 Activation = Callable[[np.ndarray], Any]
@@ -128,6 +129,7 @@ def measure_complexity(
     joint: bool = True,
     num_terms: int = 32,
     num_permutations: int = 3,
+    num_shuffles: int = 3,
 ) -> NetworkComplexity:
     r"""Entropic complexity and effective dimension of every layer.
 
@@ -144,6 +146,7 @@ def measure_complexity(
         joint: whether to estimate joint entropies too (the expensive part).
         num_terms: terms of the chain rule to fit in a wide layer.
         num_permutations: shuffled copies for the null of the total correlation.
+        num_shuffles: shuffled copies for the null of the dimension.
 
     Returns:
         A `NetworkComplexity`. A layer with fewer than 50 examples, or fewer examples
@@ -172,8 +175,18 @@ def measure_complexity(
     layers = []
     for layer_key, (name, values) in zip(keys, arrays.items(), strict=True):
         row_key, joint_key, dimension_key = jax.random.split(layer_key, 3)
-        rows = _one_position(values, generator(row_key))
+        rows = _one_position(values, generator(row_key)).astype(np.float64)
         features = rows if name == last else np.asarray(activation(rows))
+        require(
+            features.shape == rows.shape and bool(np.isfinite(features).all()),
+            "`activation` must give finite values of the shape it gets, "
+            f"{rows.shape} in {name!r}; got shape {features.shape}"
+            + (
+                "."
+                if features.shape != rows.shape
+                else " with NaN or infinity among them."
+            ),
+        )
         states = rows > threshold
         reason = _too_few(*rows.shape)
         layers.append(
@@ -188,7 +201,9 @@ def measure_complexity(
                 )
                 if joint and not reason
                 else None,
-                effective_dimension(features, key=dimension_key)
+                effective_dimension(
+                    features, key=dimension_key, num_shuffles=num_shuffles
+                )
                 if not reason and (features != features[:1]).any()
                 else None,
                 reason,
@@ -258,7 +273,10 @@ def _checked(activations: Mapping[str, Any]) -> dict[str, np.ndarray]:
             "(examples, channels, positions …) and hold something; got shape "
             f"{array.shape}.",
         )
-        array = array.astype(np.float64)
+        require(
+            jnp.issubdtype(array.dtype, np.floating) or array.dtype.kind in "iub",
+            f"`activations` of {name!r} must be real numbers; got {array.dtype}.",
+        )
         finite = np.isfinite(array)
         require(
             bool(finite.all()),
@@ -276,7 +294,7 @@ def _checked(activations: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _one_position(
     values: np.ndarray, rng: np.random.Generator
-) -> Float64[np.ndarray, "examples units"]:
+) -> Real[np.ndarray, "examples units"]:
     """(examples, units): of a convolution one random position for each example."""
     if values.ndim == 2:
         return values

@@ -141,7 +141,10 @@ def sampled_complexity(
     network_key, measure_key = jax.random.split(key)
     draws = [
         measure_complexity(
-            record(ensemble.sample(one), x), key=measure_key, joint=joint, **options
+            record(ensemble.sample(one), x),
+            key=measure_key,
+            joint=joint,
+            **{"num_shuffles": 0, **options},
         )
         for one in jax.random.split(network_key, num_samples)
     ]
@@ -191,7 +194,8 @@ class ComplexityTrace:
     ):
         require(every >= 1, f"`every` must be at least 1 epoch; got {every}.")
         self.x, self.key, self.every = x, key, every
-        self.record, self.joint, self.options = record, joint, options
+        self.record, self.joint = record, joint
+        self.options = {"num_shuffles": 0, **options}  # nulls once are enough
         self.steps: list[int] = []
         self.measurements: list[NetworkComplexity] = []
 

@@ -7,7 +7,7 @@ The plug-in entropy Ĥ = −Σ p̂ log₂ p̂ of K states in N samples is low by
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int
 from scipy.special import digamma, entr, xlogy
 
 from meanfield.checks import require
@@ -34,7 +34,7 @@ def binary_entropy(probability: Any) -> Float64[np.ndarray, "..."]:
 
 
 def count_entropy(
-    counts: Int64[np.ndarray, " states"], estimator: str = "grassberger"
+    counts: Int[np.ndarray, " states"], estimator: str = "grassberger"
 ) -> float:
     r"""Entropy in bits of the law that produced the counts.
 
@@ -90,7 +90,7 @@ def count_entropy(
     return float(nats / np.log(2))
 
 
-def count_entropy_error(counts: Int64[np.ndarray, " states"]) -> float:
+def count_entropy_error(counts: Int[np.ndarray, " states"]) -> float:
     r"""Standard error in bits of Grassberger's entropy from counts.
 
         Var ≈ σ²/N + (K − 1)/(2N²) + K/(4N²)        σ² = Σ p ln² p − (Σ p ln p)², nats²
@@ -129,7 +129,7 @@ def unit_entropies(
 
 def count_states(
     states: Bool[np.ndarray, "examples units"],
-) -> Int64[np.ndarray, " states"]:
+) -> Int[np.ndarray, " states"]:
     """How often each joint state of the units was seen."""
     packed = np.packbits(states, axis=1)
     _, counts = np.unique(packed, axis=0, return_counts=True)

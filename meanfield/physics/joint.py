@@ -15,7 +15,7 @@ from .entropy import (
     count_states,
     unit_entropies,
 )
-from .randomness import generator
+from .tensors import generator
 
 Method = Literal["counts", "chain rule"]
 # Counting states is sound while states repeat: few units, ten examples a state seen.
@@ -66,7 +66,7 @@ class JointEntropy:
 
 
 def joint_entropy(
-    states: Bool[np.ndarray, "examples units"],
+    states: Bool[Any, "examples units"],
     *,
     key: PRNGKeyArray,
     method: str = "auto",
@@ -112,6 +112,7 @@ def joint_entropy(
         len(states) >= 10,
         f"`states` must hold at least 10 examples; got {len(states)}.",
     )
+    states = np.asarray(states, dtype=bool)
     rng = generator(key)
     share = states.mean(axis=0)
     live = states[:, (share > 0) & (share < 1)]

@@ -1,9 +1,10 @@
-r"""Does a curve follow a power law? Three rivals on one error model, and a verdict.
+r"""Does a curve follow a power law? Its rivals on one error model, and a verdict.
 
     power        y = a t^b
     exponential  y = a e^{bt}
     logarithmic  y = a + b ln t
     constant     y = a
+    parabola     ln y = a + b ln t + c (ln t)²     no law: a curve that none describes
 
 all with independent Gaussian errors of ln y, so that their AICs can be compared:
 
@@ -12,7 +13,7 @@ all with independent Gaussian errors of ln y, so that their AICs can be compared
 Errors along one training curve hang together, which makes AIC differences too large.
 So the verdict does not rest on them alone: curves, or blocks of neighbouring points,
 are drawn anew, and a law must win in 95 % of the draws, by 2 on the curve itself, over
-at least 1.5 decades of t.
+at least 1.5 decades of t, and not lose to the parabola by 2.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from scipy.optimize import least_squares
 
 from meanfield.checks import first_bad, require
 
-from .randomness import generator
+from .tensors import generator
 
 Verdict = Literal["power law", "exponential", "logarithmic", "cannot tell"]
 MIN_DECADES = 1.5
@@ -32,6 +33,9 @@ MIN_POINTS = 8
 # A difference in AIC below 2 is not worth mentioning (Burnham & Anderson 2002).
 MIN_AIC_LEAD = 2.0
 MIN_SUPPORT = 0.95
+LAWS = ("power law", "exponential", "logarithmic", "constant")
+# Free parameters besides the error's size; two where nothing is said.
+_PARAMETERS = {"constant": 1, "parabola": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,8 @@ class ScalingFit:
         exponent: b of the power law a t^b, whether or not it is the law.
         prefactor: a of the power law.
         interval: 95 % bootstrap interval of b.
-        aic: AIC of each law (differences count).
+        r_squared: share of the variance of ln y that the power law explains.
+        aic: AIC of each law and of the parabola (differences count).
         support: share of bootstrap draws in which each law has the lowest AIC.
         decades: log₁₀(t_max/t_min).
         num_points: points fitted.
@@ -57,6 +62,7 @@ class ScalingFit:
     exponent: float
     prefactor: float
     interval: tuple[float, float]
+    r_squared: float
     aic: dict[str, float]
     support: dict[str, float]
     decades: float
@@ -130,8 +136,11 @@ def fit_scaling(
             drawn = log_y[0, index]
         values, drawn_slope, _ = _compare(t[index], log_t[index], drawn)
         slopes.append(drawn_slope)
-        winners.append(min(values, key=lambda law: values[law]))
-    support = {law: winners.count(law) / num_bootstrap for law in aic}
+        winners.append(min(LAWS, key=lambda law: values[law]))
+    support = {law: winners.count(law) / num_bootstrap for law in LAWS}
+    mean_curve = log_y.mean(axis=0)
+    residual = mean_curve - offset - slope * log_t
+    scatter = float(np.sum((mean_curve - mean_curve.mean()) ** 2))
     decades = float(np.log10(t[-1] / t[0]))
     verdict, reason = _judge(aic, support, decades)
     low, high = np.quantile(slopes, [0.025, 0.975])
@@ -141,6 +150,7 @@ def fit_scaling(
         exponent=slope,
         prefactor=float(np.exp(offset)),
         interval=(float(low), float(high)),
+        r_squared=1 - float(residual @ residual) / scatter if scatter > 0 else 0.0,
         aic=aic,
         support=support,
         decades=decades,
@@ -160,12 +170,13 @@ def _compare(
         "exponential": _line(t, log_y)[2],
         "logarithmic": _logarithmic(log_t, log_y),
         "constant": float(np.sum((log_y - log_y.mean()) ** 2)),
+        "parabola": _parabola(log_t, log_y),
     }
     # Errors below rounding tell no law from another.
     floor = len(t) * (np.finfo(np.float64).eps * max(1.0, np.abs(log_y).max())) ** 2
     aic = {
         law: len(t) * float(np.log(max(rss, floor) / len(t)))
-        + (2 if law == "constant" else 4)
+        + 2 * _PARAMETERS.get(law, 2)
         for law, rss in residuals.items()
     }
     return aic, power_slope, power_offset
@@ -178,6 +189,14 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     slope = float(spread @ y) / square if square > 0 else 0.0
     offset = float(y.mean() - slope * x.mean())
     return slope, offset, float(np.sum((y - offset - slope * x) ** 2))
+
+
+def _parabola(x: np.ndarray, y: np.ndarray) -> float:
+    """Residual sum of squares of a parabola."""
+    x = (x - x.mean()) / (np.ptp(x) or 1.0)
+    basis = np.stack([np.ones_like(x), x, x**2], axis=1)
+    coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
+    return float(np.sum((y - basis @ coefficients) ** 2))
 
 
 def _logarithmic(log_t: np.ndarray, log_y: np.ndarray) -> float:
@@ -215,7 +234,7 @@ def _blocks(count: int, block: int, rng: np.random.Generator) -> np.ndarray:
 def _judge(
     aic: dict[str, float], support: dict[str, float], decades: float
 ) -> tuple[Any, str]:
-    first, second = sorted(aic, key=lambda law: aic[law])[:2]
+    first, second = sorted(LAWS, key=lambda law: aic[law])[:2]
     lead = aic[second] - aic[first]
     if first == "constant":
         return "cannot tell", "no trend: a constant does as well as any law"
@@ -223,6 +242,11 @@ def _judge(
         return "cannot tell", (
             f"{first} leads {second} by {lead:.1f} in AIC and wins "
             f"{support[first]:.0%} of the bootstrap draws: not decided"
+        )
+    if aic["parabola"] < aic[first] - MIN_AIC_LEAD:
+        return "cannot tell", (
+            f"{first} fits best of the laws, but a parabola of the logarithms does "
+            f"better by {aic[first] - aic['parabola']:.1f} in AIC: the curve bends away"
         )
     if decades < MIN_DECADES:
         return "cannot tell", (
