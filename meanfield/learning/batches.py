@@ -33,24 +33,43 @@ def array_data(data: Any, name: str = "data") -> tuple[Any, Any] | None:
             + (" or an iterable of such batches" if name == "data" else "")
             + f"; got {type(data).__name__}."
         )
-    x, y = (jax.tree.map(_array, part) for part in data)
-    leaves = jax.tree.leaves(x)
+    x = input_arrays(data[0], f"{name}` inputs `x")
+    y = jax.tree.map(_array, data[1])
+    leaves = jax.tree.leaves(y)
+    examples = len(jax.tree.leaves(x)[0])
     require(
-        bool(leaves) and all(leaf.ndim >= 1 for leaf in leaves),
-        f"`{name}` must be arrays (x, y) with the examples along the first axis.",
+        bool(leaves) and all(leaf.shape[:1] == (examples,) for leaf in leaves),
+        f"`{name}` must have as many targets as examples; got {examples} examples and "
+        f"targets of shape {[leaf.shape for leaf in leaves[:4]]}.",
     )
-    counts = {leaf.shape[0] for leaf in (*leaves, *jax.tree.leaves(y))}
-    require(
-        len(counts) == 1,
-        f"`{name}` must have as many targets as examples; got first axes "
-        f"{[leaf.shape for leaf in (*leaves, *jax.tree.leaves(y))]}.",
-    )
-    require(0 not in counts, f"`{name}` is empty; at least one example is needed.")
     for leaf in leaves:
-        _refuse_non_finite(leaf, f"`{name}` inputs x")
-    for leaf in jax.tree.leaves(y):
-        _refuse_non_finite(leaf, f"`{name}` targets y")
+        _refuse_non_finite(leaf, f"`{name}` targets `y`")
     return x, y
+
+
+def input_arrays(x: Any, name: str) -> Any:
+    """Inputs as device arrays with the examples along the first axis.
+
+    Raises:
+        ValueError: there are none, they differ in number, or a feature is NaN or
+            infinite (the first is named).
+    """
+    x = jax.tree.map(_array, x)
+    leaves = jax.tree.leaves(x)
+    shapes = [leaf.shape for leaf in leaves]
+    require(
+        bool(leaves) and all(len(shape) >= 1 for shape in shapes),
+        f"`{name}` must be arrays with the examples along the first axis; got shapes "
+        f"{shapes[:4]}.",
+    )
+    require(
+        len({shape[0] for shape in shapes}) == 1,
+        f"`{name}` must agree on the number of examples; got shapes {shapes[:4]}.",
+    )
+    require(shapes[0][0] > 0, f"`{name}` is empty; at least one example is needed.")
+    for leaf in leaves:
+        _refuse_non_finite(leaf, f"`{name}`")
+    return x
 
 
 def check_batch(
@@ -83,7 +102,7 @@ def check_inputs(ensemble: Ensemble, x: Any, name: str = "data") -> Any:
     except (TypeError, ValueError, IndexError) as error:
         got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x)
         raise ValueError(
-            f"`{name}` inputs x must be a batch that the model takes, first axis the "
+            f"`{name}` must be a batch that the model takes, first axis the "
             f"examples; got {got}, of which the model says: {error}"
         ) from error
 

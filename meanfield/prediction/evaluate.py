@@ -9,7 +9,13 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from meanfield.ensemble import Ensemble
-from meanfield.learning.batches import array_data, check_batch, outputs_of
+from meanfield.learning.batches import (
+    array_data,
+    check_batch,
+    check_inputs,
+    input_arrays,
+    outputs_of,
+)
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import output_distribution
 
@@ -29,7 +35,8 @@ class Metrics:
         brier: mean of Σ_k (p_k − 1[y = k])², between 0 and 2.
         ece: expected calibration error over 15 equal bins of confidence.
         rmse: root mean square error of the predictive mean.
-        coverage: part of the targets inside the central 95 % predictive interval.
+        coverage: part of the targets inside the central 95 % predictive interval;
+            None where the distribution has no cumulative function.
         num_samples: noise draws behind the prediction.
     """
 
@@ -152,11 +159,11 @@ def predict(
     Raises:
         ValueError: the inputs do not fit the model.
     """
-    x = jax.tree.map(jnp.asarray, x)
+    x = input_arrays(x, "x")
+    check_inputs(ensemble, x, "x")
     means = average(ensemble, likelihood, x, None, num_samples=num_samples, key=key)
-    total, aleatoric = means["total"], means["aleatoric"]
-    epistemic = np.maximum(total - aleatoric, 0)
-    return Prediction(means["mean"], total, aleatoric, epistemic)
+    aleatoric, epistemic = means["aleatoric"], means["epistemic"]
+    return Prediction(means["mean"], aleatoric + epistemic, aleatoric, epistemic)
 
 
 def _example_outputs(ensemble: Ensemble, x: Any) -> Any:

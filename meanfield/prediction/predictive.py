@@ -64,8 +64,9 @@ def average(
         key: a `jax.random.key`.
 
     Returns:
-        `mean` (class probabilities for classes), `aleatoric`, `total` and, with
-        targets, `log_prob` = ln ⟨p(y)⟩ and for real targets `level` = ⟨P(Y ≤ y)⟩.
+        `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
+        targets, `log_prob` = ln ⟨p(y)⟩ and, where the distribution has a cumulative
+        function, `level` = ⟨P(Y ≤ y)⟩.
     """
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     examples = jax.tree.leaves(x)[0].shape[0]
@@ -80,11 +81,10 @@ def average(
             ensemble, likelihood, some_x, some_y, chunk_key, num_samples
         )
         parts.append(jax.tree.map(np.asarray, part))
-    joined = {
+    return {
         name: np.concatenate([part[name] for part in parts])[:examples]
         for name in parts[0]
     }
-    return joined
 
 
 @eqx.filter_jit
@@ -100,57 +100,76 @@ def _average_chunk(
 
     def draw(key: PRNGKeyArray) -> dict[str, Array]:
         outputs = network(ensemble.params, x, key=key)
-        return _summary(output_distribution(likelihood, outputs), y)
+        summary = _summary(output_distribution(likelihood, outputs), y)
+        return jax.tree.map(_at_least_float32, summary)
 
-    def add(sums: dict[str, Array], key: PRNGKeyArray) -> tuple[dict[str, Array], None]:
+    def add(kept: dict[str, Array], numbered: Any) -> tuple[dict[str, Array], None]:
+        number, key = numbered
         new = draw(key)
-        log_prob = {
-            name: jnp.logaddexp(sums[name], new[name])
-            for name in ("log_prob",)
-            if name in new
+        log_prob, scatter = kept.get("log_prob"), kept["scatter"]
+        means = {
+            name: kept[name] + _difference(value, kept[name]) / number
+            for name, value in new.items()
+            if name != "log_prob"
         }
-        return {k: sums[k] + new[k] for k in new} | log_prob, None
+        before = _difference(new["mean"], kept["mean"])
+        means["scatter"] = scatter + before * _difference(new["mean"], means["mean"])
+        if log_prob is not None:
+            means["log_prob"] = jnp.logaddexp(log_prob, new["log_prob"])
+        return means, None
 
-    first, *rest = jax.random.split(key, num_samples)
-    sums = draw(first)
-    if rest:
-        sums, _ = lax.scan(add, sums, jnp.stack(rest))
-    means = {k: v / num_samples for k, v in sums.items() if k != "log_prob"}
-    if "log_prob" in sums:
-        means["log_prob"] = sums["log_prob"] - jnp.log(num_samples)
-    return _decompose(means)
+    shapes = jax.eval_shape(lambda: network(ensemble.params, x, key=key))
+    kind = output_distribution(
+        likelihood, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    )
+    start = {
+        name: jnp.full(shape.shape, -jnp.inf if name == "log_prob" else 0, shape.dtype)
+        for name, shape in jax.eval_shape(draw, key).items()
+    }
+    start["scatter"] = jnp.zeros_like(start["mean"])
+    numbers = jnp.arange(1, num_samples + 1, dtype=jnp.float32)
+    means, _ = lax.scan(add, start, (numbers, jax.random.split(key, num_samples)))
+    if "log_prob" in means:
+        means["log_prob"] -= jnp.log(num_samples)
+    aleatoric, scatter = means.pop("inner"), means.pop("scatter")
+    if _has_labels(kind):
+        epistemic = jnp.maximum(_entropy(kind, means["mean"]) - aleatoric, 0)
+    else:
+        epistemic = scatter / num_samples
+    return means | {"aleatoric": aleatoric, "epistemic": epistemic}
+
+
+def _at_least_float32(array: Array) -> Array:
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _difference(new: Array, old: Array) -> Array:
+    """new − old, and 0 where both are the same infinity."""
+    return jnp.where(new == old, 0, new - old)
+
+
+def _entropy(distribution: Any, mean: Array) -> Array:
+    """Entropy in nats of class probabilities, or of P(y = 1)."""
+    if is_categorical(distribution):
+        return -xlogy(mean, mean).sum(-1)
+    return -xlogy(mean, mean) - xlogy(1 - mean, 1 - mean)
 
 
 def _summary(distribution: Any, y: Any) -> dict[str, Array]:
-    """What one draw adds to the sums."""
+    """What one draw adds to the averages."""
     base = base_of(distribution)
-    if is_categorical(distribution):
-        probs = base.probs
-        summary = {"mean": probs, "inner": -xlogy(probs, probs).sum(-1)}
-    elif is_binary(distribution):
-        p = base.probs
-        summary = {"mean": p, "inner": -xlogy(p, p) - xlogy(1 - p, 1 - p)}
+    if _has_labels(distribution):
+        summary = {"mean": base.probs, "inner": _entropy(distribution, base.probs)}
     else:
-        mean = distribution.mean
-        square = jnp.square(mean)
-        summary = {"mean": mean, "inner": distribution.variance, "square": square}
+        summary = {"mean": distribution.mean, "inner": distribution.variance}
     if y is None:
         return summary
     targets = align_targets(distribution, y)
     summary["log_prob"] = distribution.log_prob(targets)
-    if "square" in summary and not base.is_discrete:
+    if not base.is_discrete and type(base).cdf is not dist.Distribution.cdf:
         summary["level"] = base.cdf(targets)
     return summary
 
 
-def _decompose(means: dict[str, Array]) -> dict[str, Array]:
-    """Total = aleatoric + epistemic: of entropies for classes, of variances else."""
-    mean, aleatoric = means["mean"], means.pop("inner")
-    if "square" in means:
-        spread = jnp.maximum(means.pop("square") - jnp.square(mean), 0)
-        total = aleatoric + spread
-    elif mean.shape == aleatoric.shape:
-        total = -xlogy(mean, mean) - xlogy(1 - mean, 1 - mean)
-    else:
-        total = -xlogy(mean, mean).sum(-1)
-    return means | {"aleatoric": aleatoric, "total": total}
+def _has_labels(distribution: Any) -> bool:
+    return is_categorical(distribution) or is_binary(distribution)
