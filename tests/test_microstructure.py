@@ -284,6 +284,14 @@ def test_unusable_numbers_give_cannot_tell_and_no_numbers(case):
     assert json.loads(json.dumps(fit.to_dict()))["verdict"] == "cannot tell"
 
 
+@pytest.mark.parametrize(
+    "values", [np.ones(99, complex), np.ones(99, bool), ["a"] * 99, [None] * 99]
+)
+def test_what_is_no_real_number_is_refused(values):
+    with pytest.raises(ValueError, match="`values` must be real numbers; got"):
+        fit_microstructure(values)
+
+
 def test_a_handful_of_lognormal_weights_is_not_enough_for_a_verdict():
     fits = [
         fit_microstructure(np.random.default_rng(seed).lognormal(0, 0.65, 60))

@@ -837,6 +837,17 @@ def test_symmetry_cannot_be_told_without_layers_to_compare(stack, reason):
     assert found.score is None and found.drift_p is None
 
 
+def test_nearly_empty_layers_are_compared_without_warnings():
+    rng = np.random.default_rng(0)
+    stack = gaussian_stack([1.0, 1.0], width=30)
+    stack = {n: w * (rng.random(w.shape) < 0.003) for n, w in stack.items()}
+    found = translational_symmetry(stack, key=jax.random.key(0))
+    assert found.verdict in {"symmetric", "broken"}
+    slab = {n: mf.SpikeSlab(0 * w, w, 0 * w) for n, w in stack.items()}
+    same = translational_symmetry(slab, key=jax.random.key(0))
+    assert same.verdict == found.verdict
+
+
 def test_symmetry_needs_enough_shuffles():
     with pytest.raises(ValueError, match="`num_shuffles` must be at least 100"):
         translational_symmetry(

@@ -187,7 +187,8 @@ def arbitrage_between_layers(
             "Leave that tensor out.",
         )
         values = np.log(values[values > 0])
-        logs[tensor.title] = values - (np.max(values, initial=-np.inf) * scaled)
+        unit = float(values.max()) if scaled and values.size else 0.0
+        logs[tensor.title] = values - unit
     require(
         len(logs) >= 2,
         f"`layers` must hold two or more layers to compare; got {list(logs)}. Use "

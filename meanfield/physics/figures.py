@@ -28,12 +28,10 @@ READING_COLOURS = dict(zip(READINGS, (BLUE, ORANGE, GREEN), strict=True))
 
 def plot_log_magnitudes(values: Any, fit: Microstructure, axis: Axes) -> Axes:
     """Histogram of ln|w| with the fitted normal, and a Gaussian of the same rms."""
-    magnitudes = np.abs(np.asarray(values, np.float64).ravel())
-    logs = np.log(magnitudes[magnitudes > 0])
-    axis.hist(logs, bins=80, density=True, color="#DDDDDD", label="weights")
     if fit.mu is None or fit.sigma is None:
-        axis.set_title(f"{fit.verdict}: {fit.reason}", fontsize="small", wrap=True)
-        return axis
+        return _say(axis, f"{fit.verdict}: {fit.reason}")
+    logs = _log_magnitudes(values)
+    axis.hist(logs, bins=80, density=True, color="#DDDDDD", label="weights")
     x = np.linspace(logs.min(), logs.max(), 400)
     z = (x - fit.mu) / fit.sigma
     density = np.exp(-0.5 * z**2) / fit.sigma / math.sqrt(2 * math.pi)
@@ -52,14 +50,14 @@ def plot_log_magnitudes(values: Any, fit: Microstructure, axis: Axes) -> Axes:
 
 def plot_quantiles(values: Any, fit: Microstructure, axis: Axes) -> Axes:
     """Normal Q-Q plot of ln|w|: a lognormal is the straight line."""
-    magnitudes = np.abs(np.asarray(values, np.float64).ravel())
-    logs = np.sort(np.log(magnitudes[magnitudes > 0]))
+    if fit.mu is None or fit.sigma is None:
+        return _say(axis, f"{fit.verdict}: {fit.reason}")
+    logs = np.sort(_log_magnitudes(values))
     keep = np.unique(np.linspace(0, logs.size - 1, 2000).astype(int))
     scores = special.ndtri((keep + 0.625) / (logs.size + 0.25))
     axis.plot(scores, logs[keep], ".", markersize=2, color=BLUE)
-    if fit.mu is not None and fit.sigma is not None:
-        axis.plot(scores, fit.mu + fit.sigma * scores, color=BLACK, linewidth=1)
-        axis.set_title(f"Q-Q r² = {fit.qq_r_squared:.4f}")
+    axis.plot(scores, fit.mu + fit.sigma * scores, color=BLACK, linewidth=1)
+    axis.set_title(f"Q-Q r² = {fit.qq_r_squared:.4f}")
     axis.set_xlabel("normal quantile")
     axis.set_ylabel("ln|w|")
     return axis
@@ -242,4 +240,15 @@ def plot_flow_of_scale(flow: Sequence[WideLayer], axis: Axes) -> Axes:
     axis.set_yscale("log")
     axis.set_xlabel("decimation step, b = 2")
     axis.set_ylabel("ξ (layers)")
+    return axis
+
+
+def _log_magnitudes(values: Any) -> np.ndarray:
+    magnitudes = np.abs(np.asarray(values).ravel().astype(np.float64))
+    return np.log(magnitudes[magnitudes > 0])
+
+
+def _say(axis: Axes, text: str) -> Axes:
+    axis.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    axis.set_axis_off()
     return axis

@@ -16,8 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
+
+from meanfield.checks import require
 
 from .arbitrage import Arbitrage, measure_arbitrage
 from .lognormality import (
@@ -153,6 +156,9 @@ def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
         numbers (fewer than 50 that are not zero, one value, NaN, a few rounded
         levels) give the verdict "cannot tell" and no numbers.
 
+    Raises:
+        ValueError: no real numbers (words, flags, complex numbers, a whole tree).
+
     Example:
         >>> import numpy as np
         >>> w = np.random.default_rng(0).lognormal(-3.0, 0.65, size=4000)
@@ -160,7 +166,14 @@ def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
         >>> fit.verdict, round(fit.sigma, 2)
         ('lognormal', 0.65)
     """
-    flat = np.asarray(values).ravel().astype(np.float64)
+    array = np.asarray(values)
+    require(
+        bool(jnp.issubdtype(array.dtype, jnp.number))
+        and not jnp.issubdtype(array.dtype, jnp.complexfloating),
+        f"`values` must be real numbers; got an array of {array.dtype}. Pass weights "
+        "or activations; a network goes to analyze_microstructure.",
+    )
+    flat = array.ravel().astype(np.float64)
     num_weights = flat.size
     bad = num_weights - int(np.count_nonzero(np.isfinite(flat)))
     if bad:

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.spikeslab import is_spike_slab
 
 from .activations import Activation, find_activation
 from .fixed_points import fixed_point
@@ -116,11 +115,7 @@ def analyze_renormalization(
         name: place_layer(name, weight, find_bias(name, tensors), phi, layout, outside)
         for name, weight in connections.items()
     }
-    means = {
-        name: np.asarray(weight.mean if is_spike_slab(weight) else weight)
-        for name, weight in connections.items()
-    }
-    symmetry = translational_symmetry(means, key=key, layout=layout)
+    symmetry = translational_symmetry(connections, key=key, layout=layout)
     placed = [point for point in layers.values() if point.drawn is not None]
     if len(placed) < 2:
         reason = outside or (

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
+from meanfield.spikeslab import is_spike_slab
 
 from .tensors import fan_in, generator
 
@@ -79,9 +80,9 @@ def translational_symmetry(
     """Judge whether the layers of a network follow one law, by shuffled nulls.
 
     Args:
-        layers: plain weights by name, in order of depth, each of two or more
-            dimensions. Leave out what is not meant to be alike (often the first and
-            the last layer).
+        layers: weights by name, in order of depth, each of two or more dimensions;
+            a `SpikeSlab` is read by its mean μ. Leave out what is not meant to be
+            alike (often the first and the last layer).
         key: a typed key for the shuffles.
         layout: where the inputs of a weight lie, as in `tensors.fan_in`.
         num_shuffles: exchanges drawn for each null, at least 100.
@@ -105,7 +106,8 @@ def translational_symmetry(
         return Symmetry(CANNOT_TELL, reason, names)
     scaled = []
     for name, weight in layers.items():
-        values = np.asarray(weight).astype(np.float64)
+        plain = weight.mean if is_spike_slab(weight) else weight
+        values = np.asarray(plain).astype(np.float64)
         values = values * math.sqrt(fan_in(name, values.shape, layout))
         if values.size < MIN_WEIGHTS or not np.isfinite(values).all():
             reason = f"{name!r} has fewer than {MIN_WEIGHTS} weights, or NaN."
@@ -180,7 +182,9 @@ class _Pool:
         counts = counts.reshape(num, NUM_QUANTILES)
         pooled = np.cumsum(counts.sum(axis=0)) / self.sizes.sum()
         laws = np.cumsum(counts, axis=1) / self.sizes[:, None]
-        return np.array([np.std(np.log(variances)), np.abs(laws - pooled).max()])
+        # A layer of a sparse network may be dealt zeros only.
+        logs = np.log(np.maximum(variances, np.finfo(float).tiny))
+        return np.array([np.std(logs), np.abs(laws - pooled).max()])
 
 
 def _drift(
