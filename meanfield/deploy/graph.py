@@ -22,6 +22,9 @@ from .numpy_runtime import OPERATIONS
 from .primitives import PASS_THROUGH, PRIMITIVES
 
 
+_KEY = np.dtype(object)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
     """One array in the program; its sizes are numbers, or "batch", or -1 (derived)."""
@@ -102,11 +105,6 @@ def trace(network: Network, x: Any) -> Graph:
     closed = jax.make_jaxpr(outputs)(kinds, x)
     builder = _Builder()
     jaxpr, consts = open_jaxpr(closed)
-    require(
-        not any(jax.numpy.issubdtype(c.dtype, jax.dtypes.prng_key) for c in consts),
-        "`model` draws random numbers when it is called; a network that ships must "
-        "not. Put it in inference mode first.",
-    )
     values = [builder.constant(array) for array in arrays]
     values.append(builder.value(jaxpr.invars[-1].aval))
     environment = dict(zip(jaxpr.invars, values, strict=True))
@@ -116,6 +114,11 @@ def trace(network: Network, x: Any) -> Graph:
         "`model` must return an array for each example; got no array.",
     )
     nodes = needed(builder.nodes, set(results))
+    require(
+        not any(v.dtype == _KEY for node in nodes for v in reads_of(node)),
+        "`model` draws random numbers when it is called; a network that ships must "
+        "not. Put it in inference mode first.",
+    )
     named = dict(zip(names, values[:-1], strict=True))
     return Graph(named, values[-1], nodes, tuple(results), builder.constants)
 
@@ -142,7 +145,7 @@ def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.nd
     return [np.asarray(array, value.dtype) for array, value in pairs]
 
 
-def operate(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
+def operate(node: Node, operands: Sequence[Any], batch: int) -> list[Any]:
     """What a portable node does, to arrays of any type."""
     settings = dict(node.settings)
     if "shape" in settings:
@@ -159,12 +162,12 @@ class _Builder:
         self.constants: dict[Value, np.ndarray] = {}
 
     def value(self, aval: Any) -> Value:
-        return Value(tuple(map(_size, aval.shape)), np.dtype(aval.dtype))
+        return Value(tuple(map(_size, aval.shape)), _dtype(aval))
 
     def constant(self, array: Any) -> Value:
-        array = np.asarray(array)
-        value = Value(array.shape, array.dtype)
-        self.constants[value] = array
+        value = Value(np.shape(array), _dtype(array))
+        if value.dtype != _KEY:
+            self.constants[value] = np.asarray(array)
         return value
 
     def inline(self, jaxpr: Any, environment: dict[Any, Value]) -> list[Value]:
@@ -223,7 +226,7 @@ class _Builder:
         """Compute what needs no batch."""
         static = all(isinstance(n, int) for v in node.outputs for n in v.shape)
         known = all(v in self.constants for v in node.inputs)
-        if static and known and not _is_random(node):
+        if static and known and all(v.dtype != _KEY for v in node.outputs):
             operands = [self.constants[v] for v in node.inputs]
             results = evaluate_node(node, operands, batch=0)
             self.constants.update(zip(node.outputs, results, strict=True))
@@ -276,8 +279,11 @@ def _size(dimension: Any) -> Any:
     return "batch" if str(dimension) == "batch" else -1
 
 
-def _is_random(node: Node) -> bool:
-    return any(jax.numpy.issubdtype(v.dtype, jax.dtypes.prng_key) for v in node.outputs)
+def _dtype(array: Any) -> np.dtype:
+    """The type of numbers; random keys, which a model may hold unused, have none."""
+    if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return _KEY
+    return np.dtype(array.dtype)
 
 
 def needed(nodes: Sequence[Node], wanted: set[Value]) -> tuple[Node, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.trees import map_named, named_leaves
 
-from .sizes import resize_equinox, resize_nnx
+from .sizes import resize_equinox, resize_nnx, resized_apply
 
 Arrays = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ def _from_function(apply_fn: Callable[..., Any], params: Any) -> Network:
         return apply_fn(put_arrays(params, arrays), x)
 
     def rebuild(arrays: Arrays) -> Any:
-        return apply_fn, put_arrays(params, arrays)
+        return resized_apply(apply_fn), put_arrays(params, arrays)
 
     return Network(_numbers(params), apply, rebuild)
 

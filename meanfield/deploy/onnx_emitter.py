@@ -37,9 +37,8 @@ class Emitter:
     def emit(self, op: str, inputs: Sequence[str], output: str = "", **settings) -> str:
         """Add a node with one output; its name."""
         output = output or self.fresh()
-        self.nodes.append(
-            need("onnx").helper.make_node(op, inputs, [output], **settings)
-        )
+        make = need("onnx").helper.make_node
+        self.nodes.append(make(op, inputs, [output], name=f"make {output}", **settings))
         return output
 
     def ints(self, values: Sequence[int]) -> str:

@@ -37,6 +37,7 @@ def save_int8(path: str | os.PathLike, model: Any, calibration: Any) -> None:
     """
     quantization = need("onnxruntime.quantization")
     onnx = need("onnx")
+    exact = _last_contraction(model)
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder, "plain.onnx"), Path(folder, "small.onnx")
         onnx.save(model, plain)
@@ -45,11 +46,10 @@ def save_int8(path: str | os.PathLike, model: Any, calibration: Any) -> None:
             small,
             _reader(quantization, calibration),
             quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
+            activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
-            # Seven bits for weights: older processors add pairs of products in 16 bits.
-            reduce_range=True,
+            nodes_to_exclude=exact,
         )
         part = int8_part(onnx.load(small))
         require(
@@ -58,6 +58,17 @@ def save_int8(path: str | os.PathLike, model: Any, calibration: Any) -> None:
             "not enter this kind of network (loops, for example). Use format 'onnx'.",
         )
         write_bytes(path, small.read_bytes())
+
+
+def _last_contraction(model: Any) -> list[str]:
+    """The node that makes the outputs, unless it is the only one.
+
+    It holds few of the weights, and 256 steps are coarse for logits: on an MNIST
+    network its quantisation doubles the largest change of a probability.
+    """
+    kinds = ("Gemm", "MatMul", "Conv")
+    found = [node.name for node in model.graph.node if node.op_type in kinds]
+    return found[-1:] if len(found) > 1 else []
 
 
 def int8_part(model: Any) -> float:

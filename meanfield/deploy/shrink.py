@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
@@ -120,7 +121,7 @@ def shrink(
         raise ValueError(
             "`model` does not run with smaller arrays: its code fixes their sizes. "
             "Read sizes from the arrays (x.shape, weight.shape) instead of numbers "
-            "written down; a Flax Linen module is better made an NNX module. "
+            "written down. "
             f"({error})"
         ) from error
 
@@ -269,5 +270,7 @@ def _step(
     for name, index in outgoing_entries(units, live.root, forced & held):
         changed[name].flat[index] = 0
     inputs = keep.pop(_INPUT)
-    smaller = {name: changed[name][np.ix_(*keep[name])] for name in arrays}
+    smaller = {
+        name: jnp.asarray(changed[name][np.ix_(*keep[name])]) for name in arrays
+    }
     return smaller, keep, inputs

@@ -125,3 +125,40 @@ def resize_nnx(model: Any) -> Any:
 
 def _shape(parameter: Any) -> tuple[int, ...]:
     return tuple(parameter[...].shape)
+
+
+def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """For the `apply` of a Flax Linen module, one that takes smaller arrays too.
+
+    Linen layers state their number of features in the code that makes them and compare
+    it with the arrays they are given; here each takes the number its arrays have.
+    Other functions come back as they are.
+    """
+    module = getattr(apply_fn, "__self__", None)
+    if getattr(apply_fn, "__name__", "") != "apply" or not _is_linen(module):
+        return apply_fn
+    from flax import linen
+
+    def adapt(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        layer, arrays = context.module, context.module.variables.get("params", {})
+        if isinstance(layer, linen.Dense | linen.Conv) and "kernel" in arrays:
+            kernel = arrays["kernel"].shape
+            object.__setattr__(layer, "features", kernel[-1])
+            if isinstance(layer, linen.Conv) and layer.feature_group_count > 1:
+                if kernel[-2] == 1:
+                    object.__setattr__(layer, "feature_group_count", kernel[-1])
+        if isinstance(layer, linen.Embed) and "embedding" in arrays:
+            object.__setattr__(layer, "features", arrays["embedding"].shape[-1])
+        return call(*args, **kwargs)
+
+    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        with linen.intercept_methods(adapt):
+            return apply_fn(variables, *args, **kwargs)
+
+    return apply
+
+
+def _is_linen(module: Any) -> bool:
+    return any(
+        base.__module__.startswith("flax.linen") for base in type(module).__mro__
+    )

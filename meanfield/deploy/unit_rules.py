@@ -84,7 +84,9 @@ def _reshape(units: Units, node: Node) -> None:
     before, after = units.shapes[value], units.shapes[out]
     labels, results = units.of(value), []
     for ours, theirs in _blocks(before, after):
-        free = [i for i in ours if units.roots(labels[i]).any()]
+        # An axis of one entry tells no units apart, unless there is no other axis.
+        long = [i for i in ours if before[i] > 1] or ours
+        free = [i for i in long if units.roots(labels[i]).any()]
         for i in free[1:]:
             units.fix(labels[i])
         merged = np.zeros([before[i] for i in ours], np.int64)

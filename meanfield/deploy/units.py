@@ -60,8 +60,8 @@ class Units:
         arrays = set(graph.arrays.values())
         for value in arrays:
             self.labels[value] = tuple(map(self.fresh, value.shape))
-        inputs = tuple(map(self.fresh, shapes[graph.input]))
-        self.labels[graph.input] = inputs
+        inputs = tuple(map(self.fresh, shapes[graph.input][1:]))
+        self.labels[graph.input] = (np.zeros(1, np.int64), *inputs)
         self.driven += inputs
 
     def fresh(self, size: int) -> np.ndarray:
