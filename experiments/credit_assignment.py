@@ -37,8 +37,7 @@ import optax
 
 import meanfield as mf
 from meanfield import plots
-from meanfield.credit.labels import label_connections, mean_entropy
-from meanfield.credit.perturbation import perturb_connections
+from meanfield.credit.labels import mean_entropy
 from meanfield.data import load
 from meanfield.files import write_text
 
@@ -221,7 +220,7 @@ def compare(setting: Setting, data, title: str) -> tuple[dict, list[mf.Ensemble]
 def by_layer(ensemble: mf.Ensemble, x, seed: int) -> dict[str, dict[str, float]]:
     """Label fractions and entropy of every layer, with and without dead inputs."""
     key = jax.random.fold_in(jax.random.key(seed), 2)
-    labels = label_connections(ensemble, tolerance=0.0, data=x, key=key)
+    labels = mf.label_connections(ensemble, tolerance=0.0, data=x, key=key)
     whole, learned = labels.fractions, labels.learned_fractions
     dead = labels.never_learned_fractions
     entropy = mean_entropy(ensemble)
@@ -278,10 +277,12 @@ def depth(setting: Setting, sizes: tuple[int, ...], data) -> dict:
 def perturbation(ensemble: mf.Ensemble, setting: Setting, data) -> dict:
     """The perturbation figures of the first layer and of the whole network."""
     x = data.x_train[: setting.num_data]
-    labels = label_connections(ensemble, tolerance=0.0, data=x, key=jax.random.key(10))
+    labels = mf.label_connections(
+        ensemble, tolerance=0.0, data=x, key=jax.random.key(10)
+    )
     results = {}
     for title, layers in (("first", ["layers/0"]), ("all", None)):
-        perturbed = perturb_connections(
+        perturbed = mf.perturb_connections(
             ensemble,
             labels,
             (data.x_test, data.y_test),

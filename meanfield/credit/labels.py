@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int8, PRNGKeyArray
@@ -188,7 +189,7 @@ def label_connections(
     if tolerance is None:
         tolerance, chosen = _choose(weights)
     labels = {
-        name: np.asarray(label(weight, tolerance)) for name, weight in weights.items()
+        name: np.asarray(_label(weight, tolerance)) for name, weight in weights.items()
     }
     never_learned = None
     if data is not None:
@@ -250,7 +251,7 @@ def mean_entropy(
     """
     result = {}
     for name, weight in ensemble.weights().items():
-        entropy = np.asarray(weight.entropy(), np.float64)
+        entropy = np.asarray(_entropy(weight), np.float64)
         if never_learned is not None:
             shape = np.shape(never_learned[name]) if name in never_learned else None
             require(
@@ -263,10 +264,16 @@ def mean_entropy(
     return result
 
 
+# One program for each shape, instead of one for each operation.
+_label = eqx.filter_jit(label)
+_entropy = eqx.filter_jit(SpikeSlab.entropy)
+
+
 def _choose(weights: Mapping[str, SpikeSlab]) -> tuple[float, str]:
     exact = any(
-        bool(((weight.spike_prob == 0) | (weight.slab_var == 0)).any())
+        bool((np.asarray(part) == 0).any())
         for weight in weights.values()
+        for part in (weight.spike_prob, weight.slab_var)
     )
     if exact:
         return 0.0, "exact: some connection has π = 0 or Ξ = 0"

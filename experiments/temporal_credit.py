@@ -1,0 +1,186 @@
+"""Temporal credit: a recurrent network reads MNIST row by row.
+
+    python experiments/temporal_credit.py --data-dir DIR
+    python experiments/temporal_credit.py --quick              # digits, small
+
+    h(t) = ReLU(W_in x(t) + W_rec h(t − 1) + b),  t = 1 … 28;  logits = W_out h(28) + c
+
+An ordinary function with a `lax.scan` in it. As an ensemble the network draws fresh
+noise in every step of the scan, ε(t) for each neuron and example, with variance Δ_in² +
+Δ_rec²; its gradient through time is generalized back-propagation through time. The
+recurrent slab means start at the identity, as published; back-propagation through time
+of the same network with point weights is the baseline.
+
+Source: Zou, Li & Huang, Ensemble perspective for understanding temporal credit
+assignment, arXiv:2102.03740. There the neurons are leaky and training is longer.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import meanfield as mf
+from meanfield import plots
+from meanfield.credit.labels import mean_entropy
+from meanfield.data import load
+from meanfield.files import write_text
+
+OUT = Path("runs/temporal_credit")
+SEED = 0
+WIDTH = 100
+EPOCHS = 12
+BATCH_SIZE = 128
+STEP_SIZE = 2e-3
+LARGEST_NORM = 1.0
+SLAB_SHARE = 0.01
+FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def network(params, x):
+    """Logits for images (batch, time, features), read one row after the other."""
+
+    def step(state, row):
+        drive = row @ params["in"] + state @ params["rec"] + params["bias"]
+        return jax.nn.relu(drive), None
+
+    start = jnp.zeros((x.shape[0], params["rec"].shape[0]))
+    state, _ = jax.lax.scan(step, start, jnp.swapaxes(x, 0, 1))
+    return state @ params["out"] + params["out_bias"]
+
+
+def start(features: int, width: int, classes: int, key, ordinary: bool):
+    """The network before learning: the identity as recurrent slab means."""
+
+    def initial(name, value, fan_in, key):
+        mean = jax.random.normal(key, value.shape) / jnp.sqrt(fan_in)
+        if name == "rec":
+            mean = jnp.eye(len(value))
+        # The slab's share of the second moment: of 1/fan_in for the identity too.
+        var = 0.0 if ordinary else SLAB_SHARE / fan_in
+        return mf.SpikeSlab(jnp.zeros_like(mean), mean, jnp.full_like(mean, var))
+
+    shapes = {"in": (features, width), "rec": (width, width), "out": (width, classes)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    params |= {"bias": jnp.zeros(width), "out_bias": jnp.zeros(classes)}
+    return mf.Ensemble.from_model((network, params), key=key, initial=initial)
+
+
+def optimizer(steps: int, ordinary: bool) -> optax.GradientTransformation:
+    """Adam with a bound on the gradient's norm; π and Ξ held for point weights."""
+
+    def held(tree):
+        def choose(path, leaf):
+            return getattr(path[-1], "name", "") in ("spike_prob", "slab_var")
+
+        return jax.tree_util.tree_map_with_path(choose, tree)
+
+    return optax.chain(
+        optax.clip_by_global_norm(LARGEST_NORM),
+        optax.adam(optax.cosine_decay_schedule(STEP_SIZE, steps)),
+        optax.masked(optax.set_to_zero(), held) if ordinary else optax.identity(),
+    )
+
+
+def train(data, x, width: int, epochs: int, ordinary: bool = False) -> mf.FitResult:
+    """One run."""
+    start_key, fit_key = jax.random.split(jax.random.key(SEED))
+    classes = len(data.class_names)
+    return mf.fit(
+        start(x.shape[-1], width, classes, start_key, ordinary),
+        (x, data.y_train),
+        key=fit_key,
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        optimizer=optimizer(epochs * (len(x) // BATCH_SIZE), ordinary),
+        parametrization=mf.Projected(),
+    )
+
+
+@jax.jit
+def choices(params, x):
+    """Likeliest class by a network of point weights."""
+    return network(params, x).argmax(1)
+
+
+def main() -> None:
+    """Train, label the recurrent weights, perturb them; print tables, save figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", help="folder with mnist/; else it is downloaded")
+    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
+    args = parser.parse_args()
+    data = load("digits") if args.quick else load("mnist", data_dir=args.data_dir)
+    width, epochs = (32, 30) if args.quick else (WIDTH, EPOCHS)
+    rows = data.image_shape[:2]
+    x, x_test = (array.reshape(-1, *rows) for array in (data.x_train, data.x_test))
+
+    began = time.perf_counter()
+    result = train(data, x, width, epochs)
+    seconds = time.perf_counter() - began
+    point = train(data, x, width, epochs, ordinary=True).ensemble
+    ensemble = result.ensemble
+
+    def accuracy(model):
+        return float((np.asarray(choices(model[1], x_test)) == data.y_test).mean())
+
+    keys = jax.random.split(jax.random.key(SEED + 1), 10)
+    metrics = mf.evaluate(
+        ensemble, (x_test, data.y_test), num_samples=10, key=jax.random.key(SEED + 2)
+    )
+    scores = {
+        "mean network": accuracy(ensemble.mean_network()),
+        "average of 10 noise draws": metrics.accuracy,
+        "one sub-network": np.mean([accuracy(ensemble.sample(key)) for key in keys]),
+        "point weights (BPTT)": accuracy(point.mean_network()),
+    }
+    print(f"\ntest accuracy after {epochs} epochs ({seconds:.0f} s for the ensemble)")
+    for name, value in scores.items():
+        print(f"{name:28s} {100 * value:6.2f} %")
+
+    labels = mf.label_connections(
+        ensemble, tolerance=0.0, data=x[:10_000], key=jax.random.key(SEED + 3)
+    )
+    entropy = mean_entropy(ensemble, labels.never_learned)
+    print(f"\n{'':6s}{'weights':>9s}{'never l.':>10s}{'important':>11s}", end="")
+    print(f"{'variable':>10s}{'absent':>9s}{'entropy':>9s}   (of what learned)")
+    for name, part in labels.learned_fractions.items():
+        print(
+            f"{name:6s}{labels.labels[name].size:9d}"
+            f"{labels.never_learned_fractions[name]:10.4f}{part['important']:11.4f}"
+            f"{part['variable']:10.4f}{part['absent']:9.4f}{entropy[name]:9.3f}"
+        )
+    perturbed = mf.perturb_connections(
+        ensemble,
+        labels,
+        (x_test, data.y_test),
+        layers=["rec"],
+        fractions=FRACTIONS,
+        num_samples=5,
+        key=jax.random.key(SEED + 4),
+    )
+    print("\nrecurrent weights changed: test error % by fraction")
+    for arm, mean in perturbed.mean.items():
+        shown = " ".join(f"{100 * value:6.2f}" for value in mean)
+        print(f"{arm:10s} {shown}   {perturbed.num_changed[arm][-1]} changed at 1")
+
+    plots.save(plots.label_fractions(labels.learned_fractions), OUT / "labels.png")
+    plots.save(plots.landscape(ensemble.weights()["rec"]), OUT / "landscape.png")
+    plots.save(plots.perturbation_curves(perturbed), OUT / "perturbation.png")
+    plots.save(plots.training_history(result.history), OUT / "history.png")
+    numbers = {
+        "accuracy": scores,
+        "labels": labels.learned_fractions,
+        "entropy": entropy,
+        "error": {arm: mean.tolist() for arm, mean in perturbed.mean.items()},
+    }
+    write_text(OUT / "results.json", json.dumps(numbers, indent=1))
+    print(f"\n{time.perf_counter() - began:.0f} s; figures and numbers in {OUT}")
+
+
+if __name__ == "__main__":
+    main()
