@@ -72,8 +72,8 @@ def _features(x: Any, columns: Any) -> np.ndarray:
         known = np.isin(texts, kinds)
         require(
             bool(known.all()),
-            f"column {name!r} holds the category {texts[np.argmin(known)]!r}, which "
-            f"the training data did not have; known are {list(kinds)}.",
+            f"column {name!r} holds the category {str(texts[np.argmin(known)])!r}, "
+            f"which the training data did not have; known are {list(kinds)}.",
         )
         parts.append(texts[:, None] == np.asarray(kinds)[None, :])
     return np.concatenate(parts, axis=1).astype(np.float64)
