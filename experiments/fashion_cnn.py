@@ -28,7 +28,7 @@ OUT = Path("runs/fashion_cnn")
 SEED = 0
 CHANNELS = (16, 32)
 WIDTH = 100
-EPOCHS = 10
+EPOCHS = 5
 BATCH_SIZE = 128
 STEP_SIZE = 2e-3
 

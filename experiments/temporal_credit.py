@@ -34,7 +34,7 @@ from meanfield.files import write_text
 OUT = Path("runs/temporal_credit")
 SEED = 0
 WIDTH = 100
-EPOCHS = 12
+EPOCHS = 6
 BATCH_SIZE = 128
 STEP_SIZE = 2e-3
 LARGEST_NORM = 1.0
