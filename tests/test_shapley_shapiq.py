@@ -72,3 +72,8 @@ def test_our_games_are_games_for_shapiq():
         np.testing.assert_allclose(
             estimate.get_n_order_values(1), game.shapley_values, atol=1e-6
         )
+        for kind in (shapiq.PermutationSamplingSV, shapiq.SVARM):
+            noisy = kind(8, random_state=0).approximate(4000, game)
+            np.testing.assert_allclose(
+                noisy.get_n_order_values(1), game.shapley_values, atol=0.5
+            )

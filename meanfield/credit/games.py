@@ -45,8 +45,11 @@ class ClosedFormGame(eqx.Module):
         return len(self.shapley_values)
 
     def __call__(self, coalitions: ArrayLike) -> Float[np.ndarray, " coalitions"]:
-        """Payoffs of the coalitions, (coalitions, players) of truth values."""
-        return self.payoff(np.asarray(coalitions, dtype=bool)).astype(float)
+        """Payoffs of the coalitions, (coalitions, players) of truth values.
+
+        One coalition, (players,), is a matrix of one row: shapiq asks so at times.
+        """
+        return self.payoff(np.atleast_2d(np.asarray(coalitions, bool))).astype(float)
 
 
 def airport(costs: ArrayLike) -> ClosedFormGame:
