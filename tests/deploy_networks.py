@@ -9,7 +9,7 @@ from meanfield.deploy.network import as_network
 
 
 class Residual(eqx.Module):
-    """A stream of units read and written by a block, joined with the input at the end."""
+    """A stream of units that a block reads and writes, joined with the input."""
 
     first: eqx.nn.Linear
     inner: eqx.nn.Linear

@@ -111,7 +111,9 @@ def test_a_convolutional_network_keeps_exactly_the_channels_on_live_paths(seed):
         np.asarray(model.layers[i].weight).any(axis=(2, 3)) for i in (0, 3)
     )
     flat = np.asarray(model.layers[6].weight).reshape(7, 5, 4).any(axis=2)
-    live = units_on_live_paths([first, second, flat, np.asarray(model.layers[8].weight)])
+    live = units_on_live_paths(
+        [first, second, flat, np.asarray(model.layers[8].weight)]
+    )
     assert live[0], "a seed with a live path is wanted"
     shrunk = shrink(model, batch((2, 8, 8)))
     channels = [shrunk.model.layers[i].out_channels for i in (0, 3)]
@@ -240,7 +242,9 @@ def test_attention_with_an_embedding_stays_equal():
 
 def test_a_network_shrunk_to_nothing_is_refused():
     model = mask(dense(KEY), 0.0, 0)
-    with pytest.raises(ValueError, match="`model` is shrunk to nothing.*allow_constant"):
+    with pytest.raises(
+        ValueError, match="`model` is shrunk to nothing.*allow_constant"
+    ):
         shrink(model, batch((8,)))
 
 
@@ -249,7 +253,9 @@ def test_a_network_with_everything_absent_may_become_a_constant():
     shrunk = shrink(model, x, allow_constant=True)
     assert [layer.out_features for layer in shrunk.model.layers] == [1, 1, 1, 3]
     answers = jax.vmap(shrunk.model)(shrunk.select_inputs(x))
-    np.testing.assert_allclose(answers, np.tile(model.layers[-1].bias, (7, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        answers, np.tile(model.layers[-1].bias, (7, 1)), atol=1e-6
+    )
 
 
 def test_a_single_output_that_hears_nothing_is_recognised():

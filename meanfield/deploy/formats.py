@@ -250,7 +250,8 @@ def compare(expected: Any, actual: Any, format: str, tolerance: float) -> float:
     require(
         difference <= tolerance * scale,
         f"the {format} file, loaded back, differs from the network by "
-        f"{difference:.2g}; at most {tolerance * scale:.2g} is allowed. It was not kept."
+        f"{difference:.2g}; at most {tolerance * scale:.2g} is allowed. It was not "
+        "kept."
         + (" Calibrate on more data, or use 'onnx'." if format == "onnx-int8" else ""),
     )
     return difference

@@ -21,7 +21,6 @@ from .network import Network
 from .numpy_runtime import OPERATIONS
 from .primitives import PASS_THROUGH, PRIMITIVES
 
-
 _KEY = np.dtype(object)
 
 
@@ -177,7 +176,9 @@ class _Builder:
 
         def find(atom: Any) -> Value:
             if isinstance(atom, Literal):
-                return self.constant(np.asarray(atom.val, getattr(atom.aval, "dtype", None)))
+                return self.constant(
+                    np.asarray(atom.val, getattr(atom.aval, "dtype", None))
+                )
             return environment[atom]
 
         for eqn in jaxpr.eqns:

@@ -270,7 +270,5 @@ def _step(
     for name, index in outgoing_entries(units, live.root, forced & held):
         changed[name].flat[index] = 0
     inputs = keep.pop(_INPUT)
-    smaller = {
-        name: jnp.asarray(changed[name][np.ix_(*keep[name])]) for name in arrays
-    }
+    smaller = {name: jnp.asarray(changed[name][np.ix_(*keep[name])]) for name in arrays}
     return smaller, keep, inputs
