@@ -166,12 +166,19 @@ class SpikeSlab(eqx.Module):
         Returns:
             S of every weight, in nats.
 
+        Raises:
+            ValueError: `resolution` is negative or not finite.
+
         References:
             Li & Huang 2020, arXiv:2001.03354 (its code smooths the spike in two
             inconsistent ways; the mixed measure here has no such choice).
         """
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        spike, mean, var = (x.astype(wide) for x in jax.tree.leaves(self))
+        if is_concrete(resolution):
+            require(
+                bool(0 <= resolution < float("inf")),
+                f"`resolution` must be a finite number, 0 or more; got {resolution}.",
+            )
+        spike, mean, var = self._widened()
         has_width = var > 0
         std = jnp.where(has_width, safe_sqrt(var), 1)
         upper, lower = (resolution - mean) / std, (-resolution - mean) / std
@@ -199,7 +206,7 @@ class SpikeSlab(eqx.Module):
 
         with r = Ξ/s². It is infinite where the prior excludes what the weight does:
         a point slab (Ξ = 0, π < 1) under a slab of positive width, or an excluded
-        spike or slab.
+        spike or slab. A slab that is a point at 0 (Ξ = m = 0) is part of the spike.
 
         Args:
             prior: anything with `inclusion_prob` (1 − π₀) and `slab_scale` (s > 0),
@@ -215,19 +222,22 @@ class SpikeSlab(eqx.Module):
             >>> round(float(w.kl(mf.SpikeSlabPrior(0.1, slab_scale=1.0))), 4) == 0
             True
         """
-        prior_mean: Any = 0.0
+        spike, mean, var = _merge_points(*self._widened())
         if isinstance(prior, SpikeSlab):
-            prior_present, prior_var = prior.inclusion_prob, prior.slab_var
-            prior_mean = prior.slab_mean
+            prior_spike, prior_mean, prior_var = _merge_points(*prior._widened())
+            prior_present = 1 - prior_spike
         else:
-            prior_present = jnp.asarray(prior.inclusion_prob, self.dtype)
-            prior_var = jnp.square(jnp.asarray(prior.slab_scale, self.dtype))
-        present, spike = self.inclusion_prob, self.spike_prob
-        prior_spike = 1 - prior_present
-        possible = (self.slab_var > 0) & (prior_var > 0)
-        variance = jnp.where(prior_var > 0, prior_var, 1)
-        ratio = jnp.where(possible, self.slab_var, variance) / variance
-        shift = jnp.square(self.slab_mean - prior_mean) / variance
+            prior_mean = jnp.zeros((), mean.dtype)
+            prior_present = jnp.asarray(prior.inclusion_prob, mean.dtype)
+            prior_var = jnp.square(jnp.asarray(prior.slab_scale, mean.dtype))
+            prior_spike = 1 - prior_present
+        present = 1 - spike
+        both_wide = (var > 0) & (prior_var > 0)
+        same_point = (var <= 0) & (prior_var <= 0) & (mean == prior_mean)
+        possible = both_wide | same_point
+        variance = jnp.where(both_wide, prior_var, 1)
+        ratio = jnp.where(both_wide, var, variance) / variance
+        shift = jnp.square(mean - prior_mean) / variance
         slab = 0.5 * (ratio - 1 - jnp.log(ratio) + shift)
         finite = (
             _xlogx(spike)
@@ -241,14 +251,31 @@ class SpikeSlab(eqx.Module):
             | ((present > 0) & (prior_present <= 0))
             | ((present > 0) & ~possible)
         )
-        return jnp.where(excluded, jnp.inf, finite)
+        return jnp.where(excluded, jnp.inf, finite).astype(self.dtype)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
         """Draw the weights: exact zeros with probability π, else N(m, Ξ)."""
+        # A half-precision uniform number has too few values for a rare connection.
+        spike, mean, var = self._widened()
         spike_key, slab_key = jax.random.split(key)
-        present = jax.random.bernoulli(spike_key, self.inclusion_prob, self.shape)
-        noise = jax.random.normal(slab_key, self.shape, self.dtype)
-        return jnp.where(present, self.slab_mean + safe_sqrt(self.slab_var) * noise, 0)
+        present = jax.random.bernoulli(spike_key, 1 - spike, self.shape)
+        noise = jax.random.normal(slab_key, self.shape, mean.dtype)
+        drawn = jnp.where(present, mean + safe_sqrt(var) * noise, 0)
+        return drawn.astype(self.dtype)
+
+    def _widened(self) -> tuple[Array, Array, Array]:
+        """π, m and Ξ in float32 or wider."""
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        return (
+            self.spike_prob.astype(wide),
+            self.slab_mean.astype(wide),
+            self.slab_var.astype(wide),
+        )
+
+
+def _merge_points(spike: Array, mean: Array, var: Array) -> tuple[Array, Array, Array]:
+    """A slab that is a point at 0 is the spike: count its mass there."""
+    return jnp.where((mean == 0) & (var <= 0), 1, spike), mean, var
 
 
 def is_spike_slab(leaf: Any) -> bool:
