@@ -209,8 +209,8 @@ def draw(results: dict, names: list[str], marks: np.ndarray, path: Path) -> None
     for depth in DEPTHS:
         handles.append(plt.Line2D([], [], color="grey", linewidth=0.8 + 0.4 * depth))
         texts.append(f"depth {depth}")
-    figure.legend(handles, texts, loc="lower center", ncols=len(texts), fontsize=8)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.legend(handles, texts, loc="lower center", ncols=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
