@@ -31,7 +31,7 @@ Seed = Annotated[int, typer.Option(help="of all random choices", min=0)]
 
 def _widths(text: str) -> tuple[int, ...]:
     try:
-        widths = tuple(int(part) for part in text.split(",") if part.strip())
+        widths = tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not a list like 100,100") from error
     if any(width < 1 for width in widths):
@@ -82,38 +82,43 @@ def train(
         float, typer.Option(help="weight of the prior; 1 is the evidence bound")
     ] = 1.0,
     seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="go on with this run; its own settings hold"),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the run in --out")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
 ) -> None:
     """Train an ensemble, score it, label its connections."""
-    settings = mf.workflow.TrainSettings(
-        data=data,
-        out=out or Path("runs") / Path(data).stem,
-        data_dir=data_dir,
-        target=target,
-        task=task,
-        test_fraction=test_fraction,
-        hidden=_widths(hidden),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        inclusion_prob=inclusion_prob,
-        slab_scale=slab_scale,
-        temperature=temperature,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    if resume is not None:
+        settings = mf.workflow.resumed(resume, progress=not quiet)
+    else:
+        settings = mf.workflow.TrainSettings(
+            data=data,
+            out=out or Path("runs") / Path(data).stem,
+            data_dir=data_dir,
+            target=target,
+            task=task,
+            test_fraction=test_fraction,
+            hidden=_widths(hidden),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            inclusion_prob=inclusion_prob,
+            slab_scale=slab_scale,
+            temperature=temperature,
+            seed=seed,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
     run = mf.workflow.train(settings)
     _show(run)
     if run.metrics["stopped"] == "interrupted":
         raise RuntimeError(
             f"interrupted; {run.folder} holds the epochs that were finished. Go on "
-            "with --resume."
+            f"with `meanfield train --resume {run.folder}`."
         )
 
 

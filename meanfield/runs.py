@@ -133,18 +133,7 @@ def load_run(folder: str | os.PathLike) -> Run:
                 f"{folder} is not a run folder: it has no {name}. Make one with "
                 "`meanfield train --out FOLDER`."
             )
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{folder / CONFIG} is not readable JSON ({error}); it was truncated or "
-            "edited. Restore it from a copy or train again."
-        ) from error
-    require(
-        config.get("format", 0) <= FORMAT,
-        f"{folder} was written by a newer meanfield (run format {config.get('format')}"
-        f"; this one reads {FORMAT}). Update meanfield.",
-    )
+    config = read_config(folder)
     model = build_model(config["model"], seed=0)
     ensemble = Ensemble.from_model(model)
     likelihood = build_likelihood(config["data"]["task"])
@@ -152,6 +141,34 @@ def load_run(folder: str | os.PathLike) -> Run:
     tree, _ = load_tree(folder / ENSEMBLE, like)
     ensemble = eqx.tree_at(lambda e: e.params, ensemble, tree["params"])
     return Run(folder, config, ensemble, tree["likelihood"])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The contents of a run folder's ``config.json``.
+
+    Raises:
+        ValueError: it is damaged, incomplete, or from a newer version.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not readable JSON ({error}); it was truncated or edited. "
+            "Restore it from a copy or train again."
+        ) from error
+    version = config.get("format", 0) if isinstance(config, dict) else 0
+    require(
+        version <= FORMAT,
+        f"{folder} was written by a newer meanfield (run format {version}; this one "
+        f"reads {FORMAT}). Update meanfield.",
+    )
+    missing = [part for part in ("data", "model", "training") if part not in config]
+    require(
+        not missing,
+        f"{path} misses {missing}; it was edited. Restore it from a copy.",
+    )
+    return config
 
 
 def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:

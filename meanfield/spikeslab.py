@@ -16,6 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -104,7 +105,7 @@ class SpikeSlab(eqx.Module):
         )
         if is_concrete(given["slab_mean"]):
             require(
-                bool(jnp.isfinite(given["slab_mean"]).all()),
+                bool(np.isfinite(np.asarray(given["slab_mean"], np.float64)).all()),
                 "`slab_mean` must be finite; got NaN or infinity.",
             )
         self.spike_prob = given["spike_prob"].astype(dtype)

@@ -26,7 +26,7 @@ from .learning.checkpoint import Checkpoint
 from .learning.fit import NonFiniteLossError, fit
 from .learning.optimizers import cosine_adam
 from .learning.priors import SpikeSlabPrior
-from .prediction.evaluate import Metrics, evaluate
+from .prediction.evaluate import Metrics, evaluate, predict
 from .runs import (
     CONFIG,
     FORMAT,
@@ -34,6 +34,7 @@ from .runs import (
     build_likelihood,
     build_model,
     load_run,
+    read_config,
     save_run,
     versions,
     write_json,
@@ -83,8 +84,8 @@ def train(settings: TrainSettings) -> Run:
     out = settings.out
     if (out / CONFIG).is_file() and not (settings.resume or settings.overwrite):
         raise FileExistsError(
-            f"{out} holds a run already. Continue it with --resume, replace it with "
-            "--overwrite, or choose another --out."
+            f"{out} holds a run already. Go on with it by --resume {out}, replace it "
+            "with --overwrite, or choose another --out."
         )
     dataset = load(
         settings.data,
@@ -97,6 +98,9 @@ def train(settings: TrainSettings) -> Run:
     config = _config(settings, dataset)
     x, y, shift, scale = _training_arrays(dataset)
     config["data"] |= {"target_shift": shift, "target_scale": scale}
+    if settings.resume:
+        _refuse_other_settings(out, config)
+    write_json(out / CONFIG, config)
     model = build_model(config["model"], settings.seed)
     key = jax.random.key(settings.seed)
     ensemble = Ensemble.from_model(model, key=jax.random.fold_in(key, 0))
@@ -149,6 +153,46 @@ def train(settings: TrainSettings) -> Run:
     return run
 
 
+def resumed(folder: Path, *, progress: bool = True) -> TrainSettings:
+    """The settings of a run, to go on with it.
+
+    Raises:
+        FileNotFoundError: `folder` holds no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run to resume: it has no {CONFIG}. Start one with "
+            f"`meanfield train --out {folder}`."
+        )
+    config = read_config(folder)
+    data = config["data"]
+    training = {**config["training"], "resume": True, "progress": progress}
+    return TrainSettings(
+        data=data["source"],
+        out=folder,
+        data_dir=data["data_dir"],
+        target=data["target"],
+        task=data["task"] if Path(data["source"]).suffix else None,
+        test_fraction=data["test_fraction"],
+        hidden=tuple(config["model"]["hidden"]),
+        **training,
+    )
+
+
+def _refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
+    if not (folder / CONFIG).is_file():
+        return
+    old = read_config(folder)
+    for part in ("data", "model", "training"):
+        for name, value in config[part].items():
+            before = old[part].get(name)
+            require(
+                json.dumps(before) == json.dumps(value),
+                f"{folder} was trained with {name} = {before!r}; it cannot go on with "
+                f"{value!r}. Use `meanfield train --resume {folder}` alone.",
+            )
+
+
 def score(
     run: Run, dataset: Dataset, *, num_samples: int = NUM_SAMPLES, seed: int = 0
 ) -> Metrics:
@@ -165,7 +209,15 @@ def score(
     if scale is not None and metrics.rmse is not None:
         # A density in units of y is that of the standardised target over its scale.
         widths = np.broadcast_to(scale, np.shape(y)[1:] or (1,))
-        rmse = metrics.rmse * float(np.sqrt(np.mean(np.square(widths))))
+        prediction = predict(
+            run.ensemble,
+            dataset.x_test,
+            likelihood=run.likelihood,
+            num_samples=num_samples,
+            key=jax.random.fold_in(jax.random.key(seed), 2),
+        )
+        error = (prediction.mean.reshape(np.shape(y)) - y) * scale
+        rmse = float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
         nll = metrics.nll + float(np.log(widths).sum())
         metrics = dataclasses.replace(metrics, rmse=rmse, nll=nll)
     run.update_metrics(metrics.to_dict() | {"ece": metrics.ece})
@@ -229,7 +281,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
@@ -241,7 +293,8 @@ def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
     training = dataclasses.asdict(settings)
     for name in ("data", "data_dir", "target", "task", "test_fraction", "hidden"):
         training.pop(name)
-    training.pop("out")
+    for name in ("out", "resume", "overwrite", "progress"):
+        training.pop(name)
     return {
         "format": FORMAT,
         "data": {

@@ -1,0 +1,177 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from meanfield.cli import main
+
+QUICK = ["--hidden", "8", "--epochs", "2", "--quiet"]
+
+
+def run(monkeypatch, capsys, *words):
+    """Exit code, what was printed, and the errors, of one command."""
+    monkeypatch.setattr(sys, "argv", ["meanfield", *map(str, words)])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    command = [sys.executable, "-m", "meanfield", "train", "--out", str(folder)]
+    done = subprocess.run([*command, *QUICK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout and str(folder) in done.stdout
+    return folder
+
+
+def test_a_run_folder_holds_what_the_contract_says(digits):
+    for name in ("ensemble.safetensors", "config.json", "history.csv"):
+        assert (digits / name).is_file()
+    assert list((digits / "plots").glob("*.png"))
+    metrics = json.loads((digits / "metrics.json").read_text())
+    needed = "accuracy nll ece num_samples train_seconds epochs num_weights labels"
+    assert set(needed.split()) | {"versions"} <= set(metrics)
+    for fractions in metrics["labels"].values():
+        assert set(fractions) == {"important", "absent", "variable"}
+        assert abs(sum(fractions.values()) - 1) < 1e-9
+    table = pd.read_csv(digits / "connections.csv")
+    assert len(table) == metrics["num_weights"] == 64 * 8 + 8 * 10
+    assert len(pd.read_csv(digits / "history.csv")) == 2
+
+
+def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_path):
+    commands = [
+        ["evaluate", digits, "--num-samples", 4],
+        ["label", digits],
+        ["coalitions", digits, "--budget", 200],
+        ["sample", digits, "-k", 2, "--format", "npz", "--out", tmp_path / "shipped"],
+        ["report", digits],
+    ]
+    for words in commands:
+        code, out, err = run(monkeypatch, capsys, *words)
+        assert code == 0, (words, err)
+        assert "wrote" in out
+    card = json.loads((tmp_path / "shipped" / "card.json").read_text())
+    assert len(card["subnetworks"]) == 2
+    for entry in card["subnetworks"]:
+        file = tmp_path / "shipped" / entry["file"]
+        assert file.stat().st_size == entry["bytes"]
+        assert {"num_weights", "num_nonzero", "accuracy", "nll"} <= set(entry)
+    found = json.loads((digits / "coalitions.json").read_text())["layers"]
+    assert set(found) == {"layers/0"} and len(found["layers/0"]["values"]) == 8
+    page = (digits / "report.html").read_text()
+    assert "data:image/png;base64" in page and "<script" not in page
+
+
+def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
+    before = (digits / "ensemble.safetensors").read_bytes()
+    code, _, err = run(monkeypatch, capsys, "train", "--out", digits, *QUICK)
+    assert code == 1 and "holds a run already" in err
+    assert (digits / "ensemble.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train", "--data", "nosuch"], 1, "must be one of digits"),
+        (["train", "--hidden", "10,,3"], 2, "is not a list like"),
+        (["train", "--hidden", "0"], 2, "must be positive"),
+        (["train", "--epochs", "0"], 2, "Invalid value"),
+        (["train", "--nonsense"], 2, "No such option"),
+        (["evaluate", "/nowhere"], 1, "is not a run folder"),
+        (["train", "--resume", "/nowhere"], 1, "holds no run to resume"),
+        (["sample", "/nowhere", "--format", "zip"], 2, "--format must be one of"),
+        (["analyze"], 2, "either a run folder or --weights"),
+    ],
+)
+def test_what_went_wrong_is_said_with_the_right_exit_code(
+    words, code, message, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    got, _, err = run(monkeypatch, capsys, *words)
+    assert got == code
+    assert message in " ".join(err.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tampered_run_is_refused(digits, monkeypatch, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("config.json", "ensemble.safetensors"):
+        (copy / name).write_bytes((digits / name).read_bytes())
+    content = bytearray((copy / "ensemble.safetensors").read_bytes())
+    content[-5] ^= 1
+    (copy / "ensemble.safetensors").write_bytes(bytes(content))
+    code, _, err = run(monkeypatch, capsys, "evaluate", copy)
+    assert code == 1 and "changed" in err
+    (copy / "ensemble.safetensors").write_bytes(bytes(content[:200]))
+    code, _, err = run(monkeypatch, capsys, "evaluate", copy)
+    assert code == 1 and "truncated" in err
+    (copy / "config.json").write_text('{"format": 1')
+    code, _, err = run(monkeypatch, capsys, "evaluate", copy)
+    assert code == 1 and "not readable JSON" in err
+
+
+def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=80), "b": rng.choice(["x", "y"], 80)})
+    frame["price"] = 1000 + 300 * frame.a + 50 * (frame.b == "x")
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    out = tmp_path / "table"
+    words = ["--data", tmp_path / "table.csv", "--target", "price", "--out", out]
+    code, printed, err = run(
+        monkeypatch, capsys, "train", *words, "--hidden", "16", "--quiet"
+    )
+    assert code == 0, err
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["rmse"] < 200 and "test RMSE" in printed
+    x = rng.normal(size=(60, 3)).astype("float32")
+    y = np.stack([x[:, 0], 1000 * x[:, 1]], 1)
+    np.savez(tmp_path / "arrays.npz", x=x, y=y)
+    words = ["--data", tmp_path / "arrays.npz", "--out", tmp_path / "arrays"]
+    code, _, err = run(monkeypatch, capsys, "train", *words, *QUICK)
+    assert code == 0, err
+    assert json.loads((tmp_path / "arrays" / "metrics.json").read_text())["rmse"] > 1
+    frame.loc[3, "a"] = np.nan
+    frame.to_csv(tmp_path / "holes.csv", index=False)
+    words = ["--data", tmp_path / "holes.csv", "--target", "price"]
+    code, _, err = run(monkeypatch, capsys, "train", *words, *QUICK)
+    assert code == 1 and "'a'" in err
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_bits(blow, tmp_path):
+    command = [sys.executable, "-m", "meanfield", "train", "--hidden", "8", "--quiet"]
+    settings = ["--epochs", "400", "--batch-size", "32"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, *settings, "--out", str(whole)], check=True)
+    process = subprocess.Popen(
+        [*command, *settings, "--out", str(broken)], stderr=subprocess.PIPE
+    )
+    folder = broken / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("epoch-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, blow)
+    process.communicate()
+    assert process.returncode == (1 if blow == signal.SIGINT else -blow)
+    if blow == signal.SIGINT:
+        assert (broken / "ensemble.safetensors").is_file()
+    epochs = len(list(folder.glob("epoch-*")))
+    assert epochs >= 1
+    subprocess.run([*command, "--resume", str(broken)], check=True)
+    one = (whole / "ensemble.safetensors").read_bytes()
+    two = (broken / "ensemble.safetensors").read_bytes()
+    assert one == two
