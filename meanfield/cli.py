@@ -228,13 +228,12 @@ def analyze(
     """Read a network with statistical mechanics; writes analysis.json and plots."""
     if (run is None) == (weights is None):
         raise typer.BadParameter("give either a run folder or --weights FILE")
+    folder = out or run or Path("analysis")
     if run is not None:
         opened, dataset = mf.workflow.open_run(run, data_dir)
-        folder = out or run
         found = mf.analysis.analyze_run(opened, dataset, out=folder, seed=seed)
-    elif weights is not None:
-        arrays = mf.analysis.read_weights(weights)
-        folder = out or Path("analysis")
+    else:
+        arrays = mf.analysis.read_weights(Path(str(weights)))
         found = mf.analysis.analyze(arrays, folder, seed=seed)
     typer.echo(mf.analysis.summary(found))
     typer.echo(f"\n  wrote {(folder / 'analysis.json').resolve()}")

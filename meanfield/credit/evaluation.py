@@ -138,7 +138,7 @@ def check_game(value_fn: Any, num_players: Any) -> int:
             f"`num_players` must be an integer; got {type(num_players).__name__}."
         )
     require(
-        num_players >= 2,
+        int(num_players) >= 2,
         f"`num_players` must be at least 2; got {num_players}. A single player's value "
         "is v(N) - v(∅), and without players there is nothing to share.",
     )
