@@ -1,0 +1,186 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import meanfield as mf
+from meanfield.learning.training import run_epoch
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (96, 3))
+Y = (X[:, 0] > 0).astype(int)
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    network = eqx.nn.MLP(3, 2, 8, 1, key=KEY)
+    return mf.Ensemble.from_model(network, key=jax.random.key(1))
+
+
+def learn(ensemble, data=(X, Y), **settings):
+    defaults = {"key": KEY, "epochs": 3, "batch_size": 16, "progress": False}
+    return mf.fit(ensemble, data, **defaults | settings)
+
+
+def same(one, two):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs if eqx.is_array(a))
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_others(ensemble):
+    one, two = learn(ensemble), learn(ensemble)
+    assert same(one.ensemble.params, two.ensemble.params)
+    other = learn(ensemble, key=jax.random.key(9))
+    assert not same(one.ensemble.params, other.ensemble.params)
+
+
+def test_learning_lowers_the_loss_and_leaves_the_start_alone(ensemble):
+    before = jax.tree.map(np.asarray, eqx.filter(ensemble.params, eqx.is_array))
+    result = learn(ensemble, epochs=60)
+    assert result.history["nll"][-1] < 0.5 * result.history["nll"][0]
+    assert same(before, eqx.filter(ensemble.params, eqx.is_array))
+    assert len({len(values) for values in result.history.values()}) == 1
+    assert result.stopped == "finished"
+
+
+def test_all_epochs_of_all_equal_runs_are_one_program(ensemble):
+    optimizer = optax.adam(1e-3)
+    learn(ensemble, optimizer=optimizer)
+    compiled = run_epoch._cached._cache_size()
+    learn(ensemble, optimizer=optimizer, epochs=7, key=jax.random.key(4))
+    assert run_epoch._cached._cache_size() == compiled
+
+
+def test_projection_makes_exact_certainty_and_the_smooth_way_never(ensemble):
+    hard = learn(ensemble, optimizer=optax.adam(0.3), epochs=20)
+    weights = hard.ensemble.weights().values()
+    assert any((w.spike_prob == 0).any() for w in weights)
+    assert any((w.slab_var == 0).any() for w in weights)
+    assert all(((w.spike_prob >= 0) & (w.spike_prob <= 1)).all() for w in weights)
+    soft = learn(ensemble, parametrization=mf.Unconstrained(), epochs=20)
+    for weight in soft.ensemble.weights().values():
+        assert ((weight.spike_prob > 0) & (weight.spike_prob < 1)).all()
+        assert (weight.slab_var > 0).all()
+
+
+def test_batches_from_outside_are_learned_from(ensemble):
+    batches = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 96, 16)]
+    listed = learn(ensemble, batches, epochs=40)
+    called = learn(ensemble, lambda: iter(batches), epochs=40)
+    assert same(listed.ensemble.params, called.ensemble.params)
+    assert listed.history["nll"][-1] < listed.history["nll"][0]
+    with pytest.raises(ValueError, match="gone through only once"):
+        learn(ensemble, iter(batches))
+    with pytest.raises(ValueError, match="`num_data` is needed with a prior"):
+        learn(ensemble, batches, prior=mf.SpikeSlabPrior(0.5, 1.0))
+
+
+def test_both_terms_are_reported_per_example(ensemble):
+    prior = mf.SpikeSlabPrior(0.5, 1.0)
+    half = learn(ensemble, prior=prior, temperature=0.5, epochs=1)
+    row = {name: values[0] for name, values in half.history.items()}
+    assert row["kl"] > 0
+    np.testing.assert_allclose(row["loss"], row["nll"] + 0.5 * row["kl"], rtol=1e-5)
+    warm = learn(ensemble, prior=prior, temperature=lambda step: 0.0 * step, epochs=1)
+    np.testing.assert_allclose(warm.history["loss"], warm.history["nll"], rtol=1e-6)
+
+
+def test_a_loss_that_breaks_keeps_the_last_good_state(ensemble):
+    rate = optax.piecewise_constant_schedule(1e-2, {7: 1e30})
+    optimizer = optax.sgd(rate)
+    with pytest.raises(mf.NonFiniteLossError, match="not finite at step") as caught:
+        learn(ensemble, optimizer=optimizer, epochs=4)
+    good = caught.value.result.ensemble
+    assert caught.value.step >= 7
+    finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.weights())]
+    assert all(finite)
+
+
+def test_early_stopping_returns_the_best_epoch(ensemble):
+    wrong = (X, 1 - Y)  # Learning can only make it worse on these.
+    result = learn(ensemble, validation=wrong, patience=2, epochs=50)
+    assert result.stopped == "early" and len(result.history["epoch"]) < 50
+    assert "val_nll" in result.history and "val_accuracy" in result.history
+    best = int(np.argmin(result.history["val_nll"])) + 1
+    again = learn(ensemble, epochs=50, callbacks=[lambda r: r.epoch == best])
+    assert same(result.ensemble.params, again.ensemble.params)
+
+
+def test_a_callback_sees_the_epoch_and_can_end_the_training(ensemble):
+    seen = []
+
+    def watch(report):
+        seen.append((report.epoch, report.ensemble.num_weights))
+        return report.epoch == 2
+
+    result = learn(ensemble, epochs=9, callbacks=[watch])
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert result.stopped == "callback"
+
+
+def test_a_checkpoint_continues_to_the_same_bits(ensemble, tmp_path):
+    optimizer = optax.adam(1e-2)
+    whole = learn(ensemble, epochs=6, optimizer=optimizer)
+    learn(ensemble, epochs=3, optimizer=optimizer, checkpoint=tmp_path)
+    rest = learn(ensemble, epochs=6, optimizer=optimizer, checkpoint=tmp_path)
+    assert same(whole.ensemble.params, rest.ensemble.params)
+    assert rest.history["epoch"] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match="belongs to another run"):
+        learn(
+            ensemble, epochs=6, checkpoint=tmp_path, batch_size=8, optimizer=optimizer
+        )
+    other = mf.Ensemble.from_model(eqx.nn.MLP(3, 2, 9, 1, key=KEY), key=KEY)
+    with pytest.raises(ValueError, match="architecture"):
+        learn(other, epochs=6, checkpoint=tmp_path, optimizer=optimizer)
+
+
+def test_learned_noise_finds_the_noise_of_the_data():
+    x = jax.random.normal(KEY, (512, 1))
+    y = 2 * x[:, 0] + 0.3 * jax.random.normal(jax.random.key(1), (512,))
+    network = eqx.nn.Linear(1, 1, key=KEY)
+    start = mf.Ensemble.from_model(network, key=KEY)
+    result = mf.fit(
+        start,
+        (x, y),
+        likelihood=mf.Gaussian("learned"),
+        key=KEY,
+        epochs=60,
+        batch_size=32,
+        optimizer=optax.adam(1e-2),
+        progress=False,
+    )
+    assert abs(float(result.likelihood.scale) - 0.3) < 0.05
+
+
+def test_every_example_weighs_what_it_is_given(ensemble):
+    weights = jnp.where(jnp.arange(96) < 48, 1.0, 0.0)
+    spoiled = Y.at[48:].set(1 - Y[48:])
+    result = learn(ensemble, (X, spoiled), sample_weight=weights, epochs=150)
+    outputs = jax.vmap(result.ensemble.mean_network())(X[48:])
+    assert float((outputs.argmax(1) == Y[48:]).mean()) > 0.8
+    with pytest.raises(ValueError, match="`sample_weight` must have one number"):
+        learn(ensemble, sample_weight=np.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": (X, Y[:5])}, "as many targets as examples"),
+        ({"data": (X[:0], Y[:0])}, "is empty"),
+        ({"data": (X.at[3, 1].set(jnp.nan), Y)}, "NaN or infinity in row 3"),
+        ({"data": (X[:, :2], Y)}, "a batch that the model takes"),
+        ({"data": (X, Y + 5)}, "labels"),
+        ({"batch_size": 97}, "`batch_size` must not exceed"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"epochs": 0}, "`epochs` must be at least 1"),
+        ({"temperature": -1.0}, "`temperature` must be"),
+        ({"patience": 3}, "needs `validation`"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_learned(ensemble, change, message):
+    settings = dict(change)
+    data = settings.pop("data", (X, Y))
+    with pytest.raises(ValueError, match=message):
+        learn(ensemble, data, **settings)
