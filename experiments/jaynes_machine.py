@@ -25,6 +25,8 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
+import meanfield as mf
+from meanfield.networks import mlp
 from meanfield.physics.arbitrage import arbitrage_between_layers
 from meanfield.physics.figures import (
     plot_log_magnitudes,
@@ -44,6 +46,8 @@ EPOCHS = 20
 BATCH = 128
 LEARNING_RATE = 1e-3
 NULL_SIZE = 200_000
+ENSEMBLE_SEEDS = (0, 1, 2, 3, 4)
+ENSEMBLE_EPOCHS = 40
 
 
 def load_images(name: str, data_dir: Path | None) -> tuple[np.ndarray, ...]:
@@ -197,6 +201,38 @@ def trained_here(name: str, data_dir: Path | None, epochs: int) -> dict:
     return found
 
 
+def ensembles_compared(images: tuple[np.ndarray, ...]) -> None:
+    """Test accuracy of ensembles from a critical and from a Jaynes start, by `fit`."""
+    x, y, x_test, y_test = images
+    widths = (x.shape[1], *HIDDEN, int(y.max()) + 1)
+    starts = {"critical": mf.critical(), "Jaynes": mf.jaynes_initial()}
+    print("\nensembles learned by fit: test accuracy, σ of ln|m| before → after")
+    for name, initial in starts.items():
+        scores, before, after = [], [], []
+        for seed in ENSEMBLE_SEEDS:
+            key = jax.random.key(seed)
+            network = mlp(widths, key=key)
+            ensemble = mf.Ensemble.from_model(network, key=key, initial=initial)
+            result = mf.fit(
+                ensemble, (x, y), key=key, epochs=ENSEMBLE_EPOCHS, progress=False
+            )
+            metrics = mf.evaluate(result.ensemble, (x_test, y_test), key=key)
+            scores.append(metrics.accuracy)
+            before.append(_spread(ensemble))
+            after.append(_spread(result.ensemble))
+        error = np.std(scores, ddof=1) / np.sqrt(len(scores))
+        print(
+            f"  {name:<10}{np.mean(scores):.4f} ± {error:.4f}   "
+            f"{np.mean(before):.3f} → {np.mean(after):.3f}   {len(scores)} seeds"
+        )
+
+
+def _spread(ensemble) -> float:
+    """Standard deviation of ln|m| in the second layer."""
+    means = np.asarray(ensemble.weights()["layers/1/weight"].slab_mean)
+    return float(np.log(np.abs(means[means != 0])).std())
+
+
 def draw_figures(real: dict[str, Microstructure], ours: dict, out: Path) -> None:
     """The verdicts of real networks; one layer before and after training."""
     matplotlib.use("Agg")
@@ -242,6 +278,7 @@ def main() -> None:
     if folder is not None and (folder / "pretrained_weights").is_dir():
         real = pretrained(folder / "pretrained_weights")
     ours = trained_here(settings.data, folder, settings.epochs)
+    ensembles_compared(load_images(settings.data, folder))
     draw_figures(real, ours, settings.out)
     print(f"{time.perf_counter() - start:.0f} s")
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 from . import plots
 from .checks import require
 from .physics.complexity import measure_complexity
-from .physics.figures import plot_verdicts
+from .physics.figures import plot_phase_diagram, plot_verdicts
 from .physics.microstructure import analyze_microstructure
 from .physics.recording import layer_activations
 from .physics.renormalization import analyze_renormalization
@@ -21,6 +21,7 @@ from .trees import path_name
 
 ANALYSIS = "analysis.json"
 COMPLEXITY_EXAMPLES = 10_000
+NO_FLOW = {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
@@ -68,7 +69,7 @@ def analyze(
     """
     keys = jax.random.split(jax.random.key(seed), 3)
     fits = analyze_microstructure(weights, key=keys[0])
-    renormalization = _renormalization(weights, keys[1])
+    flow = _renormalization(weights, keys[1])
     complexity: dict[str, Any] = {
         "verdict": "cannot tell",
         "reason": "weights alone say nothing of activations: analyze a run instead",
@@ -78,12 +79,12 @@ def analyze(
         complexity = measured.to_dict()
     found = {
         "microstructure": {name: fit.to_dict() for name, fit in fits.items()},
-        "renormalization": renormalization,
+        "renormalization": NO_FLOW if flow is None else flow.to_dict(),
         "complexity": complexity,
     }
     found = _jsonable(found)
     write_json(out / ANALYSIS, found)
-    _draw(fits, out / "plots")
+    _draw(fits, flow, found["complexity"].get("layers"), out / "plots")
     return found
 
 
@@ -134,12 +135,9 @@ def summary(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _renormalization(weights: Mapping[str, Any], key: Any) -> dict[str, Any]:
+def _renormalization(weights: Mapping[str, Any], key: Any) -> Any:
     matrices = [name for name, array in weights.items() if len(array.shape) >= 2]
-    if not matrices:
-        return {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
-    result = analyze_renormalization(weights, key=key)
-    return result.to_dict()
+    return analyze_renormalization(weights, key=key) if matrices else None
 
 
 def _point_values(run: Run) -> dict[str, Any]:
@@ -152,9 +150,28 @@ def _point_values(run: Run) -> dict[str, Any]:
     }
 
 
-def _draw(fits: Mapping[str, Any], folder: Path) -> None:
+def _draw(
+    fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
+) -> None:
     axis = plots.new_axis(6.4, 0.4 * len(fits) + 1.6)
     plots.save(plot_verdicts(fits, axis), folder / "microstructure.png")
+    if flow is not None:
+        axis = plot_phase_diagram(
+            plots.new_axis(), flow.activation, {"layers of this network": flow}
+        )
+        plots.save(axis, folder / "renormalization.png")
+    measured = {n: e for n, e in (layers or {}).items() if e["marginal"] is not None}
+    if measured:
+        axis = plots.new_axis()
+        places = np.arange(len(measured))
+        marginal = [entry["marginal"] for entry in measured.values()]
+        joint = [(e["joint"] or {}).get("bits", np.nan) for e in measured.values()]
+        axis.bar(places - 0.2, marginal, 0.4, label="sum of units", hatch="//")
+        axis.bar(places + 0.2, joint, 0.4, label="joint")
+        axis.set_xticks(places, list(measured), rotation=20)
+        axis.set_ylabel("entropic complexity (bits)")
+        axis.legend(frameon=False, fontsize="small")
+        plots.save(axis, folder / "complexity.png")
 
 
 def _short(value: Any) -> str:

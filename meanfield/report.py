@@ -40,6 +40,8 @@ CAPTIONS = {
     "history": "Negative log-likelihood by epoch, one noise draw a batch.",
     "labels": "Share of important, variable and absent connections in every layer.",
     "entropy": "Mean entropy of a connection in every layer, in nats.",
+    "renormalization": "Each layer's weight and bias variance, and the critical line.",
+    "complexity": "Entropy of the on/off pattern of each layer, in bits.",
     "microstructure": "How the magnitudes of each tensor compare with a lognormal law.",
 }
 
@@ -196,12 +198,14 @@ def _physics(run: Run) -> str:
         "<h3>Renormalization: where the layers lie in the phase diagram</h3>",
         f"<p><strong>{html.escape(flow['verdict'])}</strong>: "
         f"{html.escape(flow['reason'])}</p>",
+        _figure(run, "renormalization"),
         "<h3>Complexity: bits of the on/off pattern, dimension of the features</h3>",
     ]
     layers = found["complexity"].get("layers")
     if layers is None:
         parts.append(f"<p>{html.escape(found['complexity']['reason'])}</p>")
         return "".join(parts)
+    parts.append(_figure(run, "complexity"))
     rows = [
         (
             name,
