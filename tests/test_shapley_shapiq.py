@@ -37,7 +37,6 @@ def test_a_shapiq_game_is_a_value_function(method):
 
 
 def test_exact_values_agree_with_shapiq_exact_computer():
-@pytest.mark.filterwarnings("ignore:Not all budget is required:UserWarning")
     game = Auction(7)
     computer = shapiq.ExactComputer(game, n_players=7)
     np.testing.assert_allclose(
@@ -55,6 +54,9 @@ def test_exact_values_agree_with_shapiq_exact_computer():
         computer("SII", order=2).get_n_order_values(2),
         atol=1e-10,
     )
+
+
+@pytest.mark.filterwarnings("ignore:Not all budget is required:UserWarning")
 def test_our_games_are_games_for_shapiq():
     rng = np.random.default_rng(1)
     pairwise = rng.normal(size=(8, 8))
