@@ -766,3 +766,11 @@ def test_curves_that_cannot_be_fitted_are_refused(t, y, message):
         fit_scaling(t, y, key=KEY)
     with pytest.raises(ValueError, match="`num_bootstrap` must be at least 20"):
         fit_scaling(T, T, key=KEY, num_bootstrap=3)
+
+
+def test_the_best_of_poor_fits_is_no_power_law():
+    t = np.logspace(0, 3, 40)
+    noise = np.random.default_rng(0).normal(size=40)
+    fit = fit_scaling(t, t**-0.02 * np.exp(0.08 * noise), key=jax.random.key(0))
+    assert fit.r_squared < 0.9
+    assert fit.verdict != "power law"

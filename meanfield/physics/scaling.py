@@ -13,7 +13,8 @@ all with independent Gaussian errors of ln y, so that their AICs can be compared
 Errors along one training curve hang together, which makes AIC differences too large.
 So the verdict does not rest on them alone: curves, or blocks of neighbouring points,
 are drawn anew, and a law must win in 95 % of the draws, by 2 on the curve itself, over
-at least 1.5 decades of t, and not lose to the parabola by 2.
+at least 1.5 decades of t, and not lose to the parabola by 2; a power law must explain
+at least 0.9 of the variance of ln y.
 """
 
 import dataclasses
@@ -33,6 +34,8 @@ MIN_POINTS = 8
 # A difference in AIC below 2 is not worth mentioning (Burnham & Anderson 2002).
 MIN_AIC_LEAD = 2.0
 MIN_SUPPORT = 0.95
+# The best of poor fits is no law: a curve that dips and rises must not pass.
+MIN_R_SQUARED = 0.9
 LAWS = ("power law", "exponential", "logarithmic", "constant")
 # Free parameters besides the error's size; two where nothing is said.
 _PARAMETERS = {"constant": 1, "parabola": 3}
@@ -142,7 +145,9 @@ def fit_scaling(
     residual = mean_curve - offset - slope * log_t
     scatter = float(np.sum((mean_curve - mean_curve.mean()) ** 2))
     decades = float(np.log10(t[-1] / t[0]))
-    verdict, reason = _judge(aic, support, decades)
+    unexplained = float(residual @ residual)
+    r_squared = 1 - unexplained / scatter if scatter > 0 else 0.0
+    verdict, reason = _judge(aic, support, decades, r_squared)
     low, high = np.quantile(slopes, [0.025, 0.975])
     return ScalingFit(
         verdict=verdict,
@@ -150,7 +155,7 @@ def fit_scaling(
         exponent=slope,
         prefactor=float(np.exp(offset)),
         interval=(float(low), float(high)),
-        r_squared=1 - float(residual @ residual) / scatter if scatter > 0 else 0.0,
+        r_squared=r_squared,
         aic=aic,
         support=support,
         decades=decades,
@@ -232,7 +237,10 @@ def _blocks(count: int, block: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _judge(
-    aic: dict[str, float], support: dict[str, float], decades: float
+    aic: dict[str, float],
+    support: dict[str, float],
+    decades: float,
+    r_squared: float,
 ) -> tuple[Any, str]:
     first, second = sorted(LAWS, key=lambda law: aic[law])[:2]
     lead = aic[second] - aic[first]
@@ -251,6 +259,12 @@ def _judge(
     if decades < MIN_DECADES:
         return "cannot tell", (
             f"{first} fits best, but {decades:.2f} decades are fewer than {MIN_DECADES}"
+        )
+    if first == "power law" and r_squared < MIN_R_SQUARED:
+        return "cannot tell", (
+            f"a power law fits best of the laws, but explains only {r_squared:.0%} of "
+            f"the variance of ln y (needs {MIN_R_SQUARED:.0%}): the curve has a shape "
+            "of its own"
         )
     return first, (
         f"leads {second} by {lead:.1f} in AIC and wins {support[first]:.0%} of the "
