@@ -1,5 +1,6 @@
 """What the writers of single nodes need from the writer of a whole ONNX graph."""
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,30 +10,30 @@ from .extras import need
 from .graph import Node, Value
 
 
-class Emitter:
+class Emitter(abc.ABC):
     """Collects ONNX nodes; subclasses know the names of values."""
 
     nodes: list[Any]
 
+    @abc.abstractmethod
     def name(self, value: Value) -> str:
         """The ONNX name of a value."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def known(self, value: Value) -> np.ndarray | None:
         """The array of a value that does not depend on the input."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def tensor(self, array: Any) -> str:
         """The name of a new constant."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fresh(self) -> str:
         """A name no one has."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def batch_size(self) -> str:
         """The name of a one-entry tensor with the length of the batch."""
-        raise NotImplementedError
 
     def emit(self, op: str, inputs: Sequence[str], output: str = "", **settings) -> str:
         """Add a node with one output; its name."""
