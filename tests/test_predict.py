@@ -1,0 +1,221 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles_prediction as oracle
+import pytest
+from test_evaluate import ensemble_of
+
+import meanfield as mf
+
+KEY = jax.random.key(11)
+EXAMPLES, FEATURES, SAMPLES = 19, 3, 6
+# Uncertainties in parts of their own size, on top of float32's rounding.
+CLOSE = {"rtol": 2e-5, "atol": 2e-6}
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(EXAMPLES, FEATURES)).astype(np.float32)
+
+
+def draws(ensemble, x):
+    return oracle.outputs_of_draws(
+        ensemble, x, key=KEY, num_samples=SAMPLES, chunk=EXAMPLES
+    )
+
+
+def predict(ensemble, x, likelihood):
+    return mf.predict(ensemble, x, likelihood=likelihood, num_samples=SAMPLES, key=KEY)
+
+
+def certain(ensemble):
+    """The ensemble with every weight known: π = 0 and Ξ = 0."""
+    weights = {
+        name: mf.SpikeSlab(jnp.zeros(w.shape), w.mean, jnp.zeros(w.shape))
+        for name, w in ensemble.weights().items()
+    }
+    return ensemble.with_weights(weights)
+
+
+def test_class_uncertainty_is_that_of_a_slow_loop(x):
+    ensemble = ensemble_of(4)
+    prediction = predict(ensemble, x, mf.Categorical())
+    probs = oracle.class_probs(draws(ensemble, x))
+    total = oracle.entropy(probs.mean(0))
+    aleatoric = oracle.entropy(probs).mean(0)
+    np.testing.assert_allclose(prediction.mean, probs.mean(0), **CLOSE)
+    np.testing.assert_allclose(prediction.total, total, **CLOSE)
+    np.testing.assert_allclose(prediction.aleatoric, aleatoric, **CLOSE)
+    np.testing.assert_allclose(prediction.epistemic, total - aleatoric, **CLOSE)
+    assert prediction.total.shape == (EXAMPLES,)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_uncertainty_of_answers_is_that_of_a_slow_loop(x, outputs):
+    ensemble = ensemble_of(outputs)
+    prediction = predict(ensemble, x, mf.Bernoulli())
+    probs = oracle.binary_probs(draws(ensemble, x))
+    total = oracle.entropy(probs.mean(0))
+    np.testing.assert_allclose(prediction.mean, probs.mean(0)[..., 1], **CLOSE)
+    np.testing.assert_allclose(prediction.total, total, **CLOSE)
+    aleatoric = oracle.entropy(probs).mean(0)
+    np.testing.assert_allclose(prediction.aleatoric, aleatoric, **CLOSE)
+    assert prediction.epistemic.shape == (EXAMPLES, outputs)
+
+
+@pytest.mark.parametrize(
+    "likelihood, law",
+    [
+        (mf.Gaussian(scale=0.7), lambda z: oracle.gaussian(z, z, 0.7)),
+        (
+            mf.Gaussian(scale=(0.3, 2.0)),
+            lambda z: oracle.gaussian(z, z, np.array([0.3, 2.0])),
+        ),
+        (mf.StudentT(df=5.0, scale=0.7), lambda z: oracle.student(z, z, 0.7, 5)),
+        (mf.Poisson(), lambda z: oracle.poisson(z, np.round(z))),
+    ],
+    ids=["gaussian", "gaussian by output", "student", "poisson"],
+)
+def test_variance_of_real_targets_is_that_of_a_slow_loop(x, likelihood, law):
+    ensemble = ensemble_of(2)
+    prediction = predict(ensemble, x, likelihood)
+    _, means, variances, _ = law(draws(ensemble, x))
+    noise = np.broadcast_to(variances, means.shape).mean(0)
+    np.testing.assert_allclose(prediction.mean, means.mean(0), **CLOSE)
+    np.testing.assert_allclose(prediction.aleatoric, noise, **CLOSE)
+    np.testing.assert_allclose(prediction.epistemic, means.var(0), **CLOSE)
+    np.testing.assert_allclose(prediction.total, noise + means.var(0), **CLOSE)
+
+
+def test_variance_with_a_scale_from_the_input(x):
+    ensemble = ensemble_of(4)
+    prediction = predict(ensemble, x, mf.Gaussian(scale="input"))
+    location, raw = np.split(draws(ensemble, x), 2, axis=-1)
+    noise = np.square(np.log1p(np.exp(raw)) + 1e-6).mean(0)
+    np.testing.assert_allclose(prediction.aleatoric, noise, **CLOSE)
+    np.testing.assert_allclose(prediction.epistemic, location.var(0), **CLOSE)
+
+
+LIKELIHOODS = [
+    mf.Categorical(),
+    mf.Bernoulli(),
+    mf.Gaussian(scale=0.1),
+    mf.Gaussian(scale="input"),
+    mf.Poisson(),
+    mf.StudentT(),
+]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda one: repr(one)[:20])
+def test_the_parts_are_not_negative_and_add_up(x, likelihood):
+    prediction = predict(ensemble_of(4), x, likelihood)
+    assert (prediction.aleatoric >= 0).all() and (prediction.epistemic > 0).all()
+    np.testing.assert_array_equal(
+        prediction.total, prediction.aleatoric + prediction.epistemic
+    )
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda one: repr(one)[:20])
+def test_an_ensemble_without_variance_has_no_epistemic_uncertainty(x, likelihood):
+    ensemble = certain(ensemble_of(4))
+    prediction = predict(ensemble, x, likelihood)
+    # A difference of two equal entropies, computed apart, may leave their rounding.
+    has_labels = isinstance(likelihood, mf.Categorical | mf.Bernoulli)
+    assert (prediction.epistemic <= (2e-7 if has_labels else 0)).all()
+    network = ensemble.mean_network()
+    outputs = jax.vmap(network)(x)
+    law = likelihood(outputs)
+    if has_labels:
+        mean = getattr(law, "base_dist", law).probs
+    else:
+        mean = law.mean
+    np.testing.assert_allclose(prediction.mean, mean, rtol=1e-6)
+
+
+def test_a_small_spread_about_a_large_mean_keeps_its_digits():
+    weight = mf.SpikeSlab([[0.0]], [[10_000.0]], [[0.25]])
+    ensemble = mf.Ensemble.from_model((_product, jnp.ones((1, 1))), key=KEY)
+    ensemble = ensemble.with_weights({"": weight})
+    prediction = mf.predict(
+        ensemble,
+        np.ones((200, 1)),
+        likelihood=mf.Gaussian(scale=1.0),
+        num_samples=200,
+        key=KEY,
+    )
+    # 200 examples with 200 draws each: the average of their variances is 0.25.
+    errors = 0.25 * np.sqrt(2 / 199 / 200)
+    found = prediction.epistemic.mean() * 200 / 199
+    # Draws near 10,000 are rounded to 0.001.
+    assert abs(found - 0.25) < 5 * errors + 0.001
+
+
+def _product(weight, x):
+    return x @ weight
+
+
+def test_noise_of_infinite_variance_leaves_a_finite_epistemic_part(x):
+    prediction = predict(ensemble_of(2), x, mf.StudentT(df=1.5))
+    assert np.isinf(prediction.aleatoric).all() and np.isinf(prediction.total).all()
+    assert np.isfinite(prediction.epistemic).all() and (prediction.epistemic > 0).all()
+
+
+def test_a_certain_class_has_no_entropy():
+    ensemble = mf.Ensemble.from_model((_product, jnp.ones((1, 2))), key=KEY)
+    weight = mf.SpikeSlab(jnp.zeros((1, 2)), [[500.0, -500.0]], jnp.zeros((1, 2)))
+    ensemble = ensemble.with_weights({"": weight})
+    prediction = mf.predict(ensemble, np.ones((3, 1)), num_samples=4, key=KEY)
+    np.testing.assert_array_equal(prediction.mean, [[1, 0]] * 3)
+    np.testing.assert_array_equal(prediction.total, np.zeros(3))
+
+
+def test_two_confident_opinions_are_epistemic_uncertainty():
+    ensemble = mf.Ensemble.from_model((_product, jnp.ones((1, 2))), key=KEY)
+    weight = mf.SpikeSlab(jnp.zeros((1, 2)), jnp.zeros((1, 2)), [[4e6, 4e6]])
+    ensemble = ensemble.with_weights({"": weight})
+    prediction = mf.predict(ensemble, np.ones((3, 1)), num_samples=500, key=KEY)
+    # A coin's entropy, all of it between draws that are each almost certain.
+    np.testing.assert_allclose(prediction.total, np.log(2), atol=0.02)
+    assert (prediction.aleatoric < 0.01).all()
+
+
+def test_one_draw_has_no_epistemic_part(x):
+    prediction = mf.predict(ensemble_of(4), x, num_samples=1, key=KEY)
+    assert (prediction.epistemic == 0).all()
+
+
+def test_inputs_may_be_a_tree_of_arrays():
+    ensemble = mf.Ensemble.from_model((_sum_of_two, jnp.ones((2, 3))), key=KEY)
+    x = {"left": np.ones((4, 2)), "right": np.zeros((4, 2), np.float32)}
+    prediction = mf.predict(ensemble, x, key=KEY)
+    assert prediction.mean.shape == (4, 3)
+    x["right"] = np.zeros((3, 2))
+    with pytest.raises(ValueError, match="`x` must agree on the number of examples"):
+        mf.predict(ensemble, x, key=KEY)
+
+
+def _sum_of_two(weight, x):
+    return (x["left"] + x["right"]) @ weight
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.zeros((4, 2)), r"`x` must be a batch.*float32\[4, 2\]"),
+        (np.zeros(3), r"`x` must be a batch.*float32\[3\]"),
+        (np.float32(1), "`x` must be arrays with the examples along the first axis"),
+        (np.zeros((0, 3)), "`x` is empty"),
+        (np.array([[0, 1, np.inf]]), r"`x` must be finite.*row 0, position \(2,\)"),
+        (np.array([["a", "b", "c"]]), "must be numbers"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        mf.predict(ensemble_of(4), x, key=KEY)
+
+
+def test_the_whole_prediction_is_reproducible(x):
+    first, second = (predict(ensemble_of(4), x, mf.Categorical()) for _ in range(2))
+    assert eqx.tree_equal(vars(first), vars(second))
