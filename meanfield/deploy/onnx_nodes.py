@@ -25,7 +25,7 @@ def _out(node: Node) -> Value:
     return node.outputs[0]
 
 
-def _like(emitter: Emitter, node: Node, number: float) -> str:
+def _like(emitter: Emitter, node: Node, number: int | float) -> str:
     return emitter.tensor(np.asarray(number, node.inputs[0].dtype))
 
 
