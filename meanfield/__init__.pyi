@@ -69,10 +69,12 @@ from .learning.likelihoods import (
     Poisson as Poisson,
     StudentT as StudentT,
 )
+from .learning.logs import log_csv as log_csv, log_json as log_json
 from .learning.parametrization import (
     Projected as Projected,
     Unconstrained as Unconstrained,
 )
+from .learning.placement import device_mesh as device_mesh
 from .learning.priors import (
     SpikeSlabPrior as SpikeSlabPrior,
     posterior_as_prior as posterior_as_prior,

@@ -3,6 +3,8 @@
 Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
 """
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +39,15 @@ def _widths(text: str) -> tuple[int, ...]:
     if any(width < 1 for width in widths):
         raise typer.BadParameter(f"every width must be positive; got {text!r}")
     return widths
+
+
+def _devices(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is neither a number nor like 4x2")
+    return int(found[1]), int(found[2] or 1)
 
 
 @app.command()
@@ -81,6 +92,20 @@ def train(
     temperature: Annotated[
         float, typer.Option(help="weight of the prior; 1 is the evidence bound")
     ] = 1.0,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="bfloat16 computes in it; parameters stay float32"),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="parts that each batch goes through in", min=1)
+    ] = 1,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="devices that share each batch, or DATAxMODEL to split wide weights",
+            metavar="N",
+        ),
+    ] = None,
     seed: Seed = 0,
     resume: Annotated[
         Path | None,
@@ -90,10 +115,15 @@ def train(
         bool, typer.Option("--overwrite", help="replace the run in --out")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json", help="a JSON object a line: each epoch, then the run"),
+    ] = False,
 ) -> None:
     """Train an ensemble, score it, label its connections."""
+    mesh, progress = _devices(devices), not (quiet or json_lines)
     if resume is not None:
-        settings = mf.workflow.resumed(resume, progress=not quiet)
+        settings = mf.workflow.resumed(resume, devices=mesh, progress=progress)
     else:
         settings = mf.workflow.TrainSettings(
             data=data,
@@ -109,12 +139,18 @@ def train(
             inclusion_prob=inclusion_prob,
             slab_scale=slab_scale,
             temperature=temperature,
+            precision=precision,
+            accumulate=accumulate,
             seed=seed,
+            devices=mesh,
             overwrite=overwrite,
-            progress=not quiet,
+            progress=progress,
         )
-    run = mf.workflow.train(settings)
-    _show(run)
+    run = mf.workflow.train(settings, [mf.log_json()] if json_lines else [])
+    if json_lines:
+        typer.echo(json.dumps({"run": str(run.folder.resolve()), **run.metrics}))
+    else:
+        _show(run)
     if run.metrics["stopped"] == "interrupted":
         raise RuntimeError(
             f"interrupted; {run.folder} holds the epochs that were finished. Go on "

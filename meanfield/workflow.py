@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .ensemble import Ensemble
 from .learning.checkpoint import Checkpoint
 from .learning.fit import NonFiniteLossError, fit
 from .learning.optimizers import cosine_adam
+from .learning.placement import device_mesh
 from .learning.priors import SpikeSlabPrior
 from .prediction.evaluate import Metrics, evaluate, predict
 from .runs import (
@@ -66,14 +67,23 @@ class TrainSettings:
     inclusion_prob: float | None = None
     slab_scale: float = 0.1
     temperature: float = 1.0
+    precision: str | None = None
+    accumulate: int = 1
     seed: int = 0
+    devices: tuple[int, int] | None = None
     resume: bool = False
     overwrite: bool = False
     progress: bool = True
 
 
-def train(settings: TrainSettings) -> Run:
+def train(
+    settings: TrainSettings, callbacks: Sequence[Callable[[Any], Any]] = ()
+) -> Run:
     """Train an ensemble, score it, label its connections, write the run folder.
+
+    Args:
+        settings: what to train on, and how.
+        callbacks: as in `fit`.
 
     Raises:
         ValueError: settings or data cannot be used.
@@ -129,6 +139,10 @@ def train(settings: TrainSettings) -> Run:
             prior=prior,
             temperature=settings.temperature,
             checkpoint=Checkpoint(checkpoints),
+            callbacks=callbacks,
+            mesh=settings.devices and device_mesh(*settings.devices),
+            accumulate=settings.accumulate,
+            compute_dtype=settings.precision,
             progress=settings.progress,
         )
     except NonFiniteLossError as error:
@@ -153,8 +167,13 @@ def train(settings: TrainSettings) -> Run:
     return run
 
 
-def resumed(folder: Path, *, progress: bool = True) -> TrainSettings:
-    """The settings of a run, to go on with it.
+def resumed(
+    folder: Path,
+    *,
+    devices: tuple[int, int] | None = None,
+    progress: bool = True,
+) -> TrainSettings:
+    """The settings of a run, to go on with it; on other devices, if wanted.
 
     Raises:
         FileNotFoundError: `folder` holds no run.
@@ -167,6 +186,7 @@ def resumed(folder: Path, *, progress: bool = True) -> TrainSettings:
     config = read_config(folder)
     data = config["data"]
     training = {**config["training"], "resume": True, "progress": progress}
+    training["devices"] = devices
     return TrainSettings(
         data=data["source"],
         out=folder,
@@ -293,7 +313,7 @@ def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
     training = dataclasses.asdict(settings)
     for name in ("data", "data_dir", "target", "task", "test_fraction", "hidden"):
         training.pop(name)
-    for name in ("out", "resume", "overwrite", "progress"):
+    for name in ("out", "devices", "resume", "overwrite", "progress"):
         training.pop(name)
     return {
         "format": FORMAT,

@@ -66,11 +66,13 @@ class EpochReport:
 
     Attributes:
         epoch: number of epochs done.
+        epochs: number of epochs asked for.
         history: as in `FitResult`.
         get: builds the ensemble and the likelihood of this moment.
     """
 
     epoch: int
+    epochs: int
     history: dict[str, list[Any]]
     get: Callable[[], tuple[Ensemble, Any]]
 
@@ -116,6 +118,8 @@ def fit(
     callbacks: Sequence[Callable[[EpochReport], Any]] = (),
     checkpoint: Checkpoint | str | os.PathLike | None = None,
     mesh: Mesh | None = None,
+    accumulate: int = 1,
+    compute_dtype: Any = None,
     num_data: int | None = None,
     sample_weight: Any = None,
     progress: bool = True,
@@ -153,6 +157,10 @@ def fit(
         checkpoint: a `Checkpoint` or a folder; a run found there is continued.
         mesh: a `jax.sharding.Mesh` whose axis "data" splits each batch, and whose axis
             "model", if any, splits wide weight matrices.
+        accumulate: parts that every batch goes through in, one after the other, their
+            gradients averaged: less memory, the same step.
+        compute_dtype: a floating-point type, such as `jnp.bfloat16`, that the network
+            computes in; parameters, optimizer and loss stay as they are.
         num_data: number of training examples; needed with a prior when `data` is an
             iterable.
         sample_weight: for arrays, a weight ≥ 0 for each example; only their ratios
@@ -183,6 +191,7 @@ def fit(
     """
     arrays = array_data(data)
     validation = _check(epochs, batch_size, temperature, patience, validation)
+    compute_dtype = _check_compute(accumulate, compute_dtype)
     if arrays is not None:
         given = len(jax.tree.leaves(arrays[0])[0])
         num_data = given if num_data is None else num_data
@@ -219,6 +228,8 @@ def fit(
         parametrization=parametrization,
         temperature=temperature if callable(temperature) else float(temperature),
         num_data=num_data or 0,
+        accumulate=accumulate,
+        compute_dtype=compute_dtype,
     )
     state = starting_state(learned, recipe.optimizer)
     best = None if patience is None else state.learned
@@ -231,7 +242,7 @@ def fit(
         if found is not None:
             (state, best), metadata = found
             history, first = metadata["history"], metadata["epoch"]
-    layout = Layout(mesh, batch_size if arrays is not None else None)
+    layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
     run = _Run(recipe, state, key, history, validation, layout)
     arrays = layout.everywhere(arrays)
     best = jax.tree.map(jnp.copy, best)
@@ -254,7 +265,7 @@ def fit(
                 metadata = {"history": run.history, "fingerprint": fingerprint}
                 tree = (run.state, best)
                 checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
-            report = EpochReport(epoch + 1, run.history, run.current)
+            report = EpochReport(epoch + 1, epochs, run.history, run.current)
             if any([callback(report) is True for callback in callbacks]):
                 stopped = "callback"
                 break
@@ -372,6 +383,19 @@ def _check(epochs, batch_size, temperature, patience, validation) -> Any:
     return None if validation is None else array_data(validation, name="validation")
 
 
+def _check_compute(accumulate, compute_dtype) -> Any:
+    require(accumulate >= 1, f"`accumulate` must be at least 1; got {accumulate}.")
+    if compute_dtype is None:
+        return None
+    dtype = jnp.dtype(compute_dtype)
+    require(
+        jnp.issubdtype(dtype, jnp.floating),
+        f"`compute_dtype` must be a floating-point type such as jnp.bfloat16; got "
+        f"{dtype}.",
+    )
+    return dtype
+
+
 def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
     weights = np.asarray(weights, np.float64)
     require(
@@ -407,4 +431,7 @@ def _fingerprint(recipe, key, batch_size, arrays, patience) -> dict[str, Any]:
         "prior": eqx.tree_pformat(recipe.prior),
         "temperature": recipe.temperature if steady else "schedule",
         "early_stopping": patience is not None,
+        # None where nothing is asked for, as in runs from before there was a choice.
+        "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
+        "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
     }

@@ -17,6 +17,36 @@ from .training import Recipe, TrainState
 WIDE = 1024
 
 
+def device_mesh(data: int, model: int = 1) -> Mesh:
+    """The first data × model devices as a mesh for `fit`, `evaluate` and `predict`.
+
+    Args:
+        data: devices that every batch is split over.
+        model: devices that wide weights are split over.
+
+    Raises:
+        ValueError: there are not so many devices.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.device_mesh(1).shape["data"]
+        1
+    """
+    require(
+        data >= 1 and model >= 1,
+        f"`data` and `model` must be at least 1; got {data} and {model}.",
+    )
+    devices = jax.devices()
+    require(
+        data * model <= len(devices),
+        f"`data` × `model` must not exceed the number of devices; got {data} × {model} "
+        f"and {len(devices)} {jax.default_backend()} devices. For a trial on one CPU "
+        f"set XLA_FLAGS=--xla_force_host_platform_device_count={data * model}.",
+    )
+    grid = np.asarray(devices[: data * model]).reshape(data, model)
+    return Mesh(grid, ("data", "model"))
+
+
 class Layout:
     """Where state, data and batches go; without a mesh, nowhere but where they are.
 
@@ -27,13 +57,17 @@ class Layout:
     Args:
         mesh: a `jax.sharding.Mesh`, or None.
         batch_size: to be split; None where every batch has its own.
+        accumulate: parts that each batch is cut into before.
 
     Raises:
-        ValueError: the mesh has no axis "data", or its size does not divide the batch.
+        ValueError: the mesh has no axis "data", or its size times the parts does not
+            divide the batch.
     """
 
-    def __init__(self, mesh: Mesh | None, batch_size: int | None):
-        self.mesh = None
+    def __init__(self, mesh: Mesh | None, batch_size: int | None, accumulate: int = 1):
+        self.mesh, self.accumulate = None, accumulate
+        if batch_size is not None and mesh is None:
+            self._require_divisible(batch_size, "`batch_size`")
         if mesh is None:
             return
         require(
@@ -66,9 +100,8 @@ class Layout:
 
     def split(self, batch: Any) -> Any:
         """A batch from outside, split over the devices."""
-        if self.mesh is not None:
-            for leaf in jax.tree.leaves(batch):
-                self._require_divisible(leaf.shape[0], "a batch of `data`")
+        for leaf in jax.tree.leaves(batch):
+            self._require_divisible(leaf.shape[0], "a batch of `data`")
         return self._put(batch, lambda array: PartitionSpec("data"))
 
     def _put(self, tree: Any, spec: Any) -> Any:
@@ -93,12 +126,13 @@ class Layout:
         return PartitionSpec(*[None] * (array.ndim - 1), last)
 
     def _require_divisible(self, size: int, what: str) -> None:
-        assert self.mesh is not None
-        parts = self.mesh.shape["data"]
+        devices = 1 if self.mesh is None else self.mesh.shape["data"]
+        parts = devices * self.accumulate
         require(
             size % parts == 0,
-            f"{what} must be a multiple of the {parts} devices along the mesh's axis "
-            f"'data'; got {size}. Use {-(-size // parts) * parts}.",
+            f"{what} must be a multiple of {parts}: {devices} devices along the mesh's "
+            f"axis 'data' times `accumulate` = {self.accumulate}; got {size}. Use "
+            f"{-(-size // parts) * parts}.",
         )
 
 

@@ -66,6 +66,8 @@ class Recipe(eqx.Module):
     parametrization: AbstractParametrization = eqx.field(static=True)
     temperature: Temperature = eqx.field(static=True)
     num_data: int = eqx.field(static=True)
+    accumulate: int = eqx.field(static=True, default=1)
+    compute_dtype: Any = eqx.field(static=True, default=None)
     shard_batch: Any = eqx.field(static=True, default=None)
 
     def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
@@ -98,7 +100,8 @@ def losses(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Loss of a batch, and its two parts in nats per example."""
     ensemble, likelihood = recipe.ensemble_and_likelihood(learned)
-    outputs = mean_field(ensemble.apply_fn)(ensemble.params, x, key=key)
+    apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
+    outputs = mean_field(apply_fn)(ensemble.params, x, key=key)
     if isinstance(y, Weighted):
         nll = -jnp.mean(y.weights * log_prob(likelihood, outputs, y.targets))
     else:
@@ -112,13 +115,64 @@ def losses(
     return loss, {"loss": loss, "nll": nll, "kl": kl}
 
 
+def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A network that computes in `dtype` and gives its outputs in float32.
+
+    Parameters keep the type they are stored in: only what enters the network is cast,
+    random weights by the mean and the variance of each. None changes nothing.
+    """
+    if dtype is None:
+        return apply_fn
+
+    def cast(tree: Any, dtype: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf,
+            tree,
+        )
+
+    return lambda params, x: cast(
+        apply_fn(cast(params, dtype), cast(x, dtype)), jnp.float32
+    )
+
+
+def slopes(
+    learned: PyTree, recipe: Recipe, x: Any, y: Any, step: Array, key: PRNGKeyArray
+) -> tuple[tuple[Float[Array, ""], dict[str, Float[Array, ""]]], PyTree]:
+    """Loss of a batch, its parts, and its gradient.
+
+    With `accumulate` the batch goes through in so many parts, one after the other, and
+    the gradients are averaged: memory for activations falls by as much.
+    """
+    gradient = jax.value_and_grad(losses, has_aux=True)
+    count = recipe.accumulate
+    if count == 1:
+        return gradient(learned, recipe, x, y, step, key)
+
+    def cut(array: Array) -> Array:
+        # Neighbours go to different parts: each part lies on all devices of a mesh.
+        return jnp.moveaxis(array.reshape(-1, count, *array.shape[1:]), 1, 0)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        (x, y), key = part
+        found = gradient(learned, recipe, x, y, step, key)
+        return jax.tree.map(jnp.add, total, found), None
+
+    parts = (jax.tree.map(cut, (x, y)), jax.random.split(key, count))
+    first = jax.tree.map(lambda array: array[0], parts)
+    shapes = jax.eval_shape(
+        lambda: gradient(learned, recipe, *first[0], step, first[1])
+    )
+    zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    total, _ = lax.scan(add, zero, parts)
+    return jax.tree.map(lambda sum_: sum_ / count, total)
+
+
 def take_step(
     state: TrainState, recipe: Recipe, x: Any, y: Any, key: PRNGKeyArray
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step of the optimizer; after a loss that is not finite, none any more."""
     key = jax.random.fold_in(key, state.step)
-    gradient = jax.value_and_grad(losses, has_aux=True)
-    (loss, parts), slope = gradient(state.learned, recipe, x, y, state.step, key)
+    (loss, parts), slope = slopes(state.learned, recipe, x, y, state.step, key)
     healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_steepness(slope))
     optimizer = optax.with_extra_args_support(recipe.optimizer)
     change, optimizer_state = optimizer.update(
