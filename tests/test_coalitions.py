@@ -97,6 +97,24 @@ def by_hand_of(network, x, y):
     return float(probs[jnp.arange(len(y)), y].mean())
 
 
+def test_a_replayed_game_is_the_new_networks_own_and_compiles_nothing(dense):
+    ensemble, x, y = dense
+    game = mf.NeuronGame(ensemble, "layers/1", (x, y))
+    masks = np.random.default_rng(1).random((20, 5)) < 0.5
+    game(masks)
+    other = mf.Ensemble.from_model(mlp((3, 6, 5, 2), key=KEY), key=jax.random.key(9))
+    data = x[::-1], y[::-1]
+    fresh = mf.NeuronGame(other, "layers/1", data)(masks)
+    compiled = game._scores._cached._cache_size()
+    np.testing.assert_array_equal(game.replay(other, data)(masks), fresh)
+    assert game._scores._cached._cache_size() == compiled
+    with pytest.raises(ValueError, match="`ensemble` must have the form"):
+        wider = mf.Ensemble.from_model(mlp((3, 7, 5, 2), key=KEY), key=KEY)
+        game.replay(wider)
+    with pytest.raises(ValueError, match="`data` must have the shapes"):
+        game.replay(other, (x[:7], y[:7]))
+
+
 class Convolution(eqx.Module):
     first: eqx.nn.Conv2d
     last: eqx.nn.Linear

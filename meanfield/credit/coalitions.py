@@ -11,6 +11,7 @@ the bounded payoff are this project's choice: with zeros in their place partial
 coalitions are over-confident, and the log-likelihood game is then a bad one.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -125,10 +126,7 @@ class NeuronGame:
                 f"`fixed` has a mask of shape {mask.shape} for a layer of {known.size} "
                 "units.",
             )
-        drawn = [points]
-        if num_draws and key is not None:
-            keys = jax.random.split(key, num_draws)
-            drawn = [_point_params(ensemble, each) for each in keys]
+        drawn = _draws(ensemble, num_draws, key)
         measure = _measure(payoff, likelihood, temperature)
 
         @eqx.filter_jit
@@ -140,9 +138,48 @@ class NeuronGame:
             return jax.lax.map(one, masks, batch_size=AT_ONCE)
 
         self._scores: Callable[..., Any] = scores
-        self._drawn = drawn
+        self._drawn, self._num_draws, self._likelihood = drawn, num_draws, likelihood
         self._program, self._units, self._points = program, units, points
         self._held, self._replacement = held, replacement
+
+    def replay(
+        self,
+        ensemble: Ensemble,
+        data: tuple[Any, Any] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> "NeuronGame":
+        """The same game of another network of the same form: nothing is compiled anew.
+
+        Args:
+            ensemble: the same network with other weights, as training leaves it.
+            data: arrays (x, y) of the same shapes; the game's own if not given.
+            key: a `jax.random.key`; needed when the game draws sub-networks.
+
+        Raises:
+            ValueError: a network of another form, data of other shapes, or no `key`.
+        """
+        x, y = (self._x, self._y) if data is None else array_data(data) or (None, None)
+        check_batch(ensemble, self._likelihood, x, y)
+        require(
+            not self._num_draws or key is not None,
+            "`key` is needed to draw sub-networks; pass key=jax.random.key(seed).",
+        )
+        points = _point_params(ensemble, None)
+        require(
+            _form(points) == _form(self._points),
+            "`ensemble` must have the form of the network that the game was made "
+            "with: the same arrays and shapes. Make a new game for another network.",
+        )
+        require(
+            _form((x, y)) == _form((self._x, self._y)),
+            f"`data` must have the shapes of the game's own, {_shapes(self._x)} and "
+            f"{_shapes(self._y)}; got {_shapes(x)} and {_shapes(y)}.",
+        )
+        other = copy.copy(self)
+        other._x, other._y, other._points = x, y, points
+        other._drawn = _draws(ensemble, self._num_draws, key)
+        return other
 
     def __call__(
         self, coalitions: Bool[Any, "coalitions players"]
@@ -200,6 +237,24 @@ class NeuronGame:
             rows = np.asarray(value.reshape(self.num_players, -1))
             constant &= (rows == rows[:, :1]).all(1)
         return constant
+
+
+def _draws(ensemble: Ensemble, num_draws: int, key: Any) -> list[Any]:
+    """Parameters of the sub-networks to average over, or of the posterior means."""
+    if not num_draws:
+        return [_point_params(ensemble, None)]
+    keys = jax.random.split(key, num_draws)
+    return [_point_params(ensemble, each) for each in keys]
+
+
+def _form(tree: Any) -> Any:
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    leaves, treedef = jax.tree.flatten(arrays)
+    return [(a.shape, a.dtype) for a in leaves], treedef, jax.tree.leaves(rest)
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
 def _point_params(ensemble: Ensemble, key: Any) -> Any:
