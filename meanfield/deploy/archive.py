@@ -8,13 +8,12 @@ not zero, in order; other arrays are stored whole. Without meanfield it is read 
     with safe_open("subnetwork-0.safetensors", "numpy") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}
         about = json.loads(file.metadata()["metadata"])
-    arrays = {}
+    arrays = {name: stored.get(f"array:{name}") for name in about["shapes"]}
     for name, shape in about["shapes"].items():
-        if (whole := stored.get(f"array:{name}")) is None:
+        if arrays[name] is None:
             bits = np.unpackbits(stored[f"mask:{name}"], count=int(np.prod(shape)))
-            whole = np.zeros(shape, np.float32)
-            whole.flat[bits.astype(bool)] = stored[f"values:{name}"]
-        arrays[name] = whole
+            arrays[name] = np.zeros(shape, np.float32)
+            arrays[name].flat[bits.astype(bool)] = stored[f"values:{name}"]
 
 `inputs:A` lists the entries that the network reads along axis A of one example, if
 not all. The file holds its own sha256; a changed file is refused.

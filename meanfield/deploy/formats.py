@@ -237,6 +237,11 @@ def compare(expected: Any, actual: Any, format: str, tolerance: float) -> float:
     """
     expected, actual = np.asarray(expected), np.asarray(actual)
     require(
+        not np.isnan(expected).any(),
+        "`model` gives NaN on `probe`, which nothing can be compared with. Mend the "
+        "network, or pass inputs as it will see.",
+    )
+    require(
         expected.shape == actual.shape,
         f"the {format} file gives outputs of shape {actual.shape}; the network gives "
         f"{expected.shape}.",
@@ -245,8 +250,12 @@ def compare(expected: Any, actual: Any, format: str, tolerance: float) -> float:
         expected, actual = _softmax(expected), _softmax(actual)
         scale, tolerance = 1.0, INT8_TOLERANCE
     else:
-        scale = max(1.0, float(np.abs(expected).max(initial=0)))
-    difference = float(np.abs(expected - actual.astype(np.float64)).max(initial=0))
+        finite = np.abs(expected[np.isfinite(expected)])
+        scale = max(1.0, float(finite.max(initial=0)))
+    # Equal infinities do not differ.
+    apart = np.where(expected == actual, 0, expected)
+    other = np.where(expected == actual, 0, actual.astype(np.float64))
+    difference = float(np.abs(apart - other).max(initial=0))
     require(
         difference <= tolerance * scale,
         f"the {format} file, loaded back, differs from the network by "

@@ -23,7 +23,9 @@ def load(path):
     def predict(x):
         x = np.asarray(x, program["dtype"])
         values = {**constants, program["input"]: x}
-        run(program["steps"], values, len(x))
+        # As in JAX, infinities and NaN pass without a warning.
+        with np.errstate(all="ignore"):
+            run(program["steps"], values, len(x))
         outputs = [values[i] for i in program["outputs"]]
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -145,15 +147,17 @@ def over(function):
 
 
 OPERATIONS = {
-    "abs": np.abs, "add": np.add, "and": np.logical_and, "ceil": np.ceil,
-    "cos": np.cos, "div": np.divide, "eq": np.equal, "exp": np.exp, "exp2": np.exp2,
-    "expm1": np.expm1, "floor": np.floor, "ge": np.greater_equal, "gt": np.greater,
+    "abs": np.abs, "acos": np.arccos, "acosh": np.arccosh, "add": np.add,
+    "and": np.logical_and, "asin": np.arcsin, "asinh": np.arcsinh, "atan": np.arctan,
+    "atanh": np.arctanh, "ceil": np.ceil, "cos": np.cos, "cosh": np.cosh,
+    "div": np.divide, "eq": np.equal, "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1,
+    "floor": np.floor, "ge": np.greater_equal, "gt": np.greater,
     "is_finite": np.isfinite, "le": np.less_equal, "log": np.log, "log1p": np.log1p,
     "lt": np.less, "max": np.maximum, "min": np.minimum, "mul": np.multiply,
-    "ne": np.not_equal, "neg": np.negative, "not": np.logical_not,
-    "or": np.logical_or, "pow": np.power, "rem": np.fmod, "round": np.round,
-    "sign": np.sign, "sin": np.sin, "sqrt": np.sqrt, "square": np.square,
-    "sub": np.subtract, "tanh": np.tanh, "matmul": np.matmul,
+    "ne": np.not_equal, "neg": np.negative, "not": np.logical_not, "or": np.logical_or,
+    "pow": np.power, "rem": np.fmod, "round": np.round, "sign": np.sign, "sin": np.sin,
+    "sinh": np.sinh, "sqrt": np.sqrt, "square": np.square, "sub": np.subtract,
+    "tan": np.tan, "tanh": np.tanh, "matmul": np.matmul,
     "linear": lambda x, w, b: x @ w + b,
     "pick": lambda x, indices, axis: np.take(x, indices, axis),
     "logistic": lambda x: (0.5 * (1 + np.tanh(0.5 * x))).astype(x.dtype),
@@ -167,11 +171,15 @@ OPERATIONS = {
     "sum": over(np.sum), "prod": over(np.prod), "amax": over(np.max),
     "amin": over(np.min), "any": over(np.any), "all": over(np.all),
     "argmax": lambda x, axis, dtype: np.argmax(x, axis).astype(dtype),
+    "argmin": lambda x, axis, dtype: np.argmin(x, axis).astype(dtype),
     "reshape": lambda x, shape: np.reshape(x, shape),
     "transpose": lambda x, axes: np.transpose(x, axes),
     "squeeze": lambda x, axes: np.squeeze(x, tuple(axes)),
     "reverse": lambda x, axes: np.flip(x, axes),
     "concatenate": lambda *parts, axis: np.concatenate(parts, axis),
+    "stack": lambda *parts, axis: np.stack(parts, axis),
+    "unstack": lambda x, axis: list(np.moveaxis(x, axis, 0)),
+    "tile": lambda x, reps: np.tile(x, reps),
     "pad": lambda x, fill, widths: np.pad(x, widths, constant_values=fill),
     "broadcast": broadcast, "cut": cut, "split": split, "take": take,
     "dot": dot, "conv": conv, "pool": pool,

@@ -11,12 +11,14 @@ from .onnx_emitter import Emitter, Write, onnx_type
 from .onnx_windows import write_conv, write_pool
 
 SIMPLE = {
-    "abs": "Abs", "add": "Add", "and": "And", "ceil": "Ceil", "cos": "Cos",
-    "div": "Div", "eq": "Equal", "erf": "Erf", "exp": "Exp", "floor": "Floor",
-    "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "log": "Log",
-    "logistic": "Sigmoid", "lt": "Less", "matmul": "MatMul", "max": "Max",
-    "min": "Min", "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow",
-    "round": "Round", "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub",
+    "abs": "Abs", "acos": "Acos", "acosh": "Acosh", "add": "Add", "and": "And",
+    "asin": "Asin", "asinh": "Asinh", "atan": "Atan", "atanh": "Atanh", "ceil": "Ceil",
+    "cos": "Cos", "cosh": "Cosh", "div": "Div", "eq": "Equal", "erf": "Erf",
+    "exp": "Exp", "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater",
+    "le": "LessOrEqual", "log": "Log", "logistic": "Sigmoid", "lt": "Less",
+    "matmul": "MatMul", "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg",
+    "not": "Not", "or": "Or", "pow": "Pow", "round": "Round", "sign": "Sign",
+    "sin": "Sin", "sinh": "Sinh", "sqrt": "Sqrt", "sub": "Sub", "tan": "Tan",
     "tanh": "Tanh",
 }  # fmt: skip
 
@@ -87,9 +89,15 @@ def _logical_reduction(op: str) -> Write:
     return write
 
 
-def _argmax(emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]) -> None:
-    place = emitter.emit("ArgMax", names, axis=s["axis"], keepdims=0)
-    emitter.emit("Cast", [place], emitter.name(_out(node)), to=onnx_type(s["dtype"]))
+def _arg(op: str) -> Write:
+    def write(
+        emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]
+    ) -> None:
+        place = emitter.emit(op, names, axis=s["axis"], keepdims=0)
+        out = emitter.name(_out(node))
+        emitter.emit("Cast", [place], out, to=onnx_type(s["dtype"]))
+
+    return write
 
 
 def _broadcast(
@@ -133,6 +141,22 @@ def _concatenate(
     emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]
 ) -> None:
     emitter.emit("Concat", names, emitter.name(_out(node)), axis=s["axis"])
+
+
+def _stack(emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]) -> None:
+    axes = emitter.ints([s["axis"]])
+    parts = [emitter.emit("Unsqueeze", [name, axes]) for name in names]
+    emitter.emit("Concat", parts, emitter.name(_out(node)), axis=s["axis"])
+
+
+def _unstack(emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]) -> None:
+    for i, value in enumerate(node.outputs):
+        which = emitter.tensor(np.asarray(i, np.int64))
+        emitter.emit("Gather", [*names, which], emitter.name(value), axis=s["axis"])
+
+
+def _tile(emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]) -> None:
+    emitter.emit("Tile", [*names, emitter.ints(s["reps"])], emitter.name(_out(node)))
 
 
 def _split(emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]) -> None:
@@ -230,7 +254,8 @@ WRITERS: dict[str, Write] = {
     "amin": _reduction("ReduceMin"),
     "any": _logical_reduction("ReduceMax"),
     "all": _logical_reduction("ReduceMin"),
-    "argmax": _argmax,
+    "argmax": _arg("ArgMax"),
+    "argmin": _arg("ArgMin"),
     "broadcast": _broadcast,
     "reshape": _reshape,
     "squeeze": _reshape,
@@ -238,6 +263,9 @@ WRITERS: dict[str, Write] = {
     "reverse": _reverse,
     "cut": _cut,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
     "split": _split,
     "pad": _pad,
     "pick": _pick,

@@ -17,9 +17,10 @@ PASS_THROUGH = frozenset(
 )
 
 ELEMENTWISE = frozenset(
-    """abs add and ceil cos div eq erf erfc exp exp2 expm1 floor ge gt is_finite le log
-    log1p logistic lt max min mul ne neg not or pow rem rsqrt sign sin sqrt square sub
-    tanh integer_pow select cast clamp round""".split()
+    """abs acos acosh add and asin asinh atan atanh ceil cos cosh div eq erf erfc exp
+    exp2 expm1 floor ge gt is_finite le log log1p logistic lt max min mul ne neg not or
+    pow rem rsqrt sign sin sinh sqrt square sub tan tanh integer_pow select cast clamp
+    round""".split()
 )
 
 
@@ -48,11 +49,14 @@ def _axes(op: str) -> Callable[[Params, Any], Portable]:
     return lambda params, eqn: (op, {"axes": _ints(params["axes"])})
 
 
-def _argmax(params: Params, eqn: Any) -> Portable:
-    if len(params["axes"]) != 1:
-        return None
-    dtype = str(np.dtype(params["index_dtype"]))
-    return "argmax", {"axis": int(params["axes"][0]), "dtype": dtype}
+def _arg(op: str) -> Callable[[Params, Any], Portable]:
+    def convert(params: Params, eqn: Any) -> Portable:
+        if len(params["axes"]) != 1:
+            return None
+        dtype = str(np.dtype(params["index_dtype"]))
+        return op, {"axis": int(params["axes"][0]), "dtype": dtype}
+
+    return convert
 
 
 def _broadcast(params: Params, eqn: Any) -> Portable:
@@ -174,7 +178,8 @@ PRIMITIVES: dict[str, Callable[[Params, Any], Portable]] = {
     "reduce_min": _axes("amin"),
     "reduce_or": _axes("any"),
     "reduce_and": _axes("all"),
-    "argmax": _argmax,
+    "argmax": _arg("argmax"),
+    "argmin": _arg("argmin"),
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "transpose": lambda params, eqn: (
@@ -188,6 +193,9 @@ PRIMITIVES: dict[str, Callable[[Params, Any], Portable]] = {
         "concatenate",
         {"axis": int(params["dimension"])},
     ),
+    "stack": lambda params, eqn: ("stack", {"axis": int(params["axis"])}),
+    "unstack": lambda params, eqn: ("unstack", {"axis": int(params["axis"])}),
+    "tile": lambda params, eqn: ("tile", {"reps": _ints(params["reps"])}),
     "split": lambda params, eqn: (
         "split",
         {"axis": int(params["axis"]), "sizes": _ints(params["sizes"])},

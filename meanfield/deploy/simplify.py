@@ -5,6 +5,7 @@ one and explicit repetitions. They are undone here, so that a dense layer is one
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +16,20 @@ from .primitives import ELEMENTWISE
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same network with nodes that merge what belongs together."""
+    """The same network with nodes that merge what belongs together.
+
+    Its `arrays` name what the nodes read: ``layers/0/weight.T`` is that array turned.
+    """
     rewriter = _Rewriter(graph)
     nodes = rewriter.rewrite(graph.dynamic_nodes())
     outputs = tuple(map(rewriter.now, graph.outputs))
     nodes = needed(nodes, set(outputs))
     return dataclasses.replace(
-        graph, nodes=nodes, outputs=outputs, constants=rewriter.constants
+        graph,
+        arrays=rewriter.named(),
+        nodes=nodes,
+        outputs=outputs,
+        constants=rewriter.constants,
     )
 
 
@@ -56,7 +64,10 @@ class _Rewriter:
     """Rewrites nodes in order; remembers what each value became and who made it."""
 
     def __init__(self, graph: Graph):
+        self.graph = graph
         self.constants = dict(graph.constants)
+        # What a new constant was made of, and what its name gets added.
+        self.source: dict[Value, tuple[Value, str]] = {}
         self.became: dict[Value, Value] = {}
         self.maker: dict[Value, Node] = {}
         self.nodes: list[Node] = []
@@ -104,10 +115,25 @@ class _Rewriter:
         self.emit(Node(op, tuple(inputs), (value,), settings or {}))
         return value
 
-    def constant(self, array: np.ndarray) -> Value:
+    def constant(self, array: np.ndarray, source: Value, suffix: str = "") -> Value:
         value = Value(array.shape, array.dtype)
         self.constants[value] = array
+        self.source[value] = (source, suffix)
         return value
+
+    def named(self) -> dict[str, Value]:
+        """The network's arrays, in the shapes in which they are read now."""
+        paths = {value: path for path, value in self.graph.arrays.items()}
+        for node in self.graph.nodes:
+            if node.op in ("reshape", "squeeze", "broadcast") and node.eqn is None:
+                (before,), (after,) = node.inputs, node.outputs
+                known = after in self.constants and before in paths
+                if known and math.prod(before.shape) == math.prod(after.shape):
+                    paths[after] = paths[before]
+        for value, (source, suffix) in self.source.items():
+            if source in paths:
+                paths[value] = paths[source] + suffix
+        return {path: value for value, path in paths.items()}
 
     def made_by(self, value: Value, op: str) -> Node | None:
         node = self.maker.get(value)
@@ -133,7 +159,7 @@ class _Rewriter:
 
     def reshaped(self, value: Value, shape: Sequence[Any]) -> Value:
         if value in self.constants:
-            return self.constant(self.constants[value].reshape(shape))
+            return self.constant(self.constants[value].reshape(shape), value)
         before = self.made_by(value, "reshape")
         if before is not None:
             (value,) = before.inputs
@@ -178,7 +204,8 @@ def _dot(rewriter: _Rewriter, node: Node) -> None:
     if len(matrix.shape) != 2 or axes not in ([0], [1]) or along != [last] or not last:
         return rewriter.emit(node)
     array = rewriter.constants[matrix]
-    weight = matrix if axes == [0] else rewriter.constant(array.T)
+    turned = axes != [0]
+    weight = rewriter.constant(array.T, matrix, ".T") if turned else matrix
     (out,) = node.outputs
     shape = (*signal.shape[:-1], weight.shape[1])
     product = rewriter.make("matmul", (signal, weight), shape)
@@ -237,7 +264,7 @@ def _add(rewriter: _Rewriter, node: Node) -> None:
         width = product.shape[-1]
         one_row = bias.shape[-1:] == (width,) and all(n == 1 for n in bias.shape[:-1])
         if one_row and len(bias.shape) <= len(product.shape):
-            row = rewriter.constant(rewriter.constants[bias].reshape(width))
+            row = rewriter.constant(rewriter.constants[bias].reshape(width), bias)
             out = node.outputs[0]
             rewriter.became[out] = rewriter.make(
                 "linear", (*dense.inputs, row), out.shape

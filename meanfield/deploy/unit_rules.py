@@ -186,6 +186,23 @@ def _concatenate(units: Units, node: Node) -> None:
     units.labels[node.outputs[0]] = tuple(results)
 
 
+def _stack(units: Units, node: Node) -> None:
+    axis, parts = node.settings["axis"], [units.of(v) for v in node.inputs]
+    for part in parts[1:]:
+        for one, other in zip(parts[0], part, strict=True):
+            units.tie(one, other)
+    results = list(parts[0])
+    results.insert(axis, np.zeros(len(parts), np.int64))
+    units.labels[node.outputs[0]] = tuple(results)
+
+
+def _unstack(units: Units, node: Node) -> None:
+    labels, axis = list(units.of(node.inputs[0])), node.settings["axis"]
+    units.fix(labels.pop(axis))
+    for out in node.outputs:
+        units.labels[out] = tuple(labels)
+
+
 def _pad(units: Units, node: Node) -> None:
     results = []
     for labels, (low, high) in zip(
@@ -329,10 +346,13 @@ _RULES: dict[str, Callable[[Units, Node], None]] = {
     "cut": _cut,
     "split": _split,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
     "pad": _pad,
     "pool": _pool,
     "take": _take,
     "dot": _dot,
     "conv": _conv,
-    **dict.fromkeys(("sum", "prod", "amax", "amin", "any", "all", "argmax"), _reduce),
+    **dict.fromkeys(("sum", "prod", "amax", "amin", "any", "all"), _reduce),
+    **dict.fromkeys(("argmax", "argmin"), _reduce),
 }
