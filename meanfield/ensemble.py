@@ -103,6 +103,29 @@ class Ensemble(eqx.Module):
 
         return cls(map_named(convert, params), apply_fn, rebuild, frozen)
 
+    @classmethod
+    def from_points(cls, model: Any) -> "Ensemble":
+        """An ordinary network as an ensemble of one: every weight stays a point value.
+
+        Whatever takes an ensemble takes it: `fit` then trains it by plain
+        back-propagation.
+
+        Args:
+            model: as for `from_model`.
+
+        Raises:
+            TypeError: `model` is none of the three kinds.
+
+        Example:
+            >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+            >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+            >>> point, x = mf.Ensemble.from_points(net), jnp.ones((5, 4))
+            >>> bool((point(x, key=jax.random.key(1)) == jax.vmap(net)(x)).all())
+            True
+        """
+        params, apply_fn, rebuild, frozen, _ = _open(model)
+        return cls(params, apply_fn, rebuild, frozen)
+
     def __call__(self, x: Any, *, key: PRNGKeyArray) -> Any:
         """Outputs for a batch, with one draw of the noise for each example.
 

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import meanfield as mf
-from meanfield.learning.training import run_epoch
+from meanfield.learning.training import AbstractRestraint, run_epoch
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (96, 3))
@@ -184,3 +184,61 @@ def test_bad_input_is_refused_before_anything_is_learned(ensemble, change, messa
     data = settings.pop("data", (X, Y))
     with pytest.raises(ValueError, match=message):
         learn(ensemble, data, **settings)
+
+
+class HoldLastBias(AbstractRestraint):
+    level: jax.Array
+
+    def restrict(self, ensemble, key):
+        return eqx.tree_at(
+            lambda e: e.params.layers[-1].bias, ensemble, jnp.zeros(2) + self.level
+        )
+
+    def penalty(self, ensemble, x):
+        return 0.5 * jnp.square(ensemble.params.layers[0].bias).sum()
+
+
+def test_a_restraint_bounds_every_step_and_changes_without_a_new_program(ensemble):
+    reports = []
+
+    def change(report):
+        reports.append(report.ensemble)
+        report.restrain(HoldLastBias(jnp.asarray(float(report.epoch))))
+
+    optimizer = optax.sgd(0.1)
+    start = HoldLastBias(jnp.asarray(0.0))
+    settings = {"optimizer": optimizer, "restraint": start, "validation": (X, Y)}
+    learn(ensemble, epochs=1, **settings)
+    compiled = run_epoch._cached._cache_size()
+    result = learn(ensemble, epochs=4, callbacks=[change], **settings)
+    assert run_epoch._cached._cache_size() == compiled
+    # What the steps may not use has no gradient; what is costly shrinks.
+    held = [np.asarray(e.params.layers[-1].bias) for e in reports]
+    np.testing.assert_array_equal(held, [ensemble.params.layers[-1].bias] * 4)
+    history = result.history
+    np.testing.assert_allclose(
+        history["loss"], np.add(history["nll"], history["penalty"]), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="`checkpoint` cannot keep a `restraint`"):
+        learn(ensemble, restraint=start, checkpoint="nowhere")
+
+
+def test_a_point_network_learns_by_plain_back_propagation():
+    network = eqx.nn.MLP(3, 2, 8, 1, key=KEY)
+    point = mf.Ensemble.from_points(network)
+    assert point.num_weights == 0 and not point.weights()
+    settings = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 96}
+    learned = learn(point, **settings).ensemble.mean_network()
+
+    def loss(network):
+        logits = jax.vmap(network)(X)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+    slope = eqx.filter_grad(loss)(network)
+    expected = eqx.apply_updates(network, jax.tree.map(lambda g: -0.1 * g, slope))
+    for one, two in zip(
+        jax.tree.leaves(eqx.filter(learned, eqx.is_array)),
+        jax.tree.leaves(eqx.filter(expected, eqx.is_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-6)

@@ -29,6 +29,7 @@ from .parametrization import AbstractParametrization, Projected, Unconstrained
 from .placement import Layout, come_home
 from .targets import check_targets
 from .training import (
+    AbstractRestraint,
     Recipe,
     Temperature,
     TrainState,
@@ -69,12 +70,14 @@ class EpochReport:
         epochs: number of epochs asked for.
         history: as in `FitResult`.
         get: builds the ensemble and the likelihood of this moment.
+        restrain: sets the `restraint` of the epochs that follow.
     """
 
     epoch: int
     epochs: int
     history: dict[str, list[Any]]
     get: Callable[[], tuple[Ensemble, Any]]
+    restrain: Callable[[AbstractRestraint], None]
 
     @property
     def ensemble(self) -> Ensemble:
@@ -122,6 +125,7 @@ def fit(
     compute_dtype: Any = None,
     num_data: int | None = None,
     sample_weight: Any = None,
+    restraint: AbstractRestraint | None = None,
     progress: bool = True,
 ) -> FitResult:
     r"""Learn an ensemble by generalized back-propagation.
@@ -165,6 +169,9 @@ def fit(
             iterable.
         sample_weight: for arrays, a weight ≥ 0 for each example; only their ratios
             count.
+        restraint: what every step may use of the ensemble, and what that costs; a
+            callback may change it for the epochs that follow. The result holds the
+            whole ensemble.
         progress: whether to show a progress bar.
 
     Returns:
@@ -230,9 +237,14 @@ def fit(
         num_data=num_data or 0,
         accumulate=accumulate,
         compute_dtype=compute_dtype,
+        restraint=restraint,
     )
     state = starting_state(learned, recipe.optimizer)
     best = None if patience is None else state.learned
+    require(
+        checkpoint is None or restraint is None,
+        "`checkpoint` cannot keep a `restraint`, which changes; leave one out.",
+    )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
     history, first = {}, 0
@@ -265,7 +277,9 @@ def fit(
                 metadata = {"history": run.history, "fingerprint": fingerprint}
                 tree = (run.state, best)
                 checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
-            report = EpochReport(epoch + 1, epochs, run.history, run.current)
+            report = EpochReport(
+                epoch + 1, epochs, run.history, run.current, run.restrain
+            )
             if any([callback(report) is True for callback in callbacks]):
                 stopped = "callback"
                 break
@@ -333,9 +347,16 @@ class _Run:
         if self.validation is not None:
             ensemble, likelihood = self.current()
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), epoch)
+            if self.recipe.restraint is not None:
+                ensemble = self.recipe.restraint.restrict(ensemble, key)
             row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
+
+    def restrain(self, restraint: AbstractRestraint) -> None:
+        """Go on under another restraint."""
+        restraint = self.layout.everywhere(restraint)
+        self.recipe = dataclasses.replace(self.recipe, restraint=restraint)
 
     def scores(self) -> list[float]:
         """What early stopping and the best checkpoint go by; less is better."""

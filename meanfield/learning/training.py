@@ -7,6 +7,7 @@ back-propagation (Li & Huang 2020, arXiv:2001.03354); with a prior the loss is t
 negative evidence bound of stochastic variational inference.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,22 @@ class TrainState(eqx.Module):
     healthy: Bool[Array, ""]
 
 
+class AbstractRestraint(eqx.Module):
+    """What a step may use of the ensemble, and what it costs.
+
+    Its arrays are arguments of the compiled step: they can change between epochs, and
+    nothing is compiled anew.
+    """
+
+    @abc.abstractmethod
+    def restrict(self, ensemble: Ensemble, key: PRNGKeyArray) -> Ensemble:
+        """The ensemble that takes part in a step."""
+
+    @abc.abstractmethod
+    def penalty(self, ensemble: Ensemble, x: Any) -> Float[Array, ""]:
+        """A cost of the whole ensemble on a batch, in nats per example."""
+
+
 class Recipe(eqx.Module):
     """Everything about a run that no step changes."""
 
@@ -69,6 +86,7 @@ class Recipe(eqx.Module):
     accumulate: int = eqx.field(static=True, default=1)
     compute_dtype: Any = eqx.field(static=True, default=None)
     shard_batch: Any = eqx.field(static=True, default=None)
+    restraint: AbstractRestraint | None = None
 
     def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
         """The ensemble and the likelihood that the learned numbers stand for."""
@@ -98,21 +116,26 @@ def split_learned(
 def losses(
     learned: PyTree, recipe: Recipe, x: Any, y: Any, step: Array, key: PRNGKeyArray
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Loss of a batch, and its two parts in nats per example."""
+    """Loss of a batch, and its parts in nats per example."""
     ensemble, likelihood = recipe.ensemble_and_likelihood(learned)
+    whole, costs = ensemble, {}
+    if recipe.restraint is not None:
+        key, own_key = jax.random.split(key)
+        ensemble = recipe.restraint.restrict(whole, own_key)
+        costs["penalty"] = recipe.restraint.penalty(whole, x)
     apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
     outputs = mean_field(apply_fn)(ensemble.params, x, key=key)
     if isinstance(y, Weighted):
         nll = -jnp.mean(y.weights * log_prob(likelihood, outputs, y.targets))
     else:
         nll = -jnp.mean(log_prob(likelihood, outputs, y))
-    if recipe.prior is None:
-        return nll, {"loss": nll, "nll": nll, "kl": jnp.zeros_like(nll)}
-    kl = total_kl(ensemble.weights(), recipe.prior).astype(nll.dtype) / recipe.num_data
-    weight = recipe.temperature
-    weight = weight(step) if callable(weight) else weight
-    loss = nll + weight * kl
-    return loss, {"loss": loss, "nll": nll, "kl": kl}
+    kl, loss = jnp.zeros_like(nll), nll + sum(costs.values())
+    if recipe.prior is not None:
+        total = total_kl(ensemble.weights(), recipe.prior)
+        kl = total.astype(nll.dtype) / recipe.num_data
+        weight = recipe.temperature
+        loss = loss + (weight(step) if callable(weight) else weight) * kl
+    return loss, {"loss": loss, "nll": nll, "kl": kl, **costs}
 
 
 def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
