@@ -70,6 +70,7 @@ from .learning.likelihoods import (
     StudentT as StudentT,
 )
 from .learning.logs import log_csv as log_csv, log_json as log_json
+from .learning.optimizers import scale_steps as scale_steps
 from .learning.parametrization import (
     Projected as Projected,
     Unconstrained as Unconstrained,

@@ -242,3 +242,41 @@ def test_a_point_network_learns_by_plain_back_propagation():
         strict=True,
     ):
         np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_augmentation_reaches_the_learner_and_leaves_validation_alone(ensemble):
+    def mirror(x, *, key):
+        return -x
+
+    settings = {"epochs": 40, "optimizer": optax.adam(1e-2), "validation": (X, Y)}
+    history = learn(ensemble, augment=mirror, **settings).history
+    assert history["nll"][-1] < 0.5 * history["nll"][0]
+    # What was learned from mirrored inputs is wrong about those that are not.
+    assert history["val_accuracy"][-1] < 0.3
+
+
+def test_augmentation_has_a_fresh_key_each_step_and_works_on_outside_batches(ensemble):
+    drawn = []
+
+    def look(x, *, key):
+        jax.debug.callback(lambda e: drawn.append(float(e)), jax.random.normal(key))
+        return x
+
+    learn(ensemble, augment=look, epochs=2)
+    jax.effects_barrier()
+    assert len(set(drawn)) == len(drawn) == 12
+    batches = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 96, 16)]
+    learn(ensemble, batches, augment=look, epochs=1)
+    jax.effects_barrier()
+    assert len(drawn) == 18
+
+
+def test_augmentation_that_changes_the_batch_is_refused(ensemble):
+    def crop(x, *, key):
+        return x[:, :2]
+
+    with pytest.raises(ValueError, match=r"`augment` must return a batch like.*16, 3"):
+        learn(ensemble, augment=crop)
+    batches = [(X[:16], Y[:16])]
+    with pytest.raises(ValueError, match=r"`augment` must return a batch like"):
+        learn(ensemble, batches, augment=crop)

@@ -5,6 +5,7 @@
 """
 
 from .arrays import arrays as arrays
+from .augmentation import shift_images as shift_images
 from .catalogue import NAMES as NAMES, load as load
 from .dataset import Dataset as Dataset
 from .idx import read_idx as read_idx

@@ -107,6 +107,31 @@ def check_inputs(ensemble: Ensemble, x: Any, name: str = "data") -> Any:
         ) from error
 
 
+def check_augment(augment: Any, x: Any, batch_size: int | None = None) -> None:
+    """Refuse an augmentation that changes the shape or type of a batch.
+
+    Raises:
+        ValueError: it does, or it cannot take the batch.
+    """
+    if augment is None:
+        return
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((batch_size or len(a), *a.shape[1:]), a.dtype), x
+    )
+    changed = jax.eval_shape(
+        lambda x, key: augment(x, key=key), batch, jax.random.key(0)
+    )
+    before, after = (
+        jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree)
+        for tree in (batch, changed)
+    )
+    require(
+        before == after,
+        f"`augment` must return a batch like the one it was given, {before}; got "
+        f"{after}. It is called as augment(x, key=key).",
+    )
+
+
 def outputs_of(ensemble: Ensemble) -> Any:
     """The ensemble as a function of a batch alone, for tracing."""
     network = mean_field(ensemble.apply_fn)

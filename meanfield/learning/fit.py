@@ -20,7 +20,7 @@ from tqdm import tqdm
 from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 
-from .batches import array_data, check_batch, iterate
+from .batches import array_data, check_augment, check_batch, iterate
 from .checkpoint import Checkpoint
 from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
@@ -126,6 +126,7 @@ def fit(
     num_data: int | None = None,
     sample_weight: Any = None,
     restraint: AbstractRestraint | None = None,
+    augment: Callable[..., Any] | None = None,
     progress: bool = True,
 ) -> FitResult:
     r"""Learn an ensemble by generalized back-propagation.
@@ -172,6 +173,9 @@ def fit(
         restraint: what every step may use of the ensemble, and what that costs; a
             callback may change it for the epochs that follow. The result holds the
             whole ensemble.
+        augment: ``augment(x, key=key)``, a random change of a batch of inputs that
+            keeps their shapes, such as `meanfield.data.shift_images`. It is compiled
+            into every step; validation data are left as they are.
         progress: whether to show a progress bar.
 
     Returns:
@@ -208,6 +212,7 @@ def fit(
             f"for {given} examples. Use a smaller batch.",
         )
         check_batch(ensemble, likelihood, *arrays)
+        check_augment(augment, arrays[0], batch_size)
         if sample_weight is not None:
             arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
     if validation is not None:
@@ -238,6 +243,7 @@ def fit(
         accumulate=accumulate,
         compute_dtype=compute_dtype,
         restraint=restraint,
+        augment=augment,
     )
     state = starting_state(learned, recipe.optimizer)
     best = None if patience is None else state.learned
@@ -318,6 +324,7 @@ class _Run:
         for x, y in iterate(data, epoch):
             if self.outputs is None:
                 self.outputs = check_batch(ensemble, likelihood, x, y)
+                check_augment(self.recipe.augment, x)
             elif first_pass:
                 check_targets(likelihood, self.outputs, y)
             constants = (self.recipe, *self.layout.split((x, y)), key)
@@ -455,4 +462,5 @@ def _fingerprint(recipe, key, batch_size, arrays, patience) -> dict[str, Any]:
         # None where nothing is asked for, as in runs from before there was a choice.
         "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
         "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
+        "augmented": True if recipe.augment is not None else None,
     }

@@ -87,6 +87,7 @@ class Recipe(eqx.Module):
     compute_dtype: Any = eqx.field(static=True, default=None)
     shard_batch: Any = eqx.field(static=True, default=None)
     restraint: AbstractRestraint | None = None
+    augment: Any = eqx.field(static=True, default=None)
 
     def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
         """The ensemble and the likelihood that the learned numbers stand for."""
@@ -195,6 +196,9 @@ def take_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step of the optimizer; after a loss that is not finite, none any more."""
     key = jax.random.fold_in(key, state.step)
+    if recipe.augment is not None:
+        key, augment_key = jax.random.split(key)
+        x = recipe.augment(x, key=augment_key)
     (loss, parts), slope = slopes(state.learned, recipe, x, y, state.step, key)
     healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_steepness(slope))
     optimizer = optax.with_extra_args_support(recipe.optimizer)
