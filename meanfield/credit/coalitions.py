@@ -12,25 +12,29 @@ coalitions are over-confident, and the log-likelihood game is then a bad one.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.batches import array_data, check_batch
 from meanfield.learning.likelihoods import Categorical
-from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.propagation.program import Units, trace
+from meanfield.propagation.program import trace
+from meanfield.propagation.units import find_units
 
-PAYOFFS = ("probability", "accuracy", "brier", "log_likelihood", "mse", "free_energy")
+from .nobodies import null_units
+from .payoffs import choose_payoff, payoff_measure
+from .stage import Stage, State
+
 REPLACEMENTS = ("mean", "zero")
-AT_ONCE = 16
+MOST_ORDERS = 32  # orders of one compiled call
+BLOCK = 256  # coalitions of one compiled call: any number of them is one program
 
 
 class NeuronGame:
@@ -38,19 +42,27 @@ class NeuronGame:
 
         v(S) = ⟨ payoff of the network in which only S acts ⟩ over draws and examples
 
+    `shapley_values` knows two things that this value function offers beyond a call:
+    `sweep` plays all n + 1 coalitions of an order from one running pre-activation, and
+    `null_players` are worth 0 without being played.
+
     Args:
         ensemble: a trained ensemble.
         layer: a parameter path without its last name, such as ``"layers/1"``. Players
-            are the units of a dense layer or the channels of a convolution.
+            are the units of a dense layer, the channels of a convolution or the units
+            of a recurrent cell (whose weights drive the state of a `scan`).
         data: arrays (x, y): the examples that the payoff averages over, and those that
             the mean activations come from.
         likelihood: as in `fit`.
         payoff: "probability" of the right class or exp(log-likelihood) (default for
             classes), "accuracy", "brier" (negative), "log_likelihood", "mse" (negative;
             default for real targets), or "free_energy",
-            −⟨E(x, y) + T ln Σ_y' exp(−E(x, y')/T)⟩ with E = −logit: minus T times
-            the cross-entropy of the Gibbs distribution at temperature T.
-        replacement: "mean" activation (default) or "zero" for units outside.
+            −⟨E(x, y) + T ln Σ_y' exp(−E(x, y')/T)⟩ with E = −logit: T times
+            the log-likelihood of the Gibbs distribution at temperature T. See
+            `meanfield.credit.payoffs`.
+        replacement: "mean" activation (default) or "zero" for units outside. The mean
+            is that of the value which the next layer reads, over examples, and over
+            time and space where the next layer reads all of them with one weight.
         temperature: T > 0 of the free energy.
         num_draws: sub-networks to average over; 0 takes the network of posterior means.
         fixed: coalitions of other layers that hold already, by layer.
@@ -58,6 +70,8 @@ class NeuronGame:
 
     Attributes:
         num_players: number of units.
+        num_draws: sub-networks that play.
+        payoff: name of the payoff.
 
     Raises:
         ValueError: an unknown layer (those there are get listed), a layer whose units
@@ -83,91 +97,62 @@ class NeuronGame:
         likelihood: Any = Categorical(),  # noqa: B008  (frozen)
         payoff: str | None = None,
         replacement: str = "mean",
-        temperature: float = 1.0,
+        temperature: float | int = 1.0,
         num_draws: int = 0,
         fixed: Mapping[str, Any] | None = None,
         key: PRNGKeyArray | None = None,
     ):
-        pair = array_data(data)
-        if pair is None:
-            raise TypeError("`data` must be a pair of arrays (x, y).")
-        check_batch(ensemble, likelihood, *pair)
-        payoff = payoff or (
-            "probability" if isinstance(likelihood, Categorical) else "mse"
-        )
-        require(
-            payoff in PAYOFFS,
-            f"`payoff` must be one of {', '.join(PAYOFFS)}; got {payoff!r}.",
-        )
-        require(
-            replacement in REPLACEMENTS,
-            f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
-        )
-        require(temperature > 0, f"`temperature` must be positive; got {temperature}.")
-        require(num_draws >= 0, f"`num_draws` must not be negative; got {num_draws}.")
-        require(
-            num_draws == 0 or key is not None,
-            "`key` is needed to draw sub-networks; pass key=jax.random.key(seed), or "
-            "num_draws=0 for the network of posterior means.",
-        )
-        self.layer, self.payoff = layer, payoff
-        self._x, self._y = pair
+        x, y = _checked_data(ensemble, likelihood, data)
+        _check_settings(replacement, temperature, num_draws)
         points = _point_params(ensemble, None)
-        program = trace(ensemble.apply_fn, points, self._x)
-        units = program.units(layer)
-        self.num_players = units.size
-        held = {
-            program.units(name).place: (program.units(name), np.asarray(mask, bool))
-            for name, mask in (fixed or {}).items()
-        }
-        for known, mask in held.values():
-            require(
-                mask.shape == (known.size,),
-                f"`fixed` has a mask of shape {mask.shape} for a layer of {known.size} "
-                "units.",
-            )
-        drawn = _draws(ensemble, num_draws, key)
-        measure = _measure(payoff, likelihood, temperature)
-
-        @eqx.filter_jit
-        def scores(params: Any, masks: Any, x: Any, y: Any) -> Any:
-            def one(mask: Any) -> Any:
-                change = _masking({units.place: (units, mask), **held}, replacement)
-                return measure(program.run(params, x, change), y)
-
-            return jax.lax.map(one, masks, batch_size=AT_ONCE)
-
-        self._scores: Callable[..., Any] = scores
-        self._drawn, self._num_draws, self._likelihood = drawn, num_draws, likelihood
-        self._program, self._units, self._points = program, units, points
-        self._held, self._replacement = held, replacement
+        program = trace(ensemble.apply_fn, points, x)
+        outputs = eqx.filter_eval_shape(ensemble.apply_fn, points, x)
+        self.payoff = choose_payoff(payoff, likelihood, outputs)
+        names = (layer, *(fixed or {}))
+        require(
+            len(set(names)) == len(names),
+            f"`fixed` must not hold the layer that plays; got {layer!r}.",
+        )
+        self.layer, self.num_draws = layer, num_draws
+        self._likelihood = likelihood
+        self._stage = Stage(
+            program,
+            layer,
+            {name: find_units(program, name) for name in names},
+            payoff_measure(self.payoff, likelihood, temperature),
+            replacement=replacement,
+            stale=False,
+        )
+        self.num_players = self._stage.units[layer].size
+        self._begin(ensemble, x, y, fixed or {}, key)
 
     def replay(
         self,
-        ensemble: Ensemble,
+        ensemble: Ensemble | None = None,
         data: tuple[Any, Any] | None = None,
         *,
+        fixed: Mapping[str, Any] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> "NeuronGame":
         """The same game of another network of the same form: nothing is compiled anew.
 
         Args:
-            ensemble: the same network with other weights, as training leaves it.
+            ensemble: the same network with other weights, as training leaves it; the
+                game's own if not given.
             data: arrays (x, y) of the same shapes; the game's own if not given.
+            fixed: coalitions of the same layers; the game's own if not given.
             key: a `jax.random.key`; needed when the game draws sub-networks.
 
         Raises:
-            ValueError: a network of another form, data of other shapes, or no `key`.
+            ValueError: a network of another form, data of other shapes, coalitions of
+                other layers, or no `key`.
         """
-        x, y = (self._x, self._y) if data is None else array_data(data) or (None, None)
-        check_batch(ensemble, self._likelihood, x, y)
+        ensemble = self._ensemble if ensemble is None else ensemble
+        x, y = self._x, self._y
+        if data is not None:
+            x, y = _checked_data(ensemble, self._likelihood, data)
         require(
-            not self._num_draws or key is not None,
-            "`key` is needed to draw sub-networks; pass key=jax.random.key(seed).",
-        )
-        points = _point_params(ensemble, None)
-        require(
-            _form(points) == _form(self._points),
+            _form(_point_params(ensemble, None)) == _form(self._points),
             "`ensemble` must have the form of the network that the game was made "
             "with: the same arrays and shapes. Make a new game for another network.",
         )
@@ -176,10 +161,38 @@ class NeuronGame:
             f"`data` must have the shapes of the game's own, {_shapes(self._x)} and "
             f"{_shapes(self._y)}; got {_shapes(x)} and {_shapes(y)}.",
         )
-        other = copy.copy(self)
-        other._x, other._y, other._points = x, y, points
-        other._drawn = _draws(ensemble, self._num_draws, key)
-        return other
+        fixed = self._fixed if fixed is None else fixed
+        require(
+            set(fixed) == set(self._fixed),
+            f"`fixed` must hold the layers {sorted(self._fixed)} as before; got "
+            f"{sorted(fixed)}. Make a new game for others.",
+        )
+        game = copy.copy(self)
+        game._begin(ensemble, x, y, fixed, key)
+        return game
+
+    def _begin(self, ensemble, x, y, fixed, key) -> None:
+        units = self._stage.units
+        masks = {name: np.asarray(mask, bool) for name, mask in fixed.items()}
+        for name, mask in masks.items():
+            require(
+                mask.shape == (units[name].size,),
+                f"`fixed` has a mask of shape {mask.shape} for {name!r}, a layer of "
+                f"{units[name].size} units.",
+            )
+        require(
+            self.num_draws == 0 or key is not None,
+            "`key` is needed to draw sub-networks; pass key=jax.random.key(seed), or "
+            "num_draws=0 for the network of posterior means.",
+        )
+        self._ensemble, self._x, self._y, self._fixed = ensemble, x, y, masks
+        self._points = _point_params(ensemble, None)
+        drawn = [self._points]
+        if self.num_draws and key is not None:
+            keys = jax.random.split(key, self.num_draws)
+            drawn = [_point_params(ensemble, each) for each in keys]
+        arrays = {name: jnp.asarray(mask) for name, mask in masks.items()}
+        self._states = [self._stage.prepare(params, x, arrays) for params in drawn]
 
     def __call__(
         self, coalitions: Bool[Any, "coalitions players"]
@@ -201,50 +214,92 @@ class NeuronGame:
             f"`coalitions` must have shape (coalitions, {self.num_players}); got "
             f"{masks.shape}.",
         )
-        # One size of block, so that any number of coalitions is one program.
-        blocks = []
-        size = max(AT_ONCE, min(256, 1 << (max(len(masks), 1) - 1).bit_length()))
-        for start in range(0, len(masks), size):
-            block = masks[start : start + size]
-            padded = np.zeros((size, self.num_players), bool)
-            padded[: len(block)] = block
-            draws = [
-                np.asarray(self._scores(params, padded, self._x, self._y), np.float64)
-                for params in self._drawn
-            ]
-            blocks.append(np.mean(draws, axis=0)[: len(block)])
-        return np.concatenate(blocks)
+        total = sum(self._scores(state, masks) for state in self._states)
+        return np.asarray(total) / len(self._states)
+
+    def sweep(
+        self, orders: Int[Any, "orders players"], draw: int | None = None
+    ) -> Float[np.ndarray, "orders sizes"]:
+        """Payoffs of the first 0, 1, …, n players of every order.
+
+        One compiled call; where the next layer is dense, from a running sum of its
+        pre-activation, to which every player adds an outer product.
+
+        Args:
+            orders: rows are orders of the players 0 … n − 1.
+            draw: the sub-network that plays; None averages over all.
+
+        Raises:
+            ValueError: a row is no order of the players.
+        """
+        rows = np.asarray(orders)
+        require(
+            rows.ndim == 2
+            and rows.shape[1] == self.num_players
+            and bool((np.sort(rows, 1) == np.arange(self.num_players)).all()),
+            f"`orders` must have rows that order the players 0 … "
+            f"{self.num_players - 1}; got an array of shape {rows.shape}.",
+        )
+        states = self._states if draw is None else [self._states[draw]]
+        total = sum(self._sweep(state, rows) for state in states)
+        return np.asarray(total) / len(states)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
-        """Units whose activation is the same for every example, in every draw.
+        """Units that change nothing, in every draw: their value is exactly 0.
 
-        Held at their mean they are what they are: their value is exactly 0.
+        Either the activation is the same for every example (held at their mean they
+        are what they are), or every weight that reads them is zero.
         """
-        constant = np.ones(self.num_players, bool)
-        for params in self._drawn:
-            seen: dict[int, Any] = {}
+        found = [null_units(self._stage, state) for state in self._states]
+        return np.logical_and.reduce(found)
 
-            def keep(place: int, value: Any, seen: dict[int, Any] = seen) -> Any:
-                if place in self._held:
-                    known, mask = self._held[place]
-                    value = _hold(value, known, jnp.asarray(mask), self._replacement)
-                if place == self._units.place:
-                    seen[place] = value
-                return value
+    def _scores(self, state: State, masks: np.ndarray) -> np.ndarray:
+        # One size of block, so that any number of coalitions is one program.
+        size = min(BLOCK, 1 << (max(len(masks), 1) - 1).bit_length())
+        blocks = []
+        for start in range(0, len(masks), size):
+            block = np.zeros((size, self.num_players), bool)
+            part = masks[start : start + size]
+            block[: len(part)] = part
+            blocks.append(self._stage.scores(state, block, self._y))
+        whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
+        return whole[: len(masks)]
 
-            self._program.run(params, self._x, keep)
-            value = jnp.moveaxis(seen[self._units.place], self._units.axis, 0)
-            rows = np.asarray(value.reshape(self.num_players, -1))
-            constant &= (rows == rows[:, :1]).all(1)
-        return constant
+    def _sweep(self, state: State, orders: np.ndarray) -> np.ndarray:
+        if self._stage.sums is None:
+            return self._sweep_masks(state, orders)
+        size = self._stage.at_once(MOST_ORDERS)
+        blocks = []
+        for start in range(0, len(orders), size):
+            part = orders[start : start + size]
+            block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
+            blocks.append(self._stage.sweep(state, block, self._y))
+        # All are under way before the first is waited for.
+        whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
+        return whole[: len(orders)]
+
+    def _sweep_masks(self, state: State, orders: np.ndarray) -> np.ndarray:
+        ranks = np.argsort(orders, 1)[:, None, :]
+        masks = ranks < np.arange(self.num_players + 1)[:, None]
+        scores = self._scores(state, masks.reshape(-1, self.num_players))
+        return scores.mean(1).reshape(len(orders), -1)
 
 
-def _draws(ensemble: Ensemble, num_draws: int, key: Any) -> list[Any]:
-    """Parameters of the sub-networks to average over, or of the posterior means."""
-    if not num_draws:
-        return [_point_params(ensemble, None)]
-    keys = jax.random.split(key, num_draws)
-    return [_point_params(ensemble, each) for each in keys]
+def _checked_data(ensemble: Ensemble, likelihood: Any, data: Any) -> tuple[Any, Any]:
+    pair = array_data(data)
+    if pair is None:
+        raise TypeError("`data` must be a pair of arrays (x, y).")
+    check_batch(ensemble, likelihood, *pair)
+    return pair
+
+
+def _check_settings(replacement: str, temperature: float, num_draws: int) -> None:
+    require(
+        replacement in REPLACEMENTS,
+        f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
+    )
+    require(temperature > 0, f"`temperature` must be positive; got {temperature}.")
+    require(num_draws >= 0, f"`num_draws` must not be negative; got {num_draws}.")
 
 
 def _form(tree: Any) -> Any:
@@ -267,54 +322,3 @@ def _point_params(ensemble: Ensemble, key: Any) -> Any:
     keys = dict(zip(laws, jax.random.split(key, len(laws)), strict=True))
     drawn = {name: law.sample(keys[name]) for name, law in laws.items()}
     return ensemble.with_weights(drawn).params
-
-
-def _masking(
-    held: Mapping[int, tuple[Units, Any]], replacement: str
-) -> Callable[[int, Any], Any]:
-    def change(place: int, value: Any) -> Any:
-        if place not in held:
-            return value
-        units, mask = held[place]
-        return _hold(value, units, jnp.asarray(mask), replacement)
-
-    return change
-
-
-def _hold(value: Array, units: Units, mask: Array, replacement: str) -> Array:
-    """Units outside the mask at their mean over everything else, or at zero."""
-    shape = [1] * value.ndim
-    shape[units.axis] = units.size
-    others = tuple(axis for axis in range(value.ndim) if axis != units.axis)
-    rest = jnp.zeros_like(value)
-    if replacement == "mean":
-        # A constant unit is its own mean, to the bit: its value is exactly 0.
-        constant = value.max(others, keepdims=True) == value.min(others, keepdims=True)
-        rest = jnp.where(constant, value, value.mean(others, keepdims=True))
-    return jnp.where(mask.reshape(shape), value, rest)
-
-
-def _measure(
-    payoff: str, likelihood: Any, temperature: float
-) -> Callable[[Any, Any], Any]:
-    """Payoff of every example from outputs and targets."""
-
-    def measure(outputs: Any, y: Any) -> Any:
-        if payoff == "free_energy":
-            logits = outputs / temperature
-            chosen = jnp.take_along_axis(logits, y[:, None], -1)[:, 0]
-            return temperature * (chosen - jax.nn.logsumexp(logits, -1))
-        distribution: Any = output_distribution(likelihood, outputs)
-        targets = align_targets(distribution, y)
-        if payoff in ("probability", "log_likelihood"):
-            log_prob = distribution.log_prob(targets)
-            return jnp.exp(log_prob) if payoff == "probability" else log_prob
-        if payoff == "mse":
-            error = jnp.square(distribution.mean - targets)
-            return -error.reshape(error.shape[0], -1).mean(1)
-        probs = distribution.probs
-        if payoff == "accuracy":
-            return (probs.argmax(-1) == targets).astype(probs.dtype)
-        return -jnp.square(probs - jax.nn.one_hot(targets, probs.shape[-1])).sum(-1)
-
-    return measure

@@ -1,7 +1,8 @@
-"""A network as a flat list of steps, cut open at the output units of a layer."""
+"""A network as a flat list of steps on numbered values, to be run piece by piece."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,16 +10,18 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
-from meanfield.checks import require
 from meanfield.trees import named_leaves
 
-from .deferred import ENTRYWISE
-from .jaxprs import CALLS, REMAT, bind, open_jaxpr
+from .jaxprs import CALLS, REMAT, bind, open_jaxpr, scan_counts
 
-_MOVES = frozenset(
-    "transpose reshape broadcast_in_dim convert_element_type copy".split()
-)
 _OPENED = frozenset({*CALLS, *REMAT, "custom_vjp_call"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A literal operand."""
+
+    value: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +33,12 @@ class Step:
     outputs: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Units:
-    """Where the output units of a layer are read.
-
-    Attributes:
-        place: the value that the rest of the network reads, after the activation.
-        axis: its axis that counts the units.
-        size: number of units.
-    """
-
-    place: int
-    axis: int
-    size: int
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A network function of parameters and a batch, as steps on numbered values.
 
     Attributes:
-        steps: in order; calls are opened.
+        steps: in order; calls are opened, the bodies of loops are not.
         inputs: places of the arrays of (params, x), in tree order.
         constants: places and values known from the start.
         outputs: places (or literals) of the results.
@@ -67,127 +55,155 @@ class Program:
     leaves: dict[str, int]
     finish: Callable[[list[Any]], Any]
 
-    def run(
-        self, params: Any, x: Any, change: Callable[[int, Any], Any] | None = None
-    ) -> Any:
-        """The network's outputs, each value passed through ``change(place, value)``."""
-        values = dict(self.constants)
+    def start(self, params: Any, x: Any) -> dict[int, Any]:
+        """Values of the inputs and constants by place."""
         arrays = jax.tree.leaves(eqx.filter((params, x), eqx.is_array))
-        values.update(zip(self.inputs, arrays, strict=True))
-        for step in self.steps:
-            operands = [_read(values, item) for item in step.inputs]
-            for place, value in zip(
-                step.outputs, bind(step.eqn, *operands), strict=True
-            ):
-                values[place] = value if change is None else change(place, value)
-        return self.finish([_read(values, item) for item in self.outputs])
+        return {**self.constants, **dict(zip(self.inputs, arrays, strict=True))}
 
-    def units(self, layer: str) -> Units:
-        """The output units of a layer.
+    def advance(
+        self,
+        values: dict[int, Any],
+        numbers: Iterable[int] | None = None,
+        *,
+        change: Callable[[int, Any], Any] | None = None,
+        loops: Mapping[int, Callable[[Step, list[Any]], list[Any]]] | None = None,
+    ) -> dict[int, Any]:
+        """Take steps; `values` gains their results.
 
         Args:
-            layer: a parameter path without its last name, such as ``"layers/1"``.
-
-        Raises:
-            ValueError: there is no such layer, or its units cannot be told apart.
+            values: values by place.
+            numbers: which steps, in order; all by default.
+            change: every result is passed through ``change(place, value)``.
+            loops: for some steps another way to run them, (step, operands) -> results.
         """
-        own = {
-            name: place
-            for name, place in self.leaves.items()
-            if name.rpartition("/")[0] == layer and len(self.shapes[place]) >= 2
-        }
-        layers = sorted(
-            {
-                name.rpartition("/")[0]
-                for name, place in self.leaves.items()
-                if len(self.shapes[place]) >= 2
-            }
-        )
-        require(
-            bool(own),
-            f"`layer` must be a layer with weights; got {layer!r}. There are {layers}.",
-        )
-        found = self._contraction(set(own.values()))
-        require(
-            found is not None,
-            f"the units of `layer` {layer!r} cannot be masked: its weights meet no "
-            "product or convolution of the network's outer level (a layer inside a "
-            "loop, or a look-up, has no units here). Choose another layer.",
-        )
-        assert found is not None
-        return self._follow(*found)
-
-    def _contraction(self, places: set[int]) -> tuple[int, int, int] | None:
-        """Step, value and unit axis of the first product with one of the places."""
-        for number, step in enumerate(self.steps):
-            hits = [i for i, item in enumerate(step.inputs) if item in places]
-            if not hits:
-                continue
-            name = step.eqn.primitive.name
-            if name in _MOVES:
-                places |= set(step.outputs)
-            elif name == "dot_general":
-                axis = _free_axis(step.eqn, self.shapes, step.inputs, hits[0])
-                return None if axis is None else (number, step.outputs[0], axis)
-            elif name == "conv_general_dilated":
-                axis = step.eqn.params["dimension_numbers"].out_spec[1]
-                return number, step.outputs[0], axis
-        return None
-
-    def _follow(self, start: int, place: int, axis: int) -> Units:
-        """Along entry by entry steps to the value that is read otherwise."""
-        axes = {place: axis}
-        for step in self.steps[start + 1 :]:
-            touched = [item for item in step.inputs if item in axes]
-            if not touched:
-                continue
-            out = step.outputs[0]
-            name = step.eqn.primitive.name
-            shape = self.shapes[touched[0]]
-            if name == "transpose":
-                order = step.eqn.params["permutation"]
-                axes[out] = order.index(axes[touched[0]])
-            elif name in ("squeeze", "reshape") and _without_ones(
-                shape
-            ) == _without_ones(self.shapes[out]):
-                axes[out] = _same_axis(shape, self.shapes[out], axes[touched[0]])
-            elif name in ENTRYWISE and self._only_parameters(step, axes):
-                axes[out] = axes[touched[0]]
+        for number in range(len(self.steps)) if numbers is None else numbers:
+            step = self.steps[number]
+            operands = [self.read(values, item) for item in step.inputs]
+            if loops is not None and number in loops:
+                results = loops[number](step, operands)
             else:
-                place = max(touched)
-                return Units(place, axes[place], self.shapes[place][axes[place]])
-        place = max(axes)
-        return Units(place, axes[place], self.shapes[place][axes[place]])
+                results = bind(step.eqn, *operands)
+            for place, value in zip(step.outputs, results, strict=True):
+                values[place] = value if change is None else change(place, value)
+        return values
 
-    def _only_parameters(self, step: Step, axes: dict[int, int]) -> bool:
-        """Whether nothing but the units and constants of the network enter a step."""
-        data = self._from_data
-        return all(
-            item in axes or not isinstance(item, int) or item not in data
-            for item in step.inputs
-        )
+    def results(self, values: Mapping[int, Any]) -> Any:
+        """What the network returns."""
+        return self.finish([self.read(values, item) for item in self.outputs])
 
-    @property
-    def _from_data(self) -> set[int]:
-        """Values that depend on the batch."""
-        found = set(self.inputs) - set(self.leaves.values())
+    def read(self, values: Mapping[int, Any], item: Any) -> Any:
+        """An operand: a value by its place, or a literal."""
+        return item.value if isinstance(item, Constant) else values[item]
+
+    @functools.cached_property
+    def from_data(self) -> frozenset[int]:
+        """Places whose values depend on the batch."""
+        return self.depending(set(self.inputs) - set(self.leaves.values()))
+
+    def depending(self, places: Iterable[int]) -> frozenset[int]:
+        """The places, and all that is computed from them."""
+        found = set(places)
         for step in self.steps:
             if any(item in found for item in step.inputs if isinstance(item, int)):
                 found |= set(step.outputs)
-        return found
+        return frozenset(found)
+
+    def readers(self, places: Iterable[int]) -> list[int]:
+        """Steps, in order, that the places reach."""
+        found = self.depending(places)
+        return [
+            number
+            for number, step in enumerate(self.steps)
+            if any(item in found for item in step.inputs if isinstance(item, int))
+        ]
 
 
-class _Constant:
-    """A literal operand."""
+def body_of(step: Step, is_data: Sequence[bool]) -> Program:
+    """The body of a `scan` as a program of its own.
 
-    def __init__(self, value: Any):
-        self.value = value
+    Args:
+        step: a `scan`.
+        is_data: for each operand, whether it depends on the batch. Operands that do
+            not count as parameters, carries as data.
+    """
+    jaxpr, consts = open_jaxpr(step.eqn.params["jaxpr"])
+    steps, constants, inputs, outputs, shapes = _flatten(jaxpr, consts)
+    num_consts, _ = scan_counts(step.eqn)
+    known = {
+        str(number): place
+        for number, place in enumerate(inputs)
+        if number < num_consts and not is_data[number]
+    }
+    return Program(steps, inputs, constants, outputs, shapes, known, tuple)
+
+
+def run_loop(
+    step: Step,
+    body: Program,
+    operands: Sequence[Any],
+    change: Callable[[int, Any], Any],
+    seen: Callable[[int, Any], Any] = lambda place, value: None,
+) -> tuple[list[Any], dict[int, Any]]:
+    """Run a `scan` with the values in its body passed through ``change``.
+
+    Args:
+        step: the `scan`.
+        body: its body.
+        operands: of the step.
+        change: ``change(place in the body, value)``; carries that come in included.
+        seen: ``seen(place, value)`` before the change, None to keep nothing.
+
+    Returns:
+        The step's results, and what `seen` kept, stacked over the steps of the loop.
+    """
+    num_consts, num_carry = scan_counts(step.eqn)
+    consts = list(operands[:num_consts])
+    init = list(operands[num_consts : num_consts + num_carry])
+    xs = list(operands[num_consts + num_carry :])
+
+    def once(carry: list[Any], slices: list[Any]) -> Any:
+        kept: dict[int, Any] = {}
+
+        def pass_through(place: int, value: Any) -> Any:
+            note = seen(place, value)
+            if note is not None:
+                kept[place] = note
+            return change(place, value)
+
+        arrays = [*consts, *carry, *slices]
+        values = dict(body.constants)
+        for place, value in zip(body.inputs, arrays, strict=True):
+            values[place] = pass_through(place, value)
+        body.advance(values, change=pass_through)
+        results = [body.read(values, item) for item in body.outputs]
+        return results[:num_carry], (results[num_carry:], kept)
+
+    carry, (stacked, kept) = jax.lax.scan(
+        once,
+        init,
+        xs,
+        length=step.eqn.params["length"],
+        reverse=step.eqn.params["reverse"],
+    )
+    return [*carry, *stacked], kept
 
 
 def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
     """Stage ``apply_fn(params, x)`` and open its calls."""
     closed, outputs, static = eqx.filter_make_jaxpr(apply_fn)(params, x)
-    jaxpr, consts = open_jaxpr(closed)
+    steps, constants, inputs, results, shapes = _flatten(*open_jaxpr(closed))
+    arrays = [n for n, leaf in named_leaves(params).items() if eqx.is_array(leaf)]
+    leaves = dict(zip(arrays, inputs, strict=False))
+    treedef = jax.tree.structure(outputs)
+
+    def finish(values: list[Any]) -> Any:
+        return eqx.combine(jax.tree.unflatten(treedef, values), static)
+
+    return Program(steps, inputs, constants, results, shapes, leaves, finish)
+
+
+def _flatten(jaxpr: Any, consts: Sequence[Any]) -> tuple[Any, ...]:
+    """Steps, constants, inputs, outputs and shapes of a jaxpr, its calls opened."""
     shapes: dict[int, tuple[int, ...]] = {}
     steps: list[Step] = []
     constants: dict[int, Any] = {}
@@ -204,7 +220,7 @@ def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
 
         def look(atom: Any) -> Any:
             if isinstance(atom, Literal):
-                return _Constant(atom.val)
+                return Constant(atom.val)
             return environment[atom]
 
         for eqn in jaxpr.eqns:
@@ -213,62 +229,11 @@ def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
                 inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
                 results = walk(*open_jaxpr(inner), items)
             else:
-                results = [new(_shape_of(var)) for var in eqn.outvars]
+                results = [new(var.aval.shape) for var in eqn.outvars]
                 steps.append(Step(eqn, tuple(items), tuple(results)))
             environment.update(zip(eqn.outvars, results, strict=True))
         return [look(atom) for atom in jaxpr.outvars]
 
-    inputs = [new(_shape_of(var)) for var in jaxpr.invars]
+    inputs = tuple(new(var.aval.shape) for var in jaxpr.invars)
     results = walk(jaxpr, consts, inputs)
-    arrays = [n for n, leaf in named_leaves(params).items() if eqx.is_array(leaf)]
-    leaves = dict(zip(arrays, inputs, strict=False))
-    treedef = jax.tree.structure(outputs)
-
-    def finish(values: list[Any]) -> Any:
-        return eqx.combine(jax.tree.unflatten(treedef, values), static)
-
-    return Program(
-        tuple(steps),
-        tuple(inputs),
-        constants,
-        tuple(results),
-        shapes,
-        leaves,
-        finish,
-    )
-
-
-def _read(values: dict[int, Any], item: Any) -> Any:
-    return item.value if isinstance(item, _Constant) else values[item]
-
-
-def _free_axis(
-    eqn: JaxprEqn, shapes: dict[int, Any], inputs: Sequence[Any], side: int
-) -> int | None:
-    """Axis of a product's result that the weight's only free axis becomes."""
-    (contracted, batch) = eqn.params["dimension_numbers"]
-    free = [
-        [
-            axis
-            for axis in range(len(shapes[item]))
-            if axis not in contracted[number] and axis not in batch[number]
-        ]
-        for number, item in enumerate(inputs)
-    ]
-    if len(free[side]) != 1 or batch[0]:
-        return None
-    return 0 if side == 0 else len(free[0])
-
-
-def _shape_of(var: Any) -> tuple[int, ...]:
-    return tuple(var.aval.shape)
-
-
-def _without_ones(shape: Sequence[int]) -> list[int]:
-    return [size for size in shape if size != 1]
-
-
-def _same_axis(old: Sequence[int], new: Sequence[int], axis: int) -> int:
-    """The axis of a shape that differs by axes of length one."""
-    rank = sum(size != 1 for size in old[:axis])
-    return [a for a, size in enumerate(new) if size != 1][rank]
+    return tuple(steps), constants, inputs, tuple(results), shapes
