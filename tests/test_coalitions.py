@@ -105,9 +105,9 @@ def test_a_replayed_game_is_the_new_networks_own_and_compiles_nothing(dense):
     other = mf.Ensemble.from_model(mlp((3, 6, 5, 2), key=KEY), key=jax.random.key(9))
     data = x[::-1], y[::-1]
     fresh = mf.NeuronGame(other, "layers/1", data)(masks)
-    compiled = game._scores._cached._cache_size()
+    compiled = game._stage.scores._cached._cache_size()
     np.testing.assert_array_equal(game.replay(other, data)(masks), fresh)
-    assert game._scores._cached._cache_size() == compiled
+    assert game._stage.scores._cached._cache_size() == compiled
     with pytest.raises(ValueError, match="`ensemble` must have the form"):
         wider = mf.Ensemble.from_model(mlp((3, 7, 5, 2), key=KEY), key=KEY)
         game.replay(wider)
@@ -210,6 +210,10 @@ def recurrent(params, x):
     return h @ params["out"]
 
 
+def embedded(params, x):
+    return params["a"]["table"][x].mean(1)
+
+
 def test_bad_games_are_refused_with_the_way_out(dense):
     ensemble, x, y = dense
     with pytest.raises(ValueError, match="There are .*layers/0"):
@@ -223,8 +227,6 @@ def test_bad_games_are_refused_with_the_way_out(dense):
         game(np.ones((2, 5), bool))
     with pytest.raises(ValueError, match="one value for each of the 6 units"):
         mf.strong_coalition(game, np.ones(4))
-    cell = {"in": jnp.ones((2, 4)), "loop": jnp.eye(4)}
-    params = {"cell": cell, "out": jnp.ones((4, 2))}
-    looped = mf.Ensemble.from_model((recurrent, params), key=KEY)
-    with pytest.raises(ValueError, match="inside a loop"):
-        mf.NeuronGame(looped, "cell", (jnp.ones((30, 5, 2)), y))
+    look_up = mf.Ensemble.from_model((embedded, {"a": {"table": jnp.ones((4, 2))}}))
+    with pytest.raises(ValueError, match="cannot be masked"):
+        mf.NeuronGame(look_up, "a", (jnp.zeros((30, 3), int), y))

@@ -348,7 +348,7 @@ def _running_sums(program: Program, units: Units, made: set[int]):
         ):
             return None
         for number, side in reading.products:
-            eqn = program.steps[number].eqn
+            eqn: Any = program.steps[number].eqn
             if eqn.primitive.name != "dot_general":
                 return None
             axis = weight_axis(program.steps[number], side, reading.axis)

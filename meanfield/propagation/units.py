@@ -332,7 +332,7 @@ def _passed(program: Program, step: Step, tracked: Tracked, *, mixing: bool) -> 
         parts = np.split(owner, ends)
         return {p: (axis, o) for p, o in zip(step.outputs, parts, strict=True)}
     if name in _REDUCTIONS and axis not in params["axes"]:
-        return {out: (axis - sum(a < axis for a in params["axes"]), owner)}
+        return {out: (axis - sum(int(a) < axis for a in params["axes"]), owner)}
     if name.startswith("reduce_window") and len(step.outputs) == 1:
         alone = (
             params["window_dimensions"][axis] == 1
