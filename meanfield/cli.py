@@ -92,6 +92,13 @@ def train(
     temperature: Annotated[
         float, typer.Option(help="weight of the prior; 1 is the evidence bound")
     ] = 1.0,
+    spikes: Annotated[
+        str,
+        typer.Option(
+            help="connection: each has its own spike; unit: all that read one unit "
+            "share it, and sub-networks shrink (give --inclusion-prob)"
+        ),
+    ] = "connection",
     precision: Annotated[
         str | None,
         typer.Option(help="bfloat16 computes in it; parameters stay float32"),
@@ -139,6 +146,7 @@ def train(
             inclusion_prob=inclusion_prob,
             slab_scale=slab_scale,
             temperature=temperature,
+            spikes=spikes,
             precision=precision,
             accumulate=accumulate,
             seed=seed,

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from .checks import require
-from .initial import Initial, critical, fan_ins, from_weights
+from .initial import (
+    Initial,
+    critical,
+    fan_ins,
+    from_weights,
+    input_axes,
+    share_spikes,
+)
 from .propagation import mean_field
 from .spikeslab import SpikeSlab, is_spike_slab
 from .trees import map_named, named_leaves
@@ -44,6 +51,7 @@ class Ensemble(eqx.Module):
         key: PRNGKeyArray | None = None,
         initial: Initial | str | None = None,
         where: Where | None = None,
+        spikes: str = "connection",
     ) -> "Ensemble":
         r"""Turn a network into an ensemble.
 
@@ -60,13 +68,17 @@ class Ensemble(eqx.Module):
             where: ``where(path_name, array)`` says which floating-point leaves become
                 random. Default: those of two or more dimensions; biases and norm
                 scales stay point values, and are learned too.
+            spikes: "connection", each has a spike of its own; or "unit", all
+                connections that read one input unit of a layer share one (group
+                sparsity). Then whole units come and go, and a drawn sub-network
+                shrinks. Look-ups and convolutions in groups keep spikes of their own.
 
         Returns:
             The ensemble at the start of learning.
 
         Raises:
-            ValueError: nothing in the model can be random, `initial` is unknown, or it
-                needs a key and got none.
+            ValueError: nothing in the model can be random, `initial` or `spikes` is
+                unknown, or `initial` needs a key and got none.
             TypeError: `model` is none of the three kinds.
 
         Example:
@@ -80,6 +92,11 @@ class Ensemble(eqx.Module):
         start = _choose_initial(initial, key)
         chosen = where or (lambda name, array: array.ndim >= 2)
         fans = fan_ins(params, inputs_last)
+        require(
+            spikes in ("connection", "unit"),
+            f"`spikes` must be 'connection' or 'unit'; got {spikes!r}.",
+        )
+        units = input_axes(params, inputs_last) if spikes == "unit" else {}
         selected = [
             name
             for name, leaf in named_leaves(params).items()
@@ -99,7 +116,8 @@ class Ensemble(eqx.Module):
                 return leaf
             if name not in fans:  # A bias or a scale sums over nothing.
                 return from_weights()(name, leaf, 1, keys[name])
-            return start(name, leaf, fans[name], keys[name])
+            weight = start(name, leaf, fans[name], keys[name])
+            return share_spikes(weight, units[name]) if name in units else weight
 
         return cls(map_named(convert, params), apply_fn, rebuild, frozen)
 

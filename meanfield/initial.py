@@ -85,6 +85,52 @@ def from_weights(slab_share: float = 0.01, spike_prob: float = 0.0) -> Initial:
     return start
 
 
+def share_spikes(weight: SpikeSlab, axis: int) -> SpikeSlab:
+    """The weight with one spike for all connections of an input unit.
+
+    Args:
+        weight: the weight.
+        axis: its axis that counts the input units. The spikes along the other axes,
+            averaged, become one.
+    """
+    others = tuple(a for a in range(weight.ndim) if a != axis)
+    spike = weight.spike_prob.mean(others, keepdims=True)
+    return SpikeSlab(spike, weight.slab_mean, weight.slab_var)
+
+
+def input_axes(model: Any, inputs_last: bool) -> dict[str, int]:
+    """The axis of input units of every matrix and kernel that has one.
+
+    Args:
+        model: a tree of parameters, or an Equinox module.
+        inputs_last: the layout of arrays that belong to no known layer. A look-up has
+            no input units, a convolution in groups none of its own.
+    """
+    found = {}
+    for name, array in named_leaves(model).items():
+        last = name.split("/")[-1]
+        if (
+            eqx.is_array(array)
+            and array.ndim >= 2
+            and last not in ("embedding", "bias")
+        ):
+            if array.ndim == 2:
+                found[name] = 1 if inputs_last else 0
+            elif not inputs_last:
+                found[name] = array.ndim - 2
+    known = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Embedding)
+    layers = named_leaves(model, is_leaf=lambda node: isinstance(node, known))
+    for path, layer in layers.items():
+        name = f"{path}/weight" if path else "weight"
+        if isinstance(layer, eqx.nn.Embedding):
+            found.pop(name, None)
+        elif isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose):
+            found.pop(name, None)
+            if layer.groups == 1:
+                found[name] = 1
+    return found
+
+
 def fan_ins(model: Any, inputs_last: bool) -> dict[str, int]:
     """Number of summands in one output of every array of two or more dimensions.
 

@@ -81,7 +81,7 @@ def landscape(
     """
     axis = axis or new_axis()
     spike, mean, var = (
-        np.ravel(np.asarray(part))
+        np.ravel(np.broadcast_to(part, weight.shape))
         for part in (weight.spike_prob, weight.slab_mean, weight.slab_var)
     )
     require(mean.size > 0, "`weight` is empty; there is nothing to draw.")

@@ -135,7 +135,8 @@ def load_run(folder: str | os.PathLike) -> Run:
             )
     config = read_config(folder)
     model = build_model(config["model"], seed=0)
-    ensemble = Ensemble.from_model(model)
+    spikes = config["training"].get("spikes", "connection")
+    ensemble = Ensemble.from_model(model, spikes=spikes)
     likelihood = build_likelihood(config["data"]["task"])
     like = {"params": ensemble.params, "likelihood": likelihood}
     tree, _ = load_tree(folder / ENSEMBLE, like)

@@ -8,9 +8,13 @@ r"""One weight: a spike at zero and a Gaussian slab.
 | 1 − π    | `inclusion_prob` | derived                                      |
 | m, Ξ     | `slab_mean`, `slab_var` | mean and variance of the slab         |
 
+Connections may share a spike: present together or absent together, each with a slab of
+its own. Then π has length 1 along the axes of those connections.
+
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -42,7 +46,7 @@ def _xlogx(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class SpikeSlab(eqx.Module):
-    r"""An array of independent spike-and-slab weights.
+    r"""An array of spike-and-slab weights, independent but for shared spikes.
 
     P(w) = π δ(w) + (1 − π) N(w | m, Ξ), one such law for every entry.
 
@@ -51,7 +55,14 @@ class SpikeSlab(eqx.Module):
         slab_mean: m, the mean of the slab.
         slab_var: Ξ ≥ 0, the variance (not the standard deviation) of the slab.
 
-    The three arrays have one shape; their dtypes are promoted to one floating type.
+    The three arrays have one shape; their dtypes are promoted to one floating type. In
+    two or more dimensions `spike_prob` may have length 1 along some axes (`shared`):
+    the n connections along them share one spike,
+
+        P(w₁ … w_n) = π Π δ(w_i) + (1 − π) Π N(w_i | m_i, Ξ_i),
+
+    so that a unit comes or goes as a whole. Entropy and divergence count such a spike
+    once, an n-th part of it for each of its connections.
 
     Raises:
         ValueError: shapes differ, π leaves [0, 1], Ξ is negative, m is not finite.
@@ -66,7 +77,7 @@ class SpikeSlab(eqx.Module):
         Li & Huang 2020, arXiv:2001.03354.
     """
 
-    spike_prob: Float[Array, "*shape"]
+    spike_prob: Float[Array, "..."]
     slab_mean: Float[Array, "*shape"]
     slab_var: Float[Array, "*shape"]
 
@@ -78,9 +89,12 @@ class SpikeSlab(eqx.Module):
         }
         shapes = {name: value.shape for name, value in given.items()}
         require(
-            len(set(shapes.values())) == 1,
+            shapes["slab_mean"] == shapes["slab_var"]
+            and _fits(shapes["spike_prob"], shapes["slab_mean"]),
             "`spike_prob`, `slab_mean` and `slab_var` must have one shape; got "
-            f"{shapes}. Broadcast them first, for example with jnp.full.",
+            f"{shapes}. Broadcast them first, for example with jnp.full. (Of two or "
+            "more axes `spike_prob` may have length 1 where connections share a "
+            "spike.)",
         )
         dtype = jnp.result_type(*given.values())
         require(
@@ -133,9 +147,15 @@ class SpikeSlab(eqx.Module):
         return self.slab_mean.dtype
 
     @property
+    def shared(self) -> tuple[int, ...]:
+        """Axes along which connections share one spike; usually none."""
+        sizes = zip(self.spike_prob.shape, self.shape, strict=True)
+        return tuple(axis for axis, (one, all_) in enumerate(sizes) if one != all_)
+
+    @property
     def inclusion_prob(self) -> Float[Array, "*shape"]:
-        """Probability that the connection is present, 1 − π."""
-        return 1 - self.spike_prob
+        """Probability that the connection is present, 1 − π, in the weights' shape."""
+        return jnp.broadcast_to(1 - self.spike_prob, self.shape)
 
     @property
     def mean(self) -> Float[Array, "*shape"]:
@@ -168,7 +188,8 @@ class SpikeSlab(eqx.Module):
             S of every weight, in nats.
 
         Raises:
-            ValueError: `resolution` is negative or not finite.
+            ValueError: `resolution` is negative or not finite, or not 0 where
+                connections share a spike.
 
         References:
             Li & Huang 2020, arXiv:2001.03354 (its code smooths the spike in two
@@ -179,6 +200,11 @@ class SpikeSlab(eqx.Module):
                 bool(0 <= resolution < float("inf")),
                 f"`resolution` must be a finite number, 0 or more; got {resolution}.",
             )
+        require(
+            not self.shared or (is_concrete(resolution) and resolution == 0),
+            "`resolution` must be 0 for connections that share a spike: a narrow slab "
+            "cannot join it alone.",
+        )
         spike, mean, var = self._widened()
         has_width = var > 0
         std = jnp.where(has_width, safe_sqrt(var), 1)
@@ -191,23 +217,24 @@ class SpikeSlab(eqx.Module):
         log_norm = 0.5 * jnp.log(2 * jnp.pi) + jnp.log(std)
         slab = jnp.where(has_width, (1 - inside) * log_norm + 0.5 * square, 0)
         present = 1 - spike
+        if self.shared:
+            inside = inside.min(self.shared, keepdims=True)
         rest = present * (1 - inside)
-        entropy = (
-            -_xlogx(spike + present * inside)
-            - rest * _safe_log(present)
-            + present * slab
-        )
+        coin = -_xlogx(spike + present * inside) - rest * _safe_log(present)
+        entropy = self._share(coin) + present * slab
         return entropy.astype(self.dtype)
 
     def kl(self, prior: Any) -> Float[Array, "*shape"]:
         r"""KL divergence to a spike-and-slab prior, in nats per weight.
 
-            KL = π ln(π/π₀) + (1 − π) ln((1 − π)/(1 − π₀))
+            KL = [ π ln(π/π₀) + (1 − π) ln((1 − π)/(1 − π₀)) ] / n
                  + (1 − π) ½ [ r − 1 − ln r + m²/s² ]
 
-        with r = Ξ/s². It is infinite where the prior excludes what the weight does:
-        a point slab (Ξ = 0, π < 1) under a slab of positive width, or an excluded
-        spike or slab. A slab that is a point at 0 (Ξ = m = 0) is part of the spike.
+        with r = Ξ/s² and n the number of connections that share the spike, usually 1
+        (the prior's spike is shared by the same connections). It is infinite where the
+        prior excludes what the weight does: a point slab (Ξ = 0, π < 1) under a slab of
+        positive width, or an excluded spike or slab. A slab that is a point at 0
+        (Ξ = m = 0) is part of the spike.
 
         Args:
             prior: anything with `inclusion_prob` (1 − π₀) and `slab_scale` (s > 0),
@@ -223,9 +250,17 @@ class SpikeSlab(eqx.Module):
             >>> round(float(w.kl(mf.SpikeSlabPrior(0.1, slab_scale=1.0))), 4) == 0
             True
         """
-        spike, mean, var = _merge_points(*self._widened())
+        spike, mean, var = self._merge_points()
         if isinstance(prior, SpikeSlab):
-            prior_spike, prior_mean, prior_var = _merge_points(*prior._widened())
+            require(
+                set(prior.shared) <= set(self.shared)
+                and np.broadcast_shapes(prior.spike_prob.shape, spike.shape)
+                == spike.shape,
+                "`prior` must share its spikes as the weight does, along the axes "
+                f"{self.shared}; got spikes of shape {prior.spike_prob.shape} for "
+                f"{spike.shape}.",
+            )
+            prior_spike, prior_mean, prior_var = prior._merge_points()
             prior_present = 1 - prior_spike
         else:
             prior_mean = jnp.zeros((), mean.dtype)
@@ -240,13 +275,13 @@ class SpikeSlab(eqx.Module):
         ratio = jnp.where(both_wide, var, variance) / variance
         shift = jnp.square(mean - prior_mean) / variance
         slab = 0.5 * (ratio - 1 - jnp.log(ratio) + shift)
-        finite = (
+        coin = (
             _xlogx(spike)
             - spike * _safe_log(prior_spike)
             + _xlogx(present)
             - present * _safe_log(prior_present)
-            + present * slab
         )
+        finite = self._share(coin) + present * slab
         excluded = (
             ((spike > 0) & (prior_spike <= 0))
             | ((present > 0) & (prior_present <= 0))
@@ -259,7 +294,7 @@ class SpikeSlab(eqx.Module):
         # A half-precision uniform number has too few values for a rare connection.
         spike, mean, var = self._widened()
         spike_key, slab_key = jax.random.split(key)
-        present = jax.random.bernoulli(spike_key, 1 - spike, self.shape)
+        present = jax.random.bernoulli(spike_key, 1 - spike, spike.shape)
         noise = jax.random.normal(slab_key, self.shape, mean.dtype)
         drawn = jnp.where(present, mean + safe_sqrt(var) * noise, 0)
         return drawn.astype(self.dtype)
@@ -273,10 +308,26 @@ class SpikeSlab(eqx.Module):
             self.slab_var.astype(wide),
         )
 
+    def _merge_points(self) -> tuple[Array, Array, Array]:
+        """A slab that is a point at 0 is the spike: count its mass there."""
+        spike, mean, var = self._widened()
+        points = (mean == 0) & (var <= 0)
+        if self.shared:
+            points = points.all(self.shared, keepdims=True)
+        return jnp.where(points, 1, spike), mean, var
 
-def _merge_points(spike: Array, mean: Array, var: Array) -> tuple[Array, Array, Array]:
-    """A slab that is a point at 0 is the spike: count its mass there."""
-    return jnp.where((mean == 0) & (var <= 0), 1, spike), mean, var
+    def _share(self, coin: Array) -> Array:
+        """Each connection's part of what a spike costs."""
+        sizes = [self.shape[axis] for axis in self.shared]
+        return coin / math.prod(sizes) if sizes else coin
+
+
+def _fits(spike: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether spikes of one shape can belong to weights of another."""
+    alike = len(spike) == len(shape) and all(
+        one in (1, size) for one, size in zip(spike, shape, strict=True)
+    )
+    return spike == shape or (alike and len(shape) >= 2)
 
 
 def is_spike_slab(leaf: Any) -> bool:

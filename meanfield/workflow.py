@@ -67,6 +67,7 @@ class TrainSettings:
     inclusion_prob: float | None = None
     slab_scale: float = 0.1
     temperature: float = 1.0
+    spikes: str = "connection"
     precision: str | None = None
     accumulate: int = 1
     seed: int = 0
@@ -113,7 +114,9 @@ def train(
     write_json(out / CONFIG, config)
     model = build_model(config["model"], settings.seed)
     key = jax.random.key(settings.seed)
-    ensemble = Ensemble.from_model(model, key=jax.random.fold_in(key, 0))
+    ensemble = Ensemble.from_model(
+        model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
+    )
     prior = None
     if settings.inclusion_prob is not None:
         prior = SpikeSlabPrior(settings.inclusion_prob, settings.slab_scale)

@@ -55,7 +55,7 @@ def connections(
     axes = max(weight.ndim for weight in weights.values())
     for name, weight in weights.items():
         columns = {
-            "spike_prob": np.ravel(weight.spike_prob),
+            "spike_prob": np.ravel(np.broadcast_to(weight.spike_prob, weight.shape)),
             "slab_mean": np.ravel(weight.slab_mean),
             "slab_var": np.ravel(weight.slab_var),
             "label": words[np.ravel(labels.labels[name])],

@@ -90,6 +90,9 @@ def label_game(
 
 def _cut(weight: SpikeSlab, kept: Any) -> SpikeSlab:
     """Connections that are not kept become absent for certain."""
+    if weight.shared:
+        mean, var = (jnp.where(kept, v, 0) for v in (weight.slab_mean, weight.slab_var))
+        return SpikeSlab(weight.spike_prob, mean, var)
     return SpikeSlab(
         jnp.where(kept, weight.spike_prob, 1), weight.slab_mean, weight.slab_var
     )

@@ -215,7 +215,7 @@ def _scale(weight: SpikeSlab, absent_std: float | None) -> float:
     if absent_std is not None:
         return absent_std
     square = np.square(weight.mean) + np.asarray(weight.var)
-    present = np.asarray(weight.spike_prob) < 1
+    present = np.asarray(weight.inclusion_prob) > 0
     return float(np.sqrt(square[present].mean())) if present.any() else 0.0
 
 

@@ -167,8 +167,12 @@ def _fixed_by_labels(
             f"`labels` of {name!r} have shape {codes.shape}; the weight has "
             f"{weight.shape}.",
         )
-        spike = jnp.where(codes == _IMPORTANT, 0, weight.spike_prob)
-        spike = jnp.where(codes == _ABSENT, 1, spike)
+        # Connections that share a spike come with the first important one, and go
+        # when all are absent.
+        important = (codes == _IMPORTANT).any(weight.shared, keepdims=True)
+        absent = (codes == _ABSENT).all(weight.shared, keepdims=True)
+        spike = jnp.where(important, 0, weight.spike_prob)
+        spike = jnp.where(absent, 1, spike)
         fixed[name] = SpikeSlab(spike, weight.slab_mean, weight.slab_var)
     return fixed
 

@@ -168,5 +168,10 @@ def _slab(weight: SpikeSlab) -> dist.Distribution:
 
 
 def _law(weight: SpikeSlab) -> dist.Distribution:
+    require(
+        not weight.shared,
+        "`kind` 'spike_and_slab' takes weights with spikes of their own; these share "
+        "them. Use 'moments' or 'slab'.",
+    )
     std = safe_sqrt(weight.slab_var)
     return SpikeAndSlab(weight.spike_prob, weight.slab_mean, std)

@@ -93,7 +93,8 @@ def integrate_inclusion(
         p, a probability, and the cost in nats.
     """
     wide = jnp.promote_types(weight.dtype, jnp.float32)
-    present = beta.a + weight.inclusion_prob.sum(dtype=wide)
+    # Of spikes, not of connections: several may share one.
+    present = beta.a + (1 - weight.spike_prob).sum(dtype=wide)
     absent = beta.b + weight.spike_prob.sum(dtype=wide)
     total = present + absent
     log_beta = math.lgamma(beta.a) + math.lgamma(beta.b) - math.lgamma(beta.a + beta.b)

@@ -75,7 +75,7 @@ class Projected(AbstractParametrization):
 class _Numbers(eqx.Module):
     """logit π, m and ln √Ξ."""
 
-    spike_logit: Float[Array, "*shape"]
+    spike_logit: Float[Array, "..."]
     slab_mean: Float[Array, "*shape"]
     log_slab_std: Float[Array, "*shape"]
 

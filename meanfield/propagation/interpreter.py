@@ -9,9 +9,13 @@ from typing import Any
 
 from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
-from .jaxprs import CALLS, bind, count_uses, open_jaxpr, read
+from .gates import apply_gated
+from .jaxprs import CALLS, REMAT, bind, count_uses, open_jaxpr, read
 from .registry import find_rule
-from .values import is_random
+from .values import Gated, is_random
+
+# Their rules hand weights on to the programs inside.
+HOLDERS = {*CALLS, *REMAT, "scan", "while", "cond"}
 
 
 def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
@@ -37,7 +41,7 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
         store(var, value)
     for eqn in jaxpr.eqns:
         operands = [read(environment, atom) for atom in eqn.invars]
-        if any(is_random(v) or isinstance(v, Deferred) for v in operands):
+        if any(is_random(v) or isinstance(v, Deferred | Gated) for v in operands):
             results = apply_rule(Equation(eqn, context), operands)
         else:
             results = bind(eqn, *operands)
@@ -49,6 +53,11 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
 def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Results of one equation with something random among its operands."""
     rule = find_rule(equation.name, equation.reading)
+    gated = any(isinstance(v, Gated) for v in operands)
+    if gated and equation.name not in HOLDERS:
+        if equation.reading == "moments":
+            operands = [settle_moments(value) for value in operands]
+        return [apply_gated(equation, operands)]
     if equation.reading == "moments" and equation.name not in CALLS:
         deferred = defer(equation, operands, rule)
         if deferred is not None:

@@ -16,7 +16,7 @@ from . import control, linear, structure  # noqa: F401  (their rules register th
 from .deferred import settle_moments
 from .equation import Context, Reading
 from .interpreter import evaluate
-from .values import Moments, Random, is_random, variance_dtype
+from .values import Gated, Moments, Random, is_random, variance_dtype
 
 
 def mean_field(
@@ -82,10 +82,7 @@ def mean_field(
             )
         )
         program, outputs, static = call(shapes, points, *args, **kwargs)
-        randoms = [
-            Random(slab.mean, slab.var.astype(variance_dtype(slab.dtype)), (name,))
-            for name, slab in zip(names, slabs, strict=True)
-        ]
+        randoms = list(map(_random, names, slabs))
         plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))
         context = Context(reading, key if reading == "sampled" else None)
         results = evaluate(program, [*randoms, *plain], context)
@@ -97,7 +94,24 @@ def mean_field(
     return ensemble_fn
 
 
+def _random(name: str, weight: SpikeSlab) -> Random | Gated:
+    """A weight as the interpreter takes it."""
+    wide = variance_dtype(weight.dtype)
+    if not weight.shared:
+        return Random(weight.mean, weight.var.astype(wide), (name,))
+    slab = Random(weight.slab_mean, weight.slab_var.astype(wide), (name,))
+    spread = weight.spike_prob * (1 - weight.spike_prob)
+    var = jnp.broadcast_to(spread.astype(wide), weight.shape)
+    gate = Random(weight.inclusion_prob, var, (name,), copied=weight.shared)
+    return Gated(slab, gate)
+
+
 def _finish(context: Context, value: Any) -> Any:
+    require(
+        not isinstance(value, Gated),
+        "`apply_fn` returns a weight whose connections share a spike; return what it "
+        "makes of a signal.",
+    )
     if context.reading == "sampled":
         return context.draw(value)
     value = settle_moments(value)

@@ -42,6 +42,18 @@ class Random(eqx.Module):
         return self.mean.ndim
 
 
+class Gated(eqx.Module):
+    """Weights times spikes that several of them share, W = W̃ s; see `gates`.
+
+    Args:
+        weight: the slabs W̃.
+        gate: the spikes s, copied along the axes on which they are shared.
+    """
+
+    weight: Random
+    gate: Random
+
+
 class Moments(eqx.Module):
     """Mean and variance of an output, entry by entry."""
 
