@@ -27,9 +27,11 @@ from meanfield.learning.optimizers import cosine_adam, steady_adam
 from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.networks import mlp
 
-from .frames import FrameEncoder, has_categories
+from .frames import FrameEncoder, has_categories, mean_and_spread
 
 BLOCK = 256
+# Mean weight up to which whole-number weights become repetitions.
+MOST_REPETITIONS = 10
 
 
 class _MeanField(BaseEstimator):
@@ -71,7 +73,8 @@ class _MeanField(BaseEstimator):
 
     def _read(self, x: Any, reset: bool) -> Any:
         """Checked inputs: a frame with categories as it is, everything else numbers."""
-        if has_categories(x):
+        frame = hasattr(x, "columns")
+        if has_categories(x) or (frame and not reset and self.encoder_.columns):
             _validate(self, x, reset=reset, skip_check_array=True)
             return x
         return _validate(self, x, reset=reset, dtype=[np.float64, np.float32])
@@ -90,12 +93,18 @@ class _MeanField(BaseEstimator):
     def _build(self) -> None:
         """The ensemble before learning."""
         num_features, num_outputs = self._widths
-        model_key, weight_key = jax.random.split(jax.random.fold_in(self._key, 0))
+        key = jax.random.fold_in(self._key, 0)
         if self.model is None:
-            widths = (num_features, *self.hidden, num_outputs)
-            network = mlp(widths, key=model_key)
-        else:
-            network = self.model(num_features, num_outputs, key=model_key)
+            widths = (num_features, *map(int, self.hidden), num_outputs)
+            self.ensemble_ = _fresh_ensemble(widths, key)
+            return
+        model_key, weight_key = jax.random.split(key)
+        network = self.model(num_features, num_outputs, key=model_key)
+        require(
+            isinstance(network, eqx.Module),
+            "`model` must be a function of (num_features, num_outputs, *, key) that "
+            f"makes an Equinox module; it made a {type(network).__name__}.",
+        )
         self.ensemble_ = Ensemble.from_model(network, key=weight_key)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,10 +137,12 @@ class _MeanField(BaseEstimator):
     def _learn(
         self, x: Any, y: Any, weights: Any, epochs: int, schedule: bool
     ) -> FitResult:
+        x, y, weights = _in_order(x, y, weights)
         validation, patience = None, None
         if self.early_stopping and schedule:
             x, y, weights, validation = self._hold_out(x, y, weights)
             patience = self.patience
+        x, y, weights = _repeated(x, y, weights)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = min(64, -(-len(x) // 8))
@@ -163,6 +174,7 @@ class _MeanField(BaseEstimator):
         return result
 
     def _hold_out(self, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
+        """Split off validation data, before any row is repeated."""
         order = np.random.default_rng(
             np.asarray(jax.random.key_data(self._key))
         ).permutation(len(x))
@@ -251,7 +263,7 @@ class MeanFieldClassifier(ClassifierMixin, _MeanField):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MeanFieldClassifier":
         """Learn from inputs (examples, columns) and labels (examples,)."""
         X, codes, weights = self._prepare(X, y, sample_weight, reset=True)
-        self.encoder_ = FrameEncoder.learn(X)
+        self.encoder_ = FrameEncoder.learn(X, weights)
         features = self.encoder_.apply(X)
         self.likelihood_ = self._likelihood()
         self._start(features.shape[1], len(self.classes_))
@@ -267,7 +279,7 @@ class MeanFieldClassifier(ClassifierMixin, _MeanField):
             self._all_classes = np.unique(classes)
         X, codes, weights = self._prepare(X, y, sample_weight, reset=first)
         if first:
-            self.encoder_ = FrameEncoder.learn(X)
+            self.encoder_ = FrameEncoder.learn(X, weights)
             self.likelihood_ = self._likelihood()
         features = self.encoder_.apply(X)
         if first:
@@ -342,7 +354,7 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MeanFieldRegressor":
         """Learn from inputs (examples, columns) and real targets."""
         X, y, weights = self._prepare(X, y, sample_weight, reset=True)
-        self._begin(X, y)
+        self._begin(X, y, weights)
         features = self.encoder_.apply(X)
         self._learn(features, self._scaled(y), weights, self.epochs, schedule=True)
         return self
@@ -354,15 +366,14 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
         first = not hasattr(self, "ensemble_")
         X, y, weights = self._prepare(X, y, sample_weight, reset=first)
         if first:
-            self._begin(X, y)
+            self._begin(X, y, weights)
         features = self.encoder_.apply(X)
         self._learn(features, self._scaled(y), weights, 1, schedule=False)
         return self
 
-    def _begin(self, X: Any, y: np.ndarray) -> None:
-        self.encoder_ = FrameEncoder.learn(X)
-        spread = y.std(0)
-        self._shift, self._scale = y.mean(0), np.where(spread > 0, spread, 1)
+    def _begin(self, X: Any, y: np.ndarray, weights: Any) -> None:
+        self.encoder_ = FrameEncoder.learn(X, weights)
+        self._shift, self._scale = mean_and_spread(y, weights)
         self.likelihood_ = self._likelihood()
         self._start(self.encoder_.apply(X[:1]).shape[1], y.reshape(len(y), -1).shape[1])
 
@@ -414,6 +425,13 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
 
 
 @eqx.filter_jit
+def _fresh_ensemble(widths: tuple[int, ...], key: Any) -> Ensemble:
+    """A perceptron before learning; compiled as one program, for speed."""
+    model_key, weight_key = jax.random.split(key)
+    return Ensemble.from_model(mlp(widths, key=model_key), key=weight_key)
+
+
+@eqx.filter_jit
 def _subnetwork_average(
     ensemble: Ensemble, likelihood: Any, x: Any, keys: Any
 ) -> tuple[Any, Any]:
@@ -437,4 +455,35 @@ def _subnetwork_average(
 def _weights(weights: Any, count: int) -> np.ndarray | None:
     if weights is None:
         return None
-    return np.broadcast_to(np.asarray(weights, np.float64), (count,))
+    weights = np.asarray(weights, np.float64)
+    require(
+        weights.shape in ((), (count,)),
+        f"`sample_weight` must hold one number for each of the {count} examples; got "
+        f"shape {weights.shape}.",
+    )
+    good = np.isfinite(weights) & (weights >= 0)
+    require(
+        bool(good.all()) and bool(weights.any()),
+        "`sample_weight` must be finite numbers ≥ 0, not all of them 0. Leave out the "
+        "examples that shall not count.",
+    )
+    return np.broadcast_to(weights, (count,))
+
+
+def _in_order(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
+    """The examples in the order of their contents, so that theirs does not matter."""
+    targets = y.reshape(len(y), -1).astype(np.float32)
+    rows = np.ascontiguousarray(np.concatenate([x, targets], 1, dtype=np.float32))
+    order = rows.view(f"V{rows[0].nbytes}").ravel().argsort(kind="stable")
+    return x[order], y[order], None if weights is None else weights[order]
+
+
+def _repeated(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
+    """Whole-number weights as repetitions, unless that makes the data much longer."""
+    if weights is None:
+        return x, y, None
+    whole = np.array_equal(weights, np.rint(weights))
+    if not whole or weights.sum() > MOST_REPETITIONS * len(x):
+        return x, y, weights
+    times = weights.astype(int)
+    return np.repeat(x, times, axis=0), np.repeat(y, times, axis=0), None
