@@ -25,18 +25,13 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
+import meanfield as mf
 from meanfield.physics.activations import ACTIVATIONS
 from meanfield.physics.ensemble_map import (
     READINGS,
     critical_slab_mean_var,
     ensemble_fixed_point,
     slab_variances,
-)
-from meanfield.physics.figures import (
-    plot_critical_slabs,
-    plot_flow,
-    plot_measured_flow,
-    plot_phase_diagram,
 )
 from meanfield.physics.fitted_decimation import (
     EffectiveLayer,
@@ -324,15 +319,15 @@ def draw_figures(checks, flows, found, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    plot_phase_diagram(axes[0], "tanh", found)
+    mf.plots.phase_diagram(found, axes[0])
     critical = critical_weight_var(0.05)
     starts = [(critical + d, 0.05) for d in (-0.4, -0.15, 0.0, 0.15, 0.4)]
     starts += [(critical_weight_var(0.15) + d, 0.15) for d in (-0.3, 0.3)]
-    plot_flow(axes[1], "tanh", starts)
+    mf.plots.decimation_flow(starts, axes[1])
     figure.savefig(out / "dynamic_neurons_phases.png", dpi=130)
 
     figure, axes = plt.subplots(1, 4, figsize=(18, 4.3), layout="constrained")
-    plot_critical_slabs(axes[0])
+    mf.plots.critical_slabs(axes[0])
     titles = ("length q", "covariance of two inputs", "mean square gradient")
     colours = dict(zip(READINGS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
     for axis, index, title in zip(axes[1:], range(3), titles, strict=True):
@@ -360,7 +355,7 @@ def draw_figures(checks, flows, found, out: Path) -> None:
         1, len(shown), figsize=(4 * len(shown), 4), layout="constrained", sharey=True
     )
     for axis, (label, levels) in zip(axes, shown.items(), strict=True):
-        plot_measured_flow(levels, axis)
+        mf.plots.measured_flow(levels, axis)
         axis.set_title(label, fontsize="medium")
     axes[0].set_ylabel("χ₁ (filled: R² ≥ 0.9)")
     figure.savefig(out / "dynamic_neurons_measured.png", dpi=130)

@@ -28,12 +28,6 @@ from sklearn.datasets import load_digits
 import meanfield as mf
 from meanfield.networks import mlp
 from meanfield.physics.arbitrage import arbitrage_between_layers
-from meanfield.physics.figures import (
-    plot_log_magnitudes,
-    plot_quantiles,
-    plot_utilities,
-    plot_verdicts,
-)
 from meanfield.physics.initialization import critical_initialize, jaynes_initialize
 from meanfield.physics.microstructure import (
     Microstructure,
@@ -241,7 +235,7 @@ def draw_figures(real: dict[str, Microstructure], ours: dict, out: Path) -> None
     out.mkdir(parents=True, exist_ok=True)
     if real:
         figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
-        plot_verdicts(real, axis)
+        mf.plots.microstructure_verdicts(real, axis)
         axis.set_title("weight tensors of three real networks")
         figure.savefig(out / "jaynes_real.png", dpi=130)
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
@@ -249,14 +243,14 @@ def draw_figures(real: dict[str, Microstructure], ours: dict, out: Path) -> None
     for row, moment in zip(axes, ("before", "after"), strict=True):
         params, fits = ours["He normal", moment]
         values = params[1]["weight"]
-        plot_log_magnitudes(values, fits[tensor], row[0])
+        mf.plots.log_magnitudes(values, fits[tensor], row[0])
         row[0].set_ylabel(f"{moment} training\ndensity")
-        plot_quantiles(values, fits[tensor], row[1])
+        mf.plots.log_magnitude_quantiles(values, fits[tensor], row[1])
         chosen = {
             f"{label}": ours[label, moment][1][tensor].arbitrage
             for label in ("He normal", "Jaynes lognormal")
         }
-        plot_utilities(chosen, row[2])
+        mf.plots.utilities(chosen, row[2])
     figure.savefig(out / "jaynes_trained.png", dpi=130)
     print(f"\nfigures in {out}")
 

@@ -12,7 +12,6 @@ import safetensors.numpy
 from . import plots
 from .checks import require
 from .physics.complexity import measure_complexity
-from .physics.figures import plot_phase_diagram, plot_verdicts
 from .physics.microstructure import analyze_microstructure
 from .physics.recording import layer_activations
 from .physics.renormalization import analyze_renormalization
@@ -153,25 +152,13 @@ def _point_values(run: Run) -> dict[str, Any]:
 def _draw(
     fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
 ) -> None:
-    axis = plots.new_axis(6.4, 0.4 * len(fits) + 1.6)
-    plots.save(plot_verdicts(fits, axis), folder / "microstructure.png")
+    plots.save(plots.microstructure_verdicts(fits), folder / "microstructure.png")
     if flow is not None:
-        axis = plot_phase_diagram(
-            plots.new_axis(), flow.activation, {"layers of this network": flow}
-        )
+        layers_of = {"layers of this network": flow}
+        axis = plots.phase_diagram(layers_of, activation=flow.activation)
         plots.save(axis, folder / "renormalization.png")
-    measured = {n: e for n, e in (layers or {}).items() if e["marginal"] is not None}
-    if measured:
-        axis = plots.new_axis()
-        places = np.arange(len(measured))
-        marginal = [entry["marginal"] for entry in measured.values()]
-        joint = [(e["joint"] or {}).get("bits", np.nan) for e in measured.values()]
-        axis.bar(places - 0.2, marginal, 0.4, label="sum of units", hatch="//")
-        axis.bar(places + 0.2, joint, 0.4, label="joint")
-        axis.set_xticks(places, list(measured), rotation=20)
-        axis.set_ylabel("entropic complexity (bits)")
-        axis.legend(frameon=False, fontsize="small")
-        plots.save(axis, folder / "complexity.png")
+    if any(entry["marginal"] is not None for entry in (layers or {}).values()):
+        plots.save(plots.complexity(layers or {}), folder / "complexity.png")
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 import meanfield as mf
 from meanfield import plots
 from meanfield.credit.perturbation import Perturbation
+from meanfield.plots.weights import ARM_NAMES, LABEL_STYLE
 
 RNG = np.random.default_rng(0)
 WEIGHT = mf.SpikeSlab(
@@ -142,7 +143,7 @@ def test_perturbation_curves_leave_out_an_arm_with_nothing_to_change():
     found = perturbed()
     axis = plots.perturbation_curves(found)
     lines = {line.get_label(): line.get_ydata() for line in axis.lines}
-    names = [plots.ARM_NAMES[arm] for arm in ("important", "variable", "random")]
+    names = [ARM_NAMES[arm] for arm in ("important", "variable", "random")]
     assert list(lines) == names
     assert lines[names[0]] == pytest.approx(found.mean["important"])
     assert axis.get_ylabel() == "error"
@@ -203,6 +204,6 @@ def test_neighbouring_colours_differ_in_lightness_too():
     def lightness(colour):
         return np.dot(to_rgb(colour), [0.2126, 0.7152, 0.0722])
 
-    colours = [lightness(colour) for colour, _ in plots.LABEL_STYLE.values()]
+    colours = [lightness(colour) for colour, _ in LABEL_STYLE.values()]
     gaps = np.abs(np.subtract.outer(colours, colours))[np.triu_indices(3, 1)]
     assert gaps.min() > 0.05

@@ -1,7 +1,4 @@
-"""Figures of the two instruments: every function takes and returns a Matplotlib axis.
-
-Colours are the colour-blind safe ones of Okabe and Ito.
-"""
+"""Pictures of the physical instruments: microstructure, renormalization, complexity."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,23 +8,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import special
 
-from .activations import Activation, find_activation
-from .arbitrage import Arbitrage
-from .ensemble_map import READINGS, critical_slab_mean_var
-from .fitted_decimation import EffectiveLayer
-from .fixed_points import critical_weight_var
-from .microstructure import Microstructure
-from .renormalization import Renormalization
-from .wide_flow import WideLayer, wide_flow, wide_layer
+from meanfield.checks import require
+from meanfield.physics.activations import Activation, find_activation
+from meanfield.physics.arbitrage import Arbitrage
+from meanfield.physics.ensemble_map import READINGS, critical_slab_mean_var
+from meanfield.physics.fitted_decimation import EffectiveLayer
+from meanfield.physics.fixed_points import critical_weight_var
+from meanfield.physics.microstructure import Microstructure
+from meanfield.physics.renormalization import Renormalization
+from meanfield.physics.wide_flow import WideLayer, wide_flow, wide_layer
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-GREY, BLACK, PINK = "#999999", "#000000", "#CC79A7"
-VERDICT_COLOURS = {"lognormal": GREEN, "not lognormal": ORANGE, "cannot tell": GREY}
-READING_COLOURS = dict(zip(READINGS, (BLUE, ORANGE, GREEN), strict=True))
+from .style import BLACK, BLUE, GREEN, GREY, RED, SKY, layer_ticks, new_axis
+
+VERDICT_STYLE = {
+    "lognormal": {"color": GREEN, "marker": "s"},
+    "not lognormal": {"color": RED, "marker": "o"},
+    "cannot tell": {"color": GREY, "marker": "^"},
+}
+READING_COLOURS = dict(zip(READINGS, (BLUE, RED, GREEN), strict=True))
 
 
-def plot_log_magnitudes(values: Any, fit: Microstructure, axis: Axes) -> Axes:
+def log_magnitudes(values: Any, fit: Microstructure, axis: Axes | None = None) -> Axes:
     """Histogram of ln|w| with the fitted normal, and a Gaussian of the same rms."""
+    axis = axis or new_axis()
     if fit.mu is None or fit.sigma is None:
         return _say(axis, f"{fit.verdict}: {fit.reason}")
     logs = _log_magnitudes(values)
@@ -40,16 +43,19 @@ def plot_log_magnitudes(values: Any, fit: Microstructure, axis: Axes) -> Axes:
     scale = math.sqrt(float(np.mean(np.exp(2 * logs))))
     u = np.exp(x) / scale
     gaussian = u * np.exp(-0.5 * u**2) * math.sqrt(2 / math.pi)
-    axis.plot(x, gaussian, color=ORANGE, linestyle="--", label="Gaussian weights")
+    axis.plot(x, gaussian, color=RED, linestyle="--", label="Gaussian weights")
     axis.set_xlabel("ln|w|")
     axis.set_ylabel("density")
-    axis.set_title(fit.verdict, color=VERDICT_COLOURS[fit.verdict])
+    axis.set_title(fit.verdict, color=VERDICT_STYLE[fit.verdict]["color"])
     axis.legend(fontsize="small", frameon=False)
     return axis
 
 
-def plot_quantiles(values: Any, fit: Microstructure, axis: Axes) -> Axes:
+def log_magnitude_quantiles(
+    values: Any, fit: Microstructure, axis: Axes | None = None
+) -> Axes:
     """Normal Q-Q plot of ln|w|: a lognormal is the straight line."""
+    axis = axis or new_axis()
     if fit.mu is None or fit.sigma is None:
         return _say(axis, f"{fit.verdict}: {fit.reason}")
     logs = np.sort(_log_magnitudes(values))
@@ -63,11 +69,12 @@ def plot_quantiles(values: Any, fit: Microstructure, axis: Axes) -> Axes:
     return axis
 
 
-def plot_utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes) -> Axes:
+def utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes | None = None) -> Axes:
     """Effective utility over bins, shifted to mean 0: level at equilibrium.
 
     Error bars are the Poisson noise of the counts.
     """
+    axis = axis or new_axis()
     for name, found in arbitrages.items():
         share = found.counts / found.counts.sum()
         level = found.utilities - share @ found.utilities
@@ -84,17 +91,20 @@ def plot_utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes) -> Axes:
     return axis
 
 
-def plot_verdicts(fits: Mapping[str, Microstructure], axis: Axes) -> Axes:
+def microstructure_verdicts(
+    fits: Mapping[str, Microstructure], axis: Axes | None = None
+) -> Axes:
     """σ of ln|w| against skewness, by verdict, with the Gaussian null marked."""
-    for verdict, colour in VERDICT_COLOURS.items():
+    axis = axis or new_axis()
+    for verdict, style in VERDICT_STYLE.items():
         chosen = [f for f in fits.values() if f.verdict == verdict and f.sigma]
         if chosen:
             axis.plot(
                 np.array([f.sigma for f in chosen], float),
                 np.array([f.skewness for f in chosen], float),
-                "o",
-                color=colour,
+                linestyle="",
                 label=f"{verdict} ({len(chosen)})",
+                **style,
             )
     for name, marker, sigma, skewness in (
         ("Gaussian", "*", math.pi / (2 * math.sqrt(2)), -1.535),
@@ -108,13 +118,15 @@ def plot_verdicts(fits: Mapping[str, Microstructure], axis: Axes) -> Axes:
     return axis
 
 
-def plot_phase_diagram(
-    axis: Axes,
-    activation: str | Activation = "tanh",
+def phase_diagram(
     results: Mapping[str, Renormalization] | None = None,
+    axis: Axes | None = None,
+    *,
+    activation: str | Activation = "tanh",
     max_bias_var: float = 0.3,
 ) -> Axes:
     """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points."""
+    axis = axis or new_axis()
     phi = find_activation(activation)
     # The line starts like a square root: put most points near 0.
     biases = max_bias_var * np.linspace(0, 1, 41) ** 3
@@ -142,10 +154,11 @@ def plot_phase_diagram(
     return axis
 
 
-def plot_flow(
-    axis: Axes,
+def decimation_flow(
+    starts: Sequence[tuple[float, float]],
+    axis: Axes | None = None,
+    *,
     activation: str | Activation = "tanh",
-    starts: Sequence[tuple[float, float]] = (),
     num_steps: int = 6,
 ) -> Axes:
     """Flow under b = 2 from several (σ_w², σ_b²), with the critical line.
@@ -153,6 +166,7 @@ def plot_flow(
     Points run along lines of constant q*; arrows show one step. A chaotic start
     (orange) stops where no single layer does what two of them do.
     """
+    axis = axis or new_axis()
     phi = find_activation(activation)
     widest = 0.0
     for weight_var, bias_var in starts:
@@ -160,7 +174,7 @@ def plot_flow(
         x = [layer.weight_var for layer in flow]
         y = [layer.bias_var for layer in flow]
         widest = max(widest, *x)
-        colour = BLUE if flow[0].slope < 1 else ORANGE
+        colour = BLUE if flow[0].slope < 1 else RED
         if abs(flow[0].slope - 1) < 1e-6:
             colour, x, y = BLACK, x[:1], y[:1]
         axis.plot(x, y, "o", markersize=3, color=colour)
@@ -178,14 +192,17 @@ def plot_flow(
     axis.set_xlabel("σ_w²")
     axis.set_ylabel("σ_b²")
     axis.plot([], [], "o-", color=BLUE, label="ordered: to σ_w² = 0")
-    axis.plot([], [], "o-", color=ORANGE, label="chaotic: away")
+    axis.plot([], [], "o-", color=RED, label="chaotic: away")
     axis.set_title(f"two wide {phi.name} layers become one")
     axis.legend(fontsize="small", frameon=False)
     return axis
 
 
-def plot_measured_flow(levels: Sequence[Sequence[EffectiveLayer]], axis: Axes) -> Axes:
+def measured_flow(
+    levels: Sequence[Sequence[EffectiveLayer]], axis: Axes | None = None
+) -> Axes:
     """χ₁ of effective layers by block size; filled where the single layer fits."""
+    axis = axis or new_axis()
     for level in levels:
         for layer in level:
             good = layer.verdict == "good"
@@ -205,13 +222,15 @@ def plot_measured_flow(levels: Sequence[Sequence[EffectiveLayer]], axis: Axes) -
     return axis
 
 
-def plot_critical_slabs(
-    axis: Axes,
+def critical_slabs(
+    axis: Axes | None = None,
+    *,
     activation: str | Activation = "tanh",
     bias_var: float = 0.05,
     slab_vars: Sequence[float] = (0.0, 0.5),
 ) -> Axes:
     """Critical N E m² of a spike-and-slab layer against π, for every reading."""
+    axis = axis or new_axis()
     spikes = np.linspace(0, 0.8, 41)
     styles = ("-", "--", ":", "-.")
     for slab_var, style in zip(slab_vars, styles, strict=False):
@@ -233,13 +252,44 @@ def plot_critical_slabs(
     return axis
 
 
-def plot_flow_of_scale(flow: Sequence[WideLayer], axis: Axes) -> Axes:
+def depth_scale_flow(flow: Sequence[WideLayer], axis: Axes | None = None) -> Axes:
     """Depth scale ξ at every step of a flow: a straight line of slope −ln 2."""
+    axis = axis or new_axis()
     scales = [layer.depth_scale for layer in flow if layer.depth_scale]
     axis.plot(range(len(scales)), scales, "o-", color=BLUE)
     axis.set_yscale("log")
     axis.set_xlabel("decimation step, b = 2")
     axis.set_ylabel("ξ (layers)")
+    return axis
+
+
+def complexity(
+    layers: Mapping[str, Mapping[str, Any]], axis: Axes | None = None
+) -> Axes:
+    """Entropic complexity of every layer in bits: sum over its units, and jointly.
+
+    Args:
+        layers: as in `ComplexityReport.to_dict()["layers"]`; a layer that was not
+            measured is left out.
+        axis: where to draw.
+    """
+    measured = {n: e for n, e in layers.items() if e["marginal"] is not None}
+    require(
+        len(measured) > 0, "`layers` holds no measured layer; there is nothing to draw."
+    )
+    axis = axis or new_axis()
+    places = np.arange(len(measured))
+    marginal = [entry["marginal"] for entry in measured.values()]
+    joint = [(e["joint"] or {}).get("bits", np.nan) for e in measured.values()]
+    axis.bar(
+        places - 0.2, marginal, 0.4, label="sum of units", color=SKY, edgecolor=BLACK
+    )
+    axis.bar(
+        places + 0.2, joint, 0.4, label="joint", color=BLUE, edgecolor=BLACK, hatch="//"
+    )
+    layer_ticks(axis, list(measured))
+    axis.set_ylabel("entropic complexity (bits)")
+    axis.legend(frameon=False, fontsize="small")
     return axis
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from meanfield.physics import figures
+from meanfield import plots
 from meanfield.physics.fitted_decimation import decimate_network
 from meanfield.physics.microstructure import analyze_microstructure, fit_microstructure
 from meanfield.physics.renormalization import analyze_renormalization
@@ -31,18 +31,18 @@ def network(depth=4, width=12):
 def test_the_fit_is_drawn_over_the_histogram_and_as_a_straight_line(axis):
     values = np.random.default_rng(0).lognormal(size=5000)
     fit = fit_microstructure(values)
-    assert figures.plot_log_magnitudes(values, fit, axis) is axis
+    assert plots.log_magnitudes(values, fit, axis) is axis
     assert axis.get_title() == "lognormal"
     lognormal = axis.get_lines()[0].get_xydata()
     assert abs(np.trapezoid(lognormal[:, 1], lognormal[:, 0]) - 1) < 0.02
     assert lognormal[lognormal[:, 1].argmax(), 0] == pytest.approx(fit.mu, abs=0.05)
     other = Figure().add_subplot()
-    assert figures.plot_quantiles(values, fit, other) is other
+    assert plots.log_magnitude_quantiles(values, fit, other) is other
     points, line = (drawn.get_ydata() for drawn in other.get_lines())
     assert np.corrcoef(points, line)[0, 1] ** 2 > 0.99
 
 
-@pytest.mark.parametrize("draw", [figures.plot_log_magnitudes, figures.plot_quantiles])
+@pytest.mark.parametrize("draw", [plots.log_magnitudes, plots.log_magnitude_quantiles])
 @pytest.mark.parametrize("values", [np.zeros(9), np.full(99, np.nan), np.ones(200)])
 def test_what_cannot_be_told_is_said_in_words(draw, values, axis):
     fit = fit_microstructure(values)
@@ -54,11 +54,11 @@ def test_what_cannot_be_told_is_said_in_words(draw, values, axis):
 def test_utilities_and_verdicts_of_many_tensors_are_drawn(axis):
     fits = analyze_microstructure({n: p["weight"] for n, p in network().items()})
     chosen = {name: fit.arbitrage for name, fit in fits.items()}
-    assert figures.plot_utilities(chosen, axis) is axis
+    assert plots.utilities(chosen, axis) is axis
     assert len(axis.get_legend().get_texts()) == 4
     other = Figure().add_subplot()
     refused = fits | {"empty": fit_microstructure(np.zeros(3))}
-    assert figures.plot_verdicts(refused, other) is other
+    assert plots.microstructure_verdicts(refused, other) is other
     assert len(other.get_lines()) >= 4
 
 
@@ -66,7 +66,7 @@ def test_phase_diagrams_hold_the_critical_line_and_every_layer(axis):
     result = analyze_renormalization(
         network(), key=jax.random.key(0), activation="tanh"
     )
-    assert figures.plot_phase_diagram(axis, "tanh", {"net": result}) is axis
+    assert plots.phase_diagram({"net": result}, axis) is axis
     line, layers = axis.get_lines()
     assert line.get_xydata()[0] == pytest.approx([1.0, 0.0])
     assert len(layers.get_xdata()) == 4
@@ -74,11 +74,11 @@ def test_phase_diagrams_hold_the_critical_line_and_every_layer(axis):
 
 def test_flows_are_drawn_in_both_phases(axis):
     starts = [(1.2, 0.05), (1.7609546396, 0.05), (2.0, 0.05)]
-    assert figures.plot_flow(axis, "tanh", starts) is axis
+    assert plots.decimation_flow(starts, axis) is axis
     assert len(axis.texts) >= 6
     scale = Figure().add_subplot()
     flow = wide_flow(wide_layer(1.2, 0.05))
-    assert figures.plot_flow_of_scale(flow, scale) is scale
+    assert plots.depth_scale_flow(flow, scale) is scale
     drawn = scale.get_lines()[0].get_ydata()
     np.testing.assert_allclose(drawn[:-1] / drawn[1:], 2.0)
 
@@ -87,9 +87,14 @@ def test_measured_flows_and_critical_slabs_are_drawn(axis):
     layers = [(p["weight"], p["bias"]) for p in network().values()]
     x = np.random.default_rng(1).normal(size=(200, 12))
     levels = decimate_network(layers, x, "tanh", key=jax.random.key(0))
-    assert figures.plot_measured_flow(levels, axis) is axis
+    assert plots.measured_flow(levels, axis) is axis
     assert len(axis.get_lines()) == 4 + 2 + 1 + 1
     other = Figure().add_subplot()
-    assert figures.plot_critical_slabs(other, "relu", 0.0, (0.0, 1.0)) is other
+    assert (
+        plots.critical_slabs(
+            other, activation="relu", bias_var=0.0, slab_vars=(0.0, 1.0)
+        )
+        is other
+    )
     drawn = other.get_lines()[0].get_xydata()
     np.testing.assert_allclose(drawn[:, 1], 2 / (1 - drawn[:, 0]))

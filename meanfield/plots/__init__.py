@@ -1,0 +1,40 @@
+"""Pictures. Every function draws on a Matplotlib axis and returns it.
+
+Without an axis a figure of its own is made; no global state is touched, so that the
+functions work in threads and without a display. Colours are those of Okabe & Ito, which
+readers with any colour vision can tell apart; nothing is told by colour alone.
+
+Example:
+    >>> import meanfield as mf
+    >>> axis = mf.plots.entropy_by_layer({"layers/0": -1.0, "layers/1": 0.5})
+    >>> axis.get_ylabel()
+    'entropy (nats per weight)'
+"""
+
+from .learning import (
+    reliability_diagram as reliability_diagram,
+    training_history as training_history,
+)
+from .neurons import (
+    payoff_curves as payoff_curves,
+    shapley_values as shapley_values,
+)
+from .physics import (
+    complexity as complexity,
+    critical_slabs as critical_slabs,
+    decimation_flow as decimation_flow,
+    depth_scale_flow as depth_scale_flow,
+    log_magnitude_quantiles as log_magnitude_quantiles,
+    log_magnitudes as log_magnitudes,
+    measured_flow as measured_flow,
+    microstructure_verdicts as microstructure_verdicts,
+    phase_diagram as phase_diagram,
+    utilities as utilities,
+)
+from .style import new_axis as new_axis, save as save
+from .weights import (
+    entropy_by_layer as entropy_by_layer,
+    label_fractions as label_fractions,
+    landscape as landscape,
+    perturbation_curves as perturbation_curves,
+)

@@ -1,0 +1,168 @@
+"""Pictures of weights: the landscape of a layer, labels, entropy, perturbation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanfield.checks import require
+from meanfield.spikeslab import SpikeSlab
+
+from .style import BLUE, ORANGE, curve_style, layer_ticks, legend_above, new_axis
+
+LABEL_STYLE = {
+    "important": (BLUE, ""),
+    "variable": (ORANGE, "//"),
+    "absent": ("#CCCCCC", ".."),
+}
+ARM_NAMES = {
+    "important": "important removed",
+    "variable": "as many variable removed",
+    "random": "as many random removed",
+    "absent": "absent randomised",
+}
+
+
+def landscape(
+    weight: SpikeSlab, axis: Axes | None = None, *, max_points: int = 5000
+) -> Axes:
+    r"""The landscape of one layer: slab mean m, slab variance Ξ, and π as colour.
+
+    The axis of Ξ is logarithmic but for its last stretch down to 0, which is linear,
+    so that exact zeros are seen.
+
+    Args:
+        weight: the spike-and-slab weights of a layer.
+        axis: where to draw.
+        max_points: connections drawn; of a larger layer an even sample, the same each
+            time.
+    """
+    axis = axis or new_axis()
+    spike, mean, var = (
+        np.ravel(np.broadcast_to(part, weight.shape))
+        for part in (weight.spike_prob, weight.slab_mean, weight.slab_var)
+    )
+    require(mean.size > 0, "`weight` is empty; there is nothing to draw.")
+    # A fixed draw, not every n-th weight, which would follow the rows of the matrix.
+    chosen = np.random.default_rng(0).permutation(mean.size)[:max_points]
+    points = axis.scatter(
+        mean[chosen],
+        var[chosen],
+        c=spike[chosen],
+        s=6,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        linewidths=0,
+        alpha=0.7,
+        rasterized=True,
+    )
+    positive = var[var > 0]
+    if positive.size:
+        low, high = np.log10(np.percentile(positive, [1, 100]).astype(float))
+        low, high = int(np.floor(max(low, high - 12))), int(np.ceil(high))
+        axis.set_yscale("symlog", linthresh=10.0**low)
+        powers = range(low, high + 1, max(1, (high - low) // 6))
+        axis.set_yticks([0.0, *(10.0**power for power in powers)])
+        axis.set_ylim(bottom=-0.2 * 10.0**low, top=1.5 * float(positive.max()))
+    axis.set_xlabel("slab mean m")
+    axis.set_ylabel("slab variance Ξ")
+    figure: Any = axis.figure
+    bar = figure.colorbar(points, ax=axis, label="spike probability π")
+    bar.solids.set_alpha(1)
+    return axis
+
+
+def label_fractions(
+    fractions: Mapping[str, Mapping[str, float]], axis: Axes | None = None
+) -> Axes:
+    """Important, variable and absent parts of every layer, as stacked bars.
+
+    Args:
+        fractions: as `ConnectionLabels.fractions`: layer to label to part.
+        axis: where to draw.
+    """
+    require(len(fractions) > 0, "`fractions` is empty; there is nothing to draw.")
+    axis = axis or new_axis(width=max(4.0, 1.5 + 0.9 * len(fractions)))
+    places = np.arange(len(fractions))
+    below = np.zeros(len(fractions))
+    for name, (colour, hatch) in LABEL_STYLE.items():
+        part = np.nan_to_num([layer[name] for layer in fractions.values()])
+        axis.bar(
+            places,
+            part,
+            bottom=below,
+            label=name,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        below += part
+    layer_ticks(axis, list(fractions))
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("part of the connections")
+    legend_above(axis)
+    return axis
+
+
+def entropy_by_layer(
+    entropies: Mapping[str, Mapping[str, Any]] | Mapping[str, Any],
+    axis: Axes | None = None,
+) -> Axes:
+    """Mean entropy of a connection, layer by layer.
+
+    Args:
+        entropies: layer to nats per weight; or several such curves by name. A value may
+            be a sequence over runs: then mean and standard deviation are drawn.
+        axis: where to draw.
+    """
+    require(len(entropies) > 0, "`entropies` is empty; there is nothing to draw.")
+    axis = axis or new_axis()
+    several = isinstance(next(iter(entropies.values())), Mapping)
+    curves: Mapping[str, Any] = entropies if several else {"": entropies}
+    for number, (name, layers) in enumerate(curves.items()):
+        values = [np.atleast_1d(np.asarray(v, float)) for v in layers.values()]
+        axis.errorbar(
+            np.arange(len(values)),
+            [value.mean() for value in values],
+            yerr=[value.std(ddof=1) if value.size > 1 else 0.0 for value in values],
+            label=name,
+            capsize=3,
+            **curve_style(number),
+        )
+        layer_ticks(axis, list(layers))
+    axis.set_ylabel("entropy (nats per weight)")
+    if several:
+        axis.legend(frameon=False, fontsize="small")
+    return axis
+
+
+def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
+    """Error against the fraction of connections changed, with 95 % intervals.
+
+    An arm that had no connection to change is left out.
+
+    Args:
+        perturbation: what `meanfield.perturb_connections` returned.
+        axis: where to draw.
+    """
+    axis = axis or new_axis()
+    available = perturbation.num_available
+    for number, name in enumerate(perturbation.errors):
+        if not available[name]:
+            continue
+        mean = perturbation.mean[name]
+        low, high = perturbation.intervals[name].T
+        style = curve_style(number)
+        label = ARM_NAMES.get(name, name)
+        axis.plot(perturbation.fractions, mean, label=label, **style)
+        axis.fill_between(
+            perturbation.fractions, low, high, color=style["color"], alpha=0.2, lw=0
+        )
+    axis.set_xlabel("fraction changed")
+    axis.set_ylabel(perturbation.metric)
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize="small")
+    return axis
