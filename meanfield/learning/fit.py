@@ -323,10 +323,10 @@ class _Run:
         sums: list[Any] = []
         for x, y in iterate(data, epoch):
             if self.outputs is None:
-                self.outputs = check_batch(ensemble, likelihood, x, y)
+                self.outputs = check_batch(ensemble, likelihood, x, come_home(y))
                 check_augment(self.recipe.augment, x)
             elif first_pass:
-                check_targets(likelihood, self.outputs, y)
+                check_targets(likelihood, self.outputs, come_home(y))
             constants = (self.recipe, *self.layout.split((x, y)), key)
             self.state, parts = run_batch(constants, self.state)
             sums.append(parts)

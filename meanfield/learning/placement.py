@@ -104,13 +104,18 @@ class Layout:
             self._require_divisible(leaf.shape[0], "a batch of `data`")
         return self._put(batch, lambda array: PartitionSpec("data"))
 
+    def whole(self, size: int) -> int:
+        """The least number of examples, not below `size`, that can be split."""
+        parts = 1 if self.mesh is None else self.mesh.shape["data"]
+        return -(-size // parts) * parts
+
     def _put(self, tree: Any, spec: Any) -> Any:
         mesh = self.mesh
         if mesh is None:
             return tree
         return jax.tree.map(
             lambda leaf: (
-                jax.device_put(leaf, NamedSharding(mesh, spec(leaf)))
+                _place(leaf, NamedSharding(mesh, spec(leaf)))
                 if eqx.is_array(leaf)
                 else leaf
             ),
@@ -134,6 +139,17 @@ class Layout:
             f"axis 'data' times `accumulate` = {self.accumulate}; got {size}. Use "
             f"{-(-size // parts) * parts}.",
         )
+
+
+def _place(array: Any, sharding: NamedSharding) -> Any:
+    """An array that every process has, or one that lies on all of them, put there."""
+    if sharding.is_fully_addressable or not array.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        numbers = _place(jax.random.key_data(array), sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(array))
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, whole.__getitem__)
 
 
 def come_home(tree: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from meanfield.ensemble import Ensemble
@@ -80,6 +81,7 @@ def evaluate(
     likelihood: Any = Categorical(),  # noqa: B008  (frozen)
     num_samples: int = 32,
     key: PRNGKeyArray,
+    mesh: Mesh | None = None,
 ) -> Metrics:
     r"""Score the predictive distribution p(y | x) = ⟨p(y | x; ε)⟩_ε on data.
 
@@ -89,6 +91,7 @@ def evaluate(
         likelihood: as in `fit`; for learned noise pass `result.likelihood`.
         num_samples: noise draws to average over.
         key: a `jax.random.key`.
+        mesh: devices to spread the examples over, as in `fit`.
 
     Returns:
         `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
@@ -110,7 +113,9 @@ def evaluate(
         raise TypeError("`data` must be a pair of arrays (x, y); got an iterable.")
     x, y = pair
     check_batch(ensemble, likelihood, x, y)
-    means = average(ensemble, likelihood, x, y, num_samples=num_samples, key=key)
+    means = average(
+        ensemble, likelihood, x, y, num_samples=num_samples, key=key, mesh=mesh
+    )
     nll = -float(means["log_prob"].mean(dtype=np.float64))
     y = np.asarray(y)
     kind = output_distribution(likelihood, _example_outputs(ensemble, x))
@@ -137,6 +142,7 @@ def predict(
     likelihood: Any = Categorical(),  # noqa: B008  (frozen)
     num_samples: int = 32,
     key: PRNGKeyArray,
+    mesh: Mesh | None = None,
 ) -> Prediction:
     r"""The predictive distribution of some inputs, with its uncertainty split.
 
@@ -152,6 +158,7 @@ def predict(
         likelihood: as in `fit`; for learned noise pass `result.likelihood`.
         num_samples: noise draws to average over.
         key: a `jax.random.key`.
+        mesh: devices to spread the examples over, as in `fit`.
 
     Returns:
         A `Prediction`.
@@ -161,7 +168,9 @@ def predict(
     """
     x = input_arrays(x, "x")
     check_inputs(ensemble, x, "x")
-    means = average(ensemble, likelihood, x, None, num_samples=num_samples, key=key)
+    means = average(
+        ensemble, likelihood, x, None, num_samples=num_samples, key=key, mesh=mesh
+    )
     aleatoric, epistemic = means["aleatoric"], means["epistemic"]
     return Prediction(means["mean"], aleatoric + epistemic, aleatoric, epistemic)
 

@@ -15,10 +15,12 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 from jax.scipy.special import xlogy
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble import Ensemble
+from meanfield.learning.placement import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import mean_field
 
@@ -52,6 +54,7 @@ def average(
     *,
     num_samples: int,
     key: PRNGKeyArray,
+    mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """Averages over noise draws, for every example.
 
@@ -62,6 +65,7 @@ def average(
         y: targets, or None.
         num_samples: draws of the noise.
         key: a `jax.random.key`.
+        mesh: devices to spread the examples over, as in `fit`.
 
     Returns:
         `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
@@ -71,16 +75,19 @@ def average(
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     examples = jax.tree.leaves(x)[0].shape[0]
     require(examples >= 1, "`x` is empty; at least one example is needed.")
-    chunk = min(CHUNK, examples)
+    layout = Layout(mesh, None)
+    chunk = layout.whole(min(CHUNK, examples))
+    ensemble, likelihood, key = layout.everywhere((ensemble, likelihood, key))
     parts = []
     for number, start in enumerate(range(0, examples, chunk)):
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
-        some_x, some_y = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
+        some = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
+        some_x, some_y = layout.split(some)
         chunk_key = jax.random.fold_in(key, number)
         part = _average_chunk(
             ensemble, likelihood, some_x, some_y, chunk_key, num_samples
         )
-        parts.append(jax.tree.map(np.asarray, part))
+        parts.append(jax.tree.map(np.asarray, come_home(part)))
     return {
         name: np.concatenate([part[name] for part in parts])[:examples]
         for name in parts[0]
