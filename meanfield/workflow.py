@@ -206,9 +206,13 @@ def _refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).is_file():
         return
     old = read_config(folder)
+    # An earlier version did not write down what it could not do otherwise.
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(TrainSettings)
+    }
     for part in ("data", "model", "training"):
         for name, value in config[part].items():
-            before = old[part].get(name)
+            before = old[part].get(name, defaults.get(name))
             require(
                 json.dumps(before) == json.dumps(value),
                 f"{folder} was trained with {name} = {before!r}; it cannot go on with "

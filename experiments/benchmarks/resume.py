@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 SEED = 0
-EPOCHS = 4000
+EPOCHS = 1500
 COMMAND = [sys.executable, "-m", "meanfield", "train", "--quiet"]
 SETTINGS = ["--hidden", "8", "--epochs", str(EPOCHS), "--batch-size", "128"]
 

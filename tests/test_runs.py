@@ -1,0 +1,68 @@
+"""Run folders that were written by an earlier version, or spoiled since."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meanfield import runs, workflow
+
+EARLIER = Path(__file__).with_name("run_format_1")
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A run as the first version wrote it, in a folder of its own."""
+    return Path(shutil.copytree(EARLIER, tmp_path / "run"))
+
+
+def test_a_run_of_an_earlier_version_opens_and_scores_as_it_did(earlier):
+    before = json.loads((earlier / "metrics.json").read_text())
+    run, dataset = workflow.open_run(earlier)
+    assert run.ensemble.num_weights == before["num_weights"] == 64 * 2 + 2 * 10
+    metrics = workflow.score(run, dataset)
+    assert metrics.accuracy == pytest.approx(before["accuracy"], abs=2e-3)
+    assert metrics.nll == pytest.approx(before["nll"], rel=1e-4)
+
+
+def test_a_run_of_an_earlier_version_goes_on(earlier):
+    settings = workflow.resumed(earlier, progress=False)
+    assert settings.hidden == (2,) and settings.epochs == 2
+    run = workflow.train(settings)
+    assert run.metrics["epochs"] == 2
+
+
+def test_a_run_of_a_later_version_is_refused(earlier):
+    config = json.loads((earlier / "config.json").read_text())
+    config["format"] = runs.FORMAT + 1
+    (earlier / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="written by a newer meanfield"):
+        runs.load_run(earlier)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("config.json", lambda text: text[:40], "not readable JSON"),
+        ("config.json", lambda text: b'{"format": 1}', "misses"),
+        ("ensemble.safetensors", lambda text: text[:-9], "not a whole safetensors"),
+        (
+            "ensemble.safetensors",
+            lambda text: text[:-3] + b"\0\1\2",
+            "does not match its own checksum",
+        ),
+    ],
+)
+def test_a_spoiled_run_says_what_is_wrong(earlier, name, spoil, message):
+    path = earlier / name
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        runs.load_run(earlier)
+
+
+@pytest.mark.parametrize("name", ["config.json", "ensemble.safetensors"])
+def test_a_folder_that_is_no_run_is_refused(earlier, name):
+    (earlier / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"it has no {name}"):
+        runs.load_run(earlier)
