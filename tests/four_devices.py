@@ -95,6 +95,20 @@ def predictions():
     ]
 
 
+def shapley_values():
+    """Values of eight neurons, alone and with the examples spread over four devices."""
+    ensemble = mf.Ensemble.from_model(eqx.nn.MLP(6, 2, 8, 1, key=KEY), key=KEY)
+    data, layer = (X[:60], Y[:60]), "layers/0"
+    games = [
+        mf.NeuronGame(ensemble, layer, data, mesh=mesh, num_draws=2, key=KEY)
+        for mesh in (None, mf.device_mesh(4))
+    ]
+    return [
+        mf.shapley_values(game, 8, budget=180, key=KEY).values.tolist()
+        for game in games
+    ]
+
+
 def refusals():
     """What a batch that four devices cannot share is answered."""
     messages = []
@@ -110,6 +124,8 @@ if __name__ == "__main__":
     found = losses()
     found = jax.tree.map(lambda result: result.history["loss"], found)
     if PROCESSES == 1:
-        found |= {"predictions": predictions(), "refusals": refusals()}
+        found["predictions"] = predictions()
+        found["shapley_values"] = shapley_values()
+        found["refusals"] = refusals()
     if jax.process_index() == 0:
         print(json.dumps(found))

@@ -19,12 +19,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.batches import array_data, check_batch
 from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.placement import Layout, come_home
 from meanfield.propagation.program import trace
 from meanfield.propagation.units import find_units
 
@@ -67,6 +69,7 @@ class NeuronGame:
         num_draws: sub-networks to average over; 0 takes the network of posterior means.
         fixed: coalitions of other layers that hold already, by layer.
         key: a `jax.random.key`; needed when `num_draws` is not 0.
+        mesh: devices to spread the examples over, as in `fit`.
 
     Attributes:
         num_players: number of units.
@@ -101,6 +104,7 @@ class NeuronGame:
         num_draws: int = 0,
         fixed: Mapping[str, Any] | None = None,
         key: PRNGKeyArray | None = None,
+        mesh: Mesh | None = None,
     ):
         x, y = _checked_data(ensemble, likelihood, data)
         _check_settings(replacement, temperature, num_draws)
@@ -114,6 +118,7 @@ class NeuronGame:
             f"`fixed` must not hold the layer that plays; got {layer!r}.",
         )
         self.layer, self.num_draws = layer, num_draws
+        self._layout = Layout(mesh, None)
         self._likelihood = likelihood
         self._stage = Stage(
             program,
@@ -185,12 +190,14 @@ class NeuronGame:
             "`key` is needed to draw sub-networks; pass key=jax.random.key(seed), or "
             "num_draws=0 for the network of posterior means.",
         )
-        self._ensemble, self._x, self._y, self._fixed = ensemble, x, y, masks
+        self._ensemble, self._fixed = ensemble, masks
+        self._x, self._y = x, y = self._layout.split((x, y))
         self._points = _point_params(ensemble, None)
         drawn = [self._points]
         if self.num_draws and key is not None:
             keys = jax.random.split(key, self.num_draws)
             drawn = [_point_params(ensemble, each) for each in keys]
+        drawn = self._layout.everywhere(drawn)
         arrays = {name: jnp.asarray(mask) for name, mask in masks.items()}
         self._states = [self._stage.prepare(params, x, arrays) for params in drawn]
 
@@ -261,7 +268,7 @@ class NeuronGame:
             block = np.zeros((size, self.num_players), bool)
             part = masks[start : start + size]
             block[: len(part)] = part
-            blocks.append(self._stage.scores(state, block, self._y))
+            blocks.append(come_home(self._stage.scores(state, block, self._y)))
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(masks)]
 
@@ -273,7 +280,7 @@ class NeuronGame:
         for start in range(0, len(orders), size):
             part = orders[start : start + size]
             block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            blocks.append(self._stage.sweep(state, block, self._y))
+            blocks.append(come_home(self._stage.sweep(state, block, self._y)))
         # All are under way before the first is waited for.
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(orders)]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from meanfield.learning.placement import come_home
 from meanfield.propagation.program import Program, run_loop
 from meanfield.propagation.units import Reading, weight_axis
 
@@ -26,8 +27,8 @@ def null_units(stage: Stage, state: State) -> Bool[np.ndarray, " units"]:
     for number, reading in enumerate(units.readings):
         positions = ~_read(stage, state, reading)
         if not units.bodies:
-            value = np.asarray(values[reading.place])
-            same = value == np.asarray(state.rests[stage.layer, number])
+            value = np.asarray(come_home(values[reading.place]))
+            same = value == np.asarray(come_home(state.rests[stage.layer, number]))
             others = tuple(a for a in range(same.ndim) if a != reading.axis)
             positions |= same.all(others)
         counts = np.bincount(reading.owner, minlength=units.size)
