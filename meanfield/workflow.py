@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from . import plots
@@ -27,7 +28,9 @@ from .learning.fit import NonFiniteLossError, fit
 from .learning.optimizers import cosine_adam
 from .learning.placement import device_mesh
 from .learning.priors import SpikeSlabPrior
+from .prediction.calibration import reliability_curve
 from .prediction.evaluate import Metrics, evaluate, predict
+from .prediction.predictive import average
 from .runs import (
     CONFIG,
     FORMAT,
@@ -226,12 +229,13 @@ def score(
     """Score a run on its test set, in the units of the data; updates its metrics."""
     scale = run.config["data"]["target_scale"]
     y = _standardised(run, dataset.y_test)
+    key = jax.random.fold_in(jax.random.key(seed), 2)
     metrics = evaluate(
         run.ensemble,
         (dataset.x_test, y),
         likelihood=run.likelihood,
         num_samples=num_samples,
-        key=jax.random.fold_in(jax.random.key(seed), 2),
+        key=key,
     )
     if scale is not None and metrics.rmse is not None:
         # A density in units of y is that of the standardised target over its scale.
@@ -241,14 +245,27 @@ def score(
             dataset.x_test,
             likelihood=run.likelihood,
             num_samples=num_samples,
-            key=jax.random.fold_in(jax.random.key(seed), 2),
+            key=key,
         )
         error = (prediction.mean.reshape(np.shape(y)) - y) * scale
         rmse = float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
         nll = metrics.nll + float(np.log(widths).sum())
         metrics = dataclasses.replace(metrics, rmse=rmse, nll=nll)
     run.update_metrics(metrics.to_dict() | {"ece": metrics.ece})
+    if run.config["data"]["task"] == "classification":
+        _draw_reliability(run, dataset, num_samples, key)
     return metrics
+
+
+def _draw_reliability(run: Run, dataset: Dataset, num_samples: int, key: Any) -> None:
+    # The same call as in `evaluate`, whose compiled program serves again.
+    x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
+    means = average(
+        run.ensemble, run.likelihood, x, y, num_samples=num_samples, key=key
+    )
+    curve = reliability_curve(means["mean"], dataset.y_test)
+    axis = plots.reliability_diagram(curve.confidence, curve.accuracy, curve.counts)
+    plots.save(axis, run.folder / "plots" / "reliability.png")
 
 
 def label(run: Run, dataset: Dataset) -> Any:

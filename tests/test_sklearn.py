@@ -124,7 +124,10 @@ def test_frames_with_categories_are_encoded_and_unknown_ones_named(library):
     swapped = library.DataFrame({"colour": COLOUR, "size": X[:, 0]})
     with pytest.raises(ValueError, match="feature names"):
         model.predict(swapped)
-    with pytest.raises(ValueError, match="Pass a frame with the same columns"):
+    with (
+        pytest.warns(UserWarning, match="valid feature names"),
+        pytest.raises(ValueError, match="Pass a frame with the same columns"),
+    ):
         model.predict(X[:, :2])
 
 

@@ -7,6 +7,7 @@ and of Polars, of which it only asks `columns` and ``frame[name]``.
 
 import dataclasses
 import numbers
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -49,16 +50,12 @@ class FrameEncoder:
             weights: of the rows (rows,), in means and spreads.
 
         Raises:
-            ValueError: there are no rows, a column name comes twice, a column holds
-                dates, or a number is missing.
+            ValueError: there are no rows, a column holds dates, or a number is missing.
         """
         require(len(x) > 0, "the frame has no rows; there is nothing to learn from.")
         columns = None
         if has_categories(x):
-            names = list(x.columns)
-            twice = [name for name in names if names.count(name) > 1]
-            require(not twice, f"the frame has more than one column {twice[:1]}.")
-            columns = tuple((name, _categories(x, name)) for name in names)
+            columns = tuple((name, _categories(x, name)) for name in x.columns)
         features = _features(x, columns)
         shift, scale = mean_and_spread(features, weights)
         if columns is not None:
@@ -98,8 +95,15 @@ def mean_and_spread(
 
 
 def has_categories(x: Any) -> bool:
-    """Whether data are a frame in which some column is not numbers."""
-    return hasattr(x, "columns") and any(_is_category(x, name) for name in x.columns)
+    """Whether data are a frame in which some column is not numbers.
+
+    Raises:
+        ValueError: a column name comes twice, or a column holds dates.
+    """
+    names = list(getattr(x, "columns", ()))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    require(not twice, f"the frame has more than one column {twice[:1]}.")
+    return any(_is_category(x, name) for name in names)
 
 
 def _features(x: Any, columns: Any) -> np.ndarray:

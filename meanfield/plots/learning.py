@@ -63,7 +63,7 @@ def reliability_diagram(
         confidence: mean confidence of each bin.
         accuracy: accuracy of each bin.
         counts: examples of each bin; an empty one is not drawn. The area of a point
-            grows with it.
+            grows with it, and bars give Wilson's 95 % interval of the accuracy.
         axis: where to draw.
     """
     confidence, accuracy, counts = (
@@ -78,8 +78,7 @@ def reliability_diagram(
     full = counts > 0
     confidence, accuracy, counts = confidence[full], accuracy[full], counts[full]
     axis.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated", zorder=1)
-    # The binomial standard error of a bin's accuracy, ±2.
-    error = 2 * np.sqrt(accuracy * (1 - accuracy) / np.maximum(counts, 1))
+    error = _wilson(accuracy, counts)
     axis.errorbar(
         confidence, accuracy, error, fmt="-", color=BLUE, capsize=2, label="model"
     )
@@ -90,3 +89,12 @@ def reliability_diagram(
     axis.set_ylabel("accuracy")
     axis.legend(frameon=False, loc="upper left", fontsize="small")
     return axis
+
+
+def _wilson(share: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Distances down and up to the ends of Wilson's 95 % interval of a share."""
+    z = 1.96
+    middle = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
+    square = share * (1 - share) / counts + z**2 / (4 * counts**2)
+    half = z * np.sqrt(square) / (1 + z**2 / counts)
+    return np.maximum([share - middle + half, middle + half - share], 0)

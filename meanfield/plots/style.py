@@ -58,10 +58,11 @@ def curve_style(number: int) -> dict[str, Any]:
 
 def layer_ticks(axis: Axes, names: Sequence[str]) -> None:
     """Names of layers along the x axis, slanted where they would collide."""
+    names = [name.removesuffix("/weight").removesuffix("/kernel") for name in names]
     long = max(map(len, names)) * len(names) > 40
     axis.set_xticks(
         np.arange(len(names)),
-        [name.removesuffix("/weight").removesuffix("/kernel") for name in names],
+        names,
         rotation=30 if long else 0,
         ha="right" if long else "center",
         fontsize="small",

@@ -1,0 +1,226 @@
+"""The page of a run: whole, self-contained, right in a browser, honest about gaps."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import jax
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.learning.fit import FitResult
+from meanfield.networks import mlp
+from meanfield.runs import save_run, write_json
+
+CONFIG = {
+    "format": 1,
+    "data": {
+        "source": "digits",
+        "task": "classification",
+        "target": None,
+        "sha256": "ab" * 32,
+    },
+    "model": {"kind": "mlp", "inputs": 4, "hidden": [6], "outputs": 3},
+    "training": {
+        "epochs": None,
+        "seed": 3,
+        "learning_rate": 0.002,
+        "inclusion_prob": None,
+        "slab_scale": 0.1,
+        "temperature": 1.0,
+    },
+    "versions": {"python": "3.11", "jax": "0.10"},
+}
+PARTS = {"important": 0.2, "absent": 0.5, "variable": 0.3}
+METRICS = {
+    "accuracy": 0.91,
+    "nll": 0.3,
+    "ece": 0.02,
+    "num_samples": 32,
+    "num_weights": 42,
+    "epochs": 2,
+    "train_seconds": 1.5,
+    "stopped": "finished",
+    "labels": {"layers/0/weight": PARTS, "layers/1/weight": PARTS},
+    "entropy": {"layers/0/weight": -1.0, "layers/1/weight": 0.5},
+    "label_rule": {"tolerance": 0.0, "chosen": "exact"},
+}
+COALITIONS = {
+    "payoff": "accuracy",
+    "epsilon": 0.02,
+    "layers": {
+        "layers/0": {
+            "values": [0.3, 0.2, 0.1, 0.0, 0.0, -0.01],
+            "mask": [True, True, True, False, False, False],
+            "size": 3,
+            "payoffs": [0.3, 0.6, 0.8, 0.9, 0.9, 0.9, 0.89],
+            "label_game": {"important": 0.4, "absent": 0.0, "variable": 0.2},
+        }
+    },
+}
+CARD = {
+    "rule": "draw",
+    "format": "npz",
+    "subnetworks": [
+        {
+            "file": "subnetwork-0.npz",
+            "accuracy": 0.9,
+            "nll": 0.31,
+            "bytes": 700,
+            "num_weights": 30,
+            "num_nonzero": 28,
+            "latency": {"batch_1_us": 5.0},
+            "before": {"bytes": 900, "num_weights": 42},
+        }
+    ],
+}
+COMMANDS = ["evaluate", "label", "coalitions", "analyze", "sample"]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A run of which only the network was written."""
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    ensemble = mf.Ensemble.from_model(
+        mlp((4, 6, 3), key=jax.random.key(0)), key=jax.random.key(1)
+    )
+    history = {"epoch": [1, 2], "loss": [1.0, 0.5], "nll": [1.0, 0.5]}
+    save_run(folder, CONFIG, FitResult(ensemble, mf.Categorical(), history, "finished"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(bare, tmp_path_factory):
+    """A run with all its parts."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    shutil.copytree(bare, folder)
+    write_json(folder / "metrics.json", METRICS)
+    write_json(folder / "coalitions.json", COALITIONS)
+    write_json(folder / "shipped" / "card.json", CARD)
+    run = mf.runs.load_run(folder)
+    plots, values = folder / "plots", COALITIONS["layers"]["layers/0"]
+    axes = {
+        "history": mf.plots.training_history({"nll": [1.0, 0.5]}),
+        "reliability": mf.plots.reliability_diagram([0.5], [0.5], [9]),
+        "labels": mf.plots.label_fractions(METRICS["labels"]),
+        "entropy": mf.plots.entropy_by_layer(METRICS["entropy"]),
+        "coalition-values-layers-0": mf.plots.shapley_values(values["values"]),
+        "coalition-payoff-layers-0": mf.plots.payoff_curves({"a": values["payoffs"]}),
+    }
+    for name, weight in run.ensemble.weights().items():
+        axes[f"landscape-{name.replace('/', '-')}"] = mf.plots.landscape(weight)
+    for name, axis in axes.items():
+        mf.plots.save(axis, plots / f"{name}.png", dpi=60)
+    activations = {"layers/0": np.random.default_rng(0).normal(size=(200, 6))}
+    mf.analysis.analyze(run.ensemble.weights(), folder, activations=activations)
+    return folder
+
+
+class Page(HTMLParser):
+    """Counts what a page holds, and that its tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.images, self.headings, self.addresses, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag == "img":
+            self.images.append(found)
+        self.addresses += [found[name] for name in ("src", "href") if name in found]
+        if tag not in ("img", "meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def test_a_run_without_its_parts_says_what_is_missing_and_how_to_make_it(bare):
+    text = mf.report.write_report(bare).read_text()
+    page = Page(text)
+    assert page.open == [] and not page.images and len(page.headings) == 7
+    for command in COMMANDS:
+        assert f"<code>meanfield {command} &#x27;{bare}&#x27;" in text, command
+    assert text.count('class="missing"') == len(COMMANDS) + 1
+
+
+def test_a_whole_run_has_every_figure_and_misses_nothing(whole):
+    text = mf.report.write_report(whole).read_text()
+    page = Page(text)
+    assert page.open == [] and 'class="missing"' not in text
+    assert len(page.images) == 11
+    assert all(len(image["alt"]) > 20 for image in page.images)
+    assert all(a.startswith(("data:", "#")) for a in page.addresses)
+    assert "<script" not in text and "http" not in text
+    for said in ("91.00 %", "50.00 %", "42 → 30", "meanfield train --data digits"):
+        assert said in text, said
+    assert "--seed 3" in text and "--slab-scale" not in text
+
+
+def test_a_damaged_part_is_named(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "coalitions.json").write_text('{"layers"')
+    with pytest.raises(ValueError, match=r"coalitions\.json is not readable JSON"):
+        mf.report.write_report(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        mf.report.write_report(tmp_path / "none")
+
+
+def test_names_from_outside_cannot_become_markup(bare, tmp_path):
+    shutil.copytree(bare, tmp_path / "run")
+    config = json.loads((bare / "config.json").read_text())
+    config["data"]["source"] = "<b>&.csv"
+    write_json(tmp_path / "run" / "config.json", config)
+    text = mf.report.write_report(tmp_path / "run").read_text()
+    assert "<b>" not in text and "&lt;b&gt;&amp;.csv" in text
+
+
+PROBE = """<script>addEventListener('load', () => parent.postMessage(JSON.stringify({
+  width: innerWidth, content: document.documentElement.scrollWidth,
+  ink: getComputedStyle(document.body).color,
+  images: [...document.images].filter(i => i.naturalWidth > 0).length,
+  asked: performance.getEntriesByType('resource').map(e => e.name)
+    .filter(name => !name.startsWith('data:'))}), '*'))</script></body>"""
+FRAME = """<body><script>addEventListener('message', event => {
+  document.body.insertAdjacentHTML('beforeend', `<pre>${event.data}</pre>`)})
+  </script><iframe src="page.html" width="%d" height="900"></iframe>"""
+
+
+@pytest.mark.parametrize(
+    ("width", "theme", "ink"),
+    [(390, 0, "rgb(230, 237, 243)"), (1200, 1, "rgb(27, 31, 36)")],
+    ids=["phone-dark", "desktop-light"],
+)
+def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, theme, ink):
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    text = mf.report.write_report(whole).read_text()
+    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE))
+    (tmp_path / "frame.html").write_text(FRAME % width)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--blink-settings=preferredColorScheme={theme}"]
+    done = subprocess.run(
+        [*command, (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search(r"<pre>({.*?})</pre>", done.stdout)
+    assert found, done.stderr[-2000:]
+    seen = json.loads(found[1])
+    assert seen["images"] == 11 and seen["asked"] == []
+    # Nothing sticks out: wide tables scroll by themselves.
+    assert seen["content"] <= seen["width"] <= width
+    assert seen["ink"] == ink
+    assert "CONSOLE" not in done.stderr
