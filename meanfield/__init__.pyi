@@ -7,7 +7,12 @@ from . import (
     workflow as workflow,
 )
 from .credit.banzhaf import banzhaf_values as banzhaf_values
+from .credit.coalition_training import (
+    CoalitionResult as CoalitionResult,
+    train_coalitions as train_coalitions,
+)
 from .credit.coalitions import NeuronGame as NeuronGame
+from .credit.features import coalition_features as coalition_features
 from .credit.games import ClosedFormGame as ClosedFormGame
 from .credit.interactions import interaction_values as interaction_values
 from .credit.label_game import LabelGame as LabelGame, label_game as label_game
