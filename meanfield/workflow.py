@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,7 @@ def train(
             f"{out} holds a run already. Go on with it by --resume {out}, replace it "
             "with --overwrite, or choose another --out."
         )
+    prior = _checked_prior(settings)
     dataset = load(
         settings.data,
         data_dir=settings.data_dir,
@@ -120,9 +122,6 @@ def train(
     ensemble = Ensemble.from_model(
         model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
     )
-    prior = None
-    if settings.inclusion_prob is not None:
-        prior = SpikeSlabPrior(settings.inclusion_prob, settings.slab_scale)
     checkpoints = out / "checkpoints"
     if settings.overwrite and not settings.resume:
         for old in checkpoints.glob("*.safetensors"):
@@ -205,6 +204,26 @@ def resumed(
     )
 
 
+def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
+    """The prior that the settings ask for; refuses numbers out of range.
+
+    It does so before anything is read or written.
+    """
+    rate, temperature = settings.learning_rate, settings.temperature
+    require(
+        math.isfinite(rate) and rate > 0,
+        f"`learning_rate` must be a positive number; got {rate}. Try 0.002.",
+    )
+    require(
+        math.isfinite(temperature) and temperature >= 0,
+        f"`temperature` must be a finite number ≥ 0; got {temperature}. 0 leaves the "
+        "prior out, 1 is the evidence bound.",
+    )
+    if settings.inclusion_prob is None:
+        return None
+    return SpikeSlabPrior(settings.inclusion_prob, settings.slab_scale)
+
+
 def _refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).is_file():
         return
@@ -280,6 +299,7 @@ def label(run: Run, dataset: Dataset) -> Any:
             "labels": labels.fractions,
             "label_rule": {"tolerance": labels.tolerance, "chosen": labels.chosen},
             "labels_learned": labels.learned_fractions,
+            "never_learned": labels.never_learned_fractions,
             "entropy": entropies,
         }
     )
@@ -315,12 +335,14 @@ def summary(metrics: Mapping[str, Any]) -> str:
         for name, text in names.items()
         if metrics.get(name) is not None
     ]
-    lines += ["", f"  {'layer':<24}{'important':>11}{'absent':>11}{'variable':>11}"]
+    if metrics.get("labels"):
+        heads = ("important", "absent", "variable", "never learned")
+        lines += ["", f"  {'layer':<24}" + "".join(f"{head:>15}" for head in heads)]
     for layer, fractions in metrics.get("labels", {}).items():
-        cells = "".join(
-            f"{100 * fractions[name]:>9.2f} %"
-            for name in ("important", "absent", "variable")
-        )
+        never = metrics.get("never_learned", {}).get(layer)
+        parts = [fractions[name] for name in ("important", "absent", "variable")]
+        cells = "".join(f"{100 * part:>13.2f} %" for part in parts)
+        cells += "" if never is None else f"{100 * never:>13.2f} %"
         lines.append(f"  {layer:<24}{cells}")
     return "\n".join(lines)
 

@@ -46,6 +46,8 @@ def test_a_run_folder_holds_what_the_contract_says(digits):
     for fractions in metrics["labels"].values():
         assert set(fractions) == {"important", "absent", "variable"}
         assert abs(sum(fractions.values()) - 1) < 1e-9
+    # Three pixels of the digits are always black.
+    assert 3 / 64 <= metrics["never_learned"]["layers/0/weight"] < 1
     table = pd.read_csv(digits / "connections.csv")
     assert len(table) == metrics["num_weights"] == 64 * 8 + 8 * 10
     assert len(pd.read_csv(digits / "history.csv")) == 2
@@ -90,6 +92,10 @@ def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
         (["train", "--hidden", "0"], 2, "must be positive"),
         (["train", "--epochs", "0"], 2, "Invalid value"),
         (["train", "--nonsense"], 2, "No such option"),
+        (["train", "--learning-rate", "-1"], 1, "`learning_rate` must be a positive"),
+        (["train", "--learning-rate", "nan"], 1, "`learning_rate` must be a positive"),
+        (["train", "--temperature", "-2"], 1, "`temperature` must be a finite number"),
+        (["train", "--inclusion-prob", "2"], 1, "`inclusion_prob` must lie in"),
         (["evaluate", "/nowhere"], 1, "is not a run folder"),
         (["train", "--resume", "/nowhere"], 1, "holds no run to resume"),
         (["sample", "/nowhere", "--format", "zip"], 2, "--format must be one of"),

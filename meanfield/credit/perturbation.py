@@ -163,15 +163,18 @@ def perturb_connections(
     for sample in range(num_samples):
         sample_key, order_key = jax.random.split(jax.random.fold_in(key, sample))
         subnetwork = _draw(ensemble, sample_key)
+        measure = (likelihood, x, y, batch_size)
+        intact = _error(ensemble.apply_fn, subnetwork, *measure)
         for arm in arms:
             arm_key = jax.random.fold_in(order_key, ARMS.index(arm))
             changes = _changes(candidates[arm], scales, arm == "absent", arm_key)
             for row in range(len(fractions)):
                 numbers = {name: jnp.asarray(counts[arm][name][row]) for name in layers}
+                if not any(numbers.values()):
+                    errors[arm][row, sample] = intact
+                    continue
                 params = _apply(subnetwork, changes, numbers)
-                errors[arm][row, sample] = _error(
-                    ensemble.apply_fn, params, likelihood, x, y, batch_size
-                )
+                errors[arm][row, sample] = _error(ensemble.apply_fn, params, *measure)
     return Perturbation(
         np.asarray(fractions, float),
         errors,

@@ -8,7 +8,7 @@ import numpy as np
 
 from meanfield.checks import require
 
-from .dataset import Dataset, split_rows
+from .dataset import Dataset, require_finite, split_rows
 
 # Whole numbers with more different values than this are targets, not labels.
 MAX_CLASSES = 1000
@@ -55,7 +55,11 @@ def arrays(
     x, y = _pair(held, path, ("x", "y") if "x" in held else ("x_train", "y_train"))
     image_shape = x.shape[1:] if x.ndim > 2 else None
     x, class_names = _flat(x), _class_names(y, path, task)
+    # Before the split, so that the row named is the row of the file.
+    require_finite("x", x, None)
     labels = _encode(y, class_names, "y")
+    if class_names is None:
+        require_finite("y", labels.reshape(len(labels), -1), None)
     if "x_test" in held or "y_test" in held:
         x_test, y_test = _pair(held, path, ("x_test", "y_test"))
         x_train, y_train, x_test = x, labels, _flat(x_test)
@@ -95,6 +99,11 @@ def arrays(
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist.")
+    require(
+        zipfile.is_zipfile(path),
+        f"{path} must be an npz file, as np.savez writes it; it is no such archive, or "
+        "a truncated one.",
+    )
     try:
         # Opened here, so that it is closed also when NumPy gives up half-way.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
