@@ -28,7 +28,7 @@ from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.batches import array_data, check_batch
 from meanfield.learning.fit import fit
-from meanfield.learning.likelihoods import Categorical, Gaussian
+from meanfield.learning.likelihoods import Categorical
 
 from .features import coalition_features
 from .layers import Layers, find_layers
@@ -90,7 +90,7 @@ def train_coalitions(
     keep: Keep | None = None,
     epsilon: float = 0.02,
     credit: str | Credit = "shapley",
-    payoff: str | None = None,
+    payoff: str = "free_energy",
     energy_temperature: float = 1.0,
     budget_per_unit: int = 32,
     held_out: float | tuple[Any, Any] = 0.1,
@@ -120,9 +120,8 @@ def train_coalitions(
         credit: "shapley", "banzhaf", or a function
             ``credit(ensemble, layer, (x, y), key)`` that returns a number for each
             unit of the layer.
-        payoff: of `NeuronGame`. Default: "free_energy" for classes (minus the mean
-            excess of the right label's energy over the free energy), "mse" for
-            `Gaussian`, else "log_likelihood".
+        payoff: of `NeuronGame`. By default minus the mean excess of the right label's
+            energy over the free energy; for real targets minus the energy ½ (y − ŷ)².
         energy_temperature: T > 0 of the free energy.
         budget_per_unit: evaluations of a game for each of its players.
         held_out: part of the examples kept from training for the games, or arrays
@@ -179,7 +178,7 @@ def train_coalitions(
         epsilon=epsilon,
         credit=choose_credit(credit, budget_per_unit),
         game={
-            "payoff": payoff or _default_payoff(likelihood),
+            "payoff": payoff,
             "temperature": energy_temperature,
         },
         num_examples=num_examples,
@@ -207,12 +206,6 @@ def train_coalitions(
         {**result.history, **referee.history},
         result.stopped,
     )
-
-
-def _default_payoff(likelihood: Any) -> str:
-    if isinstance(likelihood, Categorical):
-        return "free_energy"
-    return "mse" if isinstance(likelihood, Gaussian) else "log_likelihood"
 
 
 def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:

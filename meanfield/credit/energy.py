@@ -24,7 +24,7 @@ from meanfield.checks import require
 
 
 def gibbs_probs(
-    energies: Float[Array, "*batch classes"], temperature: float = 1.0
+    energies: Float[Array, "*batch classes"], temperature: float | int = 1.0
 ) -> Float[Array, "*batch classes"]:
     """P_T(y) = exp(−E_y/T) / Σ_y' exp(−E_y'/T).
 
@@ -46,7 +46,7 @@ def gibbs_probs(
 
 
 def free_energy(
-    energies: Float[Array, "*batch classes"], temperature: float = 1.0
+    energies: Float[Array, "*batch classes"], temperature: float | int = 1.0
 ) -> Float[Array, "*batch"]:
     """F = −T ln Σ_y exp(−E_y/T), in the units of the energies.
 
@@ -60,7 +60,7 @@ def free_energy(
 def excess_energy(
     energies: Float[Array, "*batch classes"],
     labels: Int[Array, "*batch"],
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
 ) -> Float[Array, "*batch"]:
     """E_y − F ≥ 0: T times the surprise −ln P_T(y) of the right class.
 
@@ -87,5 +87,5 @@ def soft_membership(
     return jnp.where(cold, (away > 0).astype(smooth.dtype), smooth)
 
 
-def _check(temperature: float) -> None:
+def _check(temperature: Any) -> None:
     require(temperature > 0, f"`temperature` must be positive; got {temperature}.")

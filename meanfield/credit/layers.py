@@ -76,17 +76,10 @@ def _all_layers(program: Program) -> list[str]:
 
 def _feeds_weights(program: Program, units: Units) -> bool:
     """Whether the units reach a product or convolution with other weights."""
-    reached, from_data = {units.place}, set(program.inputs)
-    from_data -= set(program.leaves.values())
-    for step in program.steps:
-        inputs = [item for item in step.inputs if isinstance(item, int)]
-        if any(item in from_data for item in inputs):
-            from_data |= set(step.outputs)
-        hits = [item in reached for item in inputs]
-        if not any(hits):
-            continue
-        reached |= set(step.outputs)
+    for number in program.readers([units.place]):
+        step = program.steps[number]
         product = step.eqn.primitive.name in ("dot_general", "conv_general_dilated")
-        if product and not all(item in from_data for item in inputs):
+        inputs = [item for item in step.inputs if isinstance(item, int)]
+        if product and not all(item in program.from_data for item in inputs):
             return True
     return False

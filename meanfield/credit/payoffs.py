@@ -28,6 +28,8 @@ from meanfield.checks import require
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.prediction.predictive import base_of, is_binary, is_categorical
 
+from .energy import excess_energy
+
 PAYOFFS = ("probability", "accuracy", "brier", "log_likelihood", "mse", "free_energy")
 OF_CLASSES = ("accuracy", "brier")
 Measure = Callable[[Any, Any], Float[Array, " examples"]]
@@ -114,7 +116,7 @@ def _of_classes(payoff: str, logits: Array, targets: Array, temperature: float) 
         probs = jax.nn.softmax(logits)
         return -jnp.square(probs - jax.nn.one_hot(targets, probs.shape[-1])).sum(-1)
     if payoff == "free_energy":
-        return temperature * _log_prob(logits / temperature, targets)
+        return -excess_energy(-logits, targets, temperature)
     log_prob = _log_prob(logits, targets)
     return jnp.exp(log_prob) if payoff == "probability" else log_prob
 

@@ -30,6 +30,7 @@ from .silence import silence
 from .strong import strong_coalition
 
 Credit = Callable[..., Any]
+_FIXED = ("mse", "free_energy")  # do not depend on a learned noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +217,7 @@ class Referee:
         """The game of a layer; played again, it is not compiled again."""
         known = self.games.get((layer, part))
         learned = jax.tree.leaves(eqx.filter(likelihood, eqx.is_array))
-        if known is not None and (not learned or known.payoff == "mse"):
+        if known is not None and (not learned or self.rules.game["payoff"] in _FIXED):
             return known.replay(opened, data)
         game = NeuronGame(opened, layer, data, likelihood=likelihood, **self.rules.game)
         self.games[layer, part] = game

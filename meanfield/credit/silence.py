@@ -83,7 +83,8 @@ def run_changed(
     program: Program, params: Any, x: Any, change: Callable[[int, Any], Any]
 ) -> Any:
     """Outputs of a network whose values pass through ``change(place, value)``."""
-    return program.run(params, x, change)
+    values = program.start(params, x)
+    return program.results(program.advance(values, change=change))
 
 
 def activations(

@@ -73,12 +73,9 @@ def find_units(program: Program, layer: str) -> Units | None:
         for name, place in program.leaves.items()
         if name.rpartition("/")[0] == layer and len(program.shapes[place]) >= 2
     }
-    data = set(program.inputs) - set(program.leaves.values())
     axes: dict[int, int] = {}
     for step in program.steps:
         name, inputs, out = step.eqn.primitive.name, step.inputs, step.outputs[0]
-        if any(item in data for item in inputs if isinstance(item, int)):
-            data |= set(step.outputs)
         if not axes:
             sides = [side for side, item in enumerate(inputs) if item in places]
             if sides and name in _MOVES:
@@ -91,7 +88,11 @@ def find_units(program: Program, layer: str) -> Units | None:
             continue
         own = [item for item in inputs if isinstance(item, int) and item in axes]
         others = [item for item in inputs if isinstance(item, int) and item not in axes]
-        if own and name in {*_MOVES, *ENTRYWISE} and not data & set(others):
+        if (
+            own
+            and name in {*_MOVES, *ENTRYWISE}
+            and not program.from_data & set(others)
+        ):
             axis = _result_axis(step.eqn, program, own[0], out, axes[own[0]])
             if axis is not None:
                 axes[out] = axis
