@@ -213,8 +213,7 @@ def sample(
     seed: Seed = 0,
 ) -> None:
     """Draw sub-networks, shrink them, and write them with a verified card."""
-    if format not in FORMATS:
-        raise typer.BadParameter(f"--format must be one of {', '.join(FORMATS)}")
+    _check_format(format)
     if rule not in RULES:
         raise typer.BadParameter(f"--rule must be one of {', '.join(RULES)}")
     opened, dataset = mf.workflow.open_run(run, data_dir)
@@ -231,6 +230,33 @@ def sample(
     )
     typer.echo(mf.workflow.card_summary(card))
     typer.echo(f"\n  wrote {folder.resolve()}")
+
+
+@app.command()
+def export(
+    archive: Annotated[
+        Path, typer.Argument(help="a .safetensors file made by `sample`")
+    ],
+    out: Annotated[Path, typer.Option(help="file to write; it must not exist")],
+    format: Annotated[
+        str, typer.Option(help="npz, onnx, onnx-int8 or stablehlo")
+    ] = "onnx",
+) -> None:
+    """Write a shipped sub-network in another format, loaded back and compared."""
+    _check_format(format)
+    done = mf.workflow.export(archive, format=format, out=out)
+    typer.echo(f"  largest difference {done.largest_difference:.2g}")
+    typer.echo(f"  wrote {done.path.resolve()} ({done.bytes:,} bytes)")
+
+
+@app.command("serve-check")
+def serve_check(
+    folder: Annotated[Path, typer.Argument(help="a folder made by `sample`")],
+) -> None:
+    """Load every shipped file in its runtime; compare with the outputs on record."""
+    for done in mf.workflow.serve_check(folder):
+        gap = done.largest_difference
+        typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}")
 
 
 @app.command()
@@ -289,6 +315,11 @@ def report(run: RunFolder) -> None:
     typer.echo(f"  wrote {mf.report.write_report(run).resolve()}")
 
 
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise typer.BadParameter(f"--format must be one of {', '.join(FORMATS)}")
+
+
 def _show(run: Any) -> None:
     typer.echo(mf.workflow.summary(run.metrics))
     typer.echo("")
@@ -299,6 +330,6 @@ def main() -> None:
     """Run the command line; errors of the work end with code 1 and one message."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

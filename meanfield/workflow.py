@@ -21,7 +21,10 @@ from .credit.labels import label_connections, mean_entropy
 from .credit.shapley import shapley_values
 from .credit.strong import strong_coalition
 from .data import Dataset, load
+from .deploy.archive import load_archive
+from .deploy.formats import Exported
 from .deploy.sampling import sample_subnetworks
+from .deploy.served import Checked, check_shipped, convert, load_card
 from .deploy.ship import ship
 from .ensemble import Ensemble
 from .learning.checkpoint import Checkpoint
@@ -443,10 +446,34 @@ def sample(
             "run": str(run.folder),
             "data": run.config["data"]["source"],
             "data_sha256": run.config["data"]["sha256"],
+            "model": run.config["model"],
             "rule": rule,
             "seed": seed,
         },
     )
+
+
+def export(archive: Path, *, format: str, out: Path) -> Exported:
+    """Write an archive that `sample` made in another format, verified."""
+    require(
+        archive.is_file(),
+        f"{archive} is no file. Give a .safetensors archive that `meanfield sample` "
+        "made.",
+    )
+    model = load_archive(archive).about.get("source", {}).get("model")
+    require(
+        model is not None,
+        f"{archive} does not say what kind of network it holds: it was not made by "
+        "`meanfield sample`. Use meanfield.load_subnetwork and meanfield.export.",
+    )
+    return convert(archive, out, format=format, like=build_model(model, seed=0))
+
+
+def serve_check(folder: Path) -> list[Checked]:
+    """Load every file of a folder that `sample` made, and compare its outputs."""
+    model = load_card(folder)["source"].get("model")
+    like = None if model is None else build_model(model, seed=0)
+    return check_shipped(folder, like=like)
 
 
 def card_summary(card: Mapping[str, Any]) -> str:

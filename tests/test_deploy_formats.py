@@ -438,7 +438,7 @@ def test_the_fallback_asks_for_its_own_package(tmp_path, monkeypatch):
 def test_a_format_that_disagrees_is_not_kept(tmp_path, monkeypatch):
     wrong = lambda path: lambda x: np.zeros((len(x), 3), np.float32)
     monkeypatch.setattr(numpy_runtime, "load", wrong)
-    with pytest.raises(ValueError, match="numpy file, loaded back, differs.*not kept"):
+    with pytest.raises(ValueError, match="numpy file, loaded back, differs from"):
         export(dense(KEY), tmp_path / "n.npz", probe=batch((8,)), format="numpy")
     assert list(tmp_path.iterdir()) == []
 

@@ -82,7 +82,9 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     head = ["file", "bytes", "weights", "non-zero", "multiply-adds"]
     scored = score in entries[0]
     head += [score, "NLL"] if scored else []
-    head += ["batch 1, before → after", "batch 256, before → after", "mask sha256"]
+    timed = entries[0].get("latency") is not None
+    head += ["batch 1, before → after", "batch 256, before → after"] if timed else []
+    head += ["mask sha256", "file sha256"]
     rows = [tuple(head)]
     for entry in entries:
         row = [
@@ -97,10 +99,10 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                 f"{entry['before'][name]:.4f} → {entry[name]:.4f}"
                 for name in (score, "nll")
             ]
-        for batch in ("batch_1_us", "batch_256_us"):
+        for batch in ("batch_1_us", "batch_256_us") if timed else ():
             before, after = (e["latency"][batch] for e in (entry["before"], entry))
             row.append(f"{before:,.0f} → {after:,.0f}")
-        row.append(f"`{entry['mask_hash'][:12]}…`")
+        row += [f"`{entry[name][:12]}…`" for name in ("mask_hash", "sha256")]
         rows.append(tuple(row))
     return rows
 

@@ -229,13 +229,16 @@ def portable_graph(
     return select_inputs(graph, dict(kept), probe.shape[1:])
 
 
-def compare(expected: Any, actual: Any, format: str, tolerance: float) -> float:
-    """Largest difference of a format from the network.
+def compare(
+    expected: Any, actual: Any, format: str, tolerance: float, name: str = ""
+) -> float:
+    """Largest difference of a format from the network; `name` is for the message.
 
     Raises:
         ValueError: it is too large.
     """
     expected, actual = np.asarray(expected), np.asarray(actual)
+    name = name or f"the {format} file"
     require(
         not np.isnan(expected).any(),
         "`model` gives NaN on `probe`, which nothing can be compared with. Mend the "
@@ -243,7 +246,7 @@ def compare(expected: Any, actual: Any, format: str, tolerance: float) -> float:
     )
     require(
         expected.shape == actual.shape,
-        f"the {format} file gives outputs of shape {actual.shape}; the network gives "
+        f"{name} gives outputs of shape {actual.shape}; the network gives "
         f"{expected.shape}.",
     )
     if format == "onnx-int8":
@@ -258,12 +261,17 @@ def compare(expected: Any, actual: Any, format: str, tolerance: float) -> float:
     difference = float(np.abs(apart - other).max(initial=0))
     require(
         difference <= tolerance * scale,
-        f"the {format} file, loaded back, differs from the network by "
-        f"{difference:.2g}; at most {tolerance * scale:.2g} is allowed. It was not "
-        "kept."
+        f"{name}, loaded back, differs from the network by {difference:.2g}; at most "
+        f"{tolerance * scale:.2g} is allowed."
         + (" Calibrate on more data, or use 'onnx'." if format == "onnx-int8" else ""),
     )
     return difference
+
+
+def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
+    """An archive's network with the inputs it reads, as `export` takes it."""
+    model, content = load_subnetwork(archive, like)
+    return Shrunk(model, content.kept_inputs, {}, 0.0)
 
 
 def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:

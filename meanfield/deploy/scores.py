@@ -51,6 +51,16 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
     return scores | {"rmse": float(np.sqrt(np.square(mean - targets).mean()))}
 
 
+def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
+    """The class that a network chooses for each example; None for real targets."""
+    law = output_distribution(likelihood, jnp.asarray(outputs))
+    if not (is_categorical(law) or is_binary(law)):
+        return None
+    probs = np.asarray(base_of(law).probs)
+    chosen = probs > 0.5 if is_binary(law) else probs.argmax(-1)
+    return np.asarray(chosen, int).reshape(-1)
+
+
 def payoff(scores: dict[str, float]) -> float:
     """What validation maximises: accuracy for classes, else −RMSE."""
     return scores["accuracy"] if "accuracy" in scores else -scores["rmse"]

@@ -19,18 +19,27 @@ from meanfield.tensors import save_tree
 
 from .card import label_fractions, to_markdown, versions
 from .costs import count_macs, count_weights, latencies
-from .formats import SUFFIXES, Predict, canonical, export, load_predictor
+from .formats import (
+    SUFFIXES,
+    Predict,
+    canonical,
+    export,
+    jit_predict,
+    load_predictor,
+    opened,
+)
 from .graph import trace_symbolic
 from .network import as_network
 from .sampling import Subnetwork
-from .scores import payoff, score, score_average
+from .scores import choices, payoff, score, score_average
 from .selection import choose_best, measure_diversity
+from .served import CARD, CARD_VERSION, KEPT, file_hash, save_probe
 from .shrink import Shrunk, shrink
-from .together import NAME, export_together, link_of
+from .together import NAME, export_together, link_of, run_together
 
 # Inputs on which every file is compared with its network.
 _PROBE = 256
-CARD, CARD_TEXT, MASKS = "card.json", "card.md", "masks.safetensors"
+CARD_TEXT, MASKS = "card.md", "masks.safetensors"
 
 
 def ship(
@@ -99,6 +108,7 @@ def ship(
         dtype,
         allow_constant,
         measure,
+        dict(source or {}),
     )
     codes = getattr(labels, "labels", labels)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +116,7 @@ def ship(
         temporary = Path(folder, out.name)
         temporary.mkdir()
         card = _fill(temporary, list(subnetworks), work, codes, validation, together)
-        card["source"] = dict(source or {})
+        card["source"] = work.source
         write_text(temporary / CARD, json.dumps(card, indent=2) + "\n")
         write_text(temporary / CARD_TEXT, to_markdown(card))
         os.replace(temporary, out)
@@ -123,6 +133,7 @@ class _Work:
     dtype: str
     allow_constant: bool
     measure: bool
+    source: dict[str, Any]
 
     @property
     def probe(self) -> np.ndarray:
@@ -147,11 +158,14 @@ def _fill(
     together: bool,
 ) -> dict[str, Any]:
     smaller, entries, outputs, payoffs = [], [], [], []
+    kept: dict[str, Any] = {}
     for number, subnetwork in enumerate(subnetworks):
         name = f"subnetwork-{number}{SUFFIXES[work.format]}"
         shrunk, entry, predict = _one(folder / name, subnetwork, work, codes)
         entries.append({"file": name, **entry})
         smaller.append(shrunk)
+        whole = jit_predict(*opened(shrunk))
+        kept[name] = whole(work.x[:KEPT])
         outputs.append(predict(work.x))
         if validation is not None:
             xv, yv = map(np.asarray, validation)
@@ -164,6 +178,7 @@ def _fill(
     shapes = {name: list(mask.shape) for name, mask in subnetworks[0].masks.items()}
     save_tree(folder / MASKS, masks, {"shapes": shapes})
     card: dict[str, Any] = {
+        "version": CARD_VERSION,
         "format": work.format,
         "rule": subnetworks[0].rule,
         "device": f"{platform.machine()}, one thread",
@@ -179,12 +194,15 @@ def _fill(
             "payoffs": payoffs,
             "num_validation": len(validation[1]),
         }
-    if np.issubdtype(work.y.dtype, np.integer) and outputs[0].ndim == 2:
-        choices = np.stack([one.argmax(-1) for one in outputs])
-        spread = measure_diversity(choices, [one.masks for one in subnetworks])
+    chosen = [choices(one, work.likelihood) for one in outputs]
+    if chosen[0] is not None:
+        spread = measure_diversity(chosen, [one.masks for one in subnetworks])
         card["diversity"] = dataclasses.asdict(spread)
     if together:
         card["ensemble"] = _together(folder, smaller, outputs, work)
+        found = run_together(folder / NAME, work.x[:KEPT])
+        kept |= {f"{NAME}/{name}": value for name, value in found.items()}
+    save_probe(folder, work.x[:KEPT], kept)
     return card
 
 
@@ -212,13 +230,14 @@ def _one(
         probe=work.probe,
         format=work.format,
         dtype=work.dtype,
-        about={**origin, "versions": versions()},
+        about={**origin, "source": work.source, "versions": versions()},
         labels=own,
         calibration=work.calibration,
     )
     predict = load_predictor(path, work.format, like=shrunk.model)
     entry = {
         "bytes": done.bytes,
+        "sha256": file_hash(path),
         **_costs(shrunk.model, shrunk.select_inputs(work.probe)),
         **work.score(predict),
         "latency": work.latency(predict),
@@ -278,6 +297,7 @@ def _together(
     return {
         "file": NAME,
         "bytes": done.bytes,
+        "sha256": file_hash(path),
         "num_members": len(smaller),
         "outputs": "mean, std" + ("" if link == "none" else ", mutual_information"),
         **score_average(outputs, work.y, work.likelihood),

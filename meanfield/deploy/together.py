@@ -1,7 +1,7 @@
 """K sub-networks in one ONNX file: mean, spread, and what the members disagree on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +56,43 @@ def export_together(
     expected = combine(np.stack(outputs), link)
     with staged(path) as temporary:
         save_onnx(temporary, ensemble_to_onnx(graphs, link))
-        session = need("onnxruntime").InferenceSession(
-            os.fspath(temporary), providers=["CPUExecutionProvider"]
-        )
-        names = list(expected)
-        found = session.run(names, {"input": probe})
-        difference = 0.0
-        for name, value in zip(names, found, strict=True):
-            gap = np.abs(value - expected[name])
-            scale = max(1.0, float(np.abs(expected[name]).max(initial=0)))
-            # A root makes 1e-6 of rounding 1e-3 where all members agree; compare the
-            # squares there.
-            if name == "std":
-                gap = np.minimum(gap, np.abs(value**2 - expected[name] ** 2))
-            difference = max(difference, float(gap.max(initial=0)) / scale)
-        require(
-            difference <= tolerance,
-            f"the ensemble file differs from its members by {difference:.2g}; at most "
-            f"{tolerance:.2g} is allowed. It was not kept.",
-        )
+        found = run_together(temporary, probe)
+        difference = compare_together(expected, found, tolerance)
     return Exported(path, path.stat().st_size, difference)
+
+
+def run_together(path: str | os.PathLike, x: Any) -> dict[str, np.ndarray]:
+    """The outputs of an ensemble file by name, in ONNX Runtime."""
+    session = need("onnxruntime").InferenceSession(
+        os.fspath(path), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"input": x}), strict=True))
+
+
+def compare_together(
+    expected: Mapping[str, Any], found: Mapping[str, Any], tolerance: float
+) -> float:
+    """Largest difference of an ensemble file from its members.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    difference = 0.0
+    for name, value in found.items():
+        gap = np.abs(value - expected[name])
+        scale = max(1.0, float(np.abs(expected[name]).max(initial=0)))
+        # A root makes 1e-6 of rounding 1e-3 where all members agree; compare the
+        # squares there.
+        if name == "std":
+            gap = np.minimum(gap, np.abs(value**2 - expected[name] ** 2))
+        difference = max(difference, float(gap.max(initial=0)) / scale)
+    require(
+        difference <= tolerance,
+        f"the ensemble file differs from its members by {difference:.2g}; at most "
+        f"{tolerance:.2g} is allowed.",
+    )
+    return difference
 
 
 def combine(outputs: np.ndarray, link: str) -> dict[str, np.ndarray]:
