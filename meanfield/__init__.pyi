@@ -37,6 +37,7 @@ from .deploy.archive import (
 )
 from .deploy.formats import export as export
 from .deploy.sampling import sample_subnetworks as sample_subnetworks
+from .deploy.served import check_shipped as check_shipped
 from .deploy.ship import ship as ship
 from .deploy.shrink import shrink as shrink
 from .ensemble import Ensemble as Ensemble

@@ -77,6 +77,29 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
     assert "data:image/png;base64" in page and "<script" not in page
 
 
+def test_a_shipped_archive_is_exported_and_checked(
+    digits, monkeypatch, capsys, tmp_path
+):
+    folder, out = tmp_path / "shipped", tmp_path / "network.npz"
+    code, _, err = run(monkeypatch, capsys, "sample", digits, "--out", folder)
+    assert code == 0, err
+    archive = folder / "subnetwork-0.safetensors"
+    words = ["export", archive, "--format", "npz", "--out", out]
+    code, text, err = run(monkeypatch, capsys, *words)
+    assert code == 0 and str(out) in text, err
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 1 and "exists; choose another name" in err
+    code, text, err = run(monkeypatch, capsys, "serve-check", folder)
+    assert code == 0 and "subnetwork-0.safetensors" in text, err
+    archive.write_bytes(archive.read_bytes()[:-1] + b"?")
+    code, _, err = run(monkeypatch, capsys, "serve-check", folder)
+    assert code == 1 and "not the file that was shipped" in err
+    code, _, err = run(monkeypatch, capsys, "export", tmp_path, "--out", out)
+    assert code == 1 and "is no file" in err
+    code, _, err = run(monkeypatch, capsys, "sample", digits, "-k", "0")
+    assert code == 2
+
+
 def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
     before = (digits / "ensemble.safetensors").read_bytes()
     code, _, err = run(monkeypatch, capsys, "train", "--out", digits, *QUICK)
