@@ -26,27 +26,30 @@ from meanfield.files import write_text
 
 OUT = Path("runs/fashion_cnn")
 SEED = 0
-CHANNELS = (16, 32)
+CHANNELS = (8, 32)
 WIDTH = 100
-EPOCHS = 5
+EPOCHS = 12
 BATCH_SIZE = 128
 STEP_SIZE = 2e-3
 
 
 class CNN(nnx.Module):
-    """Two convolutions with pooling, then two dense layers."""
+    """Two convolutions of stride 2, then two dense layers.
+
+    Strides rather than pooling: a third of the work on a CPU.
+    """
 
     def __init__(self, size: int, channels, width: int, classes: int, rngs: nnx.Rngs):
         first, second = channels
-        self.first = nnx.Conv(1, first, (3, 3), rngs=rngs)
-        self.second = nnx.Conv(first, second, (3, 3), rngs=rngs)
+        self.first = nnx.Conv(1, first, (5, 5), strides=2, rngs=rngs)
+        self.second = nnx.Conv(first, second, (3, 3), strides=2, rngs=rngs)
         self.dense = nnx.Linear((size // 4) ** 2 * second, width, rngs=rngs)
         self.out = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x):
         """Logits for images (batch, height, width, 1)."""
-        x = nnx.max_pool(nnx.relu(self.first(x)), (2, 2), (2, 2))
-        x = nnx.max_pool(nnx.relu(self.second(x)), (2, 2), (2, 2))
+        x = nnx.relu(self.first(x))
+        x = nnx.relu(self.second(x))
         x = nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
         return self.out(x)
 

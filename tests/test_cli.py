@@ -118,7 +118,7 @@ def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
         (["train", "--learning-rate", "-1"], 1, "`learning_rate` must be a positive"),
         (["train", "--learning-rate", "nan"], 1, "`learning_rate` must be a positive"),
         (["train", "--temperature", "-2"], 1, "`temperature` must be a finite number"),
-        (["train", "--inclusion-prob", "2"], 1, "`inclusion_prob` must lie in"),
+        (["train", "--inclusion-prob", "2"], 1, "`inclusion_prob` must lie strictly"),
         (["evaluate", "/nowhere"], 1, "is not a run folder"),
         (["train", "--resume", "/nowhere"], 1, "holds no run to resume"),
         (["sample", "/nowhere", "--format", "zip"], 2, "--format must be one of"),
