@@ -6,6 +6,7 @@ Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
 import json
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,6 @@ import meanfield as mf
 
 app = typer.Typer(
     name="meanfield",
-    help="Train an ensemble of sub-networks, read where the credit sits, ship a "
-    "sub-network.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,11 +23,34 @@ app = typer.Typer(
 FORMATS = ("safetensors", "npz", "numpy", "onnx", "onnx-int8", "stablehlo")
 RULES = ("draw", "labels", "median", "coalition")
 RunFolder = Annotated[Path, typer.Argument(help="a run folder made by `train`")]
-DataDir = Annotated[
-    str | None,
-    typer.Option(help="folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"),
-]
-Seed = Annotated[int, typer.Option(help="of all random choices", min=0)]
+DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
+SEED = "of all random choices: the same seed, the same numbers"
+DataDir = Annotated[str | None, typer.Option(help=DATA_DIR)]
+Seed = Annotated[int, typer.Option(help=SEED, min=0)]
+
+
+DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        typer.echo(f"meanfield {version('meanfield')}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit code 0: done. 1: the work failed. 2: wrong usage.")
+def start(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="show it"),
+    ] = None,
+) -> None:
+    """Train an ensemble of sub-networks, see where the credit sits, ship a sub-network.
+
+    Begin with `meanfield train`: it makes a run folder, by default runs/digits. Every
+    other command reads that folder, says what it wrote, and puts its plots where
+    `meanfield report` finds them.
+    """
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -54,80 +76,138 @@ def _devices(text: str | None) -> tuple[int, int] | None:
 def train(
     data: Annotated[
         str,
-        typer.Option(help="digits (embedded), mnist, fashion_mnist, a .csv or a .npz"),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="digits (embedded), mnist, fashion_mnist, a .csv or a .npz",
+        ),
     ] = "digits",
     out: Annotated[
-        Path | None, typer.Option(help="run folder to write [default: runs/NAME]")
+        Path | None,
+        typer.Option(rich_help_panel=RUN, help="run folder to write (else runs/NAME)"),
     ] = None,
-    data_dir: DataDir = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help=DATA_DIR, rich_help_panel=DATA)
+    ] = None,
     target: Annotated[
-        str | None, typer.Option(help="column of the .csv to predict")
+        str | None,
+        typer.Option(rich_help_panel=DATA, help="column of the .csv to predict"),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="classification or regression [default: by the target]"),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="classification or regression (else by the target)",
+        ),
     ] = None,
     test_fraction: Annotated[
-        float, typer.Option(help="part of a .csv or .npz kept for testing")
+        float,
+        typer.Option(
+            rich_help_panel=DATA, help="part of a .csv or .npz kept for testing"
+        ),
     ] = 0.2,
     hidden: Annotated[
-        str, typer.Option(help="widths of the hidden layers", metavar="N,N,…")
+        str,
+        typer.Option(
+            rich_help_panel=LEARNING,
+            help="widths of the hidden layers",
+            metavar="N,N,…",
+        ),
     ] = "100,100",
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="[default: 30; below 10,000 examples 60]"),
+        typer.Option(
+            rich_help_panel=LEARNING,
+            min=1,
+            help="passes over the data (else 30; below 10,000 examples 60)",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="[default: 128; below 10,000 examples 32]"),
+        typer.Option(
+            rich_help_panel=LEARNING,
+            min=1,
+            help="examples a step (else 128; below 10,000 examples 32)",
+        ),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="of Adam; falls to 0 along a cosine")
+        float,
+        typer.Option(
+            rich_help_panel=LEARNING, help="of Adam; falls to 0 along a cosine"
+        ),
     ] = 2e-3,
     inclusion_prob: Annotated[
         float | None,
-        typer.Option(help="of a spike-and-slab prior; left out: the published rule"),
+        typer.Option(
+            rich_help_panel=PRIOR,
+            help="of a spike-and-slab prior; left out: the published rule",
+        ),
     ] = None,
-    slab_scale: Annotated[float, typer.Option(help="of the prior's slab")] = 0.1,
+    slab_scale: Annotated[
+        float, typer.Option(rich_help_panel=PRIOR, help="of the prior's slab")
+    ] = 0.1,
     temperature: Annotated[
-        float, typer.Option(help="weight of the prior; 1 is the evidence bound")
+        float,
+        typer.Option(
+            rich_help_panel=PRIOR, help="weight of the prior; 1 is the evidence bound"
+        ),
     ] = 1.0,
     spikes: Annotated[
         str,
         typer.Option(
+            rich_help_panel=PRIOR,
             help="connection: each has its own spike; unit: all that read one unit "
-            "share it, and sub-networks shrink (give --inclusion-prob)"
+            "share it, and sub-networks shrink (give --inclusion-prob)",
         ),
     ] = "connection",
     precision: Annotated[
         str | None,
-        typer.Option(help="bfloat16 computes in it; parameters stay float32"),
+        typer.Option(
+            rich_help_panel=LEARNING,
+            help="bfloat16 computes in it; parameters stay float32",
+        ),
     ] = None,
     accumulate: Annotated[
-        int, typer.Option(help="parts that each batch goes through in", min=1)
+        int,
+        typer.Option(
+            rich_help_panel=LEARNING,
+            help="parts that each batch goes through in",
+            min=1,
+        ),
     ] = 1,
     devices: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=LEARNING,
             help="devices that share each batch, or DATAxMODEL to split wide weights",
             metavar="N",
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help=SEED, min=0, rich_help_panel=RUN)] = 0,
     resume: Annotated[
         Path | None,
-        typer.Option(help="go on with this run; its own settings hold"),
+        typer.Option(
+            rich_help_panel=RUN, help="go on with this run; its own settings hold"
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the run in --out")
+        bool,
+        typer.Option(
+            "--overwrite", rich_help_panel=RUN, help="replace the run in --out"
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", rich_help_panel=RUN, help="no progress bar")
+    ] = False,
     json_lines: Annotated[
         bool,
-        typer.Option("--json", help="a JSON object a line: each epoch, then the run"),
+        typer.Option(
+            "--json",
+            rich_help_panel=RUN,
+            help="a JSON object a line: each epoch, then the run",
+        ),
     ] = False,
 ) -> None:
-    """Train an ensemble, score it, label its connections."""
+    """Train an ensemble, score it, label its connections; makes a run folder."""
     mesh, progress = _devices(devices), not (quiet or json_lines)
     if resume is not None:
         settings = mf.workflow.resumed(resume, devices=mesh, progress=progress)
@@ -175,7 +255,7 @@ def evaluate(
     ] = 32,
     seed: Seed = 0,
 ) -> None:
-    """Score a run on its test set; updates metrics.json."""
+    """Score a run on its test data; updates metrics.json."""
     opened, dataset = mf.workflow.open_run(run, data_dir)
     mf.workflow.score(opened, dataset, num_samples=num_samples, seed=seed)
     _show(opened)
@@ -203,7 +283,7 @@ def sample(
         str, typer.Option(help="draw, labels, median or coalition")
     ] = "draw",
     out: Annotated[
-        Path | None, typer.Option(help="folder to make [default: RUN/subnetworks]")
+        Path | None, typer.Option(help="folder to make (else RUN/subnetworks)")
     ] = None,
     together: Annotated[
         bool,
@@ -212,7 +292,12 @@ def sample(
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
-    """Draw sub-networks, shrink them, and write them with a verified card."""
+    """Draw sub-networks, shrink them, and write them with a verified card.
+
+    Rules: draw, each connection by its probability; labels, important ones always and
+    absent ones never; median, those more likely there than not; coalition, the strong
+    coalitions that `meanfield coalitions` found.
+    """
     _check_format(format)
     if rule not in RULES:
         raise typer.BadParameter(f"--rule must be one of {', '.join(RULES)}")
@@ -290,7 +375,7 @@ def analyze(
         typer.Option(help="instead of a run: a .npz or .safetensors of named arrays"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder to write [default: RUN, or analysis]")
+        Path | None, typer.Option(help="folder to write (else RUN, or analysis)")
     ] = None,
     data_dir: DataDir = None,
     seed: Seed = 0,

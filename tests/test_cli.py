@@ -100,6 +100,33 @@ def test_a_shipped_archive_is_exported_and_checked(
     assert code == 2
 
 
+@pytest.mark.parametrize("words", [[], ["train"], ["sample"], ["analyze"]])
+def test_help_explains_every_option(words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run(monkeypatch, capsys, *words, "--help")
+    assert code == 0
+    options = [line for line in out.splitlines() if line.startswith("│ --")]
+    assert options
+    for line in options:
+        # Name, type, and at least two words of explanation.
+        assert len(line.strip("│ ").split()) >= 4, line
+
+
+def test_the_version_is_told(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "--version")
+    assert code == 0 and out.startswith("meanfield 0.")
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys; from meanfield import cli; sys.argv = ['meanfield', '--help']\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "print([n for n in ('jax', 'numpyro', 'sklearn') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
     before = (digits / "ensemble.safetensors").read_bytes()
     code, _, err = run(monkeypatch, capsys, "train", "--out", digits, *QUICK)
