@@ -56,6 +56,10 @@ def test_every_public_name_can_be_loaded():
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     assert any(cell.get("outputs") for cell in notebook.cells), "commit it executed"
+    assert path.stat().st_size < 300_000
+    assert notebook.cells[0].source.startswith("# ")
+    assert "For " in notebook.cells[0].source, "say for whom it is"
+    assert "## Try it" in notebook.cells[-1].source
     client = NotebookClient(
         notebook,
         timeout=300,
