@@ -1,0 +1,106 @@
+"""Seconds of one training epoch: with a prior against without one.
+
+The same compiled epoch with the same optimizer; the priors take turns round by round,
+and the median over the rounds of each one's ratio to the run without a prior is
+reported, so that a noisy machine disturbs all alike. Without a prior `fit` moves π, m
+and Ξ themselves (`Projected`), with one it moves their logit and logarithm
+(`Unconstrained`): the second row tells how much of the difference is that.
+
+    python experiments/benchmarks/prior_time.py
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+
+import meanfield as mf
+from meanfield.learning.training import (
+    Recipe,
+    run_epoch,
+    split_learned,
+    starting_state,
+)
+from meanfield.networks import mlp
+
+WIDTHS = (784, 300, 100, 10)
+EXAMPLES, BATCH, ROUNDS = 12_800, 128, 15
+STEP_SIZE = 1e-3
+
+CASES = {
+    "no prior": (None, mf.Projected()),
+    "no prior, unconstrained": (None, mf.Unconstrained()),
+    "fixed numbers": (mf.SpikeSlabPrior(0.1, 1.0), mf.Unconstrained()),
+    "learned slab scale": (mf.SpikeSlabPrior(0.1, "learned"), mf.Unconstrained()),
+    "learned scale, Beta": (
+        mf.SpikeSlabPrior(dist.Beta(1.0, 9.0), "learned"),
+        mf.Unconstrained(),
+    ),
+}
+
+
+class Training:
+    """One run, an epoch at a time."""
+
+    def __init__(self, ensemble, data, prior, parametrization):
+        learned, fixed = split_learned(ensemble, mf.Categorical(), parametrization)
+        optimizer = optax.adam(STEP_SIZE)
+        self.recipe = Recipe(
+            fixed=fixed,
+            prior=prior,
+            optimizer=optimizer,
+            parametrization=parametrization,
+            temperature=1.0,
+            num_data=len(data[0]),
+        )
+        self.data, self.number = data, 0
+        self.state = starting_state(learned, optimizer)
+
+    def epoch(self) -> float:
+        """Learn for an epoch; its seconds."""
+        number, key = jnp.asarray(self.number), jax.random.key(0)
+        start = time.perf_counter()
+        constants = (self.recipe, *self.data, key, number, BATCH)
+        self.state, parts = run_epoch(constants, self.state)
+        jax.block_until_ready((self.state, parts))
+        self.number += 1
+        return time.perf_counter() - start
+
+
+def measure(widths, examples: int, rounds: int) -> np.ndarray:
+    """Seconds of an epoch, (rounds, cases)."""
+    key = jax.random.key(0)
+    x = jax.random.uniform(key, (examples, widths[0]))
+    y = jax.random.randint(key, (examples,), 0, widths[-1])
+    ensemble = mf.Ensemble.from_model(mlp(widths, key=key), key=key)
+    runs = [Training(ensemble, (x, y), *case) for case in CASES.values()]
+    for run in runs:  # This one compiles.
+        run.epoch()
+    return np.array([[run.epoch() for run in runs] for _ in range(rounds)])
+
+
+def main() -> None:
+    """Print a row a prior."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--examples", type=int, default=EXAMPLES)
+    parser.add_argument("--widths", default="-".join(map(str, WIDTHS)))
+    args = parser.parse_args()
+    widths = tuple(int(width) for width in args.widths.split("-"))
+    seconds = measure(widths, args.examples, args.rounds)
+    ratios = seconds / seconds[:, :1]
+    print(f"jax {jax.__version__}, {args.widths}, batch {BATCH}, {args.examples:,}")
+    print(f"{'prior':<26}{'ms a step':>10}{'ratio':>8}{'quartiles':>16}")
+    steps = args.examples // BATCH
+    for column, name in enumerate(CASES):
+        low, middle, high = np.percentile(ratios[:, column], [25, 50, 75])
+        step = 1e3 * np.median(seconds[:, column]) / steps
+        print(f"{name:<26}{step:>10.2f}{middle:>8.2f}{low:>9.2f}–{high:.2f}")
+
+
+if __name__ == "__main__":
+    main()

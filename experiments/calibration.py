@@ -1,0 +1,340 @@
+"""How far predictions can be trusted: mean field, MC-dropout, deep ensemble, one net.
+
+All have the shape 784-300-100-10, the same images and the same batches of Adam along
+a cosine.
+
+MNIST: accuracy, NLL and ECE of the predictive distribution on the test images, and how
+well its entropy (total) and its epistemic part tell Fashion-MNIST, never seen in
+training, from MNIST. Every method may train until it has converged.
+
+Fashion-MNIST: NLL against seconds of training. Every method gets the same budgets, a
+schedule of its own for each; the five members of the deep ensemble share a budget.
+Seconds of an epoch are measured in the same process, the methods in turns.
+
+All train on images moved by up to a pixel, drawn anew each step.
+
+T, step sizes, dropout rates and epochs were chosen with --select: trained on the first
+50,000 images, scored on the last 10,000. Test figures are of runs on all 60,000.
+
+    python experiments/calibration.py --data-dir DIR
+    python experiments/calibration.py --quick                # digits, small, seconds
+
+Finished runs lie in the output folder, and are not run again.
+"""
+
+import argparse
+import functools
+import os
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sparsity import once
+
+import meanfield as mf
+from meanfield import plots
+from meanfield.data import load, shift_images
+from meanfield.files import atomic_path
+from meanfield.learning.training import random_batches
+from meanfield.networks import mlp
+from meanfield.prediction import calibration, ood
+from meanfield.prediction.uncertainty import decompose_classes
+
+WIDTHS = (784, 300, 100, 10)
+BATCH, MEMBERS, DRAWS = 128, 5, 32
+STEP_SIZE, POINT_STEP_SIZE = 2e-3, 1e-3
+DROPOUT = 0.2
+SHIFT = 1
+TEMPERATURE = 0.3
+PRIOR = mf.SpikeSlabPrior(0.5, "learned")
+SEEDS = (0, 1, 2)
+EPOCHS = {"mean field": 20, "one network": 15, "dropout": 20, "deep ensemble": 15}
+BUDGETS = (8, 32)  # in epochs of the one network
+OUT = Path("runs/calibration")
+
+
+class Dropped(eqx.Module):
+    """A multilayer perceptron whose hidden activations are dropped with a rate."""
+
+    network: eqx.nn.MLP
+    rate: float = eqx.field(static=True)
+
+    def __call__(self, x, key):
+        """Logits of one image."""
+        *hidden, last = self.network.layers
+        for layer, layer_key in zip(
+            hidden, jax.random.split(key, len(hidden)), strict=True
+        ):
+            x = jax.nn.relu(layer(x))
+            if self.rate > 0:
+                keep = jax.random.bernoulli(layer_key, 1 - self.rate, x.shape)
+                x = jnp.where(keep, x / (1 - self.rate), 0)
+        return last(x)
+
+
+def start_of(widths, key) -> mf.Ensemble:
+    """Spike-and-slab weights at the critical scale."""
+    return mf.Ensemble.from_model(mlp(widths, key=key), key=key)
+
+
+def train_point(data, widths, epochs, key, rate, shape):
+    """A point network by plain back-propagation with dropout; whole epochs compiled."""
+    x, y = data
+    network = Dropped(start_of(widths, key).mean_network(), rate)
+    learned, fixed = eqx.partition(network, eqx.is_inexact_array)
+    steps = epochs * (len(x) // BATCH)
+    optimizer = optax.adam(optax.cosine_decay_schedule(POINT_STEP_SIZE, steps))
+    augment = shift_images(shape, SHIFT)
+
+    def loss(learned, x, y, key):
+        shift_key, key = jax.random.split(key)
+        x = augment(x, key=shift_key)
+        logits = jax.vmap(eqx.combine(learned, fixed))(x, jax.random.split(key, len(x)))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def epoch(state, x, y, key):
+        def step(state, rows):
+            learned, memory, key = state
+            key, now = jax.random.split(key)
+            slope = jax.grad(loss)(learned, x[rows], y[rows], now)
+            change, memory = optimizer.update(slope, memory, learned)
+            return (optax.apply_updates(learned, change), memory, key), None
+
+        order_key, key = jax.random.split(key)
+        batches = random_batches(order_key, len(x), BATCH)
+        learned, memory, _ = jax.lax.scan(step, (*state, key), batches)[0]
+        return learned, memory
+
+    state = (jax.tree.map(jnp.copy, learned), optimizer.init(learned))
+    for number in range(epochs):
+        state = epoch(state, x, y, jax.random.fold_in(key, number))
+    return eqx.combine(state[0], fixed)
+
+
+def train_mean_field(data, widths, epochs, key, shape):
+    """An ensemble with the same batches."""
+    steps = epochs * (len(data[0]) // BATCH)
+    return mf.fit(
+        start_of(widths, key),
+        data,
+        key=key,
+        epochs=epochs,
+        batch_size=BATCH,
+        optimizer=optax.adam(optax.cosine_decay_schedule(STEP_SIZE, steps)),
+        prior=PRIOR,
+        temperature=TEMPERATURE,
+        augment=shift_images(shape, SHIFT),
+        progress=False,
+    ).ensemble
+
+
+@eqx.filter_jit
+def probabilities(network: Dropped, x, key):
+    """Class probabilities of a batch, with one draw of what is dropped."""
+    return jax.nn.softmax(jax.vmap(network)(x, jax.random.split(key, len(x))))
+
+
+def draws_of(data, widths, epochs, seed, rate, shape, inputs):
+    """Train one point network; its class probabilities for each of some inputs."""
+    key, draw_key = jax.random.split(jax.random.key(seed))
+    network = train_point(data, widths, epochs, key, rate, shape)
+    keys = jax.random.split(draw_key, DRAWS if rate > 0 else 1)
+    return [np.stack([probabilities(network, x, key) for key in keys]) for x in inputs]
+
+
+class Trainer:
+    """Trains methods on one data set; a member of a deep ensemble only once.
+
+    The ensemble of seed s has the networks of seeds s … s + 4.
+    """
+
+    def __init__(self, data, widths, shape, inputs, folder: Path):
+        self.data, self.widths, self.shape = data, widths, shape
+        self.inputs, self.folder = inputs, folder
+
+    def predict(self, method: str, epochs: int, seed: int) -> list:
+        """What a method says about each of the inputs."""
+        if method == "mean field":
+            key, draw_key = jax.random.split(jax.random.key(seed))
+            ensemble = train_mean_field(self.data, self.widths, epochs, key, self.shape)
+            return [
+                mf.predict(ensemble, x, num_samples=DRAWS, key=draw_key)
+                for x in self.inputs
+            ]
+        rate = DROPOUT if method == "dropout" else 0.0
+        count = MEMBERS if method == "deep ensemble" else 1
+        members = [self.member(epochs, seed + i, rate) for i in range(count)]
+        return [
+            decompose_classes(draw for draws in per_input for draw in draws)
+            for per_input in zip(*members, strict=True)
+        ]
+
+    def member(self, epochs: int, seed: int, rate: float) -> list[np.ndarray]:
+        """Class probabilities of one network, (draws, batch, classes) an input."""
+        path = self.folder / f"member-{rate:g}-{epochs}-{seed}.npz"
+        if not path.exists():
+            arrays = draws_of(
+                self.data, self.widths, epochs, seed, rate, self.shape, self.inputs
+            )
+            with atomic_path(path) as temporary:
+                np.savez(temporary, *arrays)
+        with np.load(path) as file:
+            return [file[name] for name in file.files]
+
+
+def scores(said: list, y) -> dict:
+    """Scores of what was said about images, and about images of another kind."""
+    inside, *others = said
+    row = {
+        "accuracy": calibration.accuracy(inside.mean, y),
+        "nll": calibration.nll(inside.mean, y),
+        "ece": calibration.ece(inside.mean, y),
+    }
+    for other in others:
+        for name in ("total", "epistemic"):
+            found = ood.ood_scores(getattr(inside, name), getattr(other, name))
+            row[f"auroc {name}"], row[f"fpr95 {name}"] = found.auroc, found.fpr95
+    return row
+
+
+def read(name: str, select: bool, data_dir: str | None):
+    """Training images with labels, scored images with labels, shape of an image."""
+    data = load(name, data_dir=data_dir) if name != "digits" else load(name)
+    x, x_test = (
+        jnp.asarray(part.reshape(len(part), -1)) for part in (data.x_train, data.x_test)
+    )
+    y, y_test = jnp.asarray(data.y_train), data.y_test
+    shape = (8, 8) if name == "digits" else (28, 28)
+    if select:
+        held = len(x) // 6
+        return (x[:-held], y[:-held]), (x[-held:], np.asarray(y[-held:])), shape
+    return (x, y), (x_test, y_test), shape
+
+
+def epoch_seconds(data, widths, shape) -> dict[str, float]:
+    """Seconds of an epoch: runs of three epochs less runs of one, methods in turns."""
+    train = {
+        "one network": lambda n: train_point(data, widths, n, KEY, 0.0, shape),
+        "mean field": lambda n: train_mean_field(data, widths, n, KEY, shape),
+    }
+
+    def timed(method, epochs):
+        began = time.perf_counter()
+        jax.block_until_ready(eqx.filter(train[method](epochs), eqx.is_array))
+        return time.perf_counter() - began
+
+    rounds = [
+        {name: (timed(name, 3) - timed(name, 1)) / 2 for name in train}
+        for _ in range(3)
+    ]
+    seconds = {name: float(np.median([r[name] for r in rounds])) for name in train}
+    return seconds | {"deep ensemble": MEMBERS * seconds["one network"]}
+
+
+KEY = jax.random.key(0)
+
+
+def mnist(args, folder: Path) -> None:
+    """The table of MNIST against Fashion-MNIST."""
+    data, (x, y), shape = read(args.known, args.select, args.data_dir)
+    outside = read(args.other, False, args.data_dir)[1][0]
+    trainer = Trainer(data, args.widths, shape, (x, outside), folder / "mnist")
+    print(f"{'method':<15}" + "".join(f"{name:>18}" for name in COLUMNS))
+    for method, epochs in EPOCHS.items():
+        if args.method and method != args.method:
+            continue
+        rows = [
+            once(
+                trainer.folder / f"{method.replace(' ', '-')}-{seed}.json",
+                lambda method=method, epochs=epochs, seed=seed: scores(
+                    trainer.predict(method, epochs, seed), y
+                ),
+            )
+            for seed in args.seeds
+        ]
+        print(f"{method:<15}" + "".join(spread(rows, name) for name in COLUMNS))
+
+
+COLUMNS = ("accuracy", "nll", "ece", "auroc total", "auroc epistemic")
+
+
+def spread(rows: list[dict], name: str) -> str:
+    """Mean and standard deviation over the seeds."""
+    values = np.array([row[name] for row in rows])
+    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+    return f"{values.mean():>10.4f} ±{deviation:.4f}"
+
+
+def fashion(args, folder: Path) -> None:
+    """NLL against training seconds."""
+    data, (x, y), shape = read(args.other, args.select, args.data_dir)
+    trainer = Trainer(data, args.widths, shape, (x,), folder / "fashion")
+    cost = once(
+        trainer.folder / "epoch.json", lambda: epoch_seconds(data, args.widths, shape)
+    )
+    axis = plots.new_axis()
+    print(f"{'method':<15}{'budget s':>10}{'epochs':>8}{'NLL':>18}{'accuracy':>18}")
+    for number, method in enumerate(("mean field", "one network", "deep ensemble")):
+        curve = []
+        for budget in args.budgets:
+            seconds = budget * cost["one network"]
+            epochs = max(1, round(seconds / cost[method]))
+            rows = [
+                once(
+                    trainer.folder / f"{method.replace(' ', '-')}-{budget}-{seed}.json",
+                    lambda method=method, epochs=epochs, seed=seed: scores(
+                        trainer.predict(method, epochs, seed), y
+                    ),
+                )
+                for seed in args.seeds
+            ]
+            print(
+                f"{method:<15}{seconds:>10.1f}{epochs:>8}"
+                f"{spread(rows, 'nll')}{spread(rows, 'accuracy')}"
+            )
+            curve.append((seconds, np.mean([row["nll"] for row in rows])))
+        axis.plot(
+            *zip(*curve, strict=True),
+            f"-{plots.MARKERS[number]}",
+            color=plots.CYCLE[number],
+            label=method,
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("seconds of training")
+    axis.set_ylabel("test NLL, nats per image")
+    axis.legend(frameon=False)
+    plots.save(axis, folder / "fashion.png")
+
+
+def main() -> None:
+    """Run what is missing; print the tables, save the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser.add_argument("--select", action="store_true", help="hold out the last sixth")
+    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
+    parser.add_argument("--part", choices=("mnist", "fashion"), help="only this one")
+    parser.add_argument("--method", choices=EPOCHS, help="of the MNIST part, only this")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    args.known, args.other, args.widths = "mnist", "fashion_mnist", WIDTHS
+    args.seeds, args.budgets = SEEDS, BUDGETS
+    if args.select:
+        args.seeds = SEEDS[:1]
+    if args.quick:
+        args.known = args.other = "digits"
+        args.widths, args.seeds, args.budgets = (64, 20, 12, 10), SEEDS[:2], (2, 5)
+    folder = args.out / ("quick" if args.quick else "select" if args.select else "test")
+    if args.part != "fashion":
+        mnist(args, folder)
+    if args.part != "mnist":
+        fashion(args, folder)
+    print(f"numbers and figure in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""MNIST, 784-300-100-10: accuracy against the share of weights that is absent.
+
+Every weight has a spike-and-slab posterior, learned by
+
+    mean NLL(one ε draw) + T · Σ KL(q‖prior) / 60,000
+
+with slab scales found by empirical Bayes, layer by layer. T and the price of a
+connection, ln((1 − ρ)/ρ) nats, set where on the frontier a run ends. What is scored is
+the median probability network, the one that ships: a connection is present where
+1 − π > ½, its value is the slab mean, nothing is tuned afterwards.
+
+T rises exponentially over the first part of a run, so that connections go one after
+the other and the rest adapts. Then the run cools: T falls and the price rises with
+T · price kept, so that the spikes of the last doubtful connections decide and the slabs
+grow sharp. The step falls along a cosine.
+Logits of π take ten times the step of slab means. Training images are moved by up to
+one pixel, in the dense network's training too. Units and pixels none of whose
+connections has a probability above 1 % leave between the stages of a run, which makes
+the epochs that follow cheaper; the scored network has the full shape again, and biases
+are not counted.
+
+T, the price and the schedule were chosen with --select: trained on the first 50,000
+images, scored on the last 10,000. Test figures are of runs on all 60,000.
+
+    python experiments/sparsity.py --data-dir DIR            # frontier and seeds
+    python experiments/sparsity.py --data-dir DIR --select   # as the choice was made
+    python experiments/sparsity.py --quick                   # digits, small, seconds
+
+Finished runs lie in the output folder, and are not run again.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import meanfield as mf
+from meanfield import plots
+from meanfield.data import load, shift_images
+from meanfield.files import write_text
+from meanfield.networks import mlp
+
+WIDTHS = (784, 300, 100, 10)
+STAGES = (10, 10, 20, 20)
+BATCH = 250
+QUICK_WIDTHS, QUICK_STAGES, QUICK_BATCH = (64, 20, 12, 10), (20, 10, 10, 10), 50
+STEP_SIZE = 3e-3
+FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
+SHIFT = 1
+RISE_FROM = 0.03
+START = mf.critical(slab_share=0.01, spike_prob=0.05)
+LIVE = 0.01
+# T of each stage, in units of the last one's.
+COOLING = (4.0, 4.0, 2.0, 1.0)
+# (final temperature, price of a connection in nats): one seed; three of the chosen.
+FRONTIER = ((0.02, 80.0), (0.04, 80.0), (0.06, 80.0), (0.09, 80.0), (0.2, 12.0))
+CHOSEN, SEEDS = (0.06, 80.0), (0, 1, 2)
+OUT = Path("runs/sparsity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Pixels in [0, 1], flat, with labels."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_score: np.ndarray
+    y_score: np.ndarray
+    shape: tuple[int, int]
+
+
+class Window(eqx.Module):
+    """A network that sees some pixels of a flat image."""
+
+    network: eqx.Module
+    pixels: tuple[int, ...] = eqx.field(static=True)
+
+    def __call__(self, x):
+        """Logits of one image."""
+        return self.network(x[np.array(self.pixels)])
+
+
+def read(quick: bool, select: bool, data_dir: str | None) -> Images:
+    """Training images, and those a run is scored on."""
+    data = load("digits") if quick else load("mnist", data_dir=data_dir)
+    x, y = data.x_train.reshape(len(data.x_train), -1), data.y_train
+    shape = (8, 8) if quick else (28, 28)
+    if select:
+        held = len(x) // 6
+        return Images(x[:-held], y[:-held], x[-held:], y[-held:], shape)
+    x_test = data.x_test.reshape(len(data.x_test), -1)
+    return Images(x, y, x_test, data.y_test, shape)
+
+
+def rising(temperature: float, first: int, steps: int):
+    """Temperature by step: exponential from a small share of the last one, then flat.
+
+    Args:
+        temperature: the last one.
+        first: steps of the run before the stage that counts from 0.
+        steps: after which it is reached.
+    """
+
+    def schedule(step):
+        done = jnp.minimum((first + step) / steps, 1.0)
+        return temperature * RISE_FROM ** (1 - done)
+
+    return schedule
+
+
+def optimizer(first: int, steps: int, factors: dict[str, float]):
+    """Adam along a cosine over the whole run, warmed up where a stage starts."""
+    cosine = optax.cosine_decay_schedule(STEP_SIZE, steps)
+    return optax.chain(
+        optax.scale_by_adam(),
+        mf.scale_steps(factors),
+        optax.scale_by_learning_rate(
+            lambda step: cosine(first + step) * jnp.minimum((step + 1) / 100, 1)
+        ),
+    )
+
+
+def narrow(ensemble: mf.Ensemble, kept: list[np.ndarray]):
+    """The ensemble of an MLP without its dead units and inputs, and which are left.
+
+    Args:
+        ensemble: of an MLP.
+        kept: for the inputs and each layer's outputs, their places in the full network.
+    """
+    layers = ensemble.params.layers
+    live = [np.asarray(layer.weight.inclusion_prob) > LIVE for layer in layers]
+    units = [np.ones(m.shape[1], bool) for m in live] + [np.ones(len(live[-1]), bool)]
+    for _ in layers:  # A unit that lost all its successors goes a round later.
+        for i, mask in enumerate(live):
+            units[i] &= mask[units[i + 1]].any(0)
+            if i + 1 < len(live):
+                units[i + 1] &= mask[:, units[i]].any(1)
+    chosen = [np.flatnonzero(mask) for mask in units]
+    layers = tuple(
+        eqx.tree_at(
+            lambda layer: (layer.weight, layer.bias),
+            layer,
+            (_cut(layer.weight, rows, columns), layer.bias[rows]),
+        )
+        for layer, columns, rows in zip(layers, chosen[:-1], chosen[1:], strict=True)
+    )
+    smaller = eqx.tree_at(lambda e: e.params.layers, ensemble, layers)
+    return smaller, [k[c] for k, c in zip(kept, chosen, strict=True)]
+
+
+def _cut(weight: mf.SpikeSlab, rows: np.ndarray, columns: np.ndarray) -> mf.SpikeSlab:
+    return jax.tree.map(lambda part: part[np.ix_(rows, columns)], weight)
+
+
+def widen(ensemble: mf.Ensemble, kept: list[np.ndarray], full: mf.Ensemble):
+    """The ensemble in the full shape, with π = 1 for all that left."""
+    layers = []
+    for number, layer in enumerate(full.params.layers):
+        part = ensemble.params.layers[number]
+        place = np.ix_(kept[number + 1], kept[number])
+        weight = mf.SpikeSlab(
+            jnp.ones(layer.weight.shape).at[place].set(part.weight.spike_prob),
+            jnp.zeros(layer.weight.shape).at[place].set(part.weight.slab_mean),
+            jnp.ones(layer.weight.shape).at[place].set(part.weight.slab_var),
+        )
+        bias = jnp.zeros(layer.bias.shape).at[kept[number + 1]].set(part.bias)
+        layers.append(eqx.tree_at(lambda n: (n.weight, n.bias), layer, (weight, bias)))
+    return eqx.tree_at(lambda e: e.params.layers, full, tuple(layers))
+
+
+def inside(ensemble: mf.Ensemble, params) -> mf.Ensemble:
+    """The ensemble with another tree of parameters."""
+    return mf.Ensemble(params, ensemble.apply_fn, ensemble.rebuild, ensemble.frozen)
+
+
+def learn(images: Images, widths, stages, batch, point, seed: int) -> mf.Ensemble:
+    """One run: an ensemble in the full shape."""
+    temperature, price = point
+    key = jax.random.key(seed)
+    full = mf.Ensemble.from_model(mlp(widths, key=key), key=key, initial=START)
+    ensemble, kept = full, [np.arange(width) for width in widths]
+    per_epoch = len(images.x) // batch
+    steps, first = sum(stages) * per_epoch, 0
+    rise = sum(stages[:2]) * per_epoch
+    for number, (epochs, warmth) in enumerate(zip(stages, COOLING, strict=True)):
+        prior = mf.SpikeSlabPrior(1 / (1 + math.exp(price / warmth)), "learned")
+        if number > 0:
+            ensemble, kept = narrow(ensemble, kept)
+        pixels = tuple(int(pixel) for pixel in kept[0])
+        result = mf.fit(
+            inside(ensemble, Window(ensemble.params, pixels)),
+            (images.x, images.y),
+            key=jax.random.fold_in(key, number),
+            epochs=epochs,
+            batch_size=batch,
+            optimizer=optimizer(first, steps, FASTER),
+            prior=prior,
+            temperature=rising(warmth * temperature, first, rise),
+            parametrization=mf.Unconstrained(smallest_prob=1e-4),
+            augment=shift_images(images.shape, SHIFT),
+            progress=False,
+        )
+        ensemble = inside(result.ensemble, result.ensemble.params.network)
+        first += epochs * per_epoch
+        score = median_score(widen(ensemble, kept, full), images)
+        print(
+            f"  T {temperature:g}, price {price:g}, seed {seed}: "
+            f"{first // per_epoch} epochs, nll {result.history['nll'][-1]:.4f}, "
+            f"{100 * score['accuracy']:.2f} % with {score['weights']:,}, units "
+            f"{[len(k) for k in kept]}, {result.history['seconds'][-1]:.1f} s an epoch",
+            flush=True,
+        )
+    return widen(ensemble, kept, full)
+
+
+def median_score(ensemble: mf.Ensemble, images: Images) -> dict:
+    """Accuracy and size of the network that ships."""
+    (subnetwork,) = mf.sample_subnetworks(ensemble, 1, rule="median")
+    logits = jax.jit(jax.vmap(subnetwork.model))(jnp.asarray(images.x_score))
+    hits = np.asarray(logits).argmax(1) == images.y_score
+    layers = [int(mask.sum()) for mask in subnetwork.masks.values()]
+    return {
+        "accuracy": float(hits.mean()),
+        "weights": sum(layers),
+        "layers": layers,
+        "of": ensemble.num_weights,
+    }
+
+
+def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> dict:
+    """The same network with point weights, trained as long on the same shifted images.
+
+    Its best step size of Adam was 1e-3.
+    """
+    key = jax.random.key(seed)
+    start = mf.Ensemble.from_model(
+        mlp(widths, key=key), key=key, initial=mf.critical(slab_share=0.0)
+    )
+    result = mf.fit(
+        mf.Ensemble.from_points(start.mean_network()),
+        (images.x, images.y),
+        key=key,
+        epochs=epochs,
+        batch_size=batch,
+        optimizer=optax.adam(
+            optax.cosine_decay_schedule(1e-3, epochs * (len(images.x) // batch))
+        ),
+        augment=shift_images(images.shape, SHIFT),
+        progress=False,
+    )
+    network = jax.jit(jax.vmap(result.ensemble.mean_network()))
+    hits = np.asarray(network(jnp.asarray(images.x_score))).argmax(1) == images.y_score
+    weights = start.num_weights
+    return {"accuracy": float(hits.mean()), "weights": weights, "of": weights}
+
+
+def once(path: Path, run) -> dict:
+    """The row in a file, made by `run` if it is not there."""
+    if not path.exists():
+        began = time.perf_counter()
+        row = run()
+        row["seconds"] = time.perf_counter() - began
+        write_text(path, json.dumps(row))
+    return json.loads(path.read_text())
+
+
+def table(rows: list[dict]) -> str:
+    """The frontier in words and numbers."""
+    lines = [
+        f"{'T':>6}{'price':>7}{'seed':>6}{'weights':>9}{'fewer':>8}{'absent %':>10}"
+        f"{'accuracy %':>12}   a layer"
+    ]
+    for row in sorted(rows, key=lambda row: -row["weights"]):
+        absent = 1 - row["weights"] / row["of"]
+        name = (
+            f"{row['temperature']:>6g}{row['price']:>7g}"
+            if "temperature" in row
+            else f"{'dense':>13}"
+        )
+        lines.append(
+            f"{name}{row['seed']:>6}{row['weights']:>9,}"
+            f"{row['of'] / row['weights']:>7.0f}×{100 * absent:>10.2f}"
+            f"{100 * row['accuracy']:>12.2f}   {row.get('layers', '')}"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Accuracy against how many times fewer weights there are."""
+    axis = plots.new_axis()
+    prices = sorted({row["temperature"] for row in rows if "temperature" in row})
+    for number, temperature in enumerate(prices):
+        part = [row for row in rows if row.get("temperature") == temperature]
+        axis.plot(
+            [row["of"] / row["weights"] for row in part],
+            [100 * row["accuracy"] for row in part],
+            plots.MARKERS[number],
+            color=plots.CYCLE[number],
+            label=f"T = {temperature:g}",
+        )
+    for row in rows:
+        if "temperature" not in row:
+            axis.axhline(100 * row["accuracy"], color=plots.GREY, lw=0.8)
+    axis.set_xscale("log")
+    axis.set_xlabel("times fewer weights")
+    axis.set_ylabel("accuracy of the median network, %")
+    axis.legend(frameon=False)
+    plots.save(axis, path)
+
+
+def main() -> None:
+    """Run what is missing; print the table, save the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser.add_argument("--select", action="store_true", help="hold out the last sixth")
+    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
+    parser.add_argument("--point", help="only this one: temperature,price,seed")
+    parser.add_argument("--stages", help="epochs of each stage, as 10,10,20")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    images = read(args.quick, args.select, args.data_dir)
+    widths, stages, batch = WIDTHS, STAGES, BATCH
+    runs = [(*point, 0) for point in FRONTIER]
+    runs += [(*CHOSEN, seed) for seed in SEEDS if (*CHOSEN, seed) not in runs]
+    if args.quick:
+        widths, stages, batch = QUICK_WIDTHS, QUICK_STAGES, QUICK_BATCH
+        runs = [(0.3, 3.0, 0)]
+    if args.stages:
+        stages = tuple(int(epochs) for epochs in args.stages.split(","))
+    if args.point:
+        temperature, price, seed = args.point.split(",")
+        runs = [(float(temperature), float(price), int(seed))]
+    folder = args.out / ("quick" if args.quick else "select" if args.select else "test")
+    rows = []
+    for temperature, price, seed in runs:
+        rows.append(
+            once(
+                folder / f"{temperature:g}-{price:g}-{seed}.json",
+                lambda point=(temperature, price), seed=seed: (
+                    median_score(
+                        learn(images, widths, stages, batch, point, seed), images
+                    )
+                    | {"temperature": point[0], "price": point[1], "seed": seed}
+                ),
+            )
+        )
+    rows.append(
+        once(
+            folder / "dense-0.json",
+            lambda: dense_score(images, widths, sum(stages), batch, 0) | {"seed": 0},
+        )
+    )
+    print(table(rows))
+    draw(rows, folder / "frontier.png")
+    print(f"numbers and figure in {folder}")
+
+
+if __name__ == "__main__":
+    main()
