@@ -41,6 +41,7 @@ from meanfield.data import load, shift_images
 from meanfield.files import atomic_path
 from meanfield.learning.training import random_batches
 from meanfield.networks import mlp
+from meanfield.plots.style import curve_style
 from meanfield.prediction import calibration, ood
 from meanfield.prediction.uncertainty import decompose_classes
 
@@ -300,9 +301,8 @@ def fashion(args, folder: Path) -> None:
             curve.append((seconds, np.mean([row["nll"] for row in rows])))
         axis.plot(
             *zip(*curve, strict=True),
-            f"-{plots.MARKERS[number]}",
-            color=plots.CYCLE[number],
             label=method,
+            **curve_style(number),
         )
     axis.set_xscale("log")
     axis.set_xlabel("seconds of training")

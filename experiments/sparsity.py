@@ -48,12 +48,13 @@ from meanfield import plots
 from meanfield.data import load, shift_images
 from meanfield.files import write_text
 from meanfield.networks import mlp
+from meanfield.plots.style import GREY, curve_style
 
 WIDTHS = (784, 300, 100, 10)
-STAGES = (10, 10, 20, 20)
-BATCH = 250
+STAGES = (8, 8, 16, 24)
+BATCH = 100
 QUICK_WIDTHS, QUICK_STAGES, QUICK_BATCH = (64, 20, 12, 10), (20, 10, 10, 10), 50
-STEP_SIZE = 3e-3
+STEP_SIZE = 2e-3
 FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 SHIFT = 1
 RISE_FROM = 0.03
@@ -303,13 +304,12 @@ def draw(rows: list[dict], path: Path) -> None:
         axis.plot(
             [row["of"] / row["weights"] for row in part],
             [100 * row["accuracy"] for row in part],
-            plots.MARKERS[number],
-            color=plots.CYCLE[number],
             label=f"T = {temperature:g}",
+            **curve_style(number) | {"linestyle": "none"},
         )
     for row in rows:
         if "temperature" not in row:
-            axis.axhline(100 * row["accuracy"], color=plots.GREY, lw=0.8)
+            axis.axhline(100 * row["accuracy"], color=GREY, lw=0.8)
     axis.set_xscale("log")
     axis.set_xlabel("times fewer weights")
     axis.set_ylabel("accuracy of the median network, %")

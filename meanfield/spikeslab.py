@@ -35,14 +35,21 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def _safe_log(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Logarithm that stays finite at 0, with derivative 0 there."""
-    positive = x > 0
-    tiny = jnp.finfo(x.dtype).tiny
-    return jnp.where(positive, jnp.log(jnp.where(positive, x, 1)), jnp.log(tiny))
+    return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
+@jax.custom_jvp
 def _xlogx(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x ln x, with value 0 and a finite derivative at 0."""
     return x * _safe_log(x)
+
+
+@_xlogx.defjvp
+def _xlogx_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # The derivative of the logarithm would bring a division for every weight.
+    (x,), (change,) = primals, tangents
+    log = _safe_log(x)
+    return x * log, (log + 1) * change
 
 
 class SpikeSlab(eqx.Module):
@@ -269,11 +276,9 @@ class SpikeSlab(eqx.Module):
             prior_spike = 1 - prior_present
         present = 1 - spike
         both_wide = (var > 0) & (prior_var > 0)
-        same_point = (var <= 0) & (prior_var <= 0) & (mean == prior_mean)
-        possible = both_wide | same_point
-        variance = jnp.where(both_wide, prior_var, 1)
-        ratio = jnp.where(both_wide, var, variance) / variance
-        shift = jnp.square(mean - prior_mean) / variance
+        precision = 1 / jnp.where(prior_var > 0, prior_var, 1)
+        ratio = jnp.where(both_wide, var * precision, 1)
+        shift = jnp.square(mean - prior_mean) * precision
         slab = 0.5 * (ratio - 1 - jnp.log(ratio) + shift)
         coin = (
             _xlogx(spike)
@@ -282,11 +287,9 @@ class SpikeSlab(eqx.Module):
             - present * _safe_log(prior_present)
         )
         finite = self._share(coin) + present * slab
-        excluded = (
-            ((spike > 0) & (prior_spike <= 0))
-            | ((present > 0) & (prior_present <= 0))
-            | ((present > 0) & ~possible)
-        )
+        same_point = (var <= 0) & (prior_var <= 0) & (mean == prior_mean)
+        slab_fits = (prior_present > 0) & (both_wide | same_point)
+        excluded = ((spike > 0) & (prior_spike <= 0)) | ((present > 0) & ~slab_fits)
         return jnp.where(excluded, jnp.inf, finite).astype(self.dtype)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
