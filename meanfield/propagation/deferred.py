@@ -8,18 +8,21 @@ integrated when its moments are needed:
 
 - entry by entry functions (ReLU, GELU, x·sigmoid(x), …): Gauss–Legendre quadrature on
   both sides of the input 0, where activations have their kinks;
-- functions that mix entries (softmax, layer norm, max-pooling): an average over
-  antithetic standardised draws of the root with a key that never changes, so the
-  result is deterministic; its error is of relative size 1/√DRAWS.
+- softmax, log-softmax, logsumexp, maxima and max-pooling, layer and root-mean-square
+  norms, recognised by their steps (`closed_forms`): one exact integral;
+- other functions that mix entries: an average over antithetic standardised draws of the
+  root with a key that never changes, so the result is deterministic; its error is of
+  relative size 1/√DRAWS.
 
-Linear steps keep their exact moments and need neither. Two different roots, as in a
-residual sum x + f(x) across a contraction, are taken as independent; so are the entries
-of a root. The variance of x + W φ(x) is then off by twice the covariance of its terms,
-which for independent weights of mean μ is 2 Σ_k μ_ik Cov(x_i, φ(x_k)).
+Linear steps keep their exact moments and need none of these. Two different roots, as in
+a residual sum x + f(x) across a contraction, are taken as independent; so are the
+entries of a root. The variance of x + W φ(x) is then off by twice the covariance of its
+terms, which for independent weights of mean μ is 2 Σ_k μ_ik Cov(x_i, φ(x_k)).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,11 +52,11 @@ MIXING = frozenset(
 )
 LINEAR = frozenset(
     "add add_any sub neg mul div copy reduce_precision convert_element_type "
-    "broadcast_in_dim reduce_sum reshape rev slice squeeze transpose".split()
+    "broadcast_in_dim reduce_sum reshape rev slice squeeze transpose select_n".split()
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Deferred:
     """A function of one random array, whose moments are still to be taken.
 
@@ -61,24 +64,42 @@ class Deferred:
         root: the array of independent Gaussian entries.
         function: from a value of the root to a value of this array.
         entrywise: whether each entry depends on the same entry of the root alone.
-        moments: mean and variance where a rule gives them exactly.
+        shape: shape of this array.
+        known: takes the moments where they are known exactly.
+        normal: whether the entries are independent Gaussians of these moments.
+        name: the primitive of the last step; empty for the root itself.
+        params: its parameters.
+        inputs: its operands, deferred or plain.
+        bind: runs the step on plain arrays.
     """
 
     root: Random
     function: Callable[[Any], Any]
     entrywise: bool
-    moments: Random | None = None
+    shape: tuple[int, ...]
+    known: Callable[[], Random] | None = None
+    normal: bool = False
+    name: str = ""
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: tuple[Any, ...] = ()
+    bind: Callable[..., Any] | None = None
 
 
-def defer(equation: Equation, operands: Sequence[Any], rule: Any) -> Deferred | None:
+ClosedForm = Callable[[Deferred], Callable[[], Random] | None]
+
+
+def defer(
+    equation: Equation, operands: Sequence[Any], rule: Any, closed_form: ClosedForm
+) -> Deferred | None:
     """The equation as a function of the one root behind its operands, if it is one."""
     if equation.name not in ENTRYWISE | MIXING or equation.many:
         return None
     random = [v for v in operands if isinstance(v, Deferred) or is_random(v)]
     if any(not v.drawable for v in random if isinstance(v, Random)):
         return None
-    views = [_view(v) for v in operands]
-    roots = {id(v.root): v.root for v in views if isinstance(v, Deferred)}
+    views = tuple(_view(v) for v in operands)
+    deferred = [v for v in views if isinstance(v, Deferred)]
+    roots = {id(v.root): v.root for v in deferred}
     if len(roots) != 1:
         return None
     (root,) = roots.values()
@@ -88,25 +109,38 @@ def defer(equation: Equation, operands: Sequence[Any], rule: Any) -> Deferred | 
             *(v.function(value) if isinstance(v, Deferred) else v for v in views)
         )
 
-    moments = None
-    known = all(v.moments is not None for v in views if isinstance(v, Deferred))
-    if len(random) == 1 and equation.name in LINEAR and known and rule is not None:
-        exact = [v.moments if isinstance(v, Deferred) else v for v in views]
-        if equation.name != "div" or is_random(exact[0]):
-            moments = rule(equation, *exact)
     entrywise = equation.name in ENTRYWISE and all(
         v.entrywise if isinstance(v, Deferred) else jnp.shape(v) in ((), root.shape)
         for v in views
     )
-    return Deferred(root, function, entrywise, moments)
+    result = Deferred(
+        root,
+        function,
+        entrywise,
+        equation.shape,
+        name=equation.name,
+        params=equation.params,
+        inputs=views,
+        bind=equation.bind,
+    )
+    if len(deferred) == 1 and rule is not None and _keeps_moments(equation, views):
+        take = lambda: rule(equation, *map(settle_moments, views))
+        if deferred[0].normal:
+            moments = take()
+            take = lambda: moments
+            return dataclasses.replace(result, known=take, normal=not moments.copied)
+        return dataclasses.replace(result, known=functools.cache(take))
+    # Most of what is put off is never asked for: a form is found here, taken later.
+    form = closed_form(result)
+    return dataclasses.replace(result, known=form and functools.cache(form))
 
 
 def settle_moments(value: Any) -> Any:
     """Take the moments of a deferred function; other values pass."""
     if not isinstance(value, Deferred):
         return value
-    if value.moments is not None:
-        return value.moments
+    if value.known is not None:
+        return value.known()
     integrate = _by_quadrature if value.entrywise else _by_draws
     mean, var = integrate(value.function, value.root)
     return Random(mean, var, value.root.leaves, drawable=True)
@@ -115,8 +149,18 @@ def settle_moments(value: Any) -> Any:
 def _view(value: Any) -> Any:
     """A root seen as the identity function of itself."""
     if is_random(value):
-        return Deferred(value, lambda z: z, True, value)
+        independent, itself = not value.copied, lambda: value
+        return Deferred(value, lambda z: z, True, value.shape, itself, independent)
     return value
+
+
+def _keeps_moments(equation: Equation, views: Sequence[Any]) -> bool:
+    """Whether exact moments of the one random operand give those of the result."""
+    place = [i for i, v in enumerate(views) if isinstance(v, Deferred)][0]
+    if equation.name not in LINEAR or views[place].known is None:
+        return False
+    # A random divisor or condition is no linear step.
+    return {"div": place == 0, "select_n": place > 0}.get(equation.name, True)
 
 
 def _by_quadrature(function: Callable[[Any], Any], root: Random) -> tuple[Any, Any]:

@@ -64,6 +64,11 @@ class Equation:
         return self.eqn.params
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first result."""
+        return tuple(self.eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
+
+    @property
     def reading(self) -> Reading:
         """Either "sampled" or "moments"."""
         return self.context.reading

@@ -7,6 +7,7 @@ decides; without a rule the evaluation stops and says so.
 from collections.abc import Sequence
 from typing import Any
 
+from .closed_forms import closed_form
 from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
 from .gates import apply_gated
@@ -59,7 +60,7 @@ def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
             operands = [settle_moments(value) for value in operands]
         return [apply_gated(equation, operands)]
     if equation.reading == "moments" and equation.name not in CALLS:
-        deferred = defer(equation, operands, rule)
+        deferred = defer(equation, operands, rule, closed_form)
         if deferred is not None:
             return [deferred]
         operands = [settle_moments(value) for value in operands]
