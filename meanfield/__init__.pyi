@@ -92,12 +92,19 @@ from .physics.microstructure import analyze_microstructure as analyze_microstruc
 from .physics.renormalization import (
     analyze_renormalization as analyze_renormalization,
 )
+from .prediction.calibration import (
+    ReliabilityCurve as ReliabilityCurve,
+    SelectiveCurve as SelectiveCurve,
+    reliability_curve as reliability_curve,
+    selective_curve as selective_curve,
+)
 from .prediction.evaluate import (
     Metrics as Metrics,
     Prediction as Prediction,
     evaluate as evaluate,
     predict as predict,
 )
+from .prediction.ood import OODScores as OODScores, ood_scores as ood_scores
 from .propagation import (
     Moments as Moments,
     UnsupportedPrimitiveError as UnsupportedPrimitiveError,

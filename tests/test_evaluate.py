@@ -227,6 +227,15 @@ def test_data_that_do_not_fit_are_refused(ensembles, x, y, message):
         mf.evaluate(ensembles[4], (x, y), key=KEY)
 
 
+def test_a_log_likelihood_that_is_nan_is_refused_with_its_example(ensembles, x):
+    def likelihood(outputs):
+        scale = jnp.where(jnp.arange(len(outputs)) == 3, jnp.nan, 1.0)
+        return dist.Normal(outputs[:, 0], scale, validate_args=False)
+
+    with pytest.raises(ValueError, match="log-likelihood of NaN for example 3"):
+        scores(ensembles[1], x, np.zeros(EXAMPLES, np.float32), likelihood)
+
+
 def test_an_iterable_is_refused(ensembles):
     with pytest.raises(TypeError, match="data"):
         mf.evaluate(ensembles[4], [1, 2, 3], key=KEY)

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles_prediction as oracle
 import pytest
+import scipy.optimize
+import scipy.stats
 from test_evaluate import ensemble_of
 
 import meanfield as mf
@@ -179,6 +181,64 @@ def test_two_confident_opinions_are_epistemic_uncertainty():
     # A coin's entropy, all of it between draws that are each almost certain.
     np.testing.assert_allclose(prediction.total, np.log(2), atol=0.02)
     assert (prediction.aleatoric < 0.01).all()
+
+
+@pytest.mark.parametrize(
+    "likelihood, quantile",
+    [
+        (mf.Gaussian(scale=0.7), lambda z, t: scipy.stats.norm.cdf(t, z, 0.7)),
+        (mf.StudentT(4.0, 0.7), lambda z, t: scipy.stats.t.cdf(t, 4.0, z, 0.7)),
+    ],
+    ids=["gaussian", "student"],
+)
+def test_intervals_are_quantiles_of_the_average_law(x, likelihood, quantile):
+    ensemble = ensemble_of(2)
+    prediction = mf.predict(
+        ensemble, x, likelihood=likelihood, num_samples=SAMPLES, key=KEY, level=0.9
+    )
+    outputs = draws(ensemble, x)
+    for tail, got in ((0.05, prediction.lower), (0.95, prediction.upper)):
+        assert got.shape == (EXAMPLES, 2)
+        below = lambda t, row, unit, z=outputs: quantile(z[:, row, unit], t).mean()
+        for row, unit in ((0, 0), (7, 1)):
+            excess = lambda t, r=row, u=unit, p=tail, f=below: f(t, r, u) - p
+            expected = scipy.optimize.brentq(excess, -50, 50)
+            np.testing.assert_allclose(got[row, unit], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_intervals_hold_the_share_of_targets_that_evaluate_measures(x):
+    ensemble, likelihood = ensemble_of(1), mf.Gaussian(scale=0.5)
+    y = np.random.default_rng(0).normal(size=(EXAMPLES, 1)).astype(np.float32)
+    settings = {"likelihood": likelihood, "num_samples": SAMPLES, "key": KEY}
+    prediction = mf.predict(ensemble, x, level=0.95, **settings)
+    inside = (prediction.lower <= y) & (y <= prediction.upper)
+    assert inside.mean() == mf.evaluate(ensemble, (x, y), **settings).coverage
+    assert mf.predict(ensemble, x, **settings).lower is None
+
+
+@pytest.mark.parametrize(
+    "likelihood, level, message",
+    [
+        (mf.Gaussian(scale=0.5), 1.0, r"`level` must lie in \(0, 1\)"),
+        (mf.Categorical(), 0.9, "interval of continuous targets.*Categorical"),
+        (mf.Poisson(), 0.9, "interval of continuous targets.*Poisson"),
+    ],
+)
+def test_intervals_that_do_not_exist_are_refused(x, likelihood, level, message):
+    with pytest.raises(ValueError, match=message):
+        mf.predict(ensemble_of(4), x, likelihood=likelihood, key=KEY, level=level)
+
+
+def test_one_pass_agrees_with_draws_where_the_outputs_are_independent(x):
+    ensemble = mf.Ensemble.from_model((_product, jnp.ones((FEATURES, 4))), key=KEY)
+    settings = {"num_samples": 4000, "key": KEY}
+    sampled = mf.predict(ensemble, x, **settings)
+    one_pass = mf.predict(ensemble, x, reading="moments", **settings)
+    # Both are averages of 4000 draws of the same law of the logits.
+    np.testing.assert_allclose(one_pass.mean, sampled.mean, atol=0.03)
+    np.testing.assert_allclose(one_pass.epistemic, sampled.epistemic, atol=0.03)
+    with pytest.raises(ValueError, match="`reading` must be"):
+        mf.predict(ensemble, x, reading="mean", **settings)
 
 
 def test_one_draw_has_no_epistemic_part(x):

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
+from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.batches import (
     array_data,
@@ -19,8 +20,9 @@ from meanfield.learning.batches import (
 )
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import output_distribution
+from meanfield.propagation.equation import Reading
 
-from .predictive import average, is_binary, is_categorical
+from .predictive import average, base_of, has_quantiles, is_binary, is_categorical
 
 BINS = 15
 LEVEL = 0.95
@@ -66,12 +68,17 @@ class Prediction:
         total: uncertainty of the predictive distribution.
         aleatoric: its part that more data would not remove.
         epistemic: its part due to not knowing the weights; total − aleatoric.
+        lower: lower end of the central credible interval of the target; None unless a
+            `level` was asked for.
+        upper: its upper end.
     """
 
     mean: Float[np.ndarray, "batch ..."]
     total: Float[np.ndarray, "batch ..."]
     aleatoric: Float[np.ndarray, "batch ..."]
     epistemic: Float[np.ndarray, "batch ..."]
+    lower: Float[np.ndarray, "batch ..."] | None = None
+    upper: Float[np.ndarray, "batch ..."] | None = None
 
 
 def evaluate(
@@ -82,6 +89,7 @@ def evaluate(
     num_samples: int = 32,
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
+    reading: Reading = "sampled",
 ) -> Metrics:
     r"""Score the predictive distribution p(y | x) = ⟨p(y | x; ε)⟩_ε on data.
 
@@ -92,13 +100,17 @@ def evaluate(
         num_samples: noise draws to average over.
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
+        reading: "sampled" (default), a pass through the network for every draw; or
+            "moments", a single pass, and draws of its outputs from their means and
+            variances. See `meanfield.mean_field` for what that approximates.
 
     Returns:
         `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
         coverage for real targets.
 
     Raises:
-        ValueError: the data do not fit the model or the likelihood.
+        ValueError: the data do not fit the model or the likelihood, or a
+            log-likelihood is NaN.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -114,7 +126,14 @@ def evaluate(
     x, y = pair
     check_batch(ensemble, likelihood, x, y)
     means = average(
-        ensemble, likelihood, x, y, num_samples=num_samples, key=key, mesh=mesh
+        ensemble,
+        likelihood,
+        x,
+        y,
+        num_samples=num_samples,
+        key=key,
+        mesh=mesh,
+        reading=reading,
     )
     nll = -float(means["log_prob"].mean(dtype=np.float64))
     y = np.asarray(y)
@@ -143,6 +162,8 @@ def predict(
     num_samples: int = 32,
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
+    reading: Reading = "sampled",
+    level: float | None = None,
 ) -> Prediction:
     r"""The predictive distribution of some inputs, with its uncertainty split.
 
@@ -159,20 +180,42 @@ def predict(
         num_samples: noise draws to average over.
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
+        reading: "sampled" (default), a pass through the network for every draw; or
+            "moments", a single pass, and draws of its outputs from their means and
+            variances. See `meanfield.mean_field` for what that approximates.
+        level: for continuous targets, also the central credible interval that holds
+            this share of the predictive probability (noise and weights together).
 
     Returns:
         A `Prediction`.
 
     Raises:
-        ValueError: the inputs do not fit the model.
+        ValueError: the inputs do not fit the model, or there is no interval.
     """
     x = input_arrays(x, "x")
     check_inputs(ensemble, x, "x")
+    if level is not None:
+        require(0 < level < 1, f"`level` must lie in (0, 1); got {level}.")
+        kind = output_distribution(likelihood, _example_outputs(ensemble, x))
+        require(
+            has_quantiles(kind),
+            "`level` asks for an interval of continuous targets with a distribution "
+            f"function; the likelihood gives {type(base_of(kind)).__name__}.",
+        )
     means = average(
-        ensemble, likelihood, x, None, num_samples=num_samples, key=key, mesh=mesh
+        ensemble,
+        likelihood,
+        x,
+        None,
+        num_samples=num_samples,
+        key=key,
+        mesh=mesh,
+        reading=reading,
+        level=level,
     )
     aleatoric, epistemic = means["aleatoric"], means["epistemic"]
-    return Prediction(means["mean"], aleatoric + epistemic, aleatoric, epistemic)
+    ends = means.get("lower"), means.get("upper")
+    return Prediction(means["mean"], aleatoric + epistemic, aleatoric, epistemic, *ends)
 
 
 def _example_outputs(ensemble: Ensemble, x: Any) -> Any:

@@ -4,9 +4,13 @@ r"""The predictive distribution, averaged over noise draws in a stream.
 
 Only running sums are kept, so memory depends neither on the number of draws nor on the
 number of examples.
+
+In the moments reading the network runs once: mean and variance of its outputs travel
+through it, and what is drawn are outputs, independent and normal with these moments.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -22,9 +26,13 @@ from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.placement import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.propagation import mean_field
+from meanfield.propagation import Moments, mean_field
+from meanfield.propagation.equation import Reading
+from meanfield.propagation.values import add_noise
 
 CHUNK = 2048
+# Halvings of the interval in which a quantile lies; float32 tells no more apart.
+HALVINGS = 40
 
 
 def base_of(distribution: Any) -> Any:
@@ -46,6 +54,18 @@ def is_binary(distribution: Any) -> bool:
     return isinstance(base_of(distribution), kinds)
 
 
+def has_cdf(distribution: Any) -> bool:
+    """Whether the targets are continuous, with a known distribution function."""
+    base = base_of(distribution)
+    return not base.is_discrete and type(base).cdf is not dist.Distribution.cdf
+
+
+def has_quantiles(distribution: Any) -> bool:
+    """Whether that function can be inverted."""
+    own = type(base_of(distribution)).icdf
+    return has_cdf(distribution) and own is not dist.Distribution.icdf
+
+
 def average(
     ensemble: Ensemble,
     likelihood: Any,
@@ -55,6 +75,8 @@ def average(
     num_samples: int,
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
+    reading: Reading = "sampled",
+    level: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Averages over noise draws, for every example.
 
@@ -66,12 +88,23 @@ def average(
         num_samples: draws of the noise.
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
+        reading: "sampled", a pass through the network for every draw; or "moments",
+            one pass, and draws of its outputs.
+        level: share of the probability inside a central interval, or None.
 
     Returns:
         `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
         targets, `log_prob` = ln ⟨p(y)⟩ and, where the distribution has a cumulative
-        function, `level` = ⟨P(Y ≤ y)⟩.
+        function, `level` = ⟨P(Y ≤ y)⟩; with `level`, `lower` and `upper`.
+
+    Raises:
+        ValueError: no draws or examples, an unknown reading, or a log-likelihood that
+            is NaN (the first example is named).
     """
+    require(
+        reading in get_args(Reading),
+        f"`reading` must be 'sampled' or 'moments'; got {reading!r}.",
+    )
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     examples = jax.tree.leaves(x)[0].shape[0]
     require(examples >= 1, "`x` is empty; at least one example is needed.")
@@ -85,13 +118,25 @@ def average(
         some_x, some_y = layout.split(some)
         chunk_key = jax.random.fold_in(key, number)
         part = _average_chunk(
-            ensemble, likelihood, some_x, some_y, chunk_key, num_samples
+            ensemble, likelihood, some_x, some_y, chunk_key, num_samples, reading
         )
+        if level is not None:
+            part |= _interval_chunk(
+                ensemble, likelihood, some_x, chunk_key, num_samples, reading, level
+            )
         parts.append(jax.tree.map(np.asarray, come_home(part)))
-    return {
+    found = {
         name: np.concatenate([part[name] for part in parts])[:examples]
         for name in parts[0]
     }
+    bad = np.isnan(found.get("log_prob", np.zeros(1)))
+    require(
+        not bad.any(),
+        f"`likelihood` gave a log-likelihood of NaN for example {int(bad.argmax())}. "
+        "Look for numbers that are not finite in the ensemble, or parameters outside "
+        "the distribution's range.",
+    )
+    return found
 
 
 @eqx.filter_jit
@@ -102,12 +147,12 @@ def _average_chunk(
     y: Any,
     key: PRNGKeyArray,
     num_samples: int,
+    reading: Reading = "sampled",
 ) -> dict[str, Array]:
-    network = mean_field(ensemble.apply_fn)
+    outputs_of = _drawer(ensemble, x, reading)
 
     def draw(key: PRNGKeyArray) -> dict[str, Array]:
-        outputs = network(ensemble.params, x, key=key)
-        summary = _summary(output_distribution(likelihood, outputs), y)
+        summary = _summary(output_distribution(likelihood, outputs_of(key)), y)
         return jax.tree.map(_at_least_float32, summary)
 
     def add(kept: dict[str, Array], numbered: Any) -> tuple[dict[str, Array], None]:
@@ -125,7 +170,7 @@ def _average_chunk(
             means["log_prob"] = jnp.logaddexp(log_prob, new["log_prob"])
         return means, None
 
-    shapes = jax.eval_shape(lambda: network(ensemble.params, x, key=key))
+    shapes = jax.eval_shape(outputs_of, key)
     kind = output_distribution(
         likelihood, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     )
@@ -144,6 +189,64 @@ def _average_chunk(
     else:
         epistemic = scatter / num_samples
     return means | {"aleatoric": aleatoric, "epistemic": epistemic}
+
+
+@eqx.filter_jit
+def _interval_chunk(
+    ensemble: Ensemble,
+    likelihood: Any,
+    x: Any,
+    key: PRNGKeyArray,
+    num_samples: int,
+    reading: Reading,
+    level: float,
+) -> dict[str, Array]:
+    """Ends of the central interval of ⟨P(Y ≤ y)⟩, by bisection over the same draws."""
+    outputs_of = _drawer(ensemble, x, reading)
+    keys = jax.random.split(key, num_samples)
+    law = lambda key: output_distribution(likelihood, outputs_of(key))
+
+    def ends(kept: Any, key: PRNGKeyArray) -> tuple[Any, None]:
+        own = [base_of(law(key)).icdf(tail) for tail in tails]
+        low, high = (own[0], own[1]) if kept is None else kept
+        return (jnp.minimum(low, own[0]), jnp.maximum(high, own[1])), None
+
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    # The average's quantiles lie between the draws' least and largest.
+    start, _ = ends(None, keys[0])
+    (low, high), _ = lax.scan(ends, start, keys)
+
+    def quantile(tail: float) -> Array:
+        def halve(between: Any, _: None) -> tuple[Any, None]:
+            middle = (between[0] + between[1]) / 2
+            below = lambda sum_, key: (sum_ + base_of(law(key)).cdf(middle), None)
+            total, _ = lax.scan(below, jnp.zeros_like(middle), keys)
+            left = total / num_samples < tail
+            lower = jnp.where(left, middle, between[0])
+            return (lower, jnp.where(left, between[1], middle)), None
+
+        (below, above), _ = lax.scan(halve, (low, high), length=HALVINGS)
+        return (below + above) / 2
+
+    return {"lower": quantile(tails[0]), "upper": quantile(tails[1])}
+
+
+def _drawer(ensemble: Ensemble, x: Any, reading: Reading) -> Callable[[Any], Any]:
+    """From a key to one draw of the outputs."""
+    if reading == "sampled":
+        network = mean_field(ensemble.apply_fn)
+        return lambda key: network(ensemble.params, x, key=key)
+    moments = mean_field(ensemble.apply_fn, reading)(ensemble.params, x)
+    leaves, treedef = jax.tree.flatten(
+        moments, is_leaf=lambda node: isinstance(node, Moments)
+    )
+
+    def draw(key: PRNGKeyArray) -> Any:
+        keys = jax.random.split(key, len(leaves))
+        drawn = [add_noise(m.mean, m.var, k) for m, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(treedef, drawn)
+
+    return draw
 
 
 def _at_least_float32(array: Array) -> Array:
@@ -173,7 +276,7 @@ def _summary(distribution: Any, y: Any) -> dict[str, Array]:
         return summary
     targets = align_targets(distribution, y)
     summary["log_prob"] = distribution.log_prob(targets)
-    if not base.is_discrete and type(base).cdf is not dist.Distribution.cdf:
+    if has_cdf(base):
         summary["level"] = base.cdf(targets)
     return summary
 
