@@ -87,6 +87,16 @@ def test_both_terms_are_reported_per_example(ensemble):
     np.testing.assert_allclose(warm.history["loss"], warm.history["nll"], rtol=1e-6)
 
 
+def test_a_warm_up_weighs_the_divergence_step_by_step(ensemble):
+    prior = mf.SpikeSlabPrior(0.5, 1.0)
+    schedule = optax.linear_schedule(0.0, 1.0, 12)
+    history = learn(ensemble, prior=prior, temperature=schedule, epochs=3).history
+    share = (np.array(history["loss"]) - history["nll"]) / history["kl"]
+    # Six steps an epoch, in which the KL hardly moves: the mean weight of the steps.
+    middle = np.array([2.5, 8.5]) / 12
+    np.testing.assert_allclose(share, [*middle, 1.0], rtol=0.1)
+
+
 def test_a_loss_that_breaks_keeps_the_last_good_state(ensemble):
     rate = optax.piecewise_constant_schedule(1e-2, {7: 1e30})
     optimizer = optax.sgd(rate)
@@ -176,6 +186,8 @@ def test_every_example_weighs_what_it_is_given(ensemble):
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
         ({"temperature": -1.0}, "`temperature` must be"),
+        ({"temperature": lambda step: -1.0}, "at step 0 it gives -1"),
+        ({"temperature": lambda step: np.ones(2)}, "schedule of one finite number"),
         ({"patience": 3}, "needs `validation`"),
     ],
 )

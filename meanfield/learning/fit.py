@@ -151,7 +151,8 @@ def fit(
             along a cosine.
         prior: `SpikeSlabPrior`, a mapping from path names to priors, or None.
         temperature: weight T ≥ 0 of the KL term, a number or a schedule (a function of
-            the step).
+            the step). A warm-up over 500 steps is `optax.linear_schedule(0.0, 1.0,
+            500)`.
         parametrization: `Projected()` (default without a prior) or `Unconstrained()`
             (default with one).
         validation: arrays (x, y) scored after every epoch.
@@ -404,6 +405,13 @@ def _check(epochs, batch_size, temperature, patience, validation) -> Any:
         f"`temperature` must be a finite number ≥ 0 or a schedule; got {temperature}. "
         "0 leaves the prior out, 1 is the evidence bound.",
     )
+    if callable(temperature):
+        first = np.asarray(temperature(jnp.asarray(0)))
+        require(
+            first.shape == () and bool(np.isfinite(first)) and bool(first >= 0),
+            f"`temperature` must be a schedule of one finite number ≥ 0; at step 0 it "
+            f"gives {first}.",
+        )
     require(
         patience is None or (patience >= 1 and validation is not None),
         f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
