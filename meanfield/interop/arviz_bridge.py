@@ -52,8 +52,8 @@ def to_arviz(
         and has the dimensions ``layers.0.weight_0``, …; targets have ``example``.
 
     Raises:
-        ValueError: the draws do not divide into the chains, an unknown weight, or more
-            numbers than fit in memory.
+        ValueError: the draws do not divide into the chains, an unknown weight, more
+            numbers than fit in memory, or a log-likelihood that is NaN.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -90,6 +90,13 @@ def to_arviz(
     keys = jax.random.split(key, num_samples)
     kept, log_prob, predicted = _draw_all(
         ensemble, likelihood, x, y, keys, tuple(names)
+    )
+    bad = np.isnan(np.asarray(log_prob)).any(0)
+    require(
+        not bad.any(),
+        f"`likelihood` gave a log-likelihood of NaN for example {int(bad.argmax())}. "
+        "Look for numbers that are not finite in the ensemble, or parameters outside "
+        "the distribution's range.",
     )
     targets = np.asarray(y)
     event = [f"target_{axis}" for axis in range(targets.ndim - 1)]
