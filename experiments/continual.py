@@ -1,0 +1,119 @@
+"""Permuted MNIST, five tasks in a row: the posterior of one as the prior of the next.
+
+Every task shuffles the pixels in its own way; the network (784-100-100-10, one output
+layer for all tasks) meets them one after another and never sees an earlier one again.
+
+    posterior as prior   KL to the posterior of the tasks before: weights that earlier
+                         tasks pinned down stay, weights that they left open are free
+    fine-tuning          the same start, data, steps and noise, without a KL term
+
+Printed: test accuracy averaged over the tasks seen so far, and after the last task that
+of each; mean and standard error over the seeds.
+
+    python experiments/continual.py --data-dir DIR
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+import meanfield as mf
+from meanfield import data, plots
+from meanfield.learning.optimizers import steady_adam
+from meanfield.networks import mlp
+
+WIDTHS, TASKS, SEEDS = (784, 100, 100, 10), 5, (0, 1, 2)
+IMAGES, EPOCHS, BATCH, STEP_SIZE = 20_000, 10, 128, 2e-3
+FIRST_PRIOR = mf.SpikeSlabPrior(0.5, "learned")
+TEMPERATURE, SAMPLES = 1.0, 10
+ARMS = ("posterior as prior", "fine-tuning")
+
+
+def run(images, arm: str, seed: int, settings) -> np.ndarray:
+    """Accuracies [after task, on task]; NaN where a task has not been met."""
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(len(images.x_train))[: settings.images]
+    orders = [np.arange(784), *(rng.permutation(784) for _ in range(TASKS - 1))]
+    key = jax.random.key(seed)
+    # Biases are random too: a point value would be free to forget.
+    ensemble = mf.Ensemble.from_model(
+        mlp(WIDTHS, key=key), key=key, where=lambda name, array: True
+    )
+    prior, found = FIRST_PRIOR, np.full((TASKS, TASKS), np.nan)
+    for task, order in enumerate(orders):
+        result = mf.fit(
+            ensemble,
+            (images.x_train[rows][:, order], images.y_train[rows]),
+            key=jax.random.fold_in(key, task),
+            epochs=settings.epochs,
+            batch_size=BATCH,
+            optimizer=steady_adam(STEP_SIZE),
+            prior=prior if arm == ARMS[0] else None,
+            temperature=settings.temperature,
+            parametrization=mf.Unconstrained(),
+            progress=False,
+        )
+        ensemble = result.ensemble
+        prior = mf.posterior_as_prior(ensemble.weights())
+        for earlier in range(task + 1):
+            metrics = mf.evaluate(
+                ensemble,
+                (images.x_test[:, orders[earlier]], images.y_test),
+                num_samples=SAMPLES,
+                key=key,
+            )
+            found[task, earlier] = metrics.accuracy
+    return found
+
+
+def figure(curves: dict[str, np.ndarray]):
+    """Average accuracy over the tasks seen so far, against their number."""
+    drawing, axes = plt.subplots(figsize=(5.5, 4))
+    for arm, values in curves.items():
+        error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
+        axes.errorbar(
+            np.arange(1, TASKS + 1), values.mean(0), error, marker="o", label=arm
+        )
+    axes.set(xlabel="tasks met", ylabel="test accuracy over these tasks")
+    axes.set_xticks(range(1, TASKS + 1))
+    axes.legend()
+    return axes
+
+
+def main() -> None:
+    """Train both arms on every seed; print the table and save the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--out", type=Path, default=Path("runs/continual.png"))
+    settings = parser.parse_args()
+    images = data.load("mnist", data_dir=settings.data_dir)
+    curves = {}
+    print(f"{'arm':<20}{'seed':>5}  average after task 1 … {TASKS} | each at the end")
+    for arm in ARMS:
+        found = []
+        for seed in SEEDS[: settings.seeds]:
+            accuracies = run(images, arm, seed, settings)
+            found.append(accuracies)
+            averages = np.nanmean(accuracies, axis=1)
+            numbers = [
+                " ".join(f"{a:.3f}" for a in x) for x in (averages, found[-1][-1])
+            ]
+            print(f"{arm:<20}{seed:>5}  {numbers[0]} | {numbers[1]}", flush=True)
+        curves[arm] = np.nanmean(np.array(found), axis=2)
+        last = curves[arm][:, -1]
+        error = last.std(ddof=1) / np.sqrt(len(last)) if len(last) > 1 else np.nan
+        print(f"{arm:<20} mean  {last.mean():.4f} ± {error:.4f} after {TASKS} tasks")
+    plots.save(figure(curves), settings.out)
+    print(f"wrote {settings.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""UCI regression: NLL and RMSE of one hidden layer of 50 units on the 20 usual splits.
+
+Every split chooses its own noise model and temperature, never by its test set: a fifth
+of the training part is held out, each candidate learns the rest, and the one with the
+least NLL on the held-out fifth learns the whole training part anew. Everything else is
+the same for all sets: standardised inputs and target, spike-and-slab prior of inclusion
+probability ½ with slab scales by empirical Bayes, Adam along a cosine.
+
+All splits of a set learn at once, by `jax.vmap` over data, key and temperature.
+NLL in nats and RMSE are in the units of the data; ± is the standard error over splits.
+
+    python experiments/uci_regression.py --data-dir DIR          # DIR/uci/<set>/
+    python experiments/uci_regression.py --sets yacht energy
+
+A set is a folder with data.txt, index_features.txt, index_target.txt, and
+index_train_k.txt, index_test_k.txt for k = 0 … (Hernández-Lobato & Adams 2015,
+arXiv:1502.05336; Gal & Ghahramani 2016, arXiv:1506.02142).
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jax import lax
+
+import meanfield as mf
+from meanfield import plots
+from meanfield.learning.optimizers import cosine_adam
+from meanfield.learning.training import (
+    Recipe,
+    run_epoch,
+    split_learned,
+    starting_state,
+)
+from meanfield.networks import mlp
+
+SETS = ("bostonHousing", "energy", "power-plant", "yacht")
+HIDDEN, SPLITS, SAMPLES, HELD_OUT = 50, 20, 200, 0.2
+NOISES = {
+    "Gaussian": mf.Gaussian(initial_scale=0.5),
+    "Student t": mf.StudentT(df=4.0, initial_scale=0.5),
+}
+TEMPERATURES = (0.1, 0.02)
+PRIOR = mf.SpikeSlabPrior(0.5, "learned")
+STEPS, STEP_SIZE = 4000, 5e-3
+# Published NLL of the same sets (uncertainty-baselines; the setups differ somewhat).
+PUBLISHED = {
+    "bostonHousing": {"VI": 3.12, "MC-dropout": 2.40, "PBP-MV": 2.54},
+    "concrete": {"VI": 3.22, "MC-dropout": 2.93, "PBP-MV": 3.04},
+    "energy": {"VI": 0.93, "MC-dropout": 1.21, "PBP-MV": 1.01},
+    "kin8nm": {"VI": -1.03, "MC-dropout": -1.14, "PBP-MV": -1.28},
+    "power-plant": {"VI": 2.85, "MC-dropout": 2.80, "PBP-MV": 2.78},
+    "wine-quality-red": {"VI": 1.00, "MC-dropout": 0.93, "PBP-MV": 0.97},
+    "yacht": {"VI": 2.01, "MC-dropout": 1.25, "PBP-MV": 1.64},
+}
+
+
+class Split(NamedTuple):
+    """One division into training and test part, all splits along the first axis."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    def standardised(self) -> tuple["Split", np.ndarray]:
+        """By the training part's mean and deviation; the deviation of the target."""
+        centre, scale = self.x.mean(1, keepdims=True), self.x.std(1, keepdims=True)
+        scale = np.where(scale > 0, scale, 1)
+        level, spread = self.y.mean(1, keepdims=True), self.y.std(1, keepdims=True)
+        parts = (
+            (self.x - centre) / scale,
+            (self.y - level) / spread,
+            (self.x_test - centre) / scale,
+            (self.y_test - level) / spread,
+        )
+        return Split(*(part.astype(np.float32) for part in parts)), spread[:, 0]
+
+    def inner(self, seed: int) -> "Split":
+        """The training part alone, divided in the same way; the test part is gone."""
+        held = max(1, round(HELD_OUT * self.x.shape[1]))
+        rng = np.random.default_rng(seed)
+        orders = [rng.permutation(self.x.shape[1]) for _ in self.x]
+        x = np.stack([rows[order] for rows, order in zip(self.x, orders, strict=True)])
+        y = np.stack([rows[order] for rows, order in zip(self.y, orders, strict=True)])
+        return Split(x[:, held:], y[:, held:], x[:, :held], y[:, :held])
+
+
+def read_set(folder: Path, splits: int) -> Split:
+    """The splits of a set, stacked."""
+    table = np.loadtxt(folder / "data.txt")
+    columns = np.loadtxt(folder / "index_features.txt").astype(int)
+    target = int(np.loadtxt(folder / "index_target.txt"))
+    parts = []
+    for number in range(splits):
+        if not (folder / f"index_train_{number}.txt").is_file():
+            break
+        rows = [
+            np.loadtxt(folder / f"index_{part}_{number}.txt").astype(int)
+            for part in ("train", "test")
+        ]
+        parts.append([table[r][:, c] for r in rows for c in (columns, target)])
+    return Split(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+
+def plan(examples: int) -> tuple[int, int]:
+    """Batch size and epochs: about the same number of steps for every set."""
+    batch_size = 32 if examples < 2000 else 128
+    return batch_size, int(np.clip(STEPS * batch_size / examples, 30, 400))
+
+
+def learn(x, y, temperature, key, likelihood):
+    """One ensemble, as a function of arrays; and whether it stayed finite."""
+    (examples, features), (batch_size, epochs) = x.shape, plan(len(x))
+    network_key, weight_key, fit_key = jax.random.split(key, 3)
+    network = mlp((features, HIDDEN, 1), key=network_key)
+    ensemble = mf.Ensemble.from_model(network, key=weight_key)
+    parametrization = mf.Unconstrained()
+    optimizer = cosine_adam(STEP_SIZE, epochs * (examples // batch_size))
+    learned, fixed = split_learned(ensemble, likelihood, parametrization)
+    recipe = Recipe(
+        fixed, PRIOR, optimizer, parametrization, lambda step: temperature, examples
+    )
+
+    def epoch(state, number):
+        return run_epoch((recipe, x, y, fit_key, number, batch_size), state)
+
+    state, _ = lax.scan(epoch, starting_state(learned, optimizer), jnp.arange(epochs))
+    return *recipe.ensemble_and_likelihood(state.learned), state.healthy
+
+
+@eqx.filter_jit
+def learn_all(split: Split, temperatures, key, likelihood):
+    """Ensembles of all splits at once."""
+    keys = jax.random.split(key, len(split.x))
+    one = lambda x, y, t, k: learn(x, y, t, k, likelihood)
+    return eqx.filter_vmap(one)(split.x, split.y, temperatures, keys)
+
+
+def scores(split: Split, temperature: float, key, likelihood) -> np.ndarray:
+    """NLL, RMSE and coverage of every split's test part, in standard units."""
+    trained = learn_all(split, jnp.full(len(split.x), temperature), key, likelihood)
+    if not bool(trained[2].all()):
+        raise FloatingPointError("a fit stopped being finite")
+    rows = []
+    for number in range(len(split.x)):
+        pick = lambda leaf, n=number: leaf[n] if eqx.is_array(leaf) else leaf
+        ensemble, noise, _ = jax.tree.map(pick, trained)
+        metrics = mf.evaluate(
+            ensemble,
+            (split.x_test[number], split.y_test[number]),
+            likelihood=noise,
+            num_samples=SAMPLES,
+            key=jax.random.fold_in(key, number),
+        )
+        rows.append((metrics.nll, metrics.rmse, metrics.coverage))
+    return np.array(rows)
+
+
+def run_set(folder: Path, splits: int, seed: int) -> dict[str, np.ndarray]:
+    """Test scores of the chosen candidate and of every candidate, (splits, 3)."""
+    split, spread = read_set(folder, splits).standardised()
+    key = jax.random.key(seed)
+    candidates = [(noise, t) for noise in NOISES for t in TEMPERATURES]
+    held_out, found = [], {}
+    for noise, temperature in candidates:
+        inner = scores(split.inner(seed), temperature, key, NOISES[noise])
+        held_out.append(inner[:, 0])
+        test = scores(split, temperature, key, NOISES[noise])
+        test[:, 0] += np.log(spread)
+        test[:, 1] *= spread
+        found[f"{noise}, T = {temperature:g}"] = test
+    choice = np.argmin(held_out, axis=0)
+    chosen = np.stack(list(found.values()))[choice, np.arange(len(choice))]
+    return {"chosen": chosen, **found}
+
+
+def figure(results: dict[str, dict[str, np.ndarray]]):
+    """NLL of the chosen candidate and the published ones, set by set."""
+    drawing, axes = plt.subplots(1, len(results), figsize=(3.2 * len(results), 3.4))
+    for axis, (name, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
+        nll = found["chosen"][:, 0]
+        published = PUBLISHED.get(name, {})
+        axis.errorbar(0, nll.mean(), nll.std(ddof=1) / np.sqrt(len(nll)), fmt="o")
+        axis.plot(range(1, len(published) + 1), list(published.values()), "k_", ms=14)
+        labels = ["meanfield", *published]
+        axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+        axis.set(title=name, ylabel="test NLL (nats)", xlim=(-0.5, len(labels) - 0.5))
+    drawing.tight_layout()
+    return axis
+
+
+def main() -> None:
+    """Print a table for every set and save the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--splits", type=int, default=SPLITS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/uci_regression.png"))
+    settings = parser.parse_args()
+    if settings.data_dir is None:
+        parser.error("give --data-dir, or set MEANFIELD_DATA")
+    results = {}
+    for name in settings.sets:
+        start = time.perf_counter()
+        folder = Path(settings.data_dir) / "uci" / name
+        results[name] = run_set(folder, settings.splits, settings.seed)
+        published = ", ".join(f"{k} {v}" for k, v in PUBLISHED.get(name, {}).items())
+        seconds = time.perf_counter() - start
+        print(f"\n{name}: {seconds:.0f} s; published NLL: {published or 'none'}")
+        print(f"{'':<24}{'NLL':>16}{'RMSE':>16}{'95 % coverage':>15}")
+        for label, rows in results[name].items():
+            mean, error = rows.mean(0), rows.std(0, ddof=1) / np.sqrt(len(rows))
+            cells = "".join(f"{mean[i]:>9.3f} ± {error[i]:.3f}" for i in (0, 1))
+            print(f"{label:<24}{cells:>32}{mean[2]:>15.3f}", flush=True)
+    plots.save(figure(results), settings.out)
+    print(f"wrote {settings.out}")
+
+
+if __name__ == "__main__":
+    main()
