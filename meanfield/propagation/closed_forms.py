@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from . import extremes, softmax
+from . import extremes, moments, softmax
 from .deferred import Deferred
 from .norm_forms import product_form, quotient_form
 from .patterns import (
@@ -21,9 +21,11 @@ from .patterns import (
     in_order,
     is_step,
     join_last,
+    number,
     on_last,
     one_random,
     places_in,
+    plain_operand,
     random_operand,
     reduced,
     same,
@@ -208,12 +210,29 @@ def _windows(array: Any, params: Any, fill: float) -> Any:
     return jnp.stack(parts)
 
 
+def _activation(value: Deferred) -> Any:
+    """One step from Gaussian entries whose moments are known in closed form."""
+    names = {"abs": "absolute", "integer_pow": "square", "max": "relu"}
+    if value.name == "integer_pow" and value.params["y"] != 2:
+        return None
+    if value.name == "max":
+        one = one_random(value) and len(value.inputs) == 2
+        if not one or number(plain_operand(value)) != 0:
+            return None
+    entries = random_operand(value)
+    if not entries.normal or entries.shape != value.shape:
+        return None
+    form = getattr(moments, names.get(value.name, value.name))
+    return lambda: form(*wide_moments(entries))
+
+
 _FORMS: dict[str, Callable[[Deferred], Any]] = {
     "div": lambda value: _softmax(value) or quotient_form(value),
     "sub": _difference,
     "add": _sum,
     "log": _log,
     "mul": product_form,
+    **dict.fromkeys(("abs", "erf", "exp", "integer_pow", "max", "square"), _activation),
     "reduce_max": _maximum,
     "reduce_window_max": _maximum,
 }

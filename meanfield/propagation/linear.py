@@ -22,8 +22,9 @@ import jax.numpy as jnp
 
 from .equation import Equation
 from .interpreter import settle
+from .moments import maximum
 from .registry import register_rule
-from .values import Random, is_random, merge_leaves
+from .values import Random, is_random, lift, merge_leaves
 
 PRODUCT = "the product of two random weights has dependent entries; multiply the "
 PRODUCT += "signal by one, then by the other"
@@ -149,6 +150,18 @@ def _apart(equation: Equation, x: Any, y: Any, because: str) -> tuple[Any, Any]:
     if equation.reading == "moments":
         return x, y
     return equation.draw(x), equation.draw(y)
+
+
+@register_rule("max", reading="moments")
+def _max(equation: Equation, x: Any, y: Any) -> Any:
+    """The larger of two signals that come from different contractions."""
+    x, y = _apart(equation, x, y, "a weight would be compared with itself")
+    if not all(v.drawable for v in (x, y) if is_random(v)):
+        raise equation.refuse(x, y)
+    x, y = lift(x), lift(y)
+    shape = equation.shape
+    parts = [jnp.broadcast_to(p, shape) for p in (x.mean, x.var, y.mean, y.var)]
+    return Random(*maximum(*parts), merge_leaves(x, y), drawable=True)
 
 
 def _copied(result: Any, *operands: Any) -> tuple[int, ...]:

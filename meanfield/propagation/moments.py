@@ -3,9 +3,8 @@ r"""Mean and variance of a function of independent Gaussian entries z ~ N(m, v).
     activation(m, v) -> (mean, var)
 
 Exact in closed form: `relu`, `leaky_relu`, `absolute`, `square`, `exp`, `maximum`;
-`erf` up to a smooth one-dimensional integral (relative error below 1e-5). By
-`quadrature` (24 points on each side of 0): `tanh`, `sigmoid`, `silu`, `gelu`,
-`softplus`, or any other function.
+`erf` up to a smooth one-dimensional integral (relative error below 1e-5). Other
+functions are integrated by `deferred`.
 
 Variances come from differences that keep their digits in float32, never from
 E[f²] − E[f]². At v = 0 values and gradients are the limits
@@ -14,9 +13,7 @@ E[f²] − E[f]². At v = 0 values and gradients are the limits
 """
 
 import math
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf as erf_function
@@ -24,10 +21,6 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 _NODES = 24
-# Below this variance the second-order expansion is the more accurate in float32.
-_SMALL = 1e-6
-# A Gaussian has mass 1.2e-15 beyond 8 standard deviations.
-_REACH = 8.0
 
 Moment = Float[Array, "*shape"]
 Pair = tuple[Moment, Moment]
@@ -133,68 +126,6 @@ def erf(m: Moment, v: Moment) -> Pair:
     return mean, 4 / math.pi * width * integral
 
 
-def tanh(m: Moment, v: Moment) -> Pair:
-    """Moments of tanh(z), by quadrature."""
-    return quadrature(jnp.tanh, m, v)
-
-
-def sigmoid(m: Moment, v: Moment) -> Pair:
-    """Moments of 1/(1 + e^(−z)), by quadrature."""
-    return quadrature(jax.nn.sigmoid, m, v)
-
-
-def silu(m: Moment, v: Moment) -> Pair:
-    """Moments of z/(1 + e^(−z)), by quadrature."""
-    return quadrature(jax.nn.silu, m, v)
-
-
-def gelu(m: Moment, v: Moment) -> Pair:
-    """Moments of z Φ(z), by quadrature."""
-    return quadrature(lambda z: jax.nn.gelu(z, approximate=False), m, v)
-
-
-def softplus(m: Moment, v: Moment) -> Pair:
-    """Moments of ln(1 + e^z), by quadrature."""
-    return quadrature(jax.nn.softplus, m, v)
-
-
-def quadrature(function: Callable[[Array], Array], m: Moment, v: Moment) -> Pair:
-    r"""Moments of any function that acts entry by entry.
-
-    Gauss–Legendre quadrature of f(m + √v ξ) φ(ξ) on both sides of z = 0, where
-    activations have their kinks or turn most sharply. For v < 10⁻⁶ it is the expansion
-    mean = f + ½ f″ v, var = f′² v + (½ f″² + f′ f‴) v².
-
-    Args:
-        function: f, smooth but perhaps for a kink at 0.
-        m: mean of z.
-        v: variance of z, ≥ 0.
-
-    Returns:
-        Mean and variance of f(z).
-    """
-    large = v > _SMALL
-    std = jnp.sqrt(jnp.where(large, v, 1))
-    kink = jax.lax.stop_gradient(jnp.clip(-m / std, -_REACH, _REACH))
-    centre = function(m)
-    points, weights = _legendre(m)
-    sides = ((-_REACH, kink), (kink, _REACH))
-    noise = jnp.concatenate([a + (b - a) * (1 + points) / 2 for a, b in sides])
-    mass = jnp.concatenate([weights * (b - a) / 2 for a, b in sides]) * norm.pdf(noise)
-    mass = mass / mass.sum(axis=0)
-    change = function(m + std * noise) - centre
-    shift = (mass * change).sum(axis=0)
-    var = (mass * jnp.square(change - shift)).sum(axis=0)
-    first, second, third = _derivatives(function, m)
-    small_var = jnp.square(first) * v + jnp.square(v) * (
-        jnp.square(second) / 2 + first * third
-    )
-    return (
-        jnp.where(large, centre + shift, centre + second * v / 2),
-        jnp.where(large, var, small_var),
-    )
-
-
 def _legendre(m: Array) -> tuple[Array, Array]:
     """Points and weights on [−1, 1] along a new first axis before those of m."""
     column = (_NODES,) + (1,) * m.ndim
@@ -203,12 +134,3 @@ def _legendre(m: Array) -> tuple[Array, Array]:
         jnp.asarray(points, m.dtype).reshape(column),
         jnp.asarray(weights, m.dtype).reshape(column),
     )
-
-
-def _derivatives(
-    function: Callable[[Array], Array], m: Array
-) -> tuple[Moment, Moment, Moment]:
-    """f′, f″ and f‴, entry by entry."""
-    slope = lambda f: lambda z: jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
-    first, second = slope(function), slope(slope(function))
-    return first(m), *jax.jvp(second, (m,), (jnp.ones_like(m),))

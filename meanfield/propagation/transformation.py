@@ -34,8 +34,15 @@ def mean_field(
     With π = 0 and Ξ = 0 everywhere the result is `apply_fn`'s own, to the bit.
 
     In the moments reading nothing is drawn: mean and variance travel through the
-    nonlinearities in closed form, entries of a signal taken as independent, and every
-    output comes as `.mean` and `.var`.
+    nonlinearities, and every output comes as `.mean` and `.var`. ReLU, |z|, z², exp,
+    erf, softmax, log-softmax, logsumexp, maxima and max-pooling, layer, group and
+    root-mean-square norms have exact moments of independent Gaussian entries; other
+    functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are integrated to
+    float32; other functions that mix entries to a sixteenth of a deviation.
+
+    What is approximate there: the entries of a signal share the noise of the layers
+    below, and are taken as independent Gaussians. A residual sum x + W φ(x) across a
+    contraction misses the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)).
 
     Args:
         apply_fn: ``apply_fn(params, *args, **kwargs)``, any function that JAX can
