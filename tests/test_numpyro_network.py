@@ -170,6 +170,14 @@ def test_an_ensemble_becomes_priors_of_three_kinds():
     assert np.allclose(law.variance, weight.var, rtol=1e-5)
 
 
+def test_a_prior_from_an_ensemble_may_be_made_inside_a_traced_model():
+    weights = {"w": SpikeSlab([0.2, 0.7], [1.0, -2.0], [0.3, 0.1])}
+    inside = jax.jit(lambda: as_prior(weights)["w"].mean)()
+    assert np.allclose(inside, weights["w"].mean)
+    passed = jax.jit(lambda w: as_prior(w)["w"].mean)(weights)
+    assert np.allclose(passed, weights["w"].mean)
+
+
 def test_weights_of_a_generative_network_come_from_the_prior():
     traced = handlers.trace(handlers.seed(drawn, 0)).get_trace(
         X, None, SpikeSlabPrior({"layers/0/weight": 0.2, "layers/1/weight": 0.9}, 2.0)

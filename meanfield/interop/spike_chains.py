@@ -12,7 +12,7 @@ from numpyro.infer import init_to_value
 from numpyro.infer.reparam import Reparam
 from numpyro.primitives import Messenger
 
-from meanfield.checks import require
+from meanfield.checks import is_concrete, require
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
 from .matched_moments import unwrap
@@ -126,9 +126,13 @@ def as_prior(
     )
     priors = {}
     for name, weight in weights.items():
-        variance = weight.var if kind == "moments" else weight.slab_var
+        # Inside a model that is traced, the numbers of an ensemble are constants still.
+        with jax.ensure_compile_time_eval():
+            variance = weight.var if kind == "moments" else weight.slab_var
+            known = is_concrete(variance)
+            wide = not known or bool((variance > 0).all())
         require(
-            bool((variance > 0).all()),
+            wide,
             f"`weights[{name!r}]` has entries of variance 0, which have no density; "
             "soften the ensemble first, for example with posterior_as_prior.",
         )
