@@ -236,6 +236,14 @@ def test_a_log_likelihood_that_is_nan_is_refused_with_its_example(ensembles, x):
         scores(ensembles[1], x, np.zeros(EXAMPLES, np.float32), likelihood)
 
 
+def test_a_distribution_without_moments_is_named(ensembles, x):
+    def likelihood(outputs):
+        return dist.RelaxedBernoulliLogits(0.5, outputs[:, 0])
+
+    with pytest.raises(ValueError, match="gives .*, of which NumPyro knows no mean"):
+        scores(ensembles[1], x, np.full(EXAMPLES, 0.5, np.float32), likelihood)
+
+
 def test_an_iterable_is_refused(ensembles):
     with pytest.raises(TypeError, match="data"):
         mf.evaluate(ensembles[4], [1, 2, 3], key=KEY)

@@ -20,9 +20,8 @@ from meanfield.learning.batches import (
 )
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import output_distribution
-from meanfield.propagation.equation import Reading
 
-from .predictive import average, base_of, has_quantiles, is_binary, is_categorical
+from .predictive import average, base_of, has_cdf, is_binary, is_categorical
 
 BINS = 15
 LEVEL = 0.95
@@ -89,7 +88,7 @@ def evaluate(
     num_samples: int = 32,
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
-    reading: Reading = "sampled",
+    reading: Any = "sampled",
 ) -> Metrics:
     r"""Score the predictive distribution p(y | x) = ⟨p(y | x; ε)⟩_ε on data.
 
@@ -162,7 +161,7 @@ def predict(
     num_samples: int = 32,
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
-    reading: Reading = "sampled",
+    reading: Any = "sampled",
     level: float | None = None,
 ) -> Prediction:
     r"""The predictive distribution of some inputs, with its uncertainty split.
@@ -198,7 +197,7 @@ def predict(
         require(0 < level < 1, f"`level` must lie in (0, 1); got {level}.")
         kind = output_distribution(likelihood, _example_outputs(ensemble, x))
         require(
-            has_quantiles(kind),
+            has_cdf(kind),
             "`level` asks for an interval of continuous targets with a distribution "
             f"function; the likelihood gives {type(base_of(kind)).__name__}.",
         )

@@ -31,8 +31,6 @@ from meanfield.propagation.equation import Reading
 from meanfield.propagation.values import add_noise
 
 CHUNK = 2048
-# Halvings of the interval in which a quantile lies; float32 tells no more apart.
-HALVINGS = 40
 
 
 def base_of(distribution: Any) -> Any:
@@ -60,12 +58,6 @@ def has_cdf(distribution: Any) -> bool:
     return not base.is_discrete and type(base).cdf is not dist.Distribution.cdf
 
 
-def has_quantiles(distribution: Any) -> bool:
-    """Whether that function can be inverted."""
-    own = type(base_of(distribution)).icdf
-    return has_cdf(distribution) and own is not dist.Distribution.icdf
-
-
 def average(
     ensemble: Ensemble,
     likelihood: Any,
@@ -75,7 +67,7 @@ def average(
     num_samples: int,
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
-    reading: Reading = "sampled",
+    reading: Any = "sampled",
     level: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Averages over noise draws, for every example.
@@ -147,7 +139,7 @@ def _average_chunk(
     y: Any,
     key: PRNGKeyArray,
     num_samples: int,
-    reading: Reading = "sampled",
+    reading: Any = "sampled",
 ) -> dict[str, Array]:
     outputs_of = _drawer(ensemble, x, reading)
 
@@ -198,40 +190,50 @@ def _interval_chunk(
     x: Any,
     key: PRNGKeyArray,
     num_samples: int,
-    reading: Reading,
+    reading: Any,
     level: float,
 ) -> dict[str, Array]:
     """Ends of the central interval of ⟨P(Y ≤ y)⟩, by bisection over the same draws."""
     outputs_of = _drawer(ensemble, x, reading)
     keys = jax.random.split(key, num_samples)
-    law = lambda key: output_distribution(likelihood, outputs_of(key))
+    tails = jnp.array([(1 - level) / 2, (1 + level) / 2])
 
-    def ends(kept: Any, key: PRNGKeyArray) -> tuple[Any, None]:
-        own = [base_of(law(key)).icdf(tail) for tail in tails]
-        low, high = (own[0], own[1]) if kept is None else kept
-        return (jnp.minimum(low, own[0]), jnp.maximum(high, own[1])), None
+    def below(places: Array) -> Array:
+        """⟨P(Y ≤ place)⟩ for both ends at once."""
 
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    # The average's quantiles lie between the draws' least and largest.
-    start, _ = ends(None, keys[0])
-    (low, high), _ = lax.scan(ends, start, keys)
+        def add(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
+            law = base_of(output_distribution(likelihood, outputs_of(key)))
+            return total + jax.vmap(law.cdf)(places), None
 
-    def quantile(tail: float) -> Array:
-        def halve(between: Any, _: None) -> tuple[Any, None]:
-            middle = (between[0] + between[1]) / 2
-            below = lambda sum_, key: (sum_ + base_of(law(key)).cdf(middle), None)
-            total, _ = lax.scan(below, jnp.zeros_like(middle), keys)
-            left = total / num_samples < tail
-            lower = jnp.where(left, middle, between[0])
-            return (lower, jnp.where(left, between[1], middle)), None
+        total, _ = lax.scan(add, jnp.zeros_like(places), keys)
+        return total / num_samples
 
-        (below, above), _ = lax.scan(halve, (low, high), length=HALVINGS)
-        return (below + above) / 2
+    example = base_of(output_distribution(likelihood, outputs_of(key)))
+    shape = (2, *example.batch_shape)
+    level_of = tails.reshape(2, *[1] * len(example.batch_shape))
 
-    return {"lower": quantile(tails[0]), "upper": quantile(tails[1])}
+    def widen(ends: Any) -> Any:
+        low, high, _ = ends
+        low = jnp.where(below(low) > level_of, 2 * low, low)
+        high = jnp.where(below(high) < level_of, 2 * high, high)
+        done = (below(low) <= level_of) & (below(high) >= level_of)
+        return low, high, done.all() | jnp.isinf(low).any() | jnp.isinf(high).any()
+
+    def halve(between: Any) -> Any:
+        low, high, _ = between
+        middle = low + (high - low) / 2
+        left = below(middle) < level_of
+        new = jnp.where(left, middle, low), jnp.where(left, high, middle)
+        # Done where the float type has no number in between.
+        return *new, ((middle == low) | (middle == high)).all()
+
+    start = jnp.full(shape, -1.0), jnp.full(shape, 1.0), jnp.asarray(False)
+    low, high, _ = lax.while_loop(lambda e: ~e[2], widen, start)
+    low, high, _ = lax.while_loop(lambda e: ~e[2], halve, (low, high, start[2]))
+    return {"lower": low[0], "upper": high[1]}
 
 
-def _drawer(ensemble: Ensemble, x: Any, reading: Reading) -> Callable[[Any], Any]:
+def _drawer(ensemble: Ensemble, x: Any, reading: Any) -> Callable[[Any], Any]:
     """From a key to one draw of the outputs."""
     if reading == "sampled":
         network = mean_field(ensemble.apply_fn)
@@ -271,7 +273,8 @@ def _summary(distribution: Any, y: Any) -> dict[str, Array]:
     if _has_labels(distribution):
         summary = {"mean": base.probs, "inner": _entropy(distribution, base.probs)}
     else:
-        summary = {"mean": distribution.mean, "inner": distribution.variance}
+        mean, variance = _mean_and_variance(distribution)
+        summary = {"mean": mean, "inner": variance}
     if y is None:
         return summary
     targets = align_targets(distribution, y)
@@ -279,6 +282,18 @@ def _summary(distribution: Any, y: Any) -> dict[str, Array]:
     if has_cdf(base):
         summary["level"] = base.cdf(targets)
     return summary
+
+
+def _mean_and_variance(distribution: Any) -> tuple[Array, Array]:
+    try:
+        return distribution.mean, distribution.variance
+    except NotImplementedError as error:
+        kind = type(base_of(distribution)).__name__
+        raise ValueError(
+            f"`likelihood` gives {kind}, of which NumPyro knows no mean or variance; a "
+            "prediction needs both. Give the distribution's class these properties, "
+            "or use `to_arviz`, which needs only samples and log-likelihoods."
+        ) from error
 
 
 def _has_labels(distribution: Any) -> bool:
