@@ -241,6 +241,25 @@ def test_one_pass_agrees_with_draws_where_the_outputs_are_independent(x):
         mf.predict(ensemble, x, reading="mean", **settings)
 
 
+def test_one_pass_keeps_the_covariance_of_the_outputs():
+    first = mf.SpikeSlab(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.full((1, 2), 4.0))
+    # Both logits of each pair read the same noisy unit, with one sign or with two.
+    mean = jnp.array([[3.0, 3.0, 0.0], [0.0, 0.0, 3.0]])
+    second = mf.SpikeSlab(jnp.zeros((2, 3)), mean, jnp.full((2, 3), 0.01))
+    ensemble = mf.Ensemble.from_model(
+        (lambda p, x: jnp.tanh(x @ p[0]) @ p[1], (jnp.ones((1, 2)), jnp.ones((2, 3)))),
+        key=KEY,
+    )
+    ensemble = ensemble.with_weights(dict(zip("01", (first, second), strict=True)))
+    settings = {"num_samples": 4000, "key": KEY}
+    x = np.ones((30, 1), np.float32)
+    sampled = mf.predict(ensemble, x, **settings)
+    one_pass = mf.predict(ensemble, x, reading="moments", **settings)
+    for name in ("mean", "aleatoric", "epistemic"):
+        both = getattr(sampled, name).mean(0), getattr(one_pass, name).mean(0)
+        np.testing.assert_allclose(*both, atol=0.01)
+
+
 def test_one_draw_has_no_epistemic_part(x):
     prediction = mf.predict(ensemble_of(4), x, num_samples=1, key=KEY)
     assert (prediction.epistemic == 0).all()

@@ -100,8 +100,8 @@ def evaluate(
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled" (default), a pass through the network for every draw; or
-            "moments", a single pass, and draws of its outputs from their means and
-            variances. See `meanfield.mean_field` for what that approximates.
+            "moments", a single pass, and draws of its last contraction alone. See
+            `meanfield.mean_field` for what that approximates.
 
     Returns:
         `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
@@ -180,8 +180,8 @@ def predict(
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled" (default), a pass through the network for every draw; or
-            "moments", a single pass, and draws of its outputs from their means and
-            variances. See `meanfield.mean_field` for what that approximates.
+            "moments", a single pass, and draws of its last contraction alone. See
+            `meanfield.mean_field` for what that approximates.
         level: for continuous targets, also the central credible interval that holds
             this share of the predictive probability (noise and weights together).
 

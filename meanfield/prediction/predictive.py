@@ -5,8 +5,8 @@ r"""The predictive distribution, averaged over noise draws in a stream.
 Only running sums are kept, so memory depends neither on the number of draws nor on the
 number of examples.
 
-In the moments reading the network runs once: mean and variance of its outputs travel
-through it, and what is drawn are outputs, independent and normal with these moments.
+In the moments reading the network runs once: mean and variance travel through it, and
+what is drawn anew is its last contraction, so that outputs keep their covariance.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,8 @@ from meanfield.checks import require
 from meanfield.ensemble import Ensemble
 from meanfield.learning.placement import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.propagation import Moments, mean_field
+from meanfield.propagation import mean_field, output_law
 from meanfield.propagation.equation import Reading
-from meanfield.propagation.values import add_noise
 
 CHUNK = 2048
 
@@ -235,20 +234,10 @@ def _interval_chunk(
 
 def _drawer(ensemble: Ensemble, x: Any, reading: Any) -> Callable[[Any], Any]:
     """From a key to one draw of the outputs."""
-    if reading == "sampled":
-        network = mean_field(ensemble.apply_fn)
-        return lambda key: network(ensemble.params, x, key=key)
-    moments = mean_field(ensemble.apply_fn, reading)(ensemble.params, x)
-    leaves, treedef = jax.tree.flatten(
-        moments, is_leaf=lambda node: isinstance(node, Moments)
-    )
-
-    def draw(key: PRNGKeyArray) -> Any:
-        keys = jax.random.split(key, len(leaves))
-        drawn = [add_noise(m.mean, m.var, k) for m, k in zip(leaves, keys, strict=True)]
-        return jax.tree.unflatten(treedef, drawn)
-
-    return draw
+    if reading == "moments":
+        return output_law(ensemble.apply_fn)(ensemble.params, x)
+    network = mean_field(ensemble.apply_fn)
+    return lambda key: network(ensemble.params, x, key=key)
 
 
 def _at_least_float32(array: Array) -> Array:

@@ -5,5 +5,5 @@ from .equation import (
     UnsupportedPrimitiveError as UnsupportedPrimitiveError,
 )
 from .registry import register_rule as register_rule
-from .transformation import mean_field as mean_field
+from .transformation import mean_field as mean_field, output_law as output_law
 from .values import Moments as Moments, Random as Random

@@ -25,11 +25,14 @@ class Context:
         reading: "sampled" or "moments".
         base_key: key of this stretch of the program; None in the moments reading.
         used: how many keys were handed out.
+        laws: in the moments reading, by identity, the results of contractions with the
+            joint draws of their entries.
     """
 
     reading: Reading
     base_key: PRNGKeyArray | None
     used: int = 0
+    laws: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
     def next_key(self) -> Any:
         """A key that no other step has."""

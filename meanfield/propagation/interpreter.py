@@ -12,6 +12,7 @@ from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
 from .gates import apply_gated
 from .jaxprs import CALLS, REMAT, bind, count_uses, open_jaxpr, read
+from .joint import CONTRACTIONS, remember_law
 from .registry import find_rule
 from .values import Gated, is_random
 
@@ -63,7 +64,11 @@ def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
         deferred = defer(equation, operands, rule, closed_form)
         if deferred is not None:
             return [deferred]
-        operands = [settle_moments(value) for value in operands]
+        given, operands = operands, [settle_moments(value) for value in operands]
+        if rule is not None and equation.name in CONTRACTIONS:
+            result = rule(equation, *operands)
+            remember_law(equation, given, result)
+            return [result]
     if rule is None:
         results = equation.bind(*settle(equation, *operands))
     else:

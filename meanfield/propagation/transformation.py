@@ -16,6 +16,7 @@ from . import control, linear, structure  # noqa: F401  (their rules register th
 from .deferred import settle_moments
 from .equation import Context, Reading
 from .interpreter import evaluate
+from .joint import draw_jointly
 from .values import Gated, Moments, Random, is_random, variance_dtype
 
 
@@ -76,29 +77,65 @@ def mean_field(
     def ensemble_fn(
         params: Any, *args: Any, key: PRNGKeyArray | None = None, **kwargs: Any
     ) -> Any:
-        names, slabs, points = _split(params)
+        slabs = [leaf for leaf in _leaves(params) if is_spike_slab(leaf)]
         require(
             not slabs or key is not None or reading == "moments",
             "`key` is needed to draw the noise of the sampled reading; pass "
             "key=jax.random.key(seed).",
         )
-        shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
-        call = eqx.filter_make_jaxpr(
-            lambda leaves, points, *args, **kwargs: apply_fn(
-                _fill(points, leaves), *args, **kwargs
-            )
-        )
-        program, outputs, static = call(shapes, points, *args, **kwargs)
-        randoms = list(map(_random, names, slabs))
-        plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))
         context = Context(reading, key if reading == "sampled" else None)
-        results = evaluate(program, [*randoms, *plain], context)
-        results = [_finish(context, value) for value in results]
-        treedef = jax.tree.structure(outputs)
-        results = jax.tree.unflatten(treedef, results)
-        return eqx.combine(results, static, is_leaf=_is_moments)
+        results, rebuild = _evaluate(apply_fn, context, params, args, kwargs)
+        return rebuild([_finish(context, value) for value in results])
 
     return ensemble_fn
+
+
+def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """In the moments reading, from params and a batch to a function that draws outputs.
+
+    The network runs once. A draw has the moments of the outputs and the covariance that
+    their last contraction gives them; see `joint`.
+
+    Args:
+        apply_fn: as for `mean_field`.
+
+    Returns:
+        ``law(params, *args)``, a function of a `jax.random.key`.
+    """
+
+    def law(params: Any, *args: Any) -> Callable[[PRNGKeyArray], Any]:
+        context = Context("moments", None)
+        results, rebuild = _evaluate(apply_fn, context, params, args, {})
+        for value in results:
+            _refuse_gates(value)
+        draw = draw_jointly(context, results)
+        return lambda key: rebuild(draw(key))
+
+    return law
+
+
+def _evaluate(
+    apply_fn: Callable[..., Any], context: Context, params: Any, args: Any, kwargs: Any
+) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """Results of the program, and the way from them to what `apply_fn` returns."""
+    names, slabs, points = _split(params)
+    shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
+    call = eqx.filter_make_jaxpr(
+        lambda leaves, points, *args, **kwargs: apply_fn(
+            _fill(points, leaves), *args, **kwargs
+        )
+    )
+    program, outputs, static = call(shapes, points, *args, **kwargs)
+    randoms = list(map(_random, names, slabs))
+    plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))
+    results = evaluate(program, [*randoms, *plain], context)
+    treedef = jax.tree.structure(outputs)
+
+    def rebuild(values: list[Any]) -> Any:
+        tree = jax.tree.unflatten(treedef, values)
+        return eqx.combine(tree, static, is_leaf=_is_moments)
+
+    return results, rebuild
 
 
 def _random(name: str, weight: SpikeSlab) -> Random | Gated:
@@ -113,18 +150,26 @@ def _random(name: str, weight: SpikeSlab) -> Random | Gated:
     return Gated(slab, gate)
 
 
-def _finish(context: Context, value: Any) -> Any:
+def _refuse_gates(value: Any) -> None:
     require(
         not isinstance(value, Gated),
         "`apply_fn` returns a weight whose connections share a spike; return what it "
         "makes of a signal.",
     )
+
+
+def _finish(context: Context, value: Any) -> Any:
+    _refuse_gates(value)
     if context.reading == "sampled":
         return context.draw(value)
     value = settle_moments(value)
     if is_random(value):
         return Moments(value.mean, value.var)
     return Moments(value, jnp.zeros_like(value))
+
+
+def _leaves(params: Any) -> list[Any]:
+    return jax.tree.leaves(params, is_leaf=is_spike_slab)
 
 
 def _is_moments(node: Any) -> bool:

@@ -1,0 +1,79 @@
+r"""Joint draws of the entries of a contraction, in the moments reading.
+
+The moments of z = W a are exact for independent a, but its entries are not independent:
+they share the noise of the signal, Cov(z_i, z_j) = Σ_k μ_ik μ_jk Var(a_k). A draw that
+has this covariance draws the signal, from the moments of what it is a function of, and
+then z given the signal, as the sampled reading does. It costs the last contraction, not
+the network.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from .deferred import Deferred, settle_moments
+from .equation import Context, Equation
+from .registry import find_rule
+from .values import Random, add_noise, is_random
+
+CONTRACTIONS = frozenset({"dot_general", "conv_general_dilated"})
+
+
+def remember_law(equation: Equation, operands: Sequence[Any], result: Any) -> None:
+    """Keep how to draw a contraction of a random signal with random weights."""
+    signals = [isinstance(v, Deferred) or _is_signal(v) for v in operands]
+    if sum(signals) != 1 or not is_random(result):
+        return
+
+    def draw(key: PRNGKeyArray) -> Any:
+        signal_key, weight_key = jax.random.split(key)
+        drawn = [
+            _draw_marginal(value, signal_key) if signal else value
+            for value, signal in zip(operands, signals, strict=True)
+        ]
+        if not any(map(is_random, drawn)):
+            return equation.bind(*drawn)
+        sampled = Equation(equation.eqn, Context("sampled", weight_key))
+        rule: Any = find_rule(equation.name, "sampled")
+        return rule(sampled, *drawn)
+
+    # The result is kept as well, so that its identity stays its own.
+    equation.context.laws[id(result)] = (result, draw)
+
+
+def draw_jointly(context: Context, results: Sequence[Any]) -> Callable[[Any], list]:
+    """From a key to one draw of all results, which share their noise."""
+
+    def draw(key: PRNGKeyArray) -> list[Any]:
+        roots: dict[int, Any] = {}
+
+        def root_draw(root: Random) -> Any:
+            if id(root) not in roots:
+                own = jax.random.fold_in(key, len(roots))
+                _, law = context.laws.get(id(root), (root, None))
+                roots[id(root)] = law(own) if law else _draw_marginal(root, own)
+            return roots[id(root)]
+
+        drawn = []
+        for value in results:
+            if isinstance(value, Deferred):
+                drawn.append(value.function(root_draw(value.root)))
+            else:
+                drawn.append(root_draw(value) if is_random(value) else value)
+        return drawn
+
+    return draw
+
+
+def _is_signal(value: Any) -> bool:
+    return is_random(value) and value.drawable
+
+
+def _draw_marginal(value: Any, key: PRNGKeyArray) -> Any:
+    """A draw with independent entries of the root."""
+    if isinstance(value, Deferred):
+        return value.function(_draw_marginal(value.root, key))
+    value = settle_moments(value)
+    return add_noise(value.mean, value.var, key)
