@@ -41,15 +41,15 @@ class CNN(nnx.Module):
 
     def __init__(self, size: int, channels, width: int, classes: int, rngs: nnx.Rngs):
         first, second = channels
-        self.first = nnx.Conv(1, first, (5, 5), strides=2, rngs=rngs)
-        self.second = nnx.Conv(first, second, (3, 3), strides=2, rngs=rngs)
+        self.conv1 = nnx.Conv(1, first, (5, 5), strides=2, rngs=rngs)
+        self.conv2 = nnx.Conv(first, second, (3, 3), strides=2, rngs=rngs)
         self.dense = nnx.Linear((size // 4) ** 2 * second, width, rngs=rngs)
         self.out = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x):
         """Logits for images (batch, height, width, 1)."""
-        x = nnx.relu(self.first(x))
-        x = nnx.relu(self.second(x))
+        x = nnx.relu(self.conv1(x))
+        x = nnx.relu(self.conv2(x))
         x = nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
         return self.out(x)
 
