@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from meanfield.ensemble import Ensemble
 from meanfield.propagation import mean_field
+from meanfield.propagation.noise import fold_in
 from meanfield.trees import named_leaves
 
 from .parametrization import (
@@ -195,7 +196,7 @@ def take_step(
     state: TrainState, recipe: Recipe, x: Any, y: Any, key: PRNGKeyArray
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One step of the optimizer; after a loss that is not finite, none any more."""
-    key = jax.random.fold_in(key, state.step)
+    key = fold_in(key, state.step)
     if recipe.augment is not None:
         key, augment_key = jax.random.split(key)
         x = recipe.augment(x, key=augment_key)
@@ -220,15 +221,8 @@ def take_step(
 
 
 def _steepness(slope: PyTree) -> Float[Array, ""]:
-    """A number that is finite when the gradient is.
-
-    What is not finite in the backward pass reaches the slab means and the point values,
-    so the other two thirds need not be read again.
-    """
-    spread = ("spike_prob", "slab_var", "spike_logit", "log_slab_std")
-    leaves = named_leaves(slope).items()
-    sums = [jnp.sum(leaf) for name, leaf in leaves if not name.endswith(spread)]
-    return sum(sums, start=jnp.zeros(()))
+    """A number that is finite when the gradient is."""
+    return sum(map(jnp.sum, jax.tree.leaves(slope)), start=jnp.zeros(()))
 
 
 def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
