@@ -14,8 +14,10 @@ from .initial import (
     Initial,
     critical,
     fan_ins,
+    fan_ins_by_example,
     from_weights,
     input_axes,
+    nnx_fan_ins,
     share_spikes,
 )
 from .propagation import mean_field
@@ -52,6 +54,7 @@ class Ensemble(eqx.Module):
         initial: Initial | str | None = None,
         where: Where | None = None,
         spikes: str = "connection",
+        example: Any = None,
     ) -> "Ensemble":
         r"""Turn a network into an ensemble.
 
@@ -72,6 +75,10 @@ class Ensemble(eqx.Module):
                 connections that read one input unit of a layer share one (group
                 sparsity). Then whole units come and go, and a drawn sub-network
                 shrinks. Look-ups and convolutions in groups keep spikes of their own.
+            example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With one, every
+                fan-in is read off the program. Without, it is guessed from the layers'
+                types, names and shapes, which cannot tell layers stacked for a `scan`
+                from a convolution outside Equinox and NNX.
 
         Returns:
             The ensemble at the start of learning.
@@ -88,10 +95,9 @@ class Ensemble(eqx.Module):
             >>> sorted(ensemble.weights())[0]
             'layers/0/weight'
         """
-        params, apply_fn, rebuild, frozen, inputs_last = _open(model)
+        params, apply_fn, rebuild, frozen, inputs_last, fans = _open(model)
         start = _choose_initial(initial, key)
         chosen = where or (lambda name, array: array.ndim >= 2)
-        fans = fan_ins(params, inputs_last)
         require(
             spikes in ("connection", "unit"),
             f"`spikes` must be 'connection' or 'unit'; got {spikes!r}.",
@@ -108,6 +114,8 @@ class Ensemble(eqx.Module):
             "more dimensions (or none that `where` accepts); its arrays are "
             f"{_describe(params)}. Check the model, or pass `where`.",
         )
+        if example is not None:
+            fans |= fan_ins_by_example(apply_fn, params, selected, example)
         seed = jax.random.key(0) if key is None else key
         keys = dict(zip(selected, jax.random.split(seed, len(selected)), strict=True))
 
@@ -141,7 +149,7 @@ class Ensemble(eqx.Module):
             >>> bool((point(x, key=jax.random.key(1)) == jax.vmap(net)(x)).all())
             True
         """
-        params, apply_fn, rebuild, frozen, _ = _open(model)
+        params, apply_fn, rebuild, frozen, *_ = _open(model)
         return cls(params, apply_fn, rebuild, frozen)
 
     def __call__(self, x: Any, *, key: PRNGKeyArray) -> Any:
@@ -241,19 +249,24 @@ def _choose_initial(initial: Initial | str | None, key: Any) -> Initial:
     return critical() if name == "critical" else from_weights()
 
 
-def _open(model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...], bool]:
-    """Parameters, apply function, way back, frozen names; whether inputs are last."""
+def _open(model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...], bool, dict]:
+    """Parameters, apply function, way back, frozen names, layout, and fan-ins.
+
+    The layout says whether inputs are last.
+    """
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(model, nnx.Module):
-        return *_open_nnx(nnx, model), False
+        params, *parts = _open_nnx(nnx, model)
+        return params, *parts, False, fan_ins(params, False) | nnx_fan_ins(nnx, model)
     if isinstance(model, eqx.Module):
-        return model, _apply_equinox, _same, (), True
+        return model, _apply_equinox, _same, (), True, fan_ins(model, True)
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
         apply_fn, params = model
         params = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf, params
         )
-        return params, apply_fn, _Pair(apply_fn), _collections(params), False
+        way_back, frozen = _Pair(apply_fn), _collections(params)
+        return params, apply_fn, way_back, frozen, False, fan_ins(params, False)
     raise TypeError(
         "`model` must be an Equinox module, a Flax NNX module or a pair (apply_fn, "
         f"params); got {type(model).__name__}. A Flax Linen module goes in as "

@@ -20,7 +20,7 @@ arXiv:1606.05340; He et al. 2015, arXiv:1502.01852.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import equinox as eqx
@@ -29,10 +29,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from .checks import require
+from .propagation.transformation import count_summands
 from .spikeslab import SpikeSlab
-from .trees import named_leaves
+from .trees import map_named, named_leaves
 
-Initial = Callable[[str, Array, int, PRNGKeyArray], SpikeSlab]
+Initial = Callable[[str, Array, int | float, PRNGKeyArray], SpikeSlab]
 
 
 def critical(
@@ -55,7 +56,9 @@ def critical(
     require(0 <= slab_share < 1, f"`slab_share` must lie in [0, 1); got {slab_share}.")
     require(0 <= spike_prob < 1, f"`spike_prob` must lie in [0, 1); got {spike_prob}.")
 
-    def start(name: str, value: Array, fan_in: int, key: PRNGKeyArray) -> SpikeSlab:
+    def start(
+        name: str, value: Array, fan_in: int | float, key: PRNGKeyArray
+    ) -> SpikeSlab:
         second = gain / (fan_in * (1 - spike_prob))
         std = math.sqrt((1 - slab_share) * second)
         mean = std * jax.random.normal(key, value.shape, value.dtype)
@@ -77,7 +80,9 @@ def from_weights(slab_share: float = 0.01, spike_prob: float = 0.0) -> Initial:
     require(slab_share >= 0, f"`slab_share` must not be negative; got {slab_share}.")
     require(0 <= spike_prob < 1, f"`spike_prob` must lie in [0, 1); got {spike_prob}.")
 
-    def start(name: str, value: Array, fan_in: int, key: PRNGKeyArray) -> SpikeSlab:
+    def start(
+        name: str, value: Array, fan_in: int | float, key: PRNGKeyArray
+    ) -> SpikeSlab:
         square = jnp.mean(jnp.square(value))
         var = jnp.full_like(value, slab_share * jnp.where(square > 0, square, 1))
         return SpikeSlab(jnp.full_like(value, spike_prob), value, var)
@@ -131,33 +136,92 @@ def input_axes(model: Any, inputs_last: bool) -> dict[str, int]:
     return found
 
 
-def fan_ins(model: Any, inputs_last: bool) -> dict[str, int]:
+def fan_ins(params: Any, inputs_last: bool) -> dict[str, int | float]:
     """Number of summands in one output of every array of two or more dimensions.
 
-    Equinox layers are known by type. Elsewhere the layout decides: Equinox puts the
-    inputs last, Flax and ``x @ w`` put the outputs last. A looked-up row is not summed.
+    Equinox layers are known by type, the projections of Flax's attention by name.
+    Elsewhere the layout decides: Equinox puts the inputs last, Flax and ``x @ w`` put
+    the outputs last. A looked-up row is not summed, and a bias has no fan-in. What no
+    layout tells (layers stacked for a scan, contractions over several axes) is read off
+    the program when `Ensemble.from_model` gets an example.
 
     Args:
-        model: a tree of parameters, or an Equinox module.
+        params: a tree of parameters, or an Equinox module.
         inputs_last: the layout of arrays that belong to no known layer.
     """
-    found = {}
-    for name, array in named_leaves(model).items():
-        if eqx.is_array(array) and array.ndim >= 2:
-            inner = array.shape[1:] if inputs_last else array.shape[:-1]
-            if array.ndim == 2 or not inputs_last:
-                found[name] = math.prod(inner)
-            else:
-                found[name] = array.shape[-1]
-            if name.split("/")[-1] == "embedding":
-                found[name] = 1
+    found: dict[str, int | float] = {}
+    for name, array in named_leaves(params).items():
+        if not eqx.is_array(array) or array.ndim < 2 or is_bias(name):
+            continue
+        layer, _, kind = name.rpartition("/")
+        if kind == "embedding":
+            found[name] = 1
+        elif array.ndim == 3 and layer.rpartition("/")[2] in _PROJECTIONS:
+            found[name] = array.shape[0]
+        elif inputs_last:
+            found[name] = array.shape[-1]
+        else:
+            found[name] = math.prod(array.shape[:-1])
     known = (eqx.nn.Conv, eqx.nn.ConvTranspose, eqx.nn.Embedding)
-    layers = named_leaves(model, is_leaf=lambda node: isinstance(node, known))
+    layers = named_leaves(params, is_leaf=lambda node: isinstance(node, known))
     for name, layer in layers.items():
+        weight = f"{name}/weight" if name else "weight"
         if isinstance(layer, eqx.nn.Embedding):
-            found[f"{name}/weight" if name else "weight"] = 1
+            found[weight] = 1
         elif isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose):
-            axes = layer.num_spatial_dims + 1
-            inner = layer.weight.shape[-axes:]
-            found[f"{name}/weight" if name else "weight"] = math.prod(inner)
+            inner = math.prod(layer.weight.shape[-layer.num_spatial_dims - 1 :])
+            up = isinstance(layer, eqx.nn.ConvTranspose)
+            found[weight] = max(inner / math.prod(layer.stride), 1) if up else inner
     return found
+
+
+_PROJECTIONS = ("query", "key", "value")
+
+
+def is_bias(name: str) -> bool:
+    """Whether a path name is that of a bias, which sums over nothing."""
+    return name.rpartition("/")[2] in ("bias", "b")
+
+
+def nnx_fan_ins(nnx: Any, model: Any) -> dict[str, int | float]:
+    """The same for a Flax NNX module, whose layers know their own sizes."""
+    found: dict[str, int | float] = {}
+    for path, layer in nnx.iter_modules(model):
+        name = "/".join(map(str, (*path, "kernel")))
+        if isinstance(layer, nnx.LinearGeneral):
+            features = layer.in_features
+            found[name] = (
+                math.prod(features) if isinstance(features, tuple) else features
+            )
+        elif isinstance(layer, nnx.Linear):
+            found[name] = layer.in_features
+        elif isinstance(layer, nnx.Conv):
+            found[name] = math.prod(layer.kernel_shape[:-1])
+        elif isinstance(layer, nnx.ConvTranspose):
+            strides = layer.strides if isinstance(layer.strides, tuple) else ()
+            up = math.prod(strides or (layer.strides or 1,) * len(layer.kernel_size))
+            found[name] = max(math.prod(layer.kernel_shape[:-1]) / up, 1)
+    return found
+
+
+def fan_ins_by_example(
+    apply_fn: Callable[..., Any], params: Any, chosen: Collection[str], example: Any
+) -> dict[str, int | float]:
+    """The same, read off the program: the longest sum that each array enters.
+
+    Args:
+        apply_fn: ``apply_fn(params, x)``.
+        params: a tree of parameters.
+        chosen: path names of the arrays in question.
+        example: a batch, or its shape.
+    """
+    random = map_named(
+        lambda name, leaf: (
+            SpikeSlab(jnp.zeros_like(leaf), leaf, jnp.ones_like(leaf))
+            if name in chosen
+            else leaf
+        ),
+        params,
+    )
+    found = count_summands(apply_fn, random, example)
+    return {name: max(sizes) for name, sizes in found.items() if not is_bias(name)}

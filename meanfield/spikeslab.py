@@ -54,7 +54,7 @@ def _xlogx_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
 
 @jax.custom_jvp
 def _factored_var(
-    spike_prob: Float[Array, "*shape"],
+    spike_prob: Float[Array, "..."],
     slab_mean: Float[Array, "*shape"],
     slab_var: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:

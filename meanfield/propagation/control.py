@@ -16,6 +16,7 @@ from .deferred import settle_moments
 from .equation import Context, Equation
 from .interpreter import evaluate
 from .jaxprs import CALLS, REMAT, scan_counts
+from .noise import fold_in
 from .registry import register_rule
 from .values import Random, is_random, lift
 
@@ -28,7 +29,7 @@ def _call(equation: Equation, *operands: Any) -> list[Any]:
 
 def _remat(equation: Equation, *operands: Any) -> list[Any]:
     def block(key: Any, *values: Any) -> list[Any]:
-        context = Context(equation.reading, key)
+        context = equation.context.inside(key)
         results = evaluate(equation.params["jaxpr"], values, context)
         return [settle_moments(value) for value in results]
 
@@ -63,7 +64,7 @@ def _cond(equation: Equation, which: Any, *operands: Any) -> list[Any]:
         raise equation.refuse(which, because="a condition cannot be random")
 
     def branch(jaxpr: Any, kinds: Any, key: Any, *values: Any) -> list[Any]:
-        context = Context(equation.reading, key)
+        context = equation.context.inside(key)
         results = evaluate(jaxpr, values, context)
         return _shape_all(equation, results, kinds, context)
 
@@ -90,7 +91,7 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
 
     def step(carry_kinds: Any, carry: Any, row: Any) -> tuple[list[Any], list[Any]]:
         key, values = row
-        context = Context(equation.reading, key)
+        context = equation.context.inside(key)
         inputs = [*consts, *carry, *values]
         results = evaluate(equation.params["jaxpr"], inputs, context)
         results = [settle_moments(value) for value in results]
@@ -128,8 +129,8 @@ def _while(equation: Equation, *operands: Any) -> list[Any]:
         # The test and the body of one step draw noise of their own.
         key = None
         if base_key is not None:
-            key = jax.random.fold_in(base_key, 2 * step + part)
-        return Context(equation.reading, key)
+            key = fold_in(base_key, 2 * step + part)
+        return equation.context.inside(key)
 
     def test(state: tuple[Any, list[Any]]) -> Any:
         step, carry = state

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any, Literal
 
-import jax
 from jax.extend.core import JaxprEqn
 from jaxtyping import PRNGKeyArray
 
 from .jaxprs import bind, source_line
+from .noise import fold_in
 from .values import Random, add_noise, is_random, merge_leaves
 
 Reading = Literal["sampled", "moments"]
@@ -27,18 +27,30 @@ class Context:
         used: how many keys were handed out.
         laws: in the moments reading, by identity, the results of contractions with the
             joint draws of their entries.
+        summands: where to note how many weights each contraction sums, by leaf.
     """
 
     reading: Reading
     base_key: PRNGKeyArray | None
     used: int = 0
     laws: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    summands: dict[str, list[int | float]] | None = None
+
+    def inside(self, key: PRNGKeyArray | None) -> "Context":
+        """The context of an inner program, with a key of its own."""
+        return Context(self.reading, key, summands=self.summands)
+
+    def note(self, number: int | float, *sources: Any) -> None:
+        """Note a contraction (or, for 1, a draw) of the random arrays among some."""
+        if self.summands is not None:
+            for leaf in merge_leaves(*sources):
+                self.summands.setdefault(leaf, []).append(number)
 
     def next_key(self) -> Any:
         """A key that no other step has."""
         if self.base_key is None:
             return None
-        key = jax.random.fold_in(self.base_key, self.used)
+        key = fold_in(self.base_key, self.used)
         self.used += 1
         return key
 
@@ -46,6 +58,7 @@ class Context:
         """Draw a random array entry by entry; a plain array is returned as it is."""
         if not is_random(value):
             return value
+        self.note(1, value)
         return add_noise(value.mean, value.var, self.next_key())
 
 
@@ -90,8 +103,19 @@ class Equation:
         """Draw a random array entry by entry; a plain array is returned as it is."""
         return self.context.draw(value)
 
-    def contract(self, mean: Any, var: Any, *sources: Any) -> Any:
-        """Result of a contraction: a draw G + ε Δ, or its two moments."""
+    def contract(
+        self, mean: Any, var: Any, *sources: Any, summands: int | float | None = None
+    ) -> Any:
+        """Result of a contraction: a draw G + ε Δ, or its two moments.
+
+        Args:
+            mean: G.
+            var: Δ².
+            sources: the operands, random or plain.
+            summands: how many weights one output entry sums, if the rule knows.
+        """
+        if summands is not None:
+            self.context.note(summands, *sources)
         if self.reading == "moments":
             return Random(mean, var, merge_leaves(*sources), drawable=True)
         return add_noise(mean, var, self.context.next_key())

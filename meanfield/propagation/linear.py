@@ -15,6 +15,7 @@ Source: Li & Huang 2020, arXiv:2001.03354; Kingma, Salimans & Welling 2015,
 arXiv:1506.02557 (local reparametrisation).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,27 @@ def _dot(equation: Equation, x: Any, y: Any) -> Any:
     (x_axes, y_axes), _ = equation.params["dimension_numbers"]
     _refuse_copies(equation, x, x_axes)
     _refuse_copies(equation, y, y_axes)
-    return _contraction(equation, x, y)
+    summands = math.prod(jnp.shape(x)[axis] for axis in x_axes)
+    if is_random(x) and not is_random(y) and equation.reading == "sampled":
+        return _examples_first(equation, x, y, summands)
+    return _contraction(equation, x, y, summands)
+
+
+def _examples_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
+    """W x, drawn in the memory order of xᵀ Wᵀ.
+
+    The batch of a vmapped W x comes out last. Noise that is laid out so would keep XLA
+    from swapping the factors of the product, as it does in the ordinary network.
+    """
+    (x_axes, _), (x_batch, _) = equation.params["dimension_numbers"]
+    mean, var = _bilinear(equation, x, y)
+    batch, free = len(x_batch), x.ndim - len(x_axes)
+    order = (*range(batch), *range(free, mean.ndim), *range(batch, free))
+    back = (*range(batch), *range(mean.ndim - free + batch, mean.ndim))
+    back += tuple(range(batch, mean.ndim - free + batch))
+    mean, var = jnp.transpose(mean, order), jnp.transpose(var, order)
+    drawn = equation.contract(mean, var, x, summands=summands)
+    return jnp.transpose(drawn, back)
 
 
 @register_rule("conv_general_dilated")
@@ -83,7 +104,12 @@ def _conv(equation: Equation, x: Any, y: Any) -> Any:
     x, y = _one_weight(equation, x, y)
     for value in (x, y):
         _refuse_copies(equation, value, range(jnp.ndim(value)))
-    return _contraction(equation, x, y)
+    _, inputs, *window = equation.params["dimension_numbers"].rhs_spec
+    # A stride of the transposed convolution leaves zeros between the inputs.
+    summands = math.prod(jnp.shape(y)[axis] for axis in (inputs, *window))
+    return _contraction(
+        equation, x, y, summands / math.prod(equation.params["lhs_dilation"])
+    )
 
 
 @register_rule("reduce_sum")
@@ -91,13 +117,15 @@ def _reduce_sum(equation: Equation, x: Random) -> Any:
     _refuse_copies(equation, x, equation.params["axes"])
     if equation.reading == "sampled" and x.drawable and x.copied:
         return equation.bind(equation.draw(x))
-    return equation.contract(equation.bind(x.mean), equation.bind(x.var), x)
+    summands = math.prod(x.shape[axis] for axis in equation.params["axes"])
+    mean, var = equation.bind(x.mean), equation.bind(x.var)
+    return equation.contract(mean, var, x, summands=summands)
 
 
-def _contraction(equation: Equation, x: Any, y: Any) -> Any:
+def _contraction(equation: Equation, x: Any, y: Any, summands: int | float) -> Any:
     if not is_random(x) and not is_random(y):
         return equation.bind(x, y)
-    return equation.contract(*_bilinear(equation, x, y), x, y)
+    return equation.contract(*_bilinear(equation, x, y), x, y, summands=summands)
 
 
 def _bilinear(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:

@@ -32,7 +32,9 @@ def mean_field(
 
     with ε fresh for every output entry, example, equation and step of a loop (sampled
     reading). Its gradients with respect to (π, m, Ξ) are generalized back-propagation.
-    With π = 0 and Ξ = 0 everywhere the result is `apply_fn`'s own, to the bit.
+    With π = 0 and Ξ = 0 everywhere the result is `apply_fn`'s own: to the bit when
+    JAX runs it operation by operation, or compiles without optimising. The optimiser
+    fuses the two programs differently, and may so round their last digits differently.
 
     In the moments reading nothing is drawn: mean and variance travel through the
     nonlinearities, and every output comes as `.mean` and `.var`. ReLU, |z|, z², exp,
@@ -112,6 +114,32 @@ def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda key: rebuild(draw(key))
 
     return law
+
+
+def count_summands(
+    apply_fn: Callable[..., Any], params: Any, *args: Any
+) -> dict[str, list[int | float]]:
+    """How many weights are summed in each product that a random leaf enters.
+
+    Args:
+        apply_fn: ``apply_fn(params, *args)``.
+        params: some of its leaves are `SpikeSlab`s.
+        args: arrays, or their shapes.
+
+    Returns:
+        By path name, in the order of the program: the length of each contraction
+        (of a strided transposed convolution on average over its outputs), and 1 for
+        a look-up.
+    """
+    found: dict[str, list[int | float]] = {}
+
+    def run(params: Any, *args: Any) -> list[Any]:
+        context = Context("sampled", jax.random.key(0), summands=found)
+        results, _ = _evaluate(apply_fn, context, params, args, {})
+        return [_finish(context, value) for value in results]
+
+    eqx.filter_eval_shape(run, params, *args)
+    return found
 
 
 def _evaluate(
