@@ -16,8 +16,14 @@ from meanfield.propagation.transformation import count_summands
 
 KEY = jax.random.key(0)
 DEPTH = 12
-# The shapes of stacked kernels do not tell them from those of a convolution.
-NOT_TOLD_BY_SHAPE = {"linen_stacked_layers_run_by_scan"}
+# Shapes tell neither that kernels are stacked, nor a stride, nor a second use.
+NOT_TOLD_BY_SHAPE = {
+    "linen_stacked_layers_run_by_scan",
+    "linen_transposed_conv",
+    "equinox_embedding_layer_norm_weight_tying",
+    "linen_embedding_layer_norm_weight_tying",
+    "nnx_embedding_layer_norm_weight_tying",
+}
 
 
 def power(z):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .deferred import settle_moments
+from .deferred import Deferred, settle_moments
 from .equation import Context, Equation
 from .interpreter import evaluate
 from .jaxprs import CALLS, REMAT, scan_counts
@@ -136,6 +136,8 @@ def _while(equation: Equation, *operands: Any) -> list[Any]:
         step, carry = state
         inputs = [*consts[:num_test], *carry]
         (answer,) = evaluate(equation.params["cond_jaxpr"], inputs, context_of(step, 0))
+        if isinstance(answer, Deferred):
+            answer = answer.root
         if is_random(answer):
             raise equation.refuse(answer, because="a condition cannot be random")
         return answer
