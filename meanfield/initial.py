@@ -224,4 +224,6 @@ def fan_ins_by_example(
         params,
     )
     found = count_summands(apply_fn, random, example)
+    if "" in chosen:  # The parameters are one array, which errors call `params`.
+        found = {"": found["params"]}
     return {name: max(sizes) for name, sizes in found.items() if not is_bias(name)}

@@ -116,8 +116,8 @@ def test_an_example_gives_layers_stacked_for_a_scan_their_fan_in():
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
 
     model = (network, jnp.zeros((7, 3, 3)))
-    guessed = mf.Ensemble.from_model(model, key=KEY).weights()["params"]
-    told = mf.Ensemble.from_model(model, key=KEY, example=X).weights()["params"]
+    guessed = mf.Ensemble.from_model(model, key=KEY).weights()[""]
+    told = mf.Ensemble.from_model(model, key=KEY, example=X).weights()[""]
     np.testing.assert_allclose(told.slab_var / guessed.slab_var, 7, rtol=1e-5)
 
 
