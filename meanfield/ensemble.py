@@ -256,8 +256,9 @@ def _open(model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...], bool, d
     """
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(model, nnx.Module):
-        params, *parts = _open_nnx(nnx, model)
-        return params, *parts, False, fan_ins(params, False) | nnx_fan_ins(nnx, model)
+        params, apply_fn, rebuild, frozen = _open_nnx(nnx, model)
+        fans = fan_ins(params, False) | nnx_fan_ins(nnx, model)
+        return params, apply_fn, rebuild, frozen, False, fans
     if isinstance(model, eqx.Module):
         return model, _apply_equinox, _same, (), True, fan_ins(model, True)
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):

@@ -198,9 +198,11 @@ def nnx_fan_ins(nnx: Any, model: Any) -> dict[str, int | float]:
         elif isinstance(layer, nnx.Conv):
             found[name] = math.prod(layer.kernel_shape[:-1])
         elif isinstance(layer, nnx.ConvTranspose):
-            strides = layer.strides if isinstance(layer.strides, tuple) else ()
-            up = math.prod(strides or (layer.strides or 1,) * len(layer.kernel_size))
-            found[name] = max(math.prod(layer.kernel_shape[:-1]) / up, 1)
+            strides: Any = layer.strides or 1
+            if isinstance(strides, int):
+                strides = [strides] * len(layer.kernel_size)
+            inner = math.prod(layer.kernel_shape[:-1])
+            found[name] = max(inner / math.prod(strides), 1)
     return found
 
 
