@@ -14,6 +14,10 @@ from .credit.coalition_training import (
 from .credit.coalitions import NeuronGame as NeuronGame
 from .credit.features import coalition_features as coalition_features
 from .credit.games import ClosedFormGame as ClosedFormGame
+from .credit.inclusion import (
+    inclusion_gradients as inclusion_gradients,
+    probabilistic_values as probabilistic_values,
+)
 from .credit.interactions import interaction_values as interaction_values
 from .credit.label_game import LabelGame as LabelGame, label_game as label_game
 from .credit.labels import (
@@ -21,14 +25,22 @@ from .credit.labels import (
     Label as Label,
     label_connections as label_connections,
 )
+from .credit.links import link_test as link_test, neuron_links as neuron_links
 from .credit.owen import owen_values as owen_values
 from .credit.perturbation import perturb_connections as perturb_connections
+from .credit.posterior import (
+    PosteriorValues as PosteriorValues,
+    posterior_shapley_values as posterior_shapley_values,
+)
+from .credit.readout import readout_values as readout_values
+from .credit.sequence import play_layers as play_layers
 from .credit.shapley import (
     ShapleyValues as ShapleyValues,
     shapley_values as shapley_values,
 )
 from .credit.strong import (
     StrongCoalition as StrongCoalition,
+    soft_membership as soft_membership,
     strong_coalition as strong_coalition,
 )
 from .deploy.archive import (

@@ -275,7 +275,7 @@ class NeuronGame:
     def _sweep(self, state: State, orders: np.ndarray) -> np.ndarray:
         if self._stage.sums is None:
             return self._sweep_masks(state, orders)
-        size = self._stage.at_once(MOST_ORDERS)
+        size = min(MOST_ORDERS, 1 << (max(len(orders), 1) - 1).bit_length())
         blocks = []
         for start in range(0, len(orders), size):
             part = orders[start : start + size]

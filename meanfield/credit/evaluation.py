@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from tqdm import tqdm
 
 from meanfield.checks import require
@@ -48,7 +48,7 @@ class Evaluator:
         self.num_players = num_players
         self.budget = budget
         self.num_evaluations = 0
-        self._value_fn = value_fn
+        self._value_fn: Any = value_fn
         self._chunk_size = chunk_size
         self._bar = tqdm(total=budget, unit="coalition") if progress is True else None
         self._report = progress if callable(progress) else None
@@ -63,18 +63,55 @@ class Evaluator:
         for start in range(0, len(coalitions), self._chunk_size):
             chunk = coalitions[start : start + self._chunk_size]
             payoffs[start : start + len(chunk)] = self._checked(chunk)
-            self.num_evaluations += len(chunk)
-            if self._bar is not None:
-                self._bar.update(len(chunk))
-            if self._report is not None:
-                self._report(self.num_evaluations, self.budget)
+            self._count(len(chunk))
         return payoffs
+
+    def _count(self, evaluations: int) -> None:
+        self.num_evaluations += evaluations
+        if self._bar is not None:
+            self._bar.update(evaluations)
+        if self._report is not None:
+            self._report(self.num_evaluations, self.budget)
 
     def ends(self) -> tuple[float, float]:
         """Payoffs of the empty and of the grand coalition (two evaluations)."""
         rows = np.repeat([[False], [True]], self.num_players, axis=1)
         empty, grand = self(rows)
         return float(empty), float(grand)
+
+    def null_players(self) -> Bool[np.ndarray, " players"]:
+        """Players that the game itself knows to be worth nothing."""
+        if not hasattr(self._value_fn, "null_players"):
+            return np.zeros(self.num_players, bool)
+        return np.asarray(self._value_fn.null_players(), bool)
+
+    def sweep(
+        self, orders: Int[np.ndarray, "orders players"], length: int
+    ) -> Float[np.ndarray, "orders sizes"] | None:
+        """Payoffs of the first 0, 1, …, `length` players of every order.
+
+        The first and the last, those of ∅ and N, do not count as evaluations: players
+        behind `length` change nothing. None when the game offers no sweeps.
+        """
+        if not hasattr(self._value_fn, "sweep"):
+            return None
+        cost = length - 1
+        if self.num_evaluations + cost * len(orders) > self.budget:
+            raise AssertionError("an estimator asked for more than its budget")
+        block = max(1, self._chunk_size // max(cost, 1))
+        paths = np.empty((len(orders), length + 1))
+        for start in range(0, len(orders), block):
+            part = orders[start : start + block]
+            path = np.asarray(self._value_fn.sweep(part), np.float64)
+            wanted = (len(part), orders.shape[1] + 1)
+            require(
+                path.shape == wanted and bool(np.isfinite(path).all()),
+                f"`value_fn.sweep` must return finite payoffs of shape {wanted}; got "
+                f"shape {path.shape}.",
+            )
+            paths[start : start + len(part)] = path[:, : length + 1]
+            self._count(cost * len(part))
+        return paths
 
     def close(self) -> None:
         """Close the progress bar."""

@@ -28,7 +28,7 @@ random effects separate the Monte-Carlo error from the spread of the posterior.
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from meanfield.checks import require
@@ -245,6 +245,30 @@ def exact_estimate(
     rounding = rounding_error(float(np.abs(payoffs).max()))
     ends = np.stack([values - rounding, values + rounding], axis=1)
     return Estimate(values, np.zeros_like(values), ends, level)
+
+
+def padded_estimate(
+    estimate: Estimate, players: Int[np.ndarray, " some"], num_players: int
+) -> Estimate:
+    """The estimate of some players among all, the others 0 for certain."""
+
+    def padded(entries):
+        whole = np.zeros((num_players, *entries.shape[1:]))
+        whole[players] = entries
+        return whole
+
+    return Estimate(
+        padded(estimate.values),
+        padded(estimate.standard_errors),
+        padded(estimate.intervals),
+        estimate.level,
+    )
+
+
+def unpromised(estimate: Estimate) -> Estimate:
+    """The estimate with intervals that claim nothing: the whole line."""
+    line = np.tile([-np.inf, np.inf], (len(estimate.values), 1))
+    return Estimate(estimate.values, estimate.standard_errors, line, estimate.level)
 
 
 def rounding_error(scale: float) -> float:

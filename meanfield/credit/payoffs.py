@@ -122,5 +122,6 @@ def _of_classes(payoff: str, logits: Array, targets: Array, temperature: float) 
 
 
 def _log_prob(logits: Array, targets: Array) -> Array:
-    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, -1)
+    # A sum with a one-hot vector fuses; a look-up makes copies.
+    hot = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+    return (logits * hot).sum(-1) - jax.nn.logsumexp(logits, -1)

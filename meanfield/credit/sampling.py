@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from meanfield.checks import require
 
 from .evaluation import Evaluator
-from .intervals import Estimate, replicate_statistics
+from .intervals import Estimate, padded_estimate, replicate_statistics
 
 FIRST_ROUND = 16  # replicates before the first look at a stopping rule
 ROWS_AT_ONCE = 4096  # coalitions held in memory by one block of sweeps
@@ -74,10 +74,12 @@ def rounds(count: int, *, doubling: bool) -> Iterator[int]:
 def antithetic_replicates(
     evaluate: Evaluator, orders: Orders, empty: float, grand: float
 ) -> Float[np.ndarray, "replicates players"]:
-    """Mean marginal contributions over every order and its reverse."""
-    num_players = evaluate.num_players
-    block = max(1, ROWS_AT_ONCE // pair_cost(num_players))
-    replicates = np.empty(orders.shape)
+    """Mean marginal contributions over every order and its reverse.
+
+    Players that an order leaves out get 0.
+    """
+    block = max(1, ROWS_AT_ONCE // pair_cost(orders.shape[1]))
+    replicates = np.zeros((len(orders), evaluate.num_players))
     for start in range(0, len(orders), block):
         part = orders[start : start + block]
         forward, backward = sweep(
@@ -88,18 +90,33 @@ def antithetic_replicates(
 
 
 def sweep(
-    evaluate: Evaluator, orders: Int[np.ndarray, "*batch players"], empty, grand
+    evaluate: Evaluator, orders: Int[np.ndarray, "*batch entries"], empty, grand
 ) -> Float[np.ndarray, "*batch players"]:
-    """Marginal contributions along every order; n − 1 evaluations each."""
-    num_players = orders.shape[-1]
-    ranks = np.argsort(orders, axis=-1)
-    lengths = np.arange(1, num_players)[:, None]
-    coalitions = ranks[..., None, :] < lengths
-    payoffs = evaluate(coalitions.reshape(-1, num_players))
-    path = np.empty((*orders.shape[:-1], num_players + 1))
-    path[..., 0], path[..., -1] = empty, grand
-    path[..., 1:-1] = payoffs.reshape(*orders.shape[:-1], num_players - 1)
-    return np.take_along_axis(np.diff(path, axis=-1), ranks, axis=-1)
+    """Marginal contributions along every order, at one evaluation less than players.
+
+    The game's own sweep is used where it has one. Its payoffs of ∅ and N stay as they
+    are, so that a player who changes nothing gets exactly 0.
+    """
+    count, lengths = orders.shape[-1], np.arange(1, orders.shape[-1])[:, None]
+    flat = orders.reshape(-1, count)
+    path = evaluate.sweep(_with_the_rest(flat, evaluate.num_players), count)
+    if path is None:
+        ranks = np.full((len(flat), evaluate.num_players), count)
+        np.put_along_axis(ranks, flat, np.arange(count)[None], axis=1)
+        coalitions = ranks[:, None, :] < lengths
+        payoffs = evaluate(coalitions.reshape(-1, evaluate.num_players))
+        path = np.empty((len(flat), count + 1))
+        path[:, 0], path[:, -1] = empty, grand
+        path[:, 1:-1] = payoffs.reshape(len(flat), -1)
+    values = np.zeros((len(flat), evaluate.num_players))
+    np.put_along_axis(values, flat, np.diff(path, axis=1), axis=1)
+    return values.reshape(*orders.shape[:-1], -1)
+
+
+def _with_the_rest(orders: Orders, num_players: int) -> Orders:
+    """Orders of all players: those that a short order leaves out come last."""
+    missing = np.setdiff1d(np.arange(num_players), orders[0])
+    return np.concatenate([orders, np.tile(missing, (len(orders), 1))], axis=1)
 
 
 def check_tolerance(tolerance: float | None) -> None:
@@ -116,6 +133,7 @@ def stopped_estimate(
     *,
     level: float,
     half_width: float | None,
+    players: Int[np.ndarray, " some"] | None = None,
 ) -> tuple[Estimate, bool | None]:
     """Statistics of at most `count` replicates, stopping early on narrow intervals.
 
@@ -127,6 +145,7 @@ def stopped_estimate(
         count: the most replicates that the budget allows.
         level: 1 − α.
         half_width: stop when no interval is wider on either side; None: never.
+        players: those that are estimated, all if None; the others are 0 for certain.
 
     Returns:
         The estimate, and whether the half-width was reached (None when none was set).
@@ -139,11 +158,16 @@ def stopped_estimate(
         if half_width is not None:
             share /= 2
         look_level = 1 - (1 - level) * share
-        estimate = replicate_statistics(np.concatenate(replicates), level=look_level)
+        seen = np.concatenate(replicates)
+        estimate = replicate_statistics(
+            seen if players is None else seen[:, players], level=look_level
+        )
         if half_width is not None:
             reach = estimate.intervals[:, 1] - estimate.values
             converged = bool((reach <= half_width).all())
             if converged:
                 break
     assert estimate is not None
+    if players is not None:
+        estimate = padded_estimate(estimate, players, seen.shape[1])
     return estimate, converged

@@ -8,7 +8,9 @@ enumerated, whatever the method. Otherwise:
 
 | `method`       | idea                             | choose it                      |
 |----------------|----------------------------------|--------------------------------|
-| `"antithetic"` | orders of the players, each with | by default: unbiased, null     |
+| `"auto"`       | the surrogate up to 32 evalua-   | by default                     |
+|                | tions a player, then antithetic  |                                |
+| `"antithetic"` | orders of the players, each with | for intervals: unbiased, null  |
 |                | its reverse                      | players exactly 0, stops early |
 | `"stratified"` | every coalition informs every    | when the size of a coalition   |
 |                | player, size by size             | drives its payoff              |
@@ -19,7 +21,13 @@ enumerated, whatever the method. Otherwise:
 
 All evaluate complementary coalitions and sum to v(N) − v(∅). Permutations and least
 squares are exact for quadratic games. The intervals of all but the surrogate rest on
-the randomness of the draw alone; the surrogate's rest on its prior (see its module).
+the randomness of the draw alone. The surrogate's error is that of its prior, right over
+games like those it describes and wrong on a single game unlike them (an airport of a
+hundred players): it claims no coverage, and its intervals are the whole line.
+
+A game that offers `sweep(orders)`, all n + 1 payoffs along each order at once, as
+`meanfield.NeuronGame` does, is played in orders whatever the budget; one that offers
+`null_players()` has those left out of the orders, and they get exactly 0.
 
 References:
     Shapley 1953. Castro, Gómez & Tejada 2009, Computers & OR 36:1726 (permutations).
@@ -48,7 +56,12 @@ from .evaluation import (
 )
 from .intervals import Estimate, exact_estimate
 
-Method = Literal["antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"]
+Method = Literal[
+    "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"
+]
+# Up to here the surrogate has by far the smallest error, and antithetic pairs are too
+# few to tell theirs.
+SURROGATE_PER_PLAYER = 32
 
 
 class ShapleyValues(eqx.Module):
@@ -57,9 +70,10 @@ class ShapleyValues(eqx.Module):
     Args:
         values: φ, (players,), in units of the payoff; they sum to v(N) − v(∅).
         standard_errors: of every value; 0 when exact, infinite when the budget was too
-            small to tell (one antithetic pair).
+            small to tell (one antithetic pair); the surrogate's are those of its prior.
         intervals: (players, 2), simultaneous: all hold at once with probability
-            `level`, also after early stopping.
+            `level`, also after early stopping. The whole line where nothing can be
+            promised: one antithetic pair, or the surrogate.
         num_evaluations: payoffs asked for, ∅ and N included.
         method: how they were found; "exact" when all coalitions were evaluated.
         level: probability that all intervals hold.
@@ -90,7 +104,7 @@ def shapley_values(
     *,
     key: PRNGKeyArray | None = None,
     budget: int | None = None,
-    method: Method = "antithetic",
+    method: Method = "auto",
     level: float = 0.95,
     tolerance: float | None = None,
     chunk_size: int = 4096,
@@ -110,8 +124,9 @@ def shapley_values(
         budget: at most this many evaluations, ∅ and N included. Default: 64 a player,
             or 2^n if that is fewer (all of them for ``method="exact"``). A budget of
             2^n or more (n ≤ 20) is spent on exact values.
-        method: see the table at the top of the module. The surrogate spends at most
-            8194 evaluations; what the budget has beyond stays unspent.
+        method: see the table at the top of the module. "auto" takes the antithetic
+            method with a `tolerance` too. The surrogate spends at most 8194
+            evaluations; what the budget has beyond stays unspent.
         level: probability that all intervals hold at once.
         tolerance: stop as soon as every half-width is at most `tolerance` times
             |v(N) − v(∅)|. Looks after 16, 32, 64, … pairs; look s spends α/2^s of
@@ -146,6 +161,9 @@ def shapley_values(
         f"`method` must be one of {', '.join(get_args(Method))}; got {method!r}.",
     )
     budget = _budget(budget, n, method)
+    if method == "auto":
+        dear = budget <= SURROGATE_PER_PLAYER * n and not hasattr(value_fn, "sweep")
+        method = "surrogate" if dear and tolerance is None else "antithetic"
     enumerated = n <= exact.MAX_PLAYERS and budget >= 2**n
     _check_tolerance(tolerance, method)
     if not enumerated:
@@ -241,14 +259,22 @@ def _antithetic(
     level: float,
     tolerance: float | None,
 ) -> tuple[Estimate, float, float, bool | None]:
-    n = evaluate.num_players
     empty, grand = evaluate.ends()
+    live = np.flatnonzero(~evaluate.null_players())
+    if len(live) < 2:
+        # Alone, a player gets all there is to get.
+        values = np.zeros(evaluate.num_players)
+        values[live] = grand - empty
+        estimate = exact_estimate(values, np.array([empty, grand]), level)
+        return estimate, empty, grand, None if tolerance is None else True
+    draw = sampling.random_orders(len(live))
     estimate, converged = sampling.stopped_estimate(
         lambda count: sampling.antithetic_replicates(
-            evaluate, sampling.random_orders(n)(rng, count), empty, grand
+            evaluate, live[draw(rng, count)], empty, grand
         ),
-        sampling.affordable_pairs(n, evaluate.budget),
+        sampling.affordable_pairs(len(live), evaluate.budget),
         level=level,
         half_width=None if tolerance is None else tolerance * abs(grand - empty),
+        players=live,
     )
     return estimate, empty, grand, converged

@@ -29,7 +29,7 @@ from meanfield.propagation.units import Reading, Units, weight_axis
 from .payoffs import Measure
 
 # Numbers in flight at once: what the caches of a core hold, what a GPU has to do.
-ELEMENTS = {"cpu": 2**18}
+ELEMENTS = {"cpu": 2**16}
 ELEMENTS_ELSEWHERE = 2**25
 MOST_AT_ONCE = 256
 
@@ -210,7 +210,7 @@ class Stage:
         return jax.lax.map(play, masks, batch_size=size)
 
     def at_once(self, most: int = MOST_AT_ONCE) -> int:
-        """How many coalitions, or orders, to play in one go."""
+        """How many coalitions, or orders, to play in one go: a power of two."""
         widest = max(
             (
                 int(np.prod(self.program.shapes[place]))
@@ -220,7 +220,8 @@ class Stage:
             default=1,
         )
         elements = ELEMENTS.get(jax.default_backend(), ELEMENTS_ELSEWHERE)
-        return int(np.clip(elements // max(widest, 1), 1, min(most, MOST_AT_ONCE)))
+        fits = int(np.clip(elements // max(widest, 1), 1, min(most, MOST_AT_ONCE)))
+        return 1 << (fits.bit_length() - 1)
 
     def _sweep(self, state: State, orders: Any, y: Any) -> Array:
         """Mean payoffs along orders, (orders, players + 1), by running sums."""
@@ -249,14 +250,20 @@ class Stage:
             ]
             return added, earned
 
-        count, size = orders.shape
-        start = [
-            jnp.broadcast_to(part.start, (count, *part.start.shape)) for part in parts
-        ]
-        # Player n does not exist: it lets the last coalition be paid like the others.
-        last = jnp.full((count, 1), size)
-        steps = jnp.concatenate([orders, last], 1).T
-        return jax.lax.scan(join, start, steps)[1].T
+        def together(orders: Array) -> Array:
+            count, size = orders.shape
+            start = [
+                jnp.broadcast_to(part.start, (count, *part.start.shape))
+                for part in parts
+            ]
+            # Player n does not exist: the last coalition is paid like the others.
+            last = jnp.full((count, 1), size)
+            steps = jnp.concatenate([orders, last], 1).T
+            return jax.lax.scan(join, start, steps)[1].T
+
+        size = self.at_once(orders.shape[0])
+        groups = orders.reshape(-1, size, orders.shape[1])
+        return jax.lax.map(together, groups).reshape(orders.shape[0], -1)
 
     def _parts(self, state: State, product: "_Sum") -> "_Parts":
         reading = product.reading
@@ -308,7 +315,10 @@ class _Parts(eqx.Module):
 
     def share(self, players: Int[Array, " orders"]) -> Array:
         """What one player of each order adds."""
-        first, second = self.acts[players], self.weights[players]
+        # Fused with the product, the look-up would be done for every number anew.
+        first, second = jax.lax.optimization_barrier(
+            (self.acts[players], self.weights[players])
+        )
         if self.weights_first:
             first, second = second, first
         if first.shape[1] == 1:

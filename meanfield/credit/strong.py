@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import expit
 from scipy.stats import t as student
 
 from meanfield.checks import require
@@ -25,6 +26,7 @@ class StrongCoalition:
         order: the units in order of falling value.
         level: of the bounds.
         certified: False when not even the whole layer passes (too few examples).
+        memberships: how firmly each unit belongs, see `soft_membership`.
     """
 
     mask: Bool[np.ndarray, " players"]
@@ -33,11 +35,59 @@ class StrongCoalition:
     order: Any
     level: float
     certified: bool
+    memberships: Float[np.ndarray, " players"]
 
     @property
     def size(self) -> int:
         """Number of units in the coalition."""
         return int(self.mask.sum())
+
+
+def soft_membership(
+    values: Float[Any, " players"],
+    mask: Bool[Any, " players"],
+    *,
+    temperature: float | int | None = None,
+) -> Float[np.ndarray, " players"]:
+    r"""How firmly each unit belongs: a Gibbs weight of its value.
+
+        p_i = 1 / (1 + exp(−(φ_i − θ) / T))
+
+    with the energy −φ_i of a member and the threshold θ halfway between the weakest
+    unit inside and the strongest outside. T → 0 gives the coalition itself.
+
+    Args:
+        values: Shapley values φ.
+        mask: the strong coalition, a prefix of their ranking.
+        temperature: T > 0 in units of the payoff; the values' standard deviation when
+            left out.
+
+    Returns:
+        Memberships in [0, 1]; 1 for all (0 for all) when everybody is in (out).
+
+    Raises:
+        ValueError: shapes that differ, or T ≤ 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from meanfield.credit.strong import soft_membership
+        >>> mask = np.array([True, False])
+        >>> soft_membership(np.array([3.0, 1.0]), mask, temperature=1.0).round(3)
+        array([0.731, 0.269])
+    """
+    phi, inside = np.asarray(values, np.float64), np.asarray(mask, bool)
+    require(
+        phi.ndim == 1 and phi.shape == inside.shape,
+        f"`values` and `mask` must have one entry a unit; got {phi.shape} and "
+        f"{inside.shape}.",
+    )
+    if temperature is None:
+        temperature = float(phi.std()) or 1.0
+    require(temperature > 0, f"`temperature` must be positive; got {temperature}.")
+    if inside.all() or not inside.any():
+        return inside.astype(np.float64)
+    threshold = (phi[inside].min() + phi[~inside].max()) / 2
+    return expit((phi - threshold) / temperature)
 
 
 def strong_coalition(
@@ -92,5 +142,11 @@ def strong_coalition(
     while size > 0 and passed[size - 1]:
         size -= 1
     return StrongCoalition(
-        prefixes[size], scores.mean(1), bounds, order, level, bool(passed[n])
+        prefixes[size],
+        scores.mean(1),
+        bounds,
+        order,
+        level,
+        bool(passed[n]),
+        soft_membership(values, prefixes[size]),
     )

@@ -24,7 +24,8 @@ the prior treats players alike. Then
 with A = ½ Var(φ_i − φ_j): no sum over 2^n coalitions, efficiency by construction, and
 exactness once all coalitions are seen. The standard error is that of the model, scaled
 by leave-one-out residuals: it is calibrated over games like those the prior describes,
-not, as for permutations, over repetitions on every single game.
+not, as for permutations, over repetitions on every single game. No interval with a
+coverage can be made of it, and none is returned.
 
 References:
     O'Hagan 1991, Bayes–Hermite quadrature, J. Stat. Plan. Inference 29:245.
@@ -41,7 +42,7 @@ from scipy.special import gammaln
 
 from .designs import draw_pairs, odd_part
 from .evaluation import Evaluator
-from .intervals import Estimate, gaussian_statistics, rounding_error
+from .intervals import Estimate, gaussian_statistics, rounding_error, unpromised
 
 MAX_PAIRS = 4096  # the solve is cubic: about two seconds at this size on two cores
 PAIRS_FOR_CHOICE = 256  # rows on which the grid is compared
@@ -176,7 +177,7 @@ def mean_distance_power(
 def surrogate_estimate(
     evaluate: Evaluator, rng: np.random.Generator, *, level: float
 ) -> tuple[Estimate, float, float]:
-    """Posterior means and intervals; also v(∅) and v(N)."""
+    """Posterior means and standard deviations, no intervals; also v(∅) and v(N)."""
     n = evaluate.num_players
     num_pairs = min((evaluate.budget - 2) // 2, MAX_PAIRS)
     sizes = np.arange(1, n // 2 + 1)
@@ -203,7 +204,7 @@ def surrogate_estimate(
         level=level,
         rounding=rounding_error(max(abs(empty), abs(grand), scale)),
     )
-    return estimate, empty, grand
+    return unpromised(estimate), empty, grand
 
 
 def weigh_kernels(

@@ -110,6 +110,28 @@ def find_units(program: Program, layer: str) -> Units:
     return units
 
 
+def product_of(program: Program, layer: str) -> tuple[int, int, int]:
+    """The product of a layer: its step, the weights' operand and their unit axis.
+
+    Raises:
+        ValueError: the layer has no product outside of loops.
+    """
+    own = {p for name, p in program.leaves.items() if name.rpartition("/")[0] == layer}
+    own = {place for place in own if len(program.shapes[place]) >= 2}
+    found = _first_use(program, own, _PRODUCTS)
+    require(found is not None, f"`layer` {layer!r} has no product of its own.")
+    assert found is not None
+    number, (side, *_) = found
+    step = program.steps[number]
+    numbers = step.eqn.params["dimension_numbers"]
+    if step.eqn.primitive.name == "conv_general_dilated":
+        return number, side, numbers.rhs_spec[0]
+    contracted = numbers[0][side]
+    rank = len(program.shapes[step.inputs[side]])
+    (axis,) = (a for a in range(rank) if a not in contracted)
+    return number, side, axis
+
+
 def is_product(program: Program, number: int, place: int, axis: int) -> list[int]:
     """Operands of a step that are `place`, summed along `axis` with fixed weights."""
     step = program.steps[number]

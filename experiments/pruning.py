@@ -1,0 +1,228 @@
+"""Pruning without fine-tuning: which neurons to keep, by Shapley value or otherwise.
+
+Both hidden layers of a trained network are cut to a share of their units, the others
+held at their mean activation on training data (folded into the next bias), and the test
+accuracy is measured as it is, without another step of learning. Layer by layer: the
+second layer is ranked, and its means are taken, with the first layer cut already.
+
+| ranking    | units kept                                                            |
+|------------|-----------------------------------------------------------------------|
+| shapley    | largest Shapley values of the mean probability of the right class     |
+| leave-one  | largest loss of that payoff when the unit alone is held               |
+| activation | largest standard deviation of the activation times ‖outgoing weights‖ |
+| magnitude  | largest ‖incoming weights‖ · ‖outgoing weights‖                       |
+| random     | any                                                                   |
+
+With fine-tuning these differences mostly vanish (Ancona et al. 2020, arXiv:2006.01795);
+without it, the ranking is all there is.
+
+    python experiments/pruning.py --data digits
+    python experiments/pruning.py --data mnist --data-dir FOLDER
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+
+import meanfield as mf
+from meanfield import data as datasets
+from meanfield.files import atomic_path
+from meanfield.networks import mlp
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+SETTINGS = {
+    "digits": {"hidden": (100, 100), "epochs": 30, "batch_size": 32},
+    "mnist": {"hidden": (300, 100), "epochs": 5, "batch_size": 128},
+}
+KEPT = (0.5, 0.3)
+RANKINGS = ("shapley", "leave-one", "activation", "magnitude", "random")
+EXAMPLES = 500  # training examples that rank and give the means
+PER_PLAYER = 100  # evaluations of the Shapley values
+SEEDS = 5
+OUT = Path("runs/pruning")
+
+
+def main() -> None:
+    """Train, rank, cut and test for every seed; print, save and draw the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    dataset = datasets.load(arguments.data, data_dir=arguments.data_dir)
+    settings = SETTINGS[arguments.data]
+    rows = []
+    for seed in range(arguments.seeds):
+        ensemble = train(dataset, settings, seed)
+        layers = weights_of(ensemble)
+        whole = accuracy(layers, {}, dataset.x_test, dataset.y_test)
+        rows.append((seed, "whole network", 1.0, whole))
+        for ranking in RANKINGS:
+            for kept in KEPT:
+                held = cut(ensemble, dataset, settings, ranking, kept, seed)
+                score = accuracy(layers, held, dataset.x_test, dataset.y_test)
+                rows.append((seed, ranking, kept, score))
+        print(f"seed {seed}: whole {whole:.4f}", flush=True)
+    report(rows, arguments.data)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    save(rows, arguments.out / f"{arguments.data}.csv")
+    draw(rows, arguments.data, arguments.out / f"{arguments.data}.png")
+
+
+def train(dataset, settings, seed: int) -> mf.Ensemble:
+    """An ensemble trained by generalized back-propagation."""
+    widths = (dataset.num_features, *settings["hidden"], 10)
+    network = mlp(widths, key=jax.random.key(seed))
+    ensemble = mf.Ensemble.from_model(network, key=jax.random.key(100 + seed))
+    return mf.fit(
+        ensemble,
+        (dataset.x_train, dataset.y_train),
+        key=jax.random.key(200 + seed),
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        progress=False,
+    ).ensemble
+
+
+def weights_of(ensemble: mf.Ensemble) -> list:
+    """Weights and biases of the network of posterior means, as float64."""
+    return [
+        (np.asarray(layer.weight, np.float64), np.asarray(layer.bias, np.float64))
+        for layer in ensemble.mean_network().layers
+    ]
+
+
+def cut(ensemble, dataset, settings, ranking: str, kept: float, seed: int) -> dict:
+    """By hidden layer: which units stay, and the means of the others."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(dataset.x_train), EXAMPLES, replace=False)
+    x, y = dataset.x_train[rows], dataset.y_train[rows]
+    layers = weights_of(ensemble)
+    held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for number, units in enumerate(settings["hidden"]):
+        acts = forward(layers, held, x, upto=number)
+        if ranking in ("shapley", "leave-one"):
+            fixed = {f"layers/{n}": mask for n, (mask, _) in held.items()}
+            game = mf.NeuronGame(ensemble, f"layers/{number}", (x, y), fixed=fixed)
+            scores = played(game, ranking, seed)
+        elif ranking == "random":
+            scores = rng.random(units)
+        else:
+            outgoing = np.linalg.norm(layers[number + 1][0], axis=0)
+            own = (
+                acts.std(0)
+                if ranking == "activation"
+                else np.linalg.norm(layers[number][0], axis=1)
+            )
+            scores = own * outgoing
+        mask = np.zeros(units, bool)
+        mask[np.argsort(-scores, kind="stable")[: round(kept * units)]] = True
+        held[number] = mask, acts.mean(0)
+    return held
+
+
+def played(game, ranking: str, seed: int) -> np.ndarray:
+    """Shapley values, or what is lost when one unit alone is held."""
+    n = game.num_players
+    if ranking == "shapley":
+        key = jax.random.key(300 + seed)
+        return mf.shapley_values(game, n, key=key, budget=PER_PLAYER * n).values
+    everybody = np.ones((1, n), bool)
+    return game(everybody) - game(~np.eye(n, dtype=bool))
+
+
+def forward(layers, held, x, upto: int | None = None) -> np.ndarray:
+    """Outputs, or the activations of a hidden layer, with units held at their means."""
+    signal = np.asarray(x, np.float64)
+    for number, (weight, bias) in enumerate(layers):
+        signal = signal @ weight.T + bias
+        if number == len(layers) - 1:
+            break
+        signal = np.maximum(signal, 0)
+        if number == upto:
+            break
+        if number in held:
+            mask, means = held[number]
+            signal = np.where(mask, signal, means)
+    return signal
+
+
+def accuracy(layers, held, x, y) -> float:
+    """Part of the examples that are classified right."""
+    return float((forward(layers, held, x).argmax(1) == np.asarray(y)).mean())
+
+
+def report(rows, name: str) -> None:
+    """Means, standard errors, and the paired lead of the Shapley ranking."""
+    print(f"\n{name}: test accuracy without fine-tuning, mean ± s.e. over seeds")
+    for kept in KEPT:
+        best = scores_of(rows, "shapley", kept)
+        for ranking in RANKINGS:
+            own = scores_of(rows, ranking, kept)
+            line = f"  keep {kept:.0%} {ranking:<11}{own.mean():.4f} ± {error(own):.4f}"
+            if ranking != "shapley":
+                lead = best - own
+                line += f"   shapley leads by {lead.mean():+.4f} ± {error(lead):.4f}"
+                line += f" ({lead.mean() / error(lead):+.1f} s.e.)"
+            print(line)
+
+
+def scores_of(rows, ranking: str, kept: float) -> np.ndarray:
+    """Accuracies of one ranking over the seeds."""
+    return np.array([row[3] for row in rows if row[1:3] == (ranking, kept)])
+
+
+def error(values) -> float:
+    """Standard error of a mean; infinite for one value."""
+    count = len(values)
+    return float(values.std(ddof=1) / count**0.5) if count > 1 else float("inf")
+
+
+def save(rows, target: Path) -> None:
+    """One row a seed, ranking and share."""
+    with atomic_path(target) as path, open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["seed", "ranking", "kept", "test_accuracy"])
+        writer.writerows(rows)
+    print(f"wrote {target}")
+
+
+def draw(rows, name: str, target: Path) -> None:
+    """Accuracy of every ranking at every share, single seeds as dots."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    markers = "os^Dv"
+    for place, ranking in enumerate(RANKINGS):
+        for group, kept in enumerate(KEPT):
+            own = scores_of(rows, ranking, kept)
+            where = group + 0.14 * (place - 2)
+            axes.errorbar(
+                where,
+                own.mean(),
+                2 * error(own) if len(own) > 1 else 0,
+                fmt=markers[place],
+                color=f"C{place}",
+                capsize=3,
+                label=ranking if group == 0 else None,
+            )
+            axes.plot(np.full(len(own), where), own, ".", color=f"C{place}", alpha=0.4)
+    whole = np.mean([row[3] for row in rows if row[1] == "whole network"])
+    axes.axhline(whole, color="black", lw=0.8, label="whole network")
+    axes.set_xticks(range(len(KEPT)), [f"{kept:.0%} of units kept" for kept in KEPT])
+    axes.set_ylabel("test accuracy")
+    axes.set_title(f"{name}: pruned without fine-tuning", fontsize="medium")
+    axes.legend(frameon=False, fontsize="small", ncols=2)
+    with atomic_path(target) as path:
+        figure.savefig(path, dpi=150)
+    plt.close(figure)
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()
