@@ -7,7 +7,9 @@ second layer is ranked, and its means are taken, with the first layer cut alread
 
 | ranking    | units kept                                                            |
 |------------|-----------------------------------------------------------------------|
-| shapley    | largest Shapley values of the mean probability of the right class     |
+| shapley    | largest Shapley values of the mean probability of the right class, in |
+|            | rounds: the least are dropped, those who are left play again          |
+| once       | the same in one round                                                 |
 | leave-one  | largest loss of that payoff when the unit alone is held               |
 | activation | largest standard deviation of the activation times ‖outgoing weights‖ |
 | magnitude  | largest ‖incoming weights‖ · ‖outgoing weights‖                       |
@@ -41,9 +43,10 @@ SETTINGS = {
     "mnist": {"hidden": (300, 100), "epochs": 5, "batch_size": 128},
 }
 KEPT = (0.5, 0.3)
-RANKINGS = ("shapley", "leave-one", "activation", "magnitude", "random")
+RANKINGS = ("shapley", "once", "leave-one", "activation", "magnitude", "random")
 EXAMPLES = 500  # training examples that rank and give the means
-PER_PLAYER = 100  # evaluations of the Shapley values
+PER_PLAYER = 100  # evaluations of the Shapley values, over all rounds
+ROUNDS = 4
 SEEDS = 5
 OUT = Path("runs/pruning")
 
@@ -58,7 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = datasets.load(arguments.data, data_dir=arguments.data_dir)
     settings = SETTINGS[arguments.data]
-    rows = []
+    rows, games = [], {}
     for seed in range(arguments.seeds):
         ensemble = train(dataset, settings, seed)
         layers = weights_of(ensemble)
@@ -66,7 +69,7 @@ def main() -> None:
         rows.append((seed, "whole network", 1.0, whole))
         for ranking in RANKINGS:
             for kept in KEPT:
-                held = cut(ensemble, dataset, settings, ranking, kept, seed)
+                held = cut(games, ensemble, dataset, ranking, kept, seed)
                 score = accuracy(layers, held, dataset.x_test, dataset.y_test)
                 rows.append((seed, ranking, kept, score))
         print(f"seed {seed}: whole {whole:.4f}", flush=True)
@@ -99,19 +102,21 @@ def weights_of(ensemble: mf.Ensemble) -> list:
     ]
 
 
-def cut(ensemble, dataset, settings, ranking: str, kept: float, seed: int) -> dict:
+def cut(games, ensemble, dataset, ranking: str, kept: float, seed: int) -> dict:
     """By hidden layer: which units stay, and the means of the others."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(dataset.x_train), EXAMPLES, replace=False)
     x, y = dataset.x_train[rows], dataset.y_train[rows]
     layers = weights_of(ensemble)
     held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for number, units in enumerate(settings["hidden"]):
+    for number, (weight, _) in enumerate(layers[:-1]):
+        units = len(weight)
         acts = forward(layers, held, x, upto=number)
-        if ranking in ("shapley", "leave-one"):
+        count = round(kept * units)
+        if ranking in ("shapley", "once", "leave-one"):
             fixed = {f"layers/{n}": mask for n, (mask, _) in held.items()}
-            game = mf.NeuronGame(ensemble, f"layers/{number}", (x, y), fixed=fixed)
-            scores = played(game, ranking, seed)
+            game = the_game(games, ensemble, number, (x, y), fixed)
+            scores = played(game, ranking, count, seed)
         elif ranking == "random":
             scores = rng.random(units)
         else:
@@ -119,23 +124,46 @@ def cut(ensemble, dataset, settings, ranking: str, kept: float, seed: int) -> di
             own = (
                 acts.std(0)
                 if ranking == "activation"
-                else np.linalg.norm(layers[number][0], axis=1)
+                else np.linalg.norm(weight, axis=1)
             )
             scores = own * outgoing
         mask = np.zeros(units, bool)
-        mask[np.argsort(-scores, kind="stable")[: round(kept * units)]] = True
+        mask[np.argsort(-scores, kind="stable")[:count]] = True
         held[number] = mask, acts.mean(0)
     return held
 
 
-def played(game, ranking: str, seed: int) -> np.ndarray:
-    """Shapley values, or what is lost when one unit alone is held."""
+def the_game(games, ensemble, number: int, data, fixed) -> mf.NeuronGame:
+    """The game of a layer; what was compiled for one seed serves all."""
+    layer = f"layers/{number}"
+    if layer not in games:
+        games[layer] = mf.NeuronGame(ensemble, layer, data, fixed=fixed)
+    return games[layer].replay(ensemble, data, fixed=fixed)
+
+
+def played(game, ranking: str, count: int, seed: int) -> np.ndarray:
+    """What the game says of every unit: the larger, the better to keep."""
     n = game.num_players
-    if ranking == "shapley":
-        key = jax.random.key(300 + seed)
-        return mf.shapley_values(game, n, key=key, budget=PER_PLAYER * n).values
-    everybody = np.ones((1, n), bool)
-    return game(everybody) - game(~np.eye(n, dtype=bool))
+    if ranking == "leave-one":
+        everybody = np.ones((1, n), bool)
+        return game(everybody) - game(~np.eye(n, dtype=bool))
+    rounds = ROUNDS if ranking == "shapley" else 1
+    left, scores = np.ones(n, bool), np.full(n, -np.inf)
+    for turn in range(rounds):
+        play = mf.SubGame(game, left)
+        values = mf.shapley_values(
+            play,
+            play.num_players,
+            key=jax.random.fold_in(jax.random.key(300 + seed), turn),
+            budget=PER_PLAYER * n // rounds,
+            method="antithetic",
+        ).values
+        scores[left] = values + turn * 10  # who plays longer ranks higher
+        size = round(n * (count / n) ** ((turn + 1) / rounds))
+        places = np.flatnonzero(left)[np.argsort(-values, kind="stable")]
+        left = np.zeros(n, bool)
+        left[places[:size]] = True
+    return scores
 
 
 def forward(layers, held, x, upto: int | None = None) -> np.ndarray:
@@ -197,11 +225,11 @@ def save(rows, target: Path) -> None:
 def draw(rows, name: str, target: Path) -> None:
     """Accuracy of every ranking at every share, single seeds as dots."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    markers = "os^Dv"
+    markers = "osP^Dv"
     for place, ranking in enumerate(RANKINGS):
         for group, kept in enumerate(KEPT):
             own = scores_of(rows, ranking, kept)
-            where = group + 0.14 * (place - 2)
+            where = group + 0.12 * (place - 2.5)
             axes.errorbar(
                 where,
                 own.mean(),

@@ -14,12 +14,11 @@ import numpy as np
 
 from . import plots
 from .checks import require
-from .credit.coalitions import NeuronGame
 from .credit.connections import write_connections
 from .credit.label_game import label_game
 from .credit.labels import label_connections, mean_entropy
-from .credit.shapley import shapley_values
-from .credit.strong import strong_coalition
+from .credit.links import link_test, neuron_links
+from .credit.sequence import play_layers
 from .data import Dataset, load
 from .deploy.archive import load_archive
 from .deploy.formats import Exported
@@ -503,45 +502,57 @@ def coalitions(
     """Strong coalitions of every hidden layer, earlier ones holding for later ones.
 
     Values are estimated on one part of the training data and certified on another.
-    Writes ``coalitions.json`` and two plots for each layer.
+    Writes ``coalitions.json``, two plots for each layer and one of the network.
     """
     x, y, _, _ = _training_arrays(dataset)
     half = min(GAME_EXAMPLES, len(x) // 2)
     first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
-    labels = label_connections(run.ensemble)
-    layers = [name.rpartition("/")[0] for name in run.ensemble.weights()][:-1]
-    require(bool(layers), "the network has no hidden layer, so no neurons to value.")
-    held: dict[str, np.ndarray] = {}
+    key = jax.random.key(seed)
+    labels = label_connections(
+        run.ensemble, data=x[:LABEL_EXAMPLES], key=jax.random.fold_in(key, 9)
+    )
+    played = play_layers(
+        run.ensemble,
+        first,
+        second,
+        key=jax.random.fold_in(key, 10),
+        budget=budget,
+        epsilon=epsilon,
+        likelihood=run.likelihood,
+    )
+    folder = run.folder / "plots"
     found: dict[str, Any] = {}
-    for number, layer in enumerate(layers):
-        settings: dict[str, Any] = {"likelihood": run.likelihood, "fixed": dict(held)}
-        game = NeuronGame(run.ensemble, layer, first, **settings)
-        key = jax.random.fold_in(jax.random.key(seed), 10 + number)
-        values = shapley_values(game, game.num_players, budget=budget, key=key)
-        certify = NeuronGame(run.ensemble, layer, second, **settings)
-        strong = strong_coalition(certify, values, epsilon=epsilon)
-        held[layer] = strong.mask
-        link = label_game(run.ensemble, layer, labels, first, likelihood=run.likelihood)
+    for number, (layer, turn) in enumerate(played.items()):
+        values, strong = turn.values, turn.strong
+        game = label_game(run.ensemble, layer, labels, first, likelihood=run.likelihood)
+        shuffle_key = jax.random.fold_in(key, 20 + number)
         found[layer] = {
             "values": values.values.tolist(),
-            "standard_errors": values.standard_errors.tolist(),
-            "intervals": values.intervals.tolist(),
+            "standard_errors": _finite(values.standard_errors),
+            "intervals": _finite(values.intervals),
             "num_evaluations": int(values.num_evaluations),
+            "null_players": turn.null_players.tolist(),
             "mask": strong.mask.tolist(),
+            "memberships": strong.memberships.tolist(),
             "size": strong.size,
             "certified": strong.certified,
             "payoffs": strong.payoffs.tolist(),
-            "label_game": link.values,
-            "label_counts": link.counts,
+            "label_game": game.values,
+            "label_counts": game.counts,
+            "links": _links(run.ensemble, labels, layer, first[0], strong, shuffle_key),
         }
         name = layer.replace("/", "-")
-        folder = run.folder / "plots"
         axis = plots.shapley_values(values.values, values.intervals, mask=strong.mask)
         plots.save(axis, folder / f"coalition-values-{name}.png")
         curve = plots.payoff_curves({"by Shapley value": strong.payoffs})
         plots.save(curve, folder / f"coalition-payoff-{name}.png")
+    masks = {layer: turn.strong.mask for layer, turn in played.items()}
+    plots.save(
+        plots.coalition_network(masks, _between(run.ensemble, list(masks))),
+        folder / "coalition-network.png",
+    )
     content = {
-        "payoff": game.payoff,
+        "payoff": next(iter(played.values())).payoff,
         "epsilon": epsilon,
         "examples": half,
         "seed": seed,
@@ -551,8 +562,35 @@ def coalitions(
     return content
 
 
+def _links(ensemble, labels, layer, x, strong, key) -> dict[str, Any]:
+    """Connections of every neuron, and whether strong ones hold more important ones."""
+    links = neuron_links(ensemble, labels, layer, x[:1])
+    test = None
+    if 0 < strong.size < len(strong.mask):
+        found = link_test(strong.mask, links.total("important"), key=key)
+        test = dataclasses.asdict(found)
+    return {
+        "incoming": {label: n.tolist() for label, n in links.incoming.items()},
+        "outgoing": {label: n.tolist() for label, n in links.outgoing.items()},
+        "expected_in": links.expected_in.tolist(),
+        "expected_out": links.expected_out.tolist(),
+        "important_in_strong": test,
+    }
+
+
+def _between(ensemble: Ensemble, layers: list[str]) -> list[np.ndarray]:
+    """Mean weights from each hidden layer to the next, (units, next units)."""
+    weights = {n.rpartition("/")[0]: w for n, w in ensemble.weights().items()}
+    return [np.asarray(weights[layer].mean).T for layer in layers[1:]]
+
+
+def _finite(values: np.ndarray) -> list[Any]:
+    """Nested lists; null where a number is not finite, which JSON cannot say."""
+    return np.where(np.isfinite(values), values, None).tolist()
+
+
 def coalitions_summary(found: Mapping[str, Any]) -> str:
-    """The table that a person sees after `coalitions`."""
+    """The tables that a person sees after `coalitions`."""
     head = f"  {'layer':<20}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
     lines = [head + "   label game (important, absent, variable)"]
     for layer, entry in found["layers"].items():
@@ -564,6 +602,17 @@ def coalitions_summary(found: Mapping[str, Any]) -> str:
             f"  {layer:<20}{len(entry['mask']):>9}{entry['size']:>8}"
             f"{entry['payoffs'][entry['size']]:>9.4f}{entry['payoffs'][-1]:>9.4f}"
             f"   {shares}"
+        )
+    lines += ["", "  important connections of a neuron, in and out"]
+    lines.append(f"  {'layer':<20}{'strong':>9}{'others':>8}{'effect':>9}{'p':>9}")
+    for layer, entry in found["layers"].items():
+        test = entry["links"]["important_in_strong"]
+        if test is None:
+            lines.append(f"  {layer:<20}   all neurons are on one side: no comparison")
+            continue
+        lines.append(
+            f"  {layer:<20}{test['inside']:>9.2f}{test['outside']:>8.2f}"
+            f"{test['effect']:>9.2f}{test['p_value']:>9.4f}"
         )
     return "\n".join(lines)
 

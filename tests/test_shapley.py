@@ -112,7 +112,7 @@ def test_quadratic_games_are_exact_from_few_coalitions(method):
 
 def test_one_antithetic_pair_is_exact_and_confesses_that_it_cannot_know():
     game = shoe(25)
-    result = shapley_values(game, 50, key=KEY, budget=100)
+    result = shapley_values(game, 50, key=KEY, budget=100, method="antithetic")
     np.testing.assert_array_equal(result.values, 0.5)
     assert np.isinf(result.standard_errors).all()
     assert np.isneginf(result.intervals[:, 0]).all()
@@ -136,7 +136,9 @@ def test_values_share_out_exactly_the_gain(method, budget):
 
 @pytest.mark.parametrize("budget", [20, 333, 1024])
 def test_a_null_player_gets_exactly_zero(budget):
-    result = shapley_values(with_null_and_twins, 10, key=KEY, budget=budget)
+    result = shapley_values(
+        with_null_and_twins, 10, key=KEY, budget=budget, method="antithetic"
+    )
     assert result.values[9] == 0.0
 
 
@@ -480,3 +482,16 @@ def test_games_in_closed_form_check_their_arguments():
         quadratic([1.0, 2.0], [[0.0, 1.0], [2.0, 0.0]])
     with pytest.raises(ValueError, match="`weights` must be whole numbers"):
         weighted_voting([1, -2], 2)
+
+
+def test_small_budgets_go_to_the_surrogate_which_promises_no_interval():
+    game = airport(np.arange(1, 26))
+    found = shapley_values(game, 25, key=KEY, budget=32 * 25)
+    assert found.method == "surrogate"
+    assert np.isneginf(found.intervals[:, 0]).all()
+    assert np.isposinf(found.intervals[:, 1]).all()
+    assert np.isfinite(found.standard_errors).all()
+    larger = shapley_values(game, 25, key=KEY, budget=33 * 25)
+    assert larger.method == "antithetic" and np.isfinite(larger.intervals).all()
+    looked = shapley_values(game, 25, key=KEY, budget=32 * 25, tolerance=0.5)
+    assert looked.method == "antithetic"

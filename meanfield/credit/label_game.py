@@ -68,13 +68,15 @@ def label_game(
     )
     own = ensemble.weights()
     masks = all_coalitions(len(Label))
+    whole = NeuronGame(ensemble, layer, data, **settings)
+    again = {"key": settings["key"]} if "key" in settings else {}
     payoffs = []
     for mask in masks:
         kept = {
             name: _cut(own[name], np.asarray(mask)[np.asarray(labels.labels[name])])
             for name in names
         }
-        game = NeuronGame(ensemble.with_weights(kept), layer, data, **settings)
+        game = whole.replay(ensemble.with_weights(kept), **again)
         payoffs.append(game(np.ones((1, game.num_players), bool))[0])
     payoffs = np.array(payoffs)
     shares = marginal_values(payoffs, shapley_weights(len(Label) - 1))

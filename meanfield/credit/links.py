@@ -78,6 +78,9 @@ def neuron_links(
 ) -> NeuronLinks:
     """Important, absent and variable connections into and out of every unit.
 
+    Connections that never learned (labels made with ``data=``) are not counted: their
+    label is that of the start.
+
     Args:
         ensemble: a trained ensemble.
         labels: its labels.
@@ -184,8 +187,12 @@ def _count(ensemble, labels, program, parts, size) -> tuple[dict[str, Any], Any]
             continue
         moved = np.moveaxis(ids, axis, 0).reshape(len(owner), -1)
         own = np.asarray(labels.labels[name]).ravel()[moved]
+        learned = np.ones(own.shape, bool)
+        if labels.never_learned is not None:
+            learned = ~np.asarray(labels.never_learned[name]).ravel()[moved]
         for label in Label:
-            np.add.at(counts[label.name.lower()], owner, (own == label).sum(1))
+            hits = ((own == label) & learned).sum(1)
+            np.add.at(counts[label.name.lower()], owner, hits)
         present = 1 - np.asarray(ensemble.weights()[name].spike_prob, np.float64)
         np.add.at(expected, owner, present.ravel()[moved].sum(1))
     return counts, expected

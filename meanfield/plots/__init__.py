@@ -16,6 +16,7 @@ from .learning import (
     training_history as training_history,
 )
 from .neurons import (
+    coalition_network as coalition_network,
     payoff_curves as payoff_curves,
     shapley_values as shapley_values,
 )

@@ -1,6 +1,6 @@
 """Pictures of cooperative games: payoffs by size of a coalition, Shapley values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from meanfield.checks import require
 
-from .style import BLACK, BLUE, GREY, RED, curve_style, new_axis
+from .style import BLACK, BLUE, GREY, RED, curve_style, legend_above, new_axis
 
 
 def payoff_curves(
@@ -74,7 +74,8 @@ def shapley_values(
     ranks = np.arange(1, values.size + 1)
     if intervals is not None:
         low, high = np.asarray(intervals, float)[order].T
-        axis.vlines(ranks, low, high, color=GREY, lw=1)
+        drawn = np.isfinite(low) & np.isfinite(high)
+        axis.vlines(ranks[drawn], low[drawn], high[drawn], color=GREY, lw=1)
     members = np.ones(values.size, bool) if mask is None else np.asarray(mask, bool)
     inside = members[order]
     name = "players" if mask is None else "in the coalition"
@@ -89,3 +90,77 @@ def shapley_values(
     axis.set_xlabel("rank of the player")
     axis.set_ylabel("Shapley value")
     return axis
+
+
+def coalition_network(
+    masks: Mapping[str, Any],
+    weights: Sequence[Any] = (),
+    axis: Axes | None = None,
+    *,
+    most_lines: int = 200,
+) -> Axes:
+    """The network drawn with its coalitions: a column of neurons for each layer.
+
+    Members are full circles on top, the others small rings below them. Lines are the
+    largest weights between members of neighbouring layers, thicker when larger; dashed
+    when negative.
+
+    Args:
+        masks: by layer, boolean (units,), the members.
+        weights: from each layer to the next, (units, next units).
+        axis: where to draw.
+        most_lines: how many lines to draw between two layers.
+    """
+    require(len(masks) > 0, "`masks` is empty; there is nothing to draw.")
+    inside = {name: np.asarray(mask, bool) for name, mask in masks.items()}
+    axis = axis or new_axis(2.2 + 1.8 * len(inside), 4.6)
+    heights = [_heights(mask) for mask in inside.values()]
+    members = list(inside.values())
+    for number, weight in enumerate(weights):
+        _draw_weights(axis, number, np.asarray(weight), heights, members, most_lines)
+    for number, (mask, height) in enumerate(zip(members, heights, strict=True)):
+        where = np.full(mask.size, float(number))
+        axis.plot(where[mask], height[mask], "o", color=BLUE, ms=5, zorder=3)
+        axis.plot(
+            where[~mask], height[~mask], "o", color=RED, mfc="none", ms=3, zorder=3
+        )
+    names = [f"{name}\n{mask.sum()} of {mask.size}" for name, mask in inside.items()]
+    axis.set_xticks(range(len(names)), names)
+    axis.set_xlim(-0.5, len(names) - 0.5)
+    axis.set_yticks([])
+    axis.spines[["left", "right", "top"]].set_visible(False)
+    axis.plot([], [], "o", color=BLUE, ms=5, label="in the coalition")
+    axis.plot([], [], "o", color=RED, mfc="none", ms=3, label="outside")
+    legend_above(axis)
+    return axis
+
+
+def _heights(mask: np.ndarray) -> np.ndarray:
+    """Members from the top down, then a gap, then the others."""
+    order = np.argsort(~mask, kind="stable")
+    places = np.empty(mask.size)
+    places[order] = np.arange(mask.size, dtype=float)
+    places[~mask] += 0.04 * mask.size
+    return 1 - places / max(places.max(), 1)
+
+
+def _draw_weights(axis, number, weight, heights, members, most_lines) -> None:
+    require(
+        weight.shape == (members[number].size, members[number + 1].size),
+        f"`weights` {number} must have shape "
+        f"{(members[number].size, members[number + 1].size)}; got {weight.shape}.",
+    )
+    between = np.where(members[number][:, None] & members[number + 1], weight, 0)
+    largest = np.argsort(-np.abs(between), axis=None)[:most_lines]
+    top = max(float(np.abs(between).max()), 1e-30)
+    for source, target in zip(*np.unravel_index(largest, weight.shape), strict=True):
+        size = between[source, target]
+        if size != 0:
+            axis.plot(
+                [number, number + 1],
+                [heights[number][source], heights[number + 1][target]],
+                color=GREY,
+                lw=1.2 * abs(size) / top,
+                linestyle="-" if size > 0 else "--",
+                zorder=1,
+            )

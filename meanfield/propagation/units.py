@@ -334,9 +334,9 @@ def _passed(program: Program, step: Step, tracked: Tracked, *, mixing: bool) -> 
     if len(tracked) > 1:
         return {}
     if name == "transpose":
-        return {out: (params["permutation"].index(axis), owner)}
+        return {out: (list(params["permutation"]).index(axis), owner)}
     if name == "broadcast_in_dim":
-        new = params["broadcast_dimensions"][axis]
+        new = int(params["broadcast_dimensions"][axis])
         same = params["shape"][new] == shape[axis]
         return {out: (new, owner)} if same else {}
     if name in ("reshape", "squeeze"):
