@@ -586,7 +586,14 @@ def _between(ensemble: Ensemble, layers: list[str]) -> list[np.ndarray]:
 
 def _finite(values: np.ndarray) -> list[Any]:
     """Nested lists; null where a number is not finite, which JSON cannot say."""
-    return np.where(np.isfinite(values), values, None).tolist()
+    return [
+        _finite(value)
+        if np.ndim(value)
+        else float(value)
+        if np.isfinite(value)
+        else None
+        for value in values
+    ]
 
 
 def coalitions_summary(found: Mapping[str, Any]) -> str:
