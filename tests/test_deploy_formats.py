@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 
@@ -31,7 +30,13 @@ from meanfield.deploy.formats import (
 )
 from meanfield.deploy.graph import trace_symbolic
 from meanfield.deploy.network import as_network
-from meanfield.deploy.onnx_writer import OPSET, ensemble_to_onnx, to_onnx
+from meanfield.deploy.numpy_writer import save_numpy
+from meanfield.deploy.onnx_writer import (
+    OPSET,
+    ensemble_to_onnx,
+    save_onnx,
+    to_onnx,
+)
 from meanfield.deploy.quantize import int8_part
 from meanfield.deploy.shrink import shrink
 from meanfield.deploy.stablehlo import load_stablehlo
@@ -52,24 +57,29 @@ def sequential(*layers):
     )
 
 
-@pytest.mark.parametrize("format", ["onnx", "numpy"])
+def runtimes(model, x, folder):
+    """A network, traced once, in ONNX Runtime and in the NumPy runtime."""
+    graph = portable_graph(as_network(model), {}, x)
+    save_onnx(folder / "network.onnx", to_onnx(graph))
+    save_numpy(folder / "network.npz", graph)
+    formats = {"onnx": "network.onnx", "numpy": "network.npz"}
+    return [load_predictor(folder / file, name) for name, file in formats.items()]
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_gives_the_same_outputs_for_every_length_of_batch(
-    name, format, tmp_path
+    name, tmp_path
 ):
     make, shape = STRUCTURES[name]
     model, x = mask(make(KEY), 0.5, 0), batch(shape, 64)
-    path = tmp_path / "network"
-    done = export(model, path, probe=x[:7], format=format)
-    assert done.bytes == os.path.getsize(path)
-    predict, expected = load_predictor(path, format), run(model, x)
-    for size in (1, 7, 64):
-        outputs = predict(x[:size])
-        np.testing.assert_allclose(outputs, expected[:size], atol=1e-5)
-        assert outputs.dtype == np.float32
+    expected = run(model, x)
+    for predict in runtimes(model, x[:7], tmp_path):
+        for size in (1, 7, 64):
+            outputs = predict(x[:size])
+            np.testing.assert_allclose(outputs, expected[:size], atol=1e-5)
+            assert outputs.dtype == np.float32
 
 
-@pytest.mark.parametrize("format", ["onnx", "numpy"])
 @pytest.mark.parametrize(
     ("layers", "shape"),
     [
@@ -98,26 +108,23 @@ def test_every_structure_gives_the_same_outputs_for_every_length_of_batch(
         ([lambda x: jnp.einsum("ij,kj->ik", x, x), lambda x: x @ x], (3, 4)),
     ],
 )
-def test_common_layers_survive_export(layers, shape, format, tmp_path):
+def test_common_layers_survive_export(layers, shape, tmp_path):
     model, x = sequential(*layers), batch(shape, 5, seed=3)
-    export(model, tmp_path / "network", probe=x, format=format)
-    outputs = load_predictor(tmp_path / "network", format)(x[:2])
-    np.testing.assert_allclose(outputs, run(model, x[:2]), atol=1e-5)
+    expected = run(model, x)
+    for predict in runtimes(model, x, tmp_path):
+        for size in (5, 2):
+            np.testing.assert_allclose(predict(x[:size]), expected[:size], atol=1e-5)
 
 
-@pytest.mark.parametrize("format", ["onnx", "numpy"])
-def test_attention_and_embedding_survive_export(format, tmp_path):
+def test_attention_and_embedding_survive_export(tmp_path):
     words = np.random.default_rng(0).integers(0, 7, (5, 6)).astype(np.int32)
     model = Attention(KEY)
-    export(model, tmp_path / "network", probe=words, format=format)
-    outputs = load_predictor(tmp_path / "network", format)(words[:1])
-    np.testing.assert_allclose(outputs, run(model, words[:1]), atol=1e-5)
+    expected = run(model, words)
+    for predict in runtimes(model, words, tmp_path):
+        np.testing.assert_allclose(predict(words[:1]), expected[:1], atol=1e-5)
 
 
-@pytest.mark.parametrize("format", ["onnx", "numpy"])
-def test_a_recurrent_network_may_run_backward_and_return_all_its_steps(
-    format, tmp_path
-):
+def test_a_recurrent_network_may_run_backward_and_return_all_its_steps(tmp_path):
     cell = eqx.nn.GRUCell(3, 4, key=KEY)
 
     def apply(params, x):
@@ -132,9 +139,9 @@ def test_a_recurrent_network_may_run_backward_and_return_all_its_steps(
         return jax.vmap(network)(x)
 
     model, x = (apply, {"cell": cell}), batch((5, 3), 6)
-    export(model, tmp_path / "network", probe=x, format=format)
-    outputs = load_predictor(tmp_path / "network", format)(x[:2])
-    np.testing.assert_allclose(outputs, apply(model[1], x[:2]), atol=1e-5)
+    expected = apply(model[1], x)
+    for predict in runtimes(model, x, tmp_path):
+        np.testing.assert_allclose(predict(x[:2]), expected[:2], atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["onnx", "numpy"])
@@ -406,6 +413,24 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="exists; choose another name"):
         export_together([dense(KEY)], path, probe=batch((8,)))
     assert path.read_text() == "precious"
+
+
+def test_another_runtime_beside_the_weights_is_not_overwritten(tmp_path):
+    (tmp_path / "numpy_runtime.py").write_text("mine")
+    with pytest.raises(FileExistsError, match="numpy_runtime.py exists and is not the"):
+        export(dense(KEY), tmp_path / "n.npz", probe=batch((8,)), format="numpy")
+    assert (tmp_path / "numpy_runtime.py").read_text() == "mine"
+    (tmp_path / "numpy_runtime.py").unlink()
+    for name in ("one.npz", "two.npz"):
+        export(dense(KEY), tmp_path / name, probe=batch((8,)), format="numpy")
+
+
+def test_a_program_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("meanfield.deploy.numpy_writer.FORMAT", 2)
+    graph = portable_graph(as_network(dense(KEY)), {}, batch((8,)))
+    save_numpy(tmp_path / "n.npz", graph)
+    with pytest.raises(ValueError, match="has format 2; this runtime reads up to 1"):
+        numpy_runtime.load(tmp_path / "n.npz")
 
 
 def test_an_unknown_format_dtype_or_fallback_is_refused(tmp_path):

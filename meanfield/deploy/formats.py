@@ -32,7 +32,7 @@ from .archive import load_subnetwork, save_archive
 from .extras import need
 from .graph import Graph, trace_symbolic
 from .network import Network, as_network
-from .numpy_writer import RUNTIME, save_numpy
+from .numpy_writer import RUNTIME, runtime_source, save_numpy
 from .onnx_writer import OPSET, save_onnx, to_onnx
 from .quantize import save_int8
 from .shrink import Shrunk
@@ -104,7 +104,7 @@ def export(
         The path, the number of bytes, and the largest difference found.
 
     Raises:
-        FileExistsError: `path` exists.
+        FileExistsError: `path` exists, or beside it another `numpy_runtime.py`.
         ImportError: an optional package is missing; the message names the extra.
         ValueError: an unknown format, an operation the format does not have, or a
             comparison that fails.
@@ -124,6 +124,12 @@ def export(
     )
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
+    beside = path.parent / RUNTIME
+    if format == "numpy" and beside.exists() and beside.read_text() != runtime_source():
+        raise FileExistsError(
+            f"{beside} exists and is not the runtime that would be written there; "
+            "choose another folder."
+        )
     network, kept = opened(model)
     probe = np.asarray(probe)
     expected = np.asarray(jit_predict(network, kept)(probe))

@@ -12,12 +12,19 @@ import math
 
 import numpy as np
 
+FORMAT = 1
+
 
 def load(path):
     """Read a network; a function from a batch to its outputs."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if name != "program"}
         program = json.loads(str(file["program"]))
+    if program["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {program['format']}; this runtime reads up to "
+            f"{FORMAT}. Use the numpy_runtime.py that was written with it."
+        )
     constants = {int(i): arrays[name] for name, i in program["constants"].items()}
 
     def predict(x):

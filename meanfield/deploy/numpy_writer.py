@@ -12,6 +12,7 @@ from meanfield.checks import require
 from meanfield.files import atomic_path, write_text
 
 from .graph import Graph, Node, Value, reads_of
+from .numpy_runtime import FORMAT
 
 RUNTIME = "numpy_runtime.py"
 
@@ -52,7 +53,7 @@ def _program(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             names[name] = number_of(numbers, value)
             arrays[name] = array
     program = {
-        "format": 1,
+        "format": FORMAT,
         "dtype": str(graph.input.dtype),
         "input": number_of(numbers, graph.input),
         "constants": names,
