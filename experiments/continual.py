@@ -27,7 +27,7 @@ from meanfield.learning.optimizers import steady_adam
 from meanfield.networks import mlp
 
 WIDTHS, TASKS, SEEDS = (784, 100, 100, 10), 5, (0, 1, 2)
-IMAGES, EPOCHS, BATCH, STEP_SIZE = 20_000, 10, 128, 2e-3
+IMAGES, EPOCHS, BATCH, STEP_SIZE = 10_000, 8, 128, 2e-3
 FIRST_PRIOR = mf.SpikeSlabPrior(0.5, "learned")
 TEMPERATURE, SAMPLES = 1.0, 10
 ARMS = ("posterior as prior", "fine-tuning")

@@ -36,6 +36,13 @@ WARMUP, SAMPLES = 500, 2000
 BOUND = 1.0
 GRID = np.linspace(-1.8, 1.8, 40)[:, None].astype(np.float32)
 NETWORK = eqx.nn.MLP(1, 1, HIDDEN, 1, activation=jnp.tanh, key=jax.random.key(0))
+ENSEMBLE = mf.Ensemble.from_model(NETWORK, where=lambda name, array: True)
+NORMAL = mf.as_prior(
+    {
+        name: mf.SpikeSlab(0 * w.mean, 0 * w.mean, 0 * w.mean + 1)
+        for name, w in ENSEMBLE.weights().items()
+    }
+)
 
 
 def problem(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,18 +55,8 @@ def problem(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def network_of_sites(x, spikes: bool):
     """Outputs of the network with every number a latent site."""
-    ensemble = mf.Ensemble.from_model(NETWORK, where=lambda name, array: True)
-    prior = (
-        mf.SpikeSlabPrior(0.5, 1.0)
-        if spikes
-        else mf.as_prior(
-            {
-                n: mf.SpikeSlab(0 * w.mean, 0 * w.mean, 1 + 0 * w.mean)
-                for n, w in ensemble.weights().items()
-            }
-        )
-    )
-    return mf.random_spike_slab_module("net", ensemble, prior)(x)[:, 0]
+    prior = mf.SpikeSlabPrior(0.5, 1.0) if spikes else NORMAL
+    return mf.random_spike_slab_module("net", ENSEMBLE, prior)(x)[:, 0]
 
 
 def sites(x, y=None, spikes=False):
@@ -72,17 +69,16 @@ def sites(x, y=None, spikes=False):
 def mean_field(x, y, spikes: bool, seed: int) -> np.ndarray:
     """Draws of the trained mean field's outputs on the grid."""
     inclusion = 0.5 if spikes else 1 - 1e-6
-    ensemble = mf.Ensemble.from_model(NETWORK, where=lambda name, array: True)
 
     def model(x, y):
-        net = mf.spike_slab_module("net", ensemble, mf.SpikeSlabPrior(inclusion, 1.0))
+        net = mf.spike_slab_module("net", ENSEMBLE, mf.SpikeSlabPrior(inclusion, 1.0))
         with numpyro.plate("data", len(x)):
             numpyro.sample("y", dist.Normal(net(x)[:, 0], NOISE), obs=y)
 
     optimizer = optax.adam(optax.cosine_decay_schedule(STEP_SIZE, STEPS))
     svi = SVI(model, lambda x, y: None, optimizer, Trace_ELBO(num_particles=PARTICLES))
     found = svi.run(jax.random.key(seed), STEPS, x, y, progress_bar=False)
-    trained = mf.ensemble_from_params("net", ensemble, found.params)
+    trained = mf.ensemble_from_params("net", ENSEMBLE, found.params)
     keys = jax.random.split(jax.random.key(seed + 1), DRAWS)
     # One sub-network for the whole grid, as a chain's draw is.
     draw = lambda key: jax.vmap(trained.sample(key))(GRID)[:, 0]
@@ -93,12 +89,7 @@ def chain(x, y, spikes: bool, seed: int) -> np.ndarray:
     """Draws of the chain's outputs on the grid."""
     model = sites
     if spikes:
-        names = [
-            f"net/{name}"
-            for name in mf.Ensemble.from_model(
-                NETWORK, where=lambda name, array: True
-            ).weights()
-        ]
+        names = [f"net/{name}" for name in ENSEMBLE.weights()]
         reparam = {name: mf.SpikeSlabReparam() for name in names}
         model = handlers.reparam(sites, config=reparam)
     kernel = NUTS(model)

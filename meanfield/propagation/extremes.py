@@ -17,9 +17,9 @@ from jax import lax
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-_NODES = 48
-# Beyond 7 deviations a Gaussian has a mass of 1.3e-12.
-_REACH = 7.0
+_NODES = 64
+# Beyond 6 deviations a Gaussian has a mass of 1e-9.
+_REACH = 6.0
 
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
 
