@@ -1,6 +1,7 @@
 """The three instruments of `physics` applied to a run, or to anybody's weights."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def summary(found: Mapping[str, Any]) -> str:
     for name, fit in found["microstructure"].items():
         mu, sigma = (_short(fit.get(part)) for part in ("mu", "sigma"))
         lines.append(
-            f"  {name:<34}{fit['verdict']:<16}{mu:>8}{sigma:>8}  {fit['reason'][:60]}"
+            f"  {name:<34}{fit['verdict']:<16}{mu:>8}{sigma:>8}  "
+            f"{textwrap.shorten(fit['reason'], 60, placeholder=' …')}"
         )
     renormalization = found["renormalization"]
     lines += ["", "  renormalization: layers in the phase diagram", ""]

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 import meanfield
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(meanfield.__path__, "meanfield.")
@@ -24,14 +24,36 @@ MODULES = sorted(
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_the_python_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
-    assert len(BLOCKS) >= 2
-    monkeypatch.chdir(tmp_path)
+def run_blocks(page):
+    """Run the Python blocks of a page in order; the names they leave behind."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     names: dict = {}
-    for block in BLOCKS:
-        exec(compile(block, "README.md", "exec"), names)
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), names)
+    return names
+
+
+def test_the_python_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(ROOT / "README.md")
     assert names["metrics"].accuracy > 0.9
     assert names["noisy"].shape == names["moments"].mean.shape
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(page)
+    if page.stem == "all-of-meanfield":
+        assert names["metrics"].accuracy > 0.9
+        assert len(list((tmp_path / "shipped").glob("*.npz"))) == 2
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
+        for address in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not address.startswith("http"):
+                assert (page.parent / address).exists(), (page.name, address)
 
 
 @pytest.mark.parametrize("name", MODULES)
