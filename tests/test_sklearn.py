@@ -90,9 +90,9 @@ def test_pickling_keeps_every_prediction(classifier, regressor):
 
 def test_it_works_in_a_pipeline_and_a_grid_search():
     model = make_pipeline(MinMaxScaler(), mf.MeanFieldClassifier(**SMALL))
-    grid = GridSearchCV(
-        model, {"meanfieldclassifier__temperature": [0.05, 1.0]}, cv=2
-    ).fit(X, LABELS)
+    grid = GridSearchCV(model, {"meanfieldclassifier__num_samples": [4, 8]}, cv=2).fit(
+        X, LABELS
+    )
     assert 0 <= grid.best_score_ <= 1
     assert clone(model).get_params() is not None
 
@@ -172,10 +172,10 @@ def test_the_columns_of_a_frame_are_read_by_their_type():
 
 def test_partial_fit_goes_on_from_where_it_was():
     model = mf.MeanFieldClassifier(**SMALL)
-    model.partial_fit(X[:40], LABELS[:40], classes=["left", "right"])
+    model.partial_fit(X[:45], LABELS[:45], classes=["left", "right"])
     before = model.predict_proba(X)
     for _ in range(5):
-        model.partial_fit(X[40:], LABELS[40:])
+        model.partial_fit(X[45:], LABELS[45:])
     assert model.n_iter_ == 6
     assert not np.array_equal(model.predict_proba(X), before)
     with pytest.raises(ValueError, match="holds the label 'up'"):

@@ -142,8 +142,9 @@ def _numbers(x: Any, name: Any) -> np.ndarray:
         f"column {name!r} holds texts or categories, where the training data had "
         "numbers.",
     )
-    values = pd.to_numeric(pd.Series(np.asarray(x[name])))
-    values = values.to_numpy(np.float64, na_value=np.nan)
+    # Through a series, which knows the missing numbers of every library.
+    series: Any = pd.Series(np.asarray(x[name]))
+    values = np.asarray(series.astype("Float64").to_numpy(np.float64, na_value=np.nan))
     require(
         bool(np.isfinite(values).all()),
         f"column {name!r} holds NaN or infinity; fill in missing values first.",

@@ -261,7 +261,19 @@ class MeanFieldClassifier(ClassifierMixin, _MeanField):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MeanFieldClassifier":
-        """Learn from inputs (examples, columns) and labels (examples,)."""
+        """Learn from inputs (examples, columns) and labels (examples,).
+
+        Args:
+            X: an array of numbers, or a frame of pandas or Polars; its columns of texts
+                or categories become one-hot features.
+            y: labels of any type.
+            sample_weight: a number ≥ 0 for each example. Whole numbers count as
+                repetitions of the example, others by their ratios. The order of the
+                examples does not matter.
+
+        Raises:
+            ValueError: an argument does not fit; the message says which and why.
+        """
         X, codes, weights = self._prepare(X, y, sample_weight, reset=True)
         self.encoder_ = FrameEncoder.learn(X, weights)
         features = self.encoder_.apply(X)
@@ -352,7 +364,16 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MeanFieldRegressor":
-        """Learn from inputs (examples, columns) and real targets."""
+        """Learn from inputs (examples, columns) and real targets.
+
+        Args:
+            X: as in `MeanFieldClassifier.fit`.
+            y: targets (examples,) or (examples, targets).
+            sample_weight: as in `MeanFieldClassifier.fit`.
+
+        Raises:
+            ValueError: an argument does not fit; the message says which and why.
+        """
         X, y, weights = self._prepare(X, y, sample_weight, reset=True)
         self._begin(X, y, weights)
         features = self.encoder_.apply(X)

@@ -20,7 +20,7 @@ from meanfield.physics.wide_flow import WideLayer, wide_flow, wide_layer
 
 from .style import BLACK, BLUE, GREEN, GREY, RED, SKY, layer_ticks, new_axis
 
-VERDICT_STYLE = {
+VERDICT_STYLE: dict[str, dict[str, Any]] = {
     "lognormal": {"color": GREEN, "marker": "s"},
     "not lognormal": {"color": RED, "marker": "o"},
     "cannot tell": {"color": GREY, "marker": "^"},
