@@ -40,7 +40,7 @@ class Checkpoint:
 
     folder: str | os.PathLike
     every_epochs: int = 1
-    every_minutes: float = float("inf")
+    every_minutes: float | int = float("inf")
     keep: int = 2
     keep_best: bool = True
 
