@@ -39,7 +39,7 @@ from meanfield.learning.training import (
 from meanfield.networks import mlp
 
 OUT = Path("runs/scaling")
-WIDTHS = (105, 270, 680, 1400, 2800, 5100)
+WIDTHS = (105, 340, 1400, 5100)
 FEATURES, CLASSES, BATCH, STEPS, EPOCHS = 784, 10, 128, 4, 3
 KINDS = ("point", "ensemble")
 
@@ -176,10 +176,10 @@ def main() -> None:
     for kind in KINDS:
         for what in ("program", "processor"):
             values = [row[kind][what] for row in rows]
-            late = slope(sizes[2:], values[2:])
+            late = slope(sizes[1:], values[1:])
             print(
                 f"{kind} {what}: exponent {slope(sizes, values):.2f} over all, "
-                f"{late:.2f} from {sizes[2] / 1e6:.1f} million weights on"
+                f"{late:.2f} from {sizes[1] / 1e6:.1f} million weights on"
             )
     draw(sizes, rows)
     print(f"figure in {OUT}")
