@@ -39,7 +39,7 @@ from meanfield.learning.training import (
 from meanfield.networks import mlp
 
 OUT = Path("runs/scaling")
-WIDTHS = (105, 340, 1400, 5100)
+WIDTHS = (105, 450, 1400, 5100)
 FEATURES, CLASSES, BATCH, STEPS, EPOCHS = 784, 10, 128, 4, 3
 KINDS = ("point", "ensemble")
 
