@@ -50,8 +50,8 @@ BATCH, MEMBERS, DRAWS = 250, 5, 32
 STEP_SIZE, POINT_STEP_SIZE = 3e-3, 1.5e-3
 DROPOUT = 0.2
 SHIFT = 1
-TEMPERATURE = 0.1
-PRIOR = mf.SpikeSlabPrior(0.5, "learned")
+TEMPERATURE = 0.02
+PRIOR = mf.SpikeSlabPrior(0.5, 1.0)
 SEEDS = (0, 1, 2)
 EPOCHS = {"mean field": 15, "one network": 10, "dropout": 15, "deep ensemble": 10}
 BUDGETS = (8, 20)  # in epochs of the one network
@@ -83,7 +83,7 @@ def start_of(widths, key) -> mf.Ensemble:
 
 
 def train_point(data, widths, epochs, key, rate, shape):
-    """A point network by plain back-propagation with dropout; whole epochs compiled."""
+    """A point network by plain back-propagation with dropout, and seconds by epoch."""
     x, y = data
     network = Dropped(start_of(widths, key).mean_network(), rate)
     learned, fixed = eqx.partition(network, eqx.is_inexact_array)
@@ -112,15 +112,19 @@ def train_point(data, widths, epochs, key, rate, shape):
         return learned, memory
 
     state = (jax.tree.map(jnp.copy, learned), optimizer.init(learned))
+    seconds = []
     for number in range(epochs):
+        began = time.perf_counter()
         state = epoch(state, x, y, jax.random.fold_in(key, number))
-    return eqx.combine(state[0], fixed)
+        jax.block_until_ready(state)
+        seconds.append(time.perf_counter() - began)
+    return eqx.combine(state[0], fixed), seconds
 
 
 def train_mean_field(data, widths, epochs, key, shape):
-    """An ensemble with the same batches."""
+    """An ensemble with batches of the same size, and seconds by epoch."""
     steps = epochs * (len(data[0]) // BATCH)
-    return mf.fit(
+    result = mf.fit(
         start_of(widths, key),
         data,
         key=key,
@@ -131,7 +135,8 @@ def train_mean_field(data, widths, epochs, key, shape):
         temperature=TEMPERATURE,
         augment=shift_images(shape, SHIFT),
         progress=False,
-    ).ensemble
+    )
+    return result.ensemble, result.history["seconds"]
 
 
 @eqx.filter_jit
@@ -143,7 +148,7 @@ def probabilities(network: Dropped, x, key):
 def draws_of(data, widths, epochs, seed, rate, shape, inputs):
     """Train one point network; its class probabilities for each of some inputs."""
     key, draw_key = jax.random.split(jax.random.key(seed))
-    network = train_point(data, widths, epochs, key, rate, shape)
+    network, _ = train_point(data, widths, epochs, key, rate, shape)
     keys = jax.random.split(draw_key, DRAWS if rate > 0 else 1)
     return [np.stack([probabilities(network, x, key) for key in keys]) for x in inputs]
 
@@ -162,7 +167,9 @@ class Trainer:
         """What a method says about each of the inputs."""
         if method == "mean field":
             key, draw_key = jax.random.split(jax.random.key(seed))
-            ensemble = train_mean_field(self.data, self.widths, epochs, key, self.shape)
+            ensemble, _ = train_mean_field(
+                self.data, self.widths, epochs, key, self.shape
+            )
             return [
                 mf.predict(ensemble, x, num_samples=DRAWS, key=draw_key)
                 for x in self.inputs
@@ -218,23 +225,15 @@ def read(name: str, select: bool, data_dir: str | None):
 
 
 def epoch_seconds(data, widths, shape) -> dict[str, float]:
-    """Seconds of an epoch: runs of three epochs less runs of one, methods in turns."""
-    train = {
-        "one network": lambda n: train_point(data, widths, n, KEY, 0.0, shape),
-        "mean field": lambda n: train_mean_field(data, widths, n, KEY, shape),
-    }
-
-    def timed(method, epochs):
-        began = time.perf_counter()
-        jax.block_until_ready(eqx.filter(train[method](epochs), eqx.is_array))
-        return time.perf_counter() - began
-
-    rounds = [
-        {name: (timed(name, 3) - timed(name, 1)) / 2 for name in train}
-        for _ in range(3)
-    ]
-    seconds = {name: float(np.median([r[name] for r in rounds])) for name in train}
-    return seconds | {"deep ensemble": MEMBERS * seconds["one network"]}
+    """Median seconds of an epoch, without the first, which compiles; in turns."""
+    seconds = {"one network": [], "mean field": []}
+    for _ in range(2):
+        _, took = train_point(data, widths, 3, KEY, 0.0, shape)
+        seconds["one network"] += took[1:]
+        _, took = train_mean_field(data, widths, 3, KEY, shape)
+        seconds["mean field"] += took[1:]
+    cost = {name: float(np.median(took)) for name, took in seconds.items()}
+    return cost | {"deep ensemble": MEMBERS * cost["one network"]}
 
 
 KEY = jax.random.key(0)
