@@ -37,8 +37,8 @@ CAP = 200.0
 REPEATS = 3
 WIDTHS = (784, 100, 100, 10)
 BATCH = 128
-OURS = {"epochs": 8, "step_size": 2e-3}
-PEER = {"epochs": 10, "step_size": 2e-3, "prior_scale": 0.3, "init_scale": 0.01}
+OURS = {"epochs": 12, "step_size": 2e-3}
+PEER = {"epochs": 12, "step_size": 2e-3, "prior_scale": 0.3, "init_scale": 0.01}
 RUNS = {"meanfield": OURS, "numpyro": PEER}
 # What `--tune` tries in place of the same entries.
 TRIALS = {
