@@ -207,3 +207,28 @@ def test_neighbouring_colours_differ_in_lightness_too():
     colours = [lightness(colour) for colour, _ in LABEL_STYLE.values()]
     gaps = np.abs(np.subtract.outer(colours, colours))[np.triu_indices(3, 1)]
     assert gaps.min() > 0.05
+
+
+def test_a_network_is_drawn_with_its_coalitions():
+    masks = {"a": np.array([True, False, True]), "b": np.array([False, True])}
+    weight = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, -6.0]])
+    axis = plots.coalition_network(masks, [weight])
+    lines = [line for line in axis.lines if len(line.get_xdata()) == 2]
+    between = [line for line in lines if list(line.get_xdata()) == [0, 1]]
+    # Only members are joined: a0 and a2 with b1, the larger weight thicker.
+    assert sorted(line.get_linewidth() for line in between) == [0.4, 1.2]
+    assert {line.get_linestyle() for line in between} == {"-", "--"}
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == [
+        "a\n2 of 3",
+        "b\n1 of 2",
+    ]
+    with pytest.raises(ValueError, match="`weights` 0 must have shape"):
+        plots.coalition_network(masks, [weight.T])
+    with pytest.raises(ValueError, match="`masks` is empty"):
+        plots.coalition_network({})
+
+
+def test_values_without_a_finite_interval_are_drawn_without_one():
+    axis = plots.shapley_values([1.0, 2.0], [[-np.inf, np.inf], [1.0, 3.0]])
+    (bars,) = axis.collections
+    assert len(bars.get_segments()) == 1

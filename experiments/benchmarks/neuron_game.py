@@ -32,9 +32,9 @@ from meanfield.networks import mlp
 
 EXAMPLES = 400
 BUDGET = 8_000  # evaluations at which the error is stated
-REFERENCE = 1_200  # antithetic pairs of the values compared with
+REFERENCE = 600  # antithetic pairs of the values compared with
 ONE_BY_ONE = 1_000  # evaluations a round of the slow competitors
-ROUNDS = 5
+ROUNDS = 3
 EPOCHS = 20
 
 

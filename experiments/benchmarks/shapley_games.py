@@ -34,8 +34,8 @@ from meanfield.files import atomic_path
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-BUDGETS = (2, 8, 32)  # evaluations per player
-OURS = ("surrogate", "stratified", "kernel", "leverage", "antithetic")
+BUDGETS = (2, 8, 32)  # evaluations per player; at these "auto" is the surrogate
+OURS = ("auto", "stratified", "kernel", "leverage", "antithetic")
 # Every permutation, kernel and SVARM estimator of shapiq, with and without pairing.
 SHAPIQ = {
     "PermutationSamplingSV": [{}],

@@ -181,13 +181,23 @@ def neurons(run: Run) -> str:
             f"{payoffs[size]:.3g} with {size}, {payoffs[-1]:.3g} with all.",
             command,
         )
+    if (run.folder / "plots" / "coalition-network.png").is_file():
+        plots += _plot(
+            run,
+            "coalition-network",
+            "The network with its coalitions; lines are the largest weights between "
+            "members, dashed when negative.",
+            "A column of neurons for each hidden layer, members of its strong "
+            "coalition on top.",
+            command,
+        )
     head = ("layer", "neurons", "strong", "payoff", "of all")
     head += KINDS
     return (
         "<p>Each hidden layer is a game that its neurons play together; the payoff is "
         f"the {html.escape(str(found.get('payoff', 'accuracy')))} of the network when "
-        "the others are silent. The strong coalition is the least number of neurons, "
-        "taken by Shapley value, that keeps all but "
+        "the others are held at their mean. The strong coalition is the least number "
+        "of neurons, taken by Shapley value, that keeps all but "
         f"{100 * found.get('epsilon', 0):.3g} % of it. The last three columns share "
         "the payoff among the connections of each label.</p>"
         + table(head, rows, range(1, len(head)))
