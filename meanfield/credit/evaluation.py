@@ -49,6 +49,7 @@ class Evaluator:
         self.budget = budget
         self.num_evaluations = 0
         self._value_fn: Any = value_fn
+        self.sweeps = hasattr(value_fn, "sweep")
         self._chunk_size = chunk_size
         self._bar = tqdm(total=budget, unit="coalition") if progress is True else None
         self._report = progress if callable(progress) else None
@@ -93,25 +94,20 @@ class Evaluator:
         The first and the last, those of ∅ and N, do not count as evaluations: players
         behind `length` change nothing. None when the game offers no sweeps.
         """
-        if not hasattr(self._value_fn, "sweep"):
+        if not self.sweeps:
             return None
         cost = length - 1
         if self.num_evaluations + cost * len(orders) > self.budget:
             raise AssertionError("an estimator asked for more than its budget")
-        block = max(1, self._chunk_size // max(cost, 1))
-        paths = np.empty((len(orders), length + 1))
-        for start in range(0, len(orders), block):
-            part = orders[start : start + block]
-            path = np.asarray(self._value_fn.sweep(part), np.float64)
-            wanted = (len(part), orders.shape[1] + 1)
-            require(
-                path.shape == wanted and bool(np.isfinite(path).all()),
-                f"`value_fn.sweep` must return finite payoffs of shape {wanted}; got "
-                f"shape {path.shape}.",
-            )
-            paths[start : start + len(part)] = path[:, : length + 1]
-            self._count(cost * len(part))
-        return paths
+        path = np.asarray(self._value_fn.sweep(orders), np.float64)
+        wanted = (len(orders), orders.shape[1] + 1)
+        require(
+            path.shape == wanted and bool(np.isfinite(path).all()),
+            f"`value_fn.sweep` must return finite payoffs of shape {wanted}; got shape "
+            f"{path.shape}.",
+        )
+        self._count(cost * len(orders))
+        return path[:, : length + 1]
 
     def close(self) -> None:
         """Close the progress bar."""

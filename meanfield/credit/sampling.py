@@ -22,6 +22,7 @@ from .intervals import Estimate, padded_estimate, replicate_statistics
 
 FIRST_ROUND = 16  # replicates before the first look at a stopping rule
 ROWS_AT_ONCE = 4096  # coalitions held in memory by one block of sweeps
+PAIRS_AT_ONCE = 64  # of a game that sweeps: no coalitions are held, progress is told
 
 Orders = Int[np.ndarray, "replicates players"]
 DrawOrders = Callable[[np.random.Generator, int], Orders]
@@ -78,7 +79,9 @@ def antithetic_replicates(
 
     Players that an order leaves out get 0.
     """
-    block = max(1, ROWS_AT_ONCE // pair_cost(orders.shape[1]))
+    block = max(1, ROWS_AT_ONCE // max(pair_cost(orders.shape[1]), 1))
+    if evaluate.sweeps:
+        block = PAIRS_AT_ONCE
     replicates = np.zeros((len(orders), evaluate.num_players))
     for start in range(0, len(orders), block):
         part = orders[start : start + block]
