@@ -7,9 +7,7 @@ second layer is ranked, and its means are taken, with the first layer cut alread
 
 | ranking    | units kept                                                            |
 |------------|-----------------------------------------------------------------------|
-| shapley    | largest Shapley values of the mean probability of the right class, in |
-|            | rounds: the least are dropped, those who are left play again          |
-| once       | the same in one round                                                 |
+| shapley    | largest Shapley values of the mean probability of the right class     |
 | leave-one  | largest loss of that payoff when the unit alone is held               |
 | activation | largest standard deviation of the activation times ‖outgoing weights‖ |
 | magnitude  | largest ‖incoming weights‖ · ‖outgoing weights‖                       |
@@ -43,10 +41,9 @@ SETTINGS = {
     "mnist": {"hidden": (300, 100), "epochs": 5, "batch_size": 128},
 }
 KEPT = (0.5, 0.3)
-RANKINGS = ("shapley", "once", "leave-one", "activation", "magnitude", "random")
+RANKINGS = ("shapley", "leave-one", "activation", "magnitude", "random")
 EXAMPLES = 500  # training examples that rank and give the means
-PER_PLAYER = 100  # evaluations of the Shapley values, over all rounds
-ROUNDS = 4
+PER_PLAYER = 100  # evaluations of the Shapley values
 SEEDS = 5
 OUT = Path("runs/pruning")
 
@@ -112,11 +109,10 @@ def cut(games, ensemble, dataset, ranking: str, kept: float, seed: int) -> dict:
     for number, (weight, _) in enumerate(layers[:-1]):
         units = len(weight)
         acts = forward(layers, held, x, upto=number)
-        count = round(kept * units)
-        if ranking in ("shapley", "once", "leave-one"):
+        if ranking in ("shapley", "leave-one"):
             fixed = {f"layers/{n}": mask for n, (mask, _) in held.items()}
             game = the_game(games, ensemble, number, (x, y), fixed)
-            scores = played(game, ranking, count, seed)
+            scores = played(game, ranking, seed)
         elif ranking == "random":
             scores = rng.random(units)
         else:
@@ -128,7 +124,7 @@ def cut(games, ensemble, dataset, ranking: str, kept: float, seed: int) -> dict:
             )
             scores = own * outgoing
         mask = np.zeros(units, bool)
-        mask[np.argsort(-scores, kind="stable")[:count]] = True
+        mask[np.argsort(-scores, kind="stable")[: round(kept * units)]] = True
         held[number] = mask, acts.mean(0)
     return held
 
@@ -141,29 +137,14 @@ def the_game(games, ensemble, number: int, data, fixed) -> mf.NeuronGame:
     return games[layer].replay(ensemble, data, fixed=fixed)
 
 
-def played(game, ranking: str, count: int, seed: int) -> np.ndarray:
-    """What the game says of every unit: the larger, the better to keep."""
+def played(game, ranking: str, seed: int) -> np.ndarray:
+    """Shapley values, or what is lost when one unit alone is held."""
     n = game.num_players
-    if ranking == "leave-one":
-        everybody = np.ones((1, n), bool)
-        return game(everybody) - game(~np.eye(n, dtype=bool))
-    rounds = ROUNDS if ranking == "shapley" else 1
-    left, scores = np.ones(n, bool), np.full(n, -np.inf)
-    for turn in range(rounds):
-        play = mf.SubGame(game, left)
-        values = mf.shapley_values(
-            play,
-            play.num_players,
-            key=jax.random.fold_in(jax.random.key(300 + seed), turn),
-            budget=PER_PLAYER * n // rounds,
-            method="antithetic",
-        ).values
-        scores[left] = values + turn * 10  # who plays longer ranks higher
-        size = round(n * (count / n) ** ((turn + 1) / rounds))
-        places = np.flatnonzero(left)[np.argsort(-values, kind="stable")]
-        left = np.zeros(n, bool)
-        left[places[:size]] = True
-    return scores
+    if ranking == "shapley":
+        key = jax.random.key(300 + seed)
+        return mf.shapley_values(game, n, key=key, budget=PER_PLAYER * n).values
+    everybody = np.ones((1, n), bool)
+    return game(everybody) - game(~np.eye(n, dtype=bool))
 
 
 def forward(layers, held, x, upto: int | None = None) -> np.ndarray:
@@ -225,11 +206,11 @@ def save(rows, target: Path) -> None:
 def draw(rows, name: str, target: Path) -> None:
     """Accuracy of every ranking at every share, single seeds as dots."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    markers = "osP^Dv"
+    markers = "os^Dv"
     for place, ranking in enumerate(RANKINGS):
         for group, kept in enumerate(KEPT):
             own = scores_of(rows, ranking, kept)
-            where = group + 0.12 * (place - 2.5)
+            where = group + 0.14 * (place - 2)
             axes.errorbar(
                 where,
                 own.mean(),

@@ -43,7 +43,6 @@ from .credit.strong import (
     soft_membership as soft_membership,
     strong_coalition as strong_coalition,
 )
-from .credit.subgame import SubGame as SubGame
 from .deploy.archive import (
     load_archive as load_archive,
     load_subnetwork as load_subnetwork,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from oracles_shapley import shapley_by_definition, table_game
 
-import meanfield as mf
 from meanfield.credit.evaluation import (
     check_budget,
     check_game,
@@ -496,31 +495,3 @@ def test_small_budgets_go_to_the_surrogate_which_promises_no_interval():
     assert larger.method == "antithetic" and np.isfinite(larger.intervals).all()
     looked = shapley_values(game, 25, key=KEY, budget=32 * 25, tolerance=0.5)
     assert looked.method == "antithetic"
-
-
-def test_a_game_among_some_is_that_of_coalitions_without_the_others():
-    rng = np.random.default_rng(3)
-    payoffs = rng.normal(size=2**6)
-    game = lambda s: payoffs[np.asarray(s) @ 2 ** np.arange(6)]
-    inside = np.array([True, False, True, True, False, True])
-    some = mf.SubGame(game, inside)
-    rows = rng.random((20, 4)) < 0.5
-    whole = np.zeros((20, 6), bool)
-    whole[:, inside] = rows
-    np.testing.assert_array_equal(some(rows), game(whole))
-    assert not hasattr(some, "sweep")
-
-    class Swept:
-        def __call__(self, coalitions):
-            return game(coalitions)
-
-        def sweep(self, orders):
-            places = np.argsort(orders, 1)[:, None] < np.arange(7)[:, None]
-            return game(places.reshape(-1, 6)).reshape(len(orders), 7)
-
-    by_sweeps = mf.SubGame(Swept(), inside)
-    orders = np.array([[3, 0, 2, 1]])
-    steps = np.argsort(orders, 1)[:, None] < np.arange(5)[:, None]
-    np.testing.assert_array_equal(by_sweeps.sweep(orders)[0], some(steps[0]))
-    with pytest.raises(ValueError, match="at least two players"):
-        mf.SubGame(game, np.arange(6) == 0)

@@ -73,7 +73,10 @@ def rounds(count: int, *, doubling: bool) -> Iterator[int]:
 
 
 def antithetic_replicates(
-    evaluate: Evaluator, orders: Orders, empty: float, grand: float
+    evaluate: Evaluator,
+    orders: Int[np.ndarray, "replicates entries"],
+    empty: float,
+    grand: float,
 ) -> Float[np.ndarray, "replicates players"]:
     """Mean marginal contributions over every order and its reverse.
 
@@ -116,7 +119,9 @@ def sweep(
     return values.reshape(*orders.shape[:-1], -1)
 
 
-def _with_the_rest(orders: Orders, num_players: int) -> Orders:
+def _with_the_rest(
+    orders: Int[np.ndarray, "orders entries"], num_players: int
+) -> Int[np.ndarray, "orders players"]:
     """Orders of all players: those that a short order leaves out come last."""
     missing = np.setdiff1d(np.arange(num_players), orders[0])
     return np.concatenate([orders, np.tile(missing, (len(orders), 1))], axis=1)
