@@ -45,7 +45,7 @@ class StrongCoalition:
 
 def soft_membership(
     values: Float[Any, " players"],
-    mask: Bool[Any, " players"],
+    mask: Bool[Any, " units"],
     *,
     temperature: float | int | None = None,
 ) -> Float[np.ndarray, " players"]:
