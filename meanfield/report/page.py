@@ -39,7 +39,7 @@ figure { margin: 1rem 0; max-width: 36rem; } figure img { display: block;
 .missing { border-left: 4px solid var(--mark); background: var(--band);
   padding: .6rem 1rem; }
 code, pre { font: .9em ui-monospace, monospace; background: var(--band); }
-code { overflow-wrap: anywhere; } pre { padding: .7rem; overflow-x: auto; }
+code { overflow-wrap: anywhere; } pre { padding: .7rem; white-space: pre-wrap; }
 summary { cursor: pointer; }
 """
 
