@@ -191,8 +191,7 @@ def formats(model, x, y, exact, folder, calibration):
     for format in ("safetensors", "numpy", "onnx", "stablehlo", "onnx-int8"):
         path = folder / f"format-{format}"
         export(model, path, probe=x[:256], format=format, calibration=calibration[:512])
-        like = as_network(model.model).rebuild(as_network(model.model).arrays)
-        found = load_predictor(path, format, like=like)(x)
+        found = load_predictor(path, format, like=model.model)(x)
         change = float(np.mean(found.argmax(-1) == y) - hits)
         gap = np.abs(jax.nn.softmax(found, axis=-1) - probs).max()
         print(
