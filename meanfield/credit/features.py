@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -64,5 +63,4 @@ def coalition_features(
         f"got shape {chosen.shape}.",
     )
 
-    read = eqx.filter_jit(lambda points, x: activations(program, points, x, units))
-    return read(points, x).mean(1)[:, chosen]
+    return activations(program, points, x, units).mean(1)[:, chosen]

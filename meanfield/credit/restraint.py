@@ -25,7 +25,7 @@ from meanfield.ensemble import Ensemble
 from meanfield.learning.training import AbstractRestraint
 from meanfield.propagation.program import trace
 
-from .silence import point_params, run_changed, silence
+from .silence import point_params, silence
 from .wiring import named_units
 
 Incoming = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
@@ -76,7 +76,7 @@ class CoalitionRestraint(AbstractRestraint):
             costs.append(((1 - member) * jnp.square(value).mean(others)).sum())
             return value * jnp.expand_dims(member, others)
 
-        run_changed(program, points, x, gate)
+        program.advance(program.start(points, x), change=gate)
         return self.strength * sum(costs, start=total)
 
     @property

@@ -6,7 +6,7 @@ absent from the network: its incoming weights are absent for certain (π = 1), a
 `meanfield.shrink` removes it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -79,28 +79,18 @@ def point_params(ensemble: Ensemble) -> Any:
     )
 
 
-def run_changed(
-    program: Program, params: Any, x: Any, change: Callable[[int, Any], Any]
-) -> Any:
-    """Outputs of a network whose values pass through ``change(place, value)``."""
-    values = program.start(params, x)
-    return program.results(program.advance(values, change=change))
-
-
 def activations(
     program: Program, params: Any, x: Any, units: Units
 ) -> Shaped[Array, "examples positions units"]:
     """Activations of the units of a layer, at the positions of each example."""
-    seen: dict[int, Array] = {}
 
-    def keep(place: int, value: Any) -> Any:
-        if place == units.place:
-            seen[place] = value
-        return value
+    @eqx.filter_jit
+    def read(params: Any, x: Any) -> Array:
+        values = program.advance(program.start(params, x))
+        value = jnp.moveaxis(values[units.place], units.axis, -1)
+        return value.reshape(value.shape[0], -1, units.size)
 
-    run_changed(program, params, x, keep)
-    value = jnp.moveaxis(seen[units.place], units.axis, -1)
-    return value.reshape(value.shape[0], -1, units.size)
+    return read(params, x)
 
 
 def check_silent(
