@@ -28,6 +28,7 @@ from .patterns import (
     plain_operand,
     random_operand,
     reduced,
+    reduced_axes,
     same,
     scalar,
     skip,
@@ -119,7 +120,7 @@ def _summed_exponential(node: Any, shape: Any, through: Any = frozenset()) -> An
     total = skip(node, MOVES | SAME | through)
     if not is_step(total, "reduce_sum") or not is_step(total.inputs[0], "exp"):
         return None
-    exponential, axes = total.inputs[0], tuple(total.params["axes"])
+    exponential, axes = total.inputs[0], reduced_axes(total)
     if shape is not None and not spreads(node, total, axes, exponential.shape):
         return None
     logits = exponential.inputs[0]
@@ -162,7 +163,7 @@ def _maximum(value: Deferred) -> Any:
         for move in moves:
             mean, var = move(mean), move(var)
         if value.name == "reduce_max":
-            axes = tuple(value.params["axes"])
+            axes = reduced_axes(value)
             mean, var = (jnp.moveaxis(join_last(a, axes), -1, 0) for a in (mean, var))
         else:
             mean = _windows(mean, value.params, -jnp.inf)

@@ -16,7 +16,6 @@ arXiv:1506.02557 (local reparametrisation).
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -201,6 +200,6 @@ def _copied(result: Any, *operands: Any) -> tuple[int, ...]:
     return tuple(sorted(axes))
 
 
-def _refuse_copies(equation: Equation, x: Any, axes: Sequence[int]) -> None:
+def _refuse_copies(equation: Equation, x: Any, axes: Any) -> None:
     if is_random(x) and not x.drawable and set(x.copied) & set(axes):
         raise equation.refuse(x, because="it sums over copies made by broadcasting")

@@ -17,6 +17,7 @@ from .patterns import (
     one_random,
     plain_operand,
     random_operand,
+    reduced_axes,
     same,
     scalar,
     skip,
@@ -123,7 +124,7 @@ def _spread(node: Any) -> Any:
     total = skip(random_operand(node), MOVES)
     if not is_step(total, "reduce_sum"):
         return None
-    axes, inner = tuple(total.params["axes"]), squared(total.inputs[0])
+    axes, inner = reduced_axes(total), squared(total.inputs[0])
     if not isinstance(inner, Deferred):
         return None
     if inner.normal:

@@ -51,6 +51,11 @@ def plain_operand(node: Deferred) -> Any:
     return next((v for v in node.inputs if not isinstance(v, Deferred)), None)
 
 
+def reduced_axes(node: Deferred) -> tuple[int, ...]:
+    """Axes of a reduction; `vmap` writes them as NumPy numbers."""
+    return tuple(int(axis) for axis in node.params["axes"])
+
+
 def scalar(value: Any) -> Any:
     """An array of one number without its axes."""
     return jnp.reshape(jnp.asarray(value), ())
@@ -84,7 +89,7 @@ def mean_of(node: Any) -> Any:
     divisor, total = number(plain_operand(node)), skip(node.inputs[0], MOVES)
     if not is_step(total, "reduce_sum") or divisor is None:
         return None
-    axes = tuple(total.params["axes"])
+    axes = reduced_axes(total)
     length = np.prod([total.inputs[0].shape[axis] for axis in axes])
     wanted = length if node.name == "div" else 1 / length
     return (total, axes) if np.isclose(divisor, wanted, rtol=1e-6) else None
@@ -148,7 +153,7 @@ def in_order(node: Any, axes: tuple[int, ...]) -> bool:
 
 def sums_over(node: Any, axes: tuple[int, ...]) -> list[Any]:
     """All sums over these axes behind a node."""
-    if is_step(node, "reduce_sum") and tuple(node.params["axes"]) == axes:
+    if is_step(node, "reduce_sum") and reduced_axes(node) == axes:
         return [node]
     inputs = node.inputs if isinstance(node, Deferred) else ()
     return [found for v in inputs for found in sums_over(v, axes)]
