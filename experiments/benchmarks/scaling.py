@@ -9,7 +9,8 @@ anyway, its parameters and its optimizer's state:
 | `state`     | live arrays on the device between two steps, without the data          |
 | `program`   | peak of the compiled epoch by the compiler's own analysis: arguments,  |
 |             | outputs that reuse none of them, and temporaries, without the data     |
-| `process`   | growth of the process' peak resident memory while it learns (Linux)    |
+| `process`   | growth of the process' peak resident memory while it learns (Linux);   |
+|             | of a small network that is the compiler's own memory                   |
 
     python experiments/benchmarks/scaling.py
 """
