@@ -186,7 +186,9 @@ def is_bias(name: str) -> bool:
 def nnx_fan_ins(nnx: Any, model: Any) -> dict[str, int | float]:
     """The same for a Flax NNX module, whose layers know their own sizes."""
     found: dict[str, int | float] = {}
-    for path, layer in nnx.iter_modules(model):
+    # A function in newer versions of Flax, a method in older ones.
+    walk = getattr(nnx, "iter_modules", lambda model: model.iter_modules())
+    for path, layer in walk(model):
         name = "/".join(map(str, (*path, "kernel")))
         if isinstance(layer, nnx.LinearGeneral):
             features = layer.in_features

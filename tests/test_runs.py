@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from meanfield import runs, workflow
@@ -21,9 +22,12 @@ def test_a_run_of_an_earlier_version_opens_and_scores_as_it_did(earlier):
     before = json.loads((earlier / "metrics.json").read_text())
     run, dataset = workflow.open_run(earlier)
     assert run.ensemble.num_weights == before["num_weights"] == 64 * 2 + 2 * 10
-    metrics = workflow.score(run, dataset)
-    assert metrics.accuracy == pytest.approx(before["accuracy"], abs=2e-3)
-    assert metrics.nll == pytest.approx(before["nll"], rel=1e-4)
+    # The earlier version drew other noise: its score is one more draw of ours.
+    scores = [workflow.score(run, dataset, seed=seed) for seed in range(5)]
+    for name in ("accuracy", "nll"):
+        values = [getattr(score, name) for score in scores]
+        spread = max(np.std(values, ddof=1), 1 / len(dataset.x_test))
+        assert before[name] == pytest.approx(np.mean(values), abs=5 * spread)
 
 
 def test_a_run_of_an_earlier_version_goes_on(earlier):
