@@ -62,7 +62,8 @@ def test_fan_ins_by_type_and_shape_are_those_of_the_program(name):
 def test_summands_are_counted_once_for_each_use():
     weight = mf.SpikeSlab(*jnp.ones((3, 5, 4)))
 
-    def network(w, x):
+    def network(params, x):
+        w = params["w"]
         rows = x @ w
         _, again = lax.scan(lambda c, row: (c, row @ w.T), None, rows)
         return again, w[0] * x[:, :1]
