@@ -20,7 +20,8 @@ the epochs that follow cheaper; the scored network has the full shape again, and
 are not counted.
 
 T, the price and the schedule were chosen with --select: trained on the first 50,000
-images, scored on the last 10,000. Test figures are of runs on all 60,000.
+images, scored on the last 10,000. Test figures are of runs on all 60,000; three seeds
+gave 98.42, 98.41 and 98.53 % with 2,651, 2,542 and 2,657 of 266,200 weights.
 
     python experiments/sparsity.py --data-dir DIR            # frontier and seeds
     python experiments/sparsity.py --data-dir DIR --select   # as the choice was made
@@ -240,7 +241,7 @@ def median_score(ensemble: mf.Ensemble, images: Images) -> dict:
 def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> dict:
     """The same network with point weights, trained as long on the same shifted images.
 
-    Its best step size of Adam was 1e-3.
+    Its step size, 1e-3, was not tuned.
     """
     key = jax.random.key(seed)
     start = mf.Ensemble.from_model(
