@@ -216,7 +216,8 @@ def test_a_network_is_drawn_with_its_coalitions():
     lines = [line for line in axis.lines if len(line.get_xdata()) == 2]
     between = [line for line in lines if list(line.get_xdata()) == [0, 1]]
     # Only members are joined: a0 and a2 with b1, the larger weight thicker.
-    assert sorted(line.get_linewidth() for line in between) == [0.4, 1.2]
+    widths = sorted(line.get_linewidth() for line in between)
+    np.testing.assert_allclose(widths, [0.4, 1.2])
     assert {line.get_linestyle() for line in between} == {"-", "--"}
     assert [tick.get_text() for tick in axis.get_xticklabels()] == [
         "a\n2 of 3",
