@@ -158,7 +158,7 @@ def test_learned_noise_finds_the_noise_of_the_data():
         key=KEY,
         epochs=60,
         batch_size=32,
-        optimizer=optax.adam(1e-2),
+        optimizer=optax.adam(optax.cosine_decay_schedule(2e-2, 960)),
         progress=False,
     )
     assert abs(float(result.likelihood.scale) - 0.3) < 0.05
