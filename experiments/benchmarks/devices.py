@@ -1,0 +1,72 @@
+"""Examples a second on 1, 2 and 4 virtual devices of one CPU.
+
+Virtual devices share the cores, so more of them cannot be faster: the figure is what
+splitting a batch, and bringing the gradients together again, costs. Each number of
+devices runs in a process of its own; the rounds alternate and the median is taken.
+
+    python experiments/benchmarks/devices.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+DEVICES = (1, 2, 4)
+EXAMPLES, BATCH, WIDTHS = 16_384, 512, (784, 400, 400, 10)
+ROUNDS, EPOCHS = 3, 4
+SEED = 0
+
+
+def measure(devices: int) -> None:
+    """Print seconds an epoch; run in a process with that many devices."""
+    import jax
+
+    import meanfield as mf
+    from meanfield.networks import mlp
+
+    key = jax.random.key(SEED)
+    x = jax.random.uniform(key, (EXAMPLES, WIDTHS[0]))
+    y = jax.random.randint(key, (EXAMPLES,), 0, WIDTHS[-1])
+    result = mf.fit(
+        mf.Ensemble.from_model(mlp(WIDTHS, key=key), key=key),
+        (x, y),
+        key=key,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        mesh=None if devices == 1 else mf.device_mesh(devices),
+        progress=False,
+    )
+    # The first epoch compiles.
+    seconds = min(result.history["seconds"][1:])
+    print(json.dumps({"seconds": seconds, "nll": result.history["nll"][-1]}))
+
+
+def main() -> None:
+    """Measure in turn and print a table."""
+    found = {devices: [] for devices in DEVICES}
+    for _ in range(ROUNDS):
+        for devices in DEVICES:
+            flag = f"--xla_force_host_platform_device_count={devices}"
+            done = subprocess.run(
+                [sys.executable, __file__, str(devices)],
+                env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            found[devices].append(json.loads(done.stdout.splitlines()[-1]))
+    print("devices  examples/s  against one  NLL after the last epoch")
+    base = np.median([row["seconds"] for row in found[1]])
+    for devices, rows in found.items():
+        seconds = np.median([row["seconds"] for row in rows])
+        print(
+            f"{devices:7d}  {EXAMPLES / seconds:10,.0f}  {base / seconds:11.2f}  "
+            f"{rows[0]['nll']:.6f}"
+        )
+
+
+if __name__ == "__main__":
+    measure(int(sys.argv[1])) if len(sys.argv) > 1 else main()
