@@ -366,6 +366,34 @@ def test_members_together_give_mean_spread_and_mutual_information(link, tmp_path
             np.testing.assert_allclose(found["mutual_information"][i], gain, atol=1e-5)
 
 
+def test_a_stem_that_members_share_is_stored_and_computed_once(tmp_path):
+    x, models = batch((8,), 20), [dense(jax.random.key(i)) for i in range(3)]
+    stem = [as_network(one).arrays for one in models][0]
+    models = [
+        eqx.tree_at(lambda m: m.layers[0], one, models[0].layers[0]) for one in models
+    ]
+    done = export_together(models, tmp_path / "ensemble.onnx", probe=x)
+    alone = export(models[0], tmp_path / "alone.onnx", probe=x)
+    assert done.largest_difference <= 1e-5
+    graphs = [onnx.load(path).graph for path in (done.path, alone.path)]
+    shared = stem["layers/0/weight"].shape[::-1]
+    for graph in graphs:
+        shapes = [tuple(tensor.dims) for tensor in graph.initializer]
+        assert shapes.count(shared) + shapes.count(shared[::-1]) == 1
+    kinds = [[n.op_type for n in graph.node].count("Gemm") for graph in graphs]
+    assert kinds[0] == 3 * kinds[1] - 2
+
+
+def test_loops_of_members_keep_their_own_weights_and_share_the_rest(tmp_path):
+    x, models = batch((4, 5), 6), [gru(jax.random.key(i)) for i in range(2)]
+    once = export_together(models[:1], tmp_path / "one.onnx", probe=x)
+    twice = export_together([models[0]] * 2, tmp_path / "equal.onnx", probe=x)
+    both = export_together(models, tmp_path / "both.onnx", probe=x)
+    assert max(once.largest_difference, twice.largest_difference) <= 1e-5
+    assert both.largest_difference <= 1e-5
+    assert twice.bytes < once.bytes + 0.6 * (both.bytes - once.bytes)
+
+
 def test_identical_members_disagree_on_nothing():
     outputs = np.tile(batch((3,), 5), (4, 1, 1)).astype(np.float64)
     found = combine(outputs, "softmax")

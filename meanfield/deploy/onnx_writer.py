@@ -15,6 +15,7 @@ from meanfield.files import write_bytes
 from .extras import need
 from .graph import Graph, Node, Value
 from .onnx_emitter import Emitter, onnx_type
+from .onnx_merge import merge_equal_nodes, merge_equal_tensors
 from .onnx_nodes import SIMPLE, WRITERS
 
 OPSET = 17
@@ -40,6 +41,8 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
 
         mean = (1/K) Σ_k p_k        std = √((1/K) Σ_k (p_k − mean)²)
         mutual_information = H[mean] − (1/K) Σ_k H[p_k]        (nats, one an example)
+
+    Layers in which members agree are stored and computed once.
 
     Args:
         graphs: the members; each takes the same inputs and gives one output.
@@ -67,8 +70,9 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
     for writer, graph in zip(writers, graphs, strict=True):
         writer.write(graph.dynamic_nodes())
         members.append(writer.name(graph.outputs[0]))
-    rank = len(graphs[0].outputs[0].shape)
-    outputs = _combine(first, members, link, rank)
+    outputs = _combine(first, members, link)
+    first.tensors, renamed = merge_equal_tensors(first.tensors)
+    first.nodes = merge_equal_nodes(first.nodes, renamed)
     dtype, shape = onnx_type(graphs[0].outputs[0].dtype), graphs[0].outputs[0].shape
     info = need("onnx").helper.make_tensor_value_info
     sizes = [n if n != -1 else None for n in shape]
@@ -85,16 +89,17 @@ def save_onnx(path: str | os.PathLike, model: Any) -> None:
     write_bytes(path, model.SerializeToString(deterministic=True))
 
 
-def _combine(writer: "_Writer", members: list[str], link: str, rank: int) -> list[str]:
-    def each(name: str) -> str:
-        if link == "softmax":
-            name = writer.emit("Softmax", [name], axis=rank - 1)
-        elif link == "sigmoid":
-            name = writer.emit("Sigmoid", [name])
-        return writer.emit("Unsqueeze", [name, writer.ints([0])])
-
-    dtype = writer.graph.outputs[0].dtype
-    together = writer.emit("Concat", list(map(each, members)), axis=0)
+def _combine(writer: "_Writer", members: list[str], link: str) -> list[str]:
+    dtype, shape = writer.graph.outputs[0].dtype, writer.graph.outputs[0].shape
+    rank = len(shape)
+    together = writer.emit("Concat", members, axis=0)
+    sizes = [size if size != -1 else "batch" for size in shape]
+    sizes = writer.shape([len(members), *sizes])
+    together = writer.emit("Reshape", [together, sizes])
+    if link == "softmax":
+        together = writer.emit("Softmax", [together], axis=rank)
+    elif link == "sigmoid":
+        together = writer.emit("Sigmoid", [together])
     mean = writer.emit("ReduceMean", [together], "mean", axes=[0], keepdims=0)
     away = writer.emit("Sub", [together, mean])
     var = writer.emit("Mul", [away, away])
