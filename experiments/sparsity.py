@@ -32,6 +32,7 @@ Finished runs lie in the output folder, and are not run again.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -238,7 +239,7 @@ def median_score(ensemble: mf.Ensemble, images: Images) -> dict:
     }
 
 
-def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> dict:
+def learn_dense(images: Images, widths, epochs: int, batch: int, seed: int):
     """The same network with point weights, trained as long on the same shifted images.
 
     Its step size, 1e-3, was not tuned.
@@ -259,9 +260,14 @@ def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> d
         augment=shift_images(images.shape, SHIFT),
         progress=False,
     )
-    network = jax.jit(jax.vmap(result.ensemble.mean_network()))
+    return result.ensemble.mean_network()
+
+
+def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> dict:
+    """Accuracy and size of the dense network."""
+    network = jax.jit(jax.vmap(learn_dense(images, widths, epochs, batch, seed)))
     hits = np.asarray(network(jnp.asarray(images.x_score))).argmax(1) == images.y_score
-    weights = start.num_weights
+    weights = sum(m * n for m, n in itertools.pairwise(widths))
     return {"accuracy": float(hits.mean()), "weights": weights, "of": weights}
 
 

@@ -2,15 +2,19 @@
 
 Four parts, each a table; MNIST where data are needed:
 
-- `small`: 784-300-100-10. A point network and an ensemble whose units share spikes are
-  trained with the same budget; one sub-network of ten, chosen on images kept apart,
-  and all ten in one ONNX file, against the point network.
-- `wide`: the same for one sub-network of 784-1024-1024-10.
+- `small`: 784-300-100-10. An ensemble is trained by the recipe of `sparsity.py`, and a
+  point network with the same epochs and the same shifted images. Its median network,
+  and ten networks on the median's connections in one ONNX file (they share the hidden
+  layers; the slab values of the last are drawn), against the point network; beside
+  them, ten draws of all layers.
+- `wide`: the same for the median network of 784-1024-1024-10.
 - `shrink`: random masked networks of every structure; the largest difference that
   shrinking makes.
 - `large`: seconds to export a network of 30 million weights.
 
-Latencies are medians of ONNX Runtime on one thread, the two networks timed in turn.
+The last 5,000 training images are kept apart, for the choice of T and for the ranges of
+int8. Latencies are medians of ONNX Runtime on one thread, the networks timed in turn.
+Trained networks lie in runs/deployment, and are not trained again.
 
     python experiments/benchmarks/deployment.py --data-dir DIR --parts small,shrink
 """
@@ -23,53 +27,73 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 
 import meanfield as mf
-from meanfield import data
 from meanfield.deploy.evaluate import evaluate, outputs_of
 from meanfield.deploy.formats import export, load_predictor, onnx_predictor
 from meanfield.deploy.graph import trace_symbolic
 from meanfield.deploy.network import as_network
-from meanfield.deploy.scores import payoff, score, score_average
-from meanfield.deploy.selection import choose_best, measure_diversity
+from meanfield.deploy.scores import score
+from meanfield.deploy.selection import measure_diversity
 from meanfield.deploy.together import export_together, run_together
-from meanfield.learning.optimizers import cosine_adam, scale_steps
-from meanfield.learning.parametrization import Unconstrained
 from meanfield.networks import mlp
+from meanfield.tensors import load_tree, save_tree
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+EXPERIMENTS = Path(__file__).parents[1]
+sys.path[:0] = [str(EXPERIMENTS), str(EXPERIMENTS.parent / "tests")]
+import sparsity  # noqa: E402
 from deploy_networks import STRUCTURES, batch, mask  # noqa: E402
 
 SMALL, WIDE, LARGE = (784, 300, 100, 10), (784, 1024, 1024, 10), (1000, 5000, 5000, 10)
-EPOCHS = {SMALL: 12, WIDE: 4}
-BATCH, STEP_SIZE, SEED, NETWORKS, VALIDATION = 128, 2e-3, 0, 10, 5_000
-INCLUSION, TEMPERATURE, LOGIT_STEPS = 0.1, 0.3, 10.0
+STAGES = {SMALL: sparsity.STAGES, WIDE: (4, 4, 6, 14)}
+# Final temperature, price of a connection in nats.
+POINTS = {SMALL: (0.02, 80.0), WIDE: (0.015, 80.0)}
+SEED, NETWORKS, VALIDATION = 0, 10, 5_000
+# Layers that the members of the ensemble share.
+STEM = 2
 # One in so many of the random networks is run by JAX, the others by NumPy.
 RANDOM_NETWORKS, BY_JAX = 1_000, 25
 LIKELIHOOD = mf.Categorical()
+OUT = Path("runs/deployment")
 
 
-def train(ensemble, images, epochs, **settings):
-    """An ensemble, or a point network, with the budget that all have."""
-    optimizer = cosine_adam(STEP_SIZE, epochs * (len(images[0]) // BATCH))
-    if ensemble.weights():
-        rates = scale_steps({"spike_logit": LOGIT_STEPS})
-        optimizer = optax.chain(optimizer, rates)
-    start = time.perf_counter()
-    result = mf.fit(
-        ensemble,
-        images,
-        key=jax.random.key(SEED),
-        epochs=epochs,
-        batch_size=BATCH,
-        optimizer=optimizer,
-        progress=False,
-        **settings,
+def trained(name, like, learn):
+    """Parameters from the output folder, learned if they are not there."""
+    path = OUT / f"{name}.safetensors"
+    if not path.exists():
+        start = time.process_time()
+        OUT.mkdir(parents=True, exist_ok=True)
+        save_tree(path, learn(), {"seconds": time.process_time() - start})
+    params, about = load_tree(path, like)
+    print(f"{name}: {about['seconds']:.0f} s of CPU")
+    return params
+
+
+def train_both(images, widths):
+    """The sparse ensemble and the dense network."""
+    (temperature, price), stages = POINTS[widths], STAGES[widths]
+    key = jax.random.key(SEED)
+    model = mlp(widths, key=key)
+    full = mf.Ensemble.from_model(model, key=key, initial=sparsity.START)
+    budget = "-".join(map(str, widths)) + f" {sum(stages)} epochs"
+    params = trained(
+        f"sparse {budget} {temperature:g} {price:g}",
+        full.params,
+        lambda: (
+            sparsity.learn(
+                images, widths, stages, sparsity.BATCH, (temperature, price), SEED
+            ).params
+        ),
     )
-    return result.ensemble, time.perf_counter() - start
+    dense = trained(
+        f"dense {budget}",
+        model,
+        lambda: sparsity.learn_dense(images, widths, sum(stages), sparsity.BATCH, SEED),
+    )
+    return sparsity.inside(full, params), dense
 
 
 def in_turn(predictors, x, rounds=40):
@@ -84,104 +108,104 @@ def in_turn(predictors, x, rounds=40):
     return {name: float(np.median(each)) for name, each in times.items()}
 
 
-def compare_networks(images, widths, folder, save):
+def compare_networks(data_dir, widths, folder, save):
     """Train both, ship one sub-network (and ten together), print the table."""
-    kept = len(images.x_train) - VALIDATION
-    learn = images.x_train[:kept], images.y_train[:kept]
-    choose = images.x_train[kept:], images.y_train[kept:]
-    x, y = images.x_test, images.y_test
-    model, epochs = mlp(widths, key=jax.random.key(SEED)), EPOCHS[widths]
-    start = mf.Ensemble.from_model(
-        model,
-        key=jax.random.key(SEED + 1),
-        spikes="unit",
-        initial=mf.critical(spike_prob=0.1),
+    whole = sparsity.read(False, False, data_dir)
+    kept = len(whole.x) - VALIDATION
+    images = sparsity.Images(
+        whole.x[:kept], whole.y[:kept], whole.x[kept:], whole.y[kept:], whole.shape
     )
-    point, point_seconds = train(
-        mf.Ensemble.from_points(start.mean_network()), learn, epochs
-    )
-    ensemble, seconds = train(
-        start,
-        learn,
-        epochs,
-        prior=mf.SpikeSlabPrior(INCLUSION, "learned"),
-        temperature=TEMPERATURE,
-        parametrization=Unconstrained(),
-    )
-    dense = point.rebuild(point.params)
-    drawn = mf.sample_subnetworks(ensemble, NETWORKS, key=jax.random.key(SEED + 2))
-    shrunk = [mf.shrink(one.model, x[:256]) for one in drawn]
+    x, y = whole.x_score, whole.y_score
     probe = x[:256]
-    network = as_network(dense)
-    whole = export(dense, folder / "dense.onnx", probe=probe)
-    files, members, payoffs = [], [], []
-    for number, one in enumerate(shrunk):
-        files.append(export(one, folder / f"{number}.onnx", probe=probe))
-        predict = onnx_predictor(files[-1].path)
-        members.append(predict(x))
-        payoffs.append(payoff(score(predict(choose[0]), choose[1], LIKELIHOOD)))
-    best = choose_best(payoffs)
-    archives = {
-        dtype: export(
-            shrunk[best],
-            folder / f"best-{dtype}.safetensors",
-            probe=probe,
-            format="safetensors",
-            dtype=dtype,
+    ensemble, dense = train_both(images, widths)
+    (median,) = mf.sample_subnetworks(ensemble, 1, rule="median")
+    shrunk = mf.shrink(median.model, probe)
+    files = {
+        "dense": export(dense, folder / "dense.onnx", probe=probe),
+        "median": export(shrunk, folder / "median.onnx", probe=probe),
+    }
+    predictors = {name: onnx_predictor(file.path) for name, file in files.items()}
+    for name, predict in predictors.items():
+        held = score(predict(images.x_score), images.y_score, LIKELIHOOD)
+        print(f"{name}, validation: {describe(held)}")
+    scores = {n: score(run(x), y, LIKELIHOOD) for n, run in predictors.items()}
+    dense_bytes = sum(a.nbytes for a in as_network(dense).arrays.values())
+    print("layers of the sub-network:", [a.weight.shape for a in layers(shrunk)])
+    print(f"weights: {median.num_nonzero:,} of {median.num_weights:,}")
+    print(f"bytes: dense float32 {dense_bytes:,}; dense ONNX {files['dense'].bytes:,}")
+    for dtype in ("float32", "float16"):
+        path = folder / f"median-{dtype}.safetensors"
+        size = export(
+            shrunk, path, probe=probe, format="safetensors", dtype=dtype
         ).bytes
-        for dtype in ("float32", "float16")
-    }
-    predictors = {
-        "dense": onnx_predictor(whole.path),
-        "best": onnx_predictor(files[best].path),
-    }
-    dense_bytes = sum(np.asarray(a).nbytes for a in network.arrays.values())
-    scores = {
-        "dense": score(predictors["dense"](x), y, LIKELIHOOD),
-        "best": score(members[best], y, LIKELIHOOD),
-        "ten": score_average(members, y, LIKELIHOOD),
-    }
-    sizes = "-".join(map(str, widths))
-    print(f"\n{sizes}, {epochs} epochs: {point_seconds:.0f} and {seconds:.0f} s")
-    print("layers of the sub-network:", [a.weight.shape for a in layers(shrunk[best])])
-    print(f"bytes: dense float32 {dense_bytes:,}; dense ONNX {whole.bytes:,}")
-    for dtype, size in archives.items():
         print(f"  archive {dtype}: {size:,} ({dense_bytes / size:.1f} times fewer)")
-    print(
-        f"  ONNX: {files[best].bytes:,} ({whole.bytes / files[best].bytes:.1f} times)"
-    )
-    together = None
+        found = load_predictor(path, "safetensors", like=shrunk.model)(x)
+        print(f"    test: {describe(score(found, y, LIKELIHOOD))}")
     if save:
-        ten = export_together(shrunk, folder / "ten.onnx", probe=probe)
-        together = onnx_ensemble(ten.path)
-        predictors["ten"] = together
-        gap = ten.largest_difference
-        print(f"  ten in one ONNX file: {ten.bytes:,}, difference {gap:.1g}")
+        key = jax.random.key(SEED)
+        groups = {
+            "ten": draw_on_support(ensemble, key),
+            "ten draws": mf.sample_subnetworks(ensemble, NETWORKS, key=key),
+        }
+        for name, drawn in groups.items():
+            path = folder / f"{name}.onnx"
+            files[name], scores[name] = ship_together(name, path, drawn, x, y)
+            predictors[name] = onnx_predictor(path)
+    for name, file in files.items():
+        ratio = files["dense"].bytes / file.bytes
+        print(
+            f"{name}: ONNX {file.bytes:,} bytes ({ratio:.1f} times fewer), difference "
+            f"{file.largest_difference:.1g}; test: {describe(scores[name])}"
+        )
     times = {size: in_turn(predictors, x[:size]) for size in (1, 256)}
     for size, found in times.items():
-        ratios = {n: round(found["dense"] / t, 2) for n, t in found.items()}
-        print(f"batch {size}: µs {found}; times faster {ratios}")
-    for name, each in scores.items():
-        print(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in each.items()))
-    masks = [one.masks for one in drawn]
-    print(measure_diversity(np.stack([m.argmax(-1) for m in members]), masks))
-    single = [score(m, y, LIKELIHOOD)["accuracy"] for m in members]
-    print(f"the ten alone: {np.mean(single):.4f} ± {np.std(single):.4f}")
+        faster = ", ".join(
+            f"{name} {each:.0f} µs ({found['dense'] / each:.2f} times faster)"
+            for name, each in found.items()
+        )
+        print(f"batch {size}: {faster}")
     if save:
-        formats(shrunk[best], x, y, members[best], folder, choose[0])
-        draw_figure(whole.bytes, files, ten.bytes, scores, single, times[256])
+        formats(shrunk, x, y, predictors["median"](x), folder, images.x_score)
+        draw_figure(files, scores, times[256])
+
+
+def draw_on_support(ensemble, key):
+    """Ten networks with the median network's connections, so that they fit together.
+
+    The first layers, with most of the arithmetic, are the median network's in all of
+    them; the slab values of the last are drawn.
+    """
+    laws = {}
+    for number, (name, law) in enumerate(ensemble.weights().items()):
+        spike = jnp.where(law.inclusion_prob > 0.5, 0.0, 1.0)
+        var = law.slab_var if number >= STEM else jnp.zeros_like(law.slab_var)
+        laws[name] = mf.SpikeSlab(spike, law.slab_mean, var)
+    fixed = ensemble.with_weights(laws)
+    return mf.sample_subnetworks(fixed, NETWORKS, key=key)
+
+
+def describe(scores):
+    """Scores in a line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
+def ship_together(name, path, drawn, x, y):
+    """Sub-networks in one ONNX file, and the scores of its mean."""
+    members = [mf.shrink(one.model, x[:256]) for one in drawn]
+    done = export_together(members, path, probe=x[:256])
+    alone = [run_by_jax(one.model, one.select_inputs(x)) for one in members]
+    accuracies = [score(each, y, LIKELIHOOD)["accuracy"] for each in alone]
+    choices = np.stack([each.argmax(-1) for each in alone])
+    print(f"{name}, alone: {np.mean(accuracies):.4f} ± {np.std(accuracies):.4f}")
+    print(f"  {measure_diversity(choices, [one.masks for one in drawn])}")
+    mean = run_together(path, x)["mean"]
+    tiny = np.finfo(mean.dtype).tiny
+    return done, score(np.log(np.maximum(mean, tiny)), y, LIKELIHOOD)
 
 
 def layers(shrunk):
     """Those with weights."""
     return [layer for layer in shrunk.model.layers if hasattr(layer, "weight")]
-
-
-def onnx_ensemble(path):
-    """The ensemble file as a function, on one thread as the others."""
-    predict = onnx_predictor(path)
-    assert set(run_together(path, np.zeros((1, 784), np.float32))) >= {"mean", "std"}
-    return predict
 
 
 def formats(model, x, y, exact, folder, calibration):
@@ -205,22 +229,20 @@ def formats(model, x, y, exact, folder, calibration):
         )
 
 
-def draw_figure(dense_bytes, files, ten_bytes, scores, single, times):
+def draw_figure(files, scores, times):
     """Accuracy against bytes, and the latency of each."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
-    small = [done.bytes / 1e3 for done in files]
-    left.plot(small, single, "o", alpha=0.6, label="one sub-network")
-    left.plot(ten_bytes / 1e3, scores["ten"]["accuracy"], "s", label="ten in one file")
-    left.plot(dense_bytes / 1e3, scores["dense"]["accuracy"], "k^", label="dense")
-    left.set(xlabel="kilobytes, ONNX", ylabel="test accuracy", xscale="log")
+    for mark, (name, file) in zip("^osD", files.items(), strict=True):
+        accuracy = 100 * scores[name]["accuracy"]
+        left.plot(file.bytes / 1e3, accuracy, mark, label=name)
+    left.set(xlabel="kilobytes, ONNX", ylabel="test accuracy, %")
     left.legend(fontsize=8)
     right.barh(list(times), list(times.values()), color="C0")
     right.set(xlabel="microseconds, batch 256, one thread")
     figure.tight_layout()
-    Path("runs").mkdir(exist_ok=True)
-    figure.savefig("runs/deployment.png", dpi=150)
+    figure.savefig(OUT / "deployment.png", dpi=150)
     plt.close(figure)
-    print("wrote runs/deployment.png")
+    print(f"wrote {OUT / 'deployment.png'}")
 
 
 def run_by_numpy(model, x):
@@ -291,9 +313,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if part in ("small", "wide"):
-                images = data.load("mnist", data_dir=given.data_dir)
                 widths = SMALL if part == "small" else WIDE
-                compare_networks(images, widths, folder, save=part == "small")
+                compare_networks(given.data_dir, widths, folder, save=part == "small")
             elif part == "shrink":
                 shrink_many(given.networks)
             elif part == "large":
