@@ -100,7 +100,8 @@ def test_leave_one_out_agrees_with_the_predictive_density(fitted, found):
 
 
 def test_compare_prefers_the_noise_that_was_learned(fitted, found):
-    wide = _data(fitted, likelihood=mf.Gaussian(scale=1.0))
+    scale = 10 * float(fitted[0].likelihood.scale)
+    wide = _data(fitted, likelihood=mf.Gaussian(scale=scale))
     table = az.compare({"wide": wide, "learned": found})
     assert table.index[0] == "learned"
 
