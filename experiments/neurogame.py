@@ -3,12 +3,17 @@
     python experiments/neurogame.py --data faces --data-dir DIR    # DIR/utkface/…
     python experiments/neurogame.py --data fashion_mnist --data-dir DIR
     python experiments/neurogame.py --data digits                  # no download
+    python experiments/neurogame.py --data faces --select          # how GAMES was set
 
 A perceptron and a convolutional network are trained in the same number of epochs, by
 the same optimizer, in these ways: whole; small from the start, with as many units as a
 coalition; and by coalition training, where only a part of the units propagates, chosen
 by Shapley values or by one of four controls (Banzhaf values, spread of the activation,
 norm of the weights, chance). Faces: gender (accuracy) and age (mean absolute error).
+
+Of the faces, 5,000 are learned from; the next 4,000 are for `--select`, which compares
+settings of coalition training with seeds of its own; the 8,000 after these are the test
+part, on which nothing was chosen.
 
 The idea is that of Bouchaffra et al. 2024, arXiv:2410.12264; their data sets and tables
 are not the ones here.
@@ -34,28 +39,47 @@ from meanfield.deploy.costs import count_macs
 from meanfield.deploy.graph import trace_symbolic
 from meanfield.deploy.network import as_network
 from meanfield.files import write_text
+from meanfield.learning.optimizers import cosine_adam
 from meanfield.networks import mlp
 from meanfield.plots import save
 
 OUT = Path("runs/neurogame")
 SEEDS = 5
-NUM_TRAIN, NUM_TEST = 5000, 4000
+NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 5000, 4000, 8000
 EPOCHS = 10
-BATCH_SIZE = 64
-KEEP = (0.25, 0.125)
+BATCHES = 78  # in an epoch: of 64 examples when there are 5000
+STEP_SIZE = 2e-3  # of Adam at the first step; falls to 0 along a cosine
+KEEP = (0.5, 0.25, 0.125)
 CONTROL_KEEP = 0.125
-# Coalitions are found after epochs 2, 4 and 6; games are played on 500 examples that
-# are kept from learning, so that coalitions learn from fewer than the others.
+# Of coalition training. `num_played` examples serve the games; with `apart` they are
+# kept from learning, so that coalitions learn from fewer examples than the others.
 GAMES = {
     "every": 2,
     "settle": 3,
-    "held_out": 0.1,
+    "num_played": 500,
+    "apart": True,
     "num_examples": 256,
     "budget_per_unit": 16,
+    "payoff": "free_energy",
+    "memory": 0.5,
+    "softness": 0.0,
+    "regularizer": 0.0,
 }
+# What `--select` compares: GAMES with these changes.
+CANDIDATES = [
+    {},
+    {"apart": False},
+    {"every": 1, "settle": 3},
+    {"every": 1, "settle": 6},
+    {"every": 1, "settle": 8},
+    {"every": 1, "settle": 6, "apart": False},
+    {"every": 1, "settle": 8, "apart": False},
+]
+SELECT_SEEDS = range(100, 103)
+SELECT_KEEP = (0.25, 0.125)
 HIDDEN = (128, 64)
-CHANNELS = (8, 16)
-WIDTH = 64
+CHANNELS = (8, 16, 64)  # two convolutions and a dense layer
+IDENTITY = ("task", "network", "way", "keep", "seed", "settings")
 FACES = "utkface/utkface_gray32_all.npz"
 
 
@@ -78,9 +102,8 @@ class CNN(eqx.Module):
     dense: eqx.nn.Linear
     out: eqx.nn.Linear
 
-    def __init__(self, side: int, channels, width: int, outputs: int, *, key):
+    def __init__(self, side, one, two, width, outputs, *, key):
         keys = jax.random.split(key, 4)
-        one, two = channels
         conv = lambda a, b, k: eqx.nn.Conv2d(a, b, 3, stride=2, padding=1, key=k)
         self.first, self.second = conv(1, one, keys[0]), conv(one, two, keys[1])
         side = (side + 3) // 4  # halved twice, rounded up
@@ -93,8 +116,11 @@ class CNN(eqx.Module):
         return self.out(jax.nn.relu(self.dense(x.ravel())))
 
 
-def faces(folder: Path) -> list[Task]:
-    """Gender and age; copies of one picture stay on one side of the split."""
+def faces(folder: Path, validation: bool = False) -> list[Task]:
+    """Gender and age; copies of one picture stay on one side of the split.
+
+    With `validation` the test part is that of `--select`.
+    """
     path = folder / FACES
     if not path.is_file():
         raise SystemExit(
@@ -110,7 +136,10 @@ def faces(folder: Path) -> list[Task]:
     clash = (age != age[group]) | (gender != gender[group])
     first = np.arange(len(group)) == group
     rows = np.flatnonzero(first & ~np.isin(group, group[clash]))  # one of each picture
-    rows = np.random.default_rng(0).permutation(rows)[: NUM_TRAIN + NUM_TEST]
+    rows = np.random.default_rng(0).permutation(rows)
+    train, others = rows[:NUM_TRAIN], rows[NUM_TRAIN:]
+    part = slice(NUM_VALIDATION) if validation else slice(NUM_VALIDATION, None)
+    rows = np.concatenate([train, others[part][:NUM_TEST]])
     x = (images[rows] / np.float32(255) - np.float32(0.5)) / np.float32(0.25)
     cut = lambda y: ((x[:NUM_TRAIN], y[:NUM_TRAIN]), (x[NUM_TRAIN:], y[NUM_TRAIN:]))
     years = age[rows].astype(np.float32)
@@ -122,7 +151,7 @@ def faces(folder: Path) -> list[Task]:
     ]
 
 
-def images(name: str, folder: Path | None) -> list[Task]:
+def images(name: str, folder: str | None) -> list[Task]:
     """Digits or Fashion-MNIST."""
     data = load(name, **({} if name == "digits" else {"data_dir": folder}))
     shape = (-1, *data.image_shape[:2])
@@ -143,16 +172,10 @@ class Kind(NamedTuple):
 def kinds(task: Task) -> list[Kind]:
     """The perceptron and the convolutional network of a task."""
     side = task.train[0].shape[1]
-
-    def perceptron(widths, key):
-        return mlp((side**2, *widths.values(), task.outputs), key=key)
-
-    def convolutional(widths, key):
-        *channels, width = widths.values()
-        return CNN(side, channels, width, task.outputs, key=key)
-
+    perceptron = lambda widths, key: mlp((side**2, *widths, task.outputs), key=key)
+    convolutional = lambda widths, key: CNN(side, *widths, task.outputs, key=key)
     dense = {f"layers/{i}": width for i, width in enumerate(HIDDEN)}
-    conv = {"first": CHANNELS[0], "second": CHANNELS[1], "dense": WIDTH}
+    conv = dict(zip(("first", "second", "dense"), CHANNELS, strict=True))
     return [
         Kind("MLP", perceptron, dense, lambda x: x.reshape(len(x), -1)),
         Kind("CNN", convolutional, conv, lambda x: x[:, None]),
@@ -200,90 +223,103 @@ def score(task: Task, model: Any, x: np.ndarray) -> float:
     return float(100 * (outputs.argmax(1) == task.test[1]).mean())
 
 
-def multiply_adds(model: Any, x: np.ndarray) -> int:
-    """Multiply-adds of one example."""
-    return count_macs(trace_symbolic(as_network(model), x[:1]), x[:1])
+def batches(x: np.ndarray, y: np.ndarray, seed: int) -> Callable[[], Any]:
+    """A new random order of whole batches for every epoch."""
+    rng, size = np.random.default_rng(seed), len(x) // BATCHES
+
+    def epoch():
+        for rows in rng.permutation(len(x))[: size * BATCHES].reshape(BATCHES, size):
+            yield x[rows], y[rows]
+
+    return epoch
 
 
-def run(task: Task, kind: Kind, way: str, keep: float, seed: int) -> dict[str, Any]:
+def run(
+    task: Task, kind: Kind, way: str, keep: float, seed: int, games: dict[str, Any]
+) -> dict[str, Any]:
     """Train one network in one way; what it costs and how good it is."""
+    start = time.process_time()
     model_key, fit_key = jax.random.split(jax.random.key(seed))
-    small = {name: round(keep * width) for name, width in kind.widths.items()}
-    model = kind.make(small if way == "small" else kind.widths, key=model_key)
-    data = kind.enter(task.train[0]), task.train[1]
-    x_test = kind.enter(task.test[0])
+    part = keep if way == "small" else 1
+    widths = [round(part * width) for width in kind.widths.values()]
+    model = kind.make(widths, key=model_key)
+    x, y = kind.enter(task.train[0]), task.train[1]
+    rules = dict(games)
+    played, apart = rules.pop("num_played"), rules.pop("apart")
+    judges = x[:played], y[:played]
+    if way in CREDITS and apart:
+        x, y = x[played:], y[played:]
     common = {
+        # On a CPU, XLA runs convolutions several times as fast outside a loop: these
+        # batches come one by one.
+        "data": batches(x, y, seed) if kind.name == "CNN" else (x, y),
         "likelihood": task.likelihood,
+        "optimizer": cosine_adam(STEP_SIZE, EPOCHS * BATCHES),
         "key": fit_key,
         "epochs": EPOCHS,
-        "batch_size": BATCH_SIZE,
+        "batch_size": len(x) // BATCHES,
         "progress": False,
     }
-    start = time.perf_counter()
     if way in CREDITS:
-        result = mf.train_coalitions(
-            model,
-            data,
-            keep=keep,
-            credit=CREDITS[way],
-            **GAMES,
-            **common,
-        )
-        model = mf.shrink(result.ensemble.mean_network(), x_test[:64]).model
-        active = result.num_active
+        rules |= {"keep": keep, "credit": CREDITS[way], "held_out": judges}
+        result = mf.train_coalitions(model, **common, **rules)
+        model = mf.shrink(result.ensemble.mean_network(), judges[0][:64]).model
+        units = result.num_active
     else:
-        result = mf.fit(mf.Ensemble.from_points(model), data, **common)
-        model = result.ensemble.mean_network()
-        active = sum((small if way == "small" else kind.widths).values())
-    return {
-        "task": task.name,
-        "network": kind.name,
-        "way": way,
-        "keep": keep,
-        "seed": seed,
-        "score": score(task, model, x_test),
-        "units": active,
-        "multiply_adds": multiply_adds(model, x_test),
-        "seconds": time.perf_counter() - start,
-    }
+        result = mf.fit(mf.Ensemble.from_points(model), **common)
+        model, units = result.ensemble.mean_network(), sum(widths)
+    seconds = time.process_time() - start
+    x = kind.enter(task.test[0])
+    macs = count_macs(trace_symbolic(as_network(model), x[:1]), x[:1])
+    scored = {"score": score(task, model, x), "units": units}
+    return scored | {"multiply_adds": macs, "seconds": seconds}
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean and its standard error, 0 for a single value."""
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(np.mean(values)), float(error)
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and standard error over seeds, median seconds."""
+    """Means over seeds with standard errors, and median processor seconds.
+
+    `gap` is the score of Shapley coalitions of as many units minus the cell's own, seed
+    by seed; in the cell of whole networks, of coalitions of half the units.
+    """
     cells: dict[tuple, list] = {}
     for row in rows:
-        cell = tuple(row[k] for k in ("task", "network", "way", "keep"))
-        cells.setdefault(cell, []).append(row)
+        cells.setdefault(tuple(row[name] for name in IDENTITY[:4]), []).append(row)
+    scores = {cell: np.array([r["score"] for r in own]) for cell, own in cells.items()}
     found = []
-    for cell, many in cells.items():
-        scores = np.array([row["score"] for row in many])
-        error = scores.std(ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
-        found.append(
-            dict(zip(("task", "network", "way", "keep"), cell, strict=True))
-            | {
-                "score": float(scores.mean()),
-                "error": float(error),
-                "units": many[0]["units"],
-                "multiply_adds": int(np.mean([r["multiply_adds"] for r in many])),
-                "seconds": float(np.median([row["seconds"] for row in many])),
-            }
-        )
+    for cell, own in cells.items():
+        row = dict(zip(IDENTITY, cell, strict=False))
+        row["score"], row["error"] = mean_and_error(scores[cell])
+        rival = scores[*cell[:2], "Shapley", 0.5 if cell[2] == "whole" else cell[3]]
+        row["gap"], row["gap_error"] = mean_and_error(rival - scores[cell])
+        row["units"], row["multiply_adds"] = own[0]["units"], own[0]["multiply_adds"]
+        row["seconds"] = float(np.median([one["seconds"] for one in own]))
+        found.append(row)
     return found
 
 
 def show(cells: list[dict[str, Any]]) -> None:
     """Print the table."""
-    last = None
-    for cell in cells:
-        if (cell["task"], cell["network"]) != last:
-            last = cell["task"], cell["network"]
-            unit = "MAE, years" if cell["task"] == "age" else "accuracy, %"
-            print(f"\n{last[0]}, {last[1]:28s}{unit:>16s}   units  mult-adds  seconds")
-        name = f"{cell['way']}" + ("" if cell["keep"] == 1 else f", {cell['keep']:g}")
-        print(
-            f"  {name:28s}{cell['score']:12.2f} ± {cell['error']:.2f}"
-            f"{cell['units']:8d}{cell['multiply_adds']:11,d}{cell['seconds']:9.1f}"
-        )
+    for task, network in dict.fromkeys((c["task"], c["network"]) for c in cells):
+        unit = "MAE, years" if task == "age" else "accuracy, %"
+        title = f"{task}, {network}"
+        print(f"\n{title:20}{unit:>15}   Shapley minus it  units  mult-adds  seconds")
+        for cell in cells:
+            if (cell["task"], cell["network"]) != (task, network):
+                continue
+            name = cell["way"] + ("" if cell["keep"] == 1 else f", {cell['keep']:g}")
+            gap = f"{cell['gap']:+.2f} ± {cell['gap_error']:.2f}"
+            print(
+                f"  {name:20}{cell['score']:6.2f} ± {cell['error']:.2f}"
+                f"{'' if cell['way'] == 'Shapley' else gap:>18}"
+                f"{cell['units']:8d}{cell['multiply_adds']:11,d}{cell['seconds']:9.1f}"
+            )
+    print("\nShapley minus it: at as many units; whole networks: at half their units.")
 
 
 def draw(cells: list[dict[str, Any]], path: Path) -> None:
@@ -312,53 +348,85 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
 
 def all_ways() -> list[tuple[str, float]]:
     """Every way to train with the part of the units that it keeps."""
-    ways = [("whole", 1.0)]
-    ways += [(way, keep) for keep in KEEP for way in ("small", "Shapley")]
-    return ways + [(way, CONTROL_KEEP) for way in CREDITS if way != "Shapley"]
+    sizes = [(way, keep) for keep in KEEP for way in ("small", "Shapley")]
+    controls = [(way, CONTROL_KEEP) for way in CREDITS if way != "Shapley"]
+    return [("whole", 1.0), *sizes, *controls]
 
 
-def run_all(tasks: list[Task], seeds: range, path: Path) -> list[dict[str, Any]]:
-    """All runs; those that an earlier call wrote to `path` are read from there."""
-    done = path.read_text().splitlines() if path.is_file() else []
-    names = ("task", "network", "way", "keep", "seed")
-    known = {tuple(row[name] for name in names): row for row in map(json.loads, done)}
-    rows = []
+def run_all(
+    tasks: list[Task], ways: list[Any], seeds: range, path: Path, games: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """All runs; those that an earlier call wrote to `path` are read from there.
+
+    A row is known again only if every setting was the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    identity = lambda row: json.dumps([row[name] for name in IDENTITY])
+    known = {identity(row): row for row in map(json.loads, lines)}
+    rows = []
     for seed in seeds:
         for task in tasks:
             for kind in kinds(task):
-                for way, keep in all_ways():
-                    row = known.get((task.name, kind.name, way, keep, seed))
-                    if row is None:
-                        row = run(task, kind, way, keep, seed)
+                for way, keep in ways:
+                    settings = {
+                        "epochs": EPOCHS,
+                        "batches": BATCHES,
+                        "step_size": STEP_SIZE,
+                        "widths": kind.widths,
+                        "num_train": len(task.train[0]),
+                        "num_test": len(task.test[0]),
+                        "games": games if way in CREDITS else None,
+                    }
+                    names = task.name, kind.name, way, keep, seed, settings
+                    row = dict(zip(IDENTITY, names, strict=True))
+                    row = known.get(identity(row), row)
+                    if "score" not in row:
+                        row |= run(task, kind, way, keep, seed, games)
                         with path.open("a") as file:
                             file.write(json.dumps(row) + "\n")
                     rows.append(row)
     return rows
 
 
+def select(tasks: list[Task], path: Path) -> None:
+    """Compare candidates by how much less they err than small networks as large.
+
+    The figure is 100 (1 − e / e_small), with e the errors in percent or in years, mean
+    over tasks, networks, sizes and seeds.
+    """
+    ways = [(way, keep) for keep in SELECT_KEEP for way in ("small", "Shapley")]
+    for changes in CANDIDATES:
+        rows = run_all(tasks, ways, SELECT_SEEDS, path, GAMES | changes)
+        errors = [r["score"] if r["task"] == "age" else 100 - r["score"] for r in rows]
+        gains = 100 * (1 - np.array(errors[1::2]) / np.array(errors[::2]))
+        mean, error = mean_and_error(gains.reshape(len(SELECT_SEEDS), -1).mean(1))
+        print(f"{mean:+.2f} ± {error:.2f} % less error with {changes}", flush=True)
+
+
 def main() -> None:
     """Run all ways on all tasks; print the table, save table and figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", choices=("faces", "digits", "fashion_mnist"), default="digits"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, default=os.environ.get("MEANFIELD_DATA")
-    )
+    names = ("faces", "digits", "fashion_mnist")
+    parser.add_argument("--data", choices=names, default="digits")
+    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--select", action="store_true", help="on validation faces")
     args = parser.parse_args()
-    folder = None if args.data_dir is None else Path(args.data_dir)
-    if args.data == "faces":
-        tasks = faces(folder or Path("."))
-    else:
-        tasks = images(args.data, folder)
-    start = time.perf_counter()
-    cells = table(run_all(tasks, range(args.seeds), OUT / f"{args.data}.jsonl"))
+    folder = Path(args.data_dir or ".")
+    if args.select:
+        if args.data != "faces":
+            parser.error("`--select` compares settings on faces; pass --data faces.")
+        return select(faces(folder, validation=True), OUT / "select.jsonl")
+    tasks = faces(folder) if args.data == "faces" else images(args.data, args.data_dir)
+    path = OUT / f"{args.data}.jsonl"
+    rows = run_all(tasks, all_ways(), range(args.seeds), path, GAMES)
+    cells = table(rows)
     show(cells)
-    draw(cells, OUT / f"{args.data}.png")
-    write_text(OUT / f"{args.data}.json", json.dumps(cells, indent=1))
-    print(f"\n{time.perf_counter() - start:.0f} s; table and figure in {OUT}")
+    draw(cells, path.with_suffix(".png"))
+    write_text(path.with_suffix(".json"), json.dumps(cells, indent=1))
+    seconds = sum(row["seconds"] for row in rows)
+    print(f"\n{seconds:.0f} processor seconds of training; table and figure in {OUT}")
 
 
 if __name__ == "__main__":

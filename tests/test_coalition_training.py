@@ -283,6 +283,16 @@ def test_the_same_key_gives_the_same_bits():
         np.testing.assert_array_equal(a, b)
 
 
+def test_batches_are_learned_from_as_the_arrays_they_make():
+    size = {"keep": 0.5, "held_out": (X[:40], Y[:40])}
+    whole = train(network(), batch_size=len(X), **size)
+    batches = train(network(), data=[(X, Y)], **size)
+    np.testing.assert_allclose(batches.history["nll"], whole.history["nll"], rtol=1e-4)
+    for layer, mask in whole.coalitions.items():
+        np.testing.assert_array_equal(batches.coalitions[layer], mask)
+        assert mask.sum() == len(mask) // 2
+
+
 def test_everybody_belonging_is_plain_training():
     held = (X[:40], Y[:40])
     result = train(network(), keep=1.0, held_out=held, layers=["layers/1"])

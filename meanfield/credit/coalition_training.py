@@ -104,7 +104,7 @@ def train_coalitions(
 
     Args:
         model: an `Ensemble`, or an ordinary model, which trains as a point network.
-        data: arrays (x, y).
+        data: arrays (x, y); with arrays as `held_out`, anything that `fit` takes.
         key: a `jax.random.key`.
         likelihood: as in `fit`.
         layers: the layers that play, by parameter path without its last name. Default:
@@ -233,11 +233,14 @@ def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
 
 def _hold_out(data: Any, held_out: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
     """Examples to learn from, and those that the games are played on."""
-    pair = array_data(data) if isinstance(data, tuple) else None
-    if pair is None:
-        raise TypeError("`data` must be a pair of arrays (x, y); got an iterable.")
     if isinstance(held_out, tuple):
-        return pair, array_data(held_out, name="held_out")
+        return data, array_data(held_out, name="held_out")
+    pair = array_data(data)
+    if pair is None:
+        raise TypeError(
+            "`data` must be a pair of arrays (x, y) for a part of it to be held out; "
+            "got an iterable of batches. Pass other examples as `held_out=(x, y)`."
+        )
     count = len(jax.tree.leaves(pair[0])[0])
     part = round(held_out * count) if 0 < held_out < 1 else 0
     require(
