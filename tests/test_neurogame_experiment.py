@@ -82,10 +82,11 @@ def test_rows_that_are_known_are_not_run_again(experiment, tmp_path, monkeypatch
         }
 
     monkeypatch.setattr(experiment, "run", run)
-    tasks = experiment.images("digits", None)
+    (task,) = experiment.images("digits", None)
+    cases = [(task, kind) for kind in experiment.kinds(task)]
     path = tmp_path / "runs.jsonl"
     again = lambda seeds, games=experiment.GAMES: experiment.run_all(
-        tasks, experiment.all_ways(), range(seeds), path, games
+        cases, experiment.all_ways(), range(seeds), path, games
     )
     some, more = again(1), again(2)
     assert len(calls) == len(more) == 2 * len(some)
@@ -120,7 +121,7 @@ def test_a_candidate_is_measured_against_small_networks(
     scores = {"gender": {"small": 80.0, "Shapley": 82.0}, "age": {"small": 10.0}}
     scores["age"]["Shapley"] = 9.5
 
-    def run_all(tasks, ways, seeds, path, games):
+    def run_all(cases, ways, seeds, path, games):
         assert games["memory"] == 0.3
         return [
             {"task": task, "score": scores[task][way]}
