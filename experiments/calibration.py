@@ -212,6 +212,18 @@ def scores(said: list, y) -> dict:
     return row
 
 
+def rows_of(trainer: Trainer, method: str, epochs: int, seeds, y) -> list[dict]:
+    """Scores of a method for every seed, those that lie in the folder read there."""
+    name = method.replace(" ", "-")
+    return [
+        once(
+            trainer.folder / f"{name}-{epochs}-{seed}.json",
+            lambda seed=seed: scores(trainer.predict(method, epochs, seed), y),
+        )
+        for seed in seeds
+    ]
+
+
 def read(name: str, select: bool, data_dir: str | None):
     """Training images with labels, scored images with labels, shape of an image."""
     data = load(name, data_dir=data_dir) if name != "digits" else load(name)
@@ -244,21 +256,13 @@ KEY = jax.random.key(0)
 def mnist(args, folder: Path) -> None:
     """The table of MNIST against Fashion-MNIST."""
     data, (x, y), shape = read(args.known, args.select, args.data_dir)
-    outside = read(args.other, False, args.data_dir)[1][0]
+    outside = read(args.other, args.select, args.data_dir)[1][0]
     trainer = Trainer(data, args.widths, shape, (x, outside), folder / "mnist")
     print(f"{'method':<15}" + "".join(f"{name:>18}" for name in COLUMNS))
     for method, epochs in EPOCHS.items():
         if args.method and method != args.method:
             continue
-        rows = [
-            once(
-                trainer.folder / f"{method.replace(' ', '-')}-{seed}.json",
-                lambda method=method, epochs=epochs, seed=seed: scores(
-                    trainer.predict(method, epochs, seed), y
-                ),
-            )
-            for seed in args.seeds
-        ]
+        rows = rows_of(trainer, method, epochs, args.seeds, y)
         print(f"{method:<15}" + "".join(spread(rows, name) for name in COLUMNS))
 
 
@@ -286,15 +290,7 @@ def fashion(args, folder: Path) -> None:
         for budget in args.budgets:
             seconds = budget * cost["one network"]
             epochs = max(1, round(seconds / cost[method]))
-            rows = [
-                once(
-                    trainer.folder / f"{method.replace(' ', '-')}-{budget}-{seed}.json",
-                    lambda method=method, epochs=epochs, seed=seed: scores(
-                        trainer.predict(method, epochs, seed), y
-                    ),
-                )
-                for seed in args.seeds
-            ]
+            rows = rows_of(trainer, method, epochs, args.seeds, y)
             print(
                 f"{method:<15}{seconds:>10.1f}{epochs:>8}"
                 f"{spread(rows, 'nll')}{spread(rows, 'accuracy')}"

@@ -65,7 +65,7 @@ LIVE = 0.01
 # T of each stage, in units of the last one's.
 COOLING = (4.0, 4.0, 2.0, 1.0)
 # (final temperature, price of a connection in nats): one seed; three of the chosen.
-FRONTIER = ((0.02, 80.0), (0.035, 80.0), (0.06, 80.0), (0.09, 80.0), (0.2, 12.0))
+FRONTIER = ((0.02, 80.0), (0.06, 80.0), (0.09, 80.0), (0.2, 12.0))
 CHOSEN, SEEDS = (0.0625, 80.0), (0, 1, 2)
 OUT = Path("runs/sparsity")
 
