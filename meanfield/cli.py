@@ -90,13 +90,26 @@ def train(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(rich_help_panel=DATA, help="column of the .csv to predict"),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="column of the .csv to predict, or several",
+            metavar="NAME,NAME,…",
+        ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=DATA,
-            help="classification or regression (else by the target)",
+            help="classification, regression, counts or binary (else by the target)",
+        ),
+    ] = None,
+    likelihood: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="categorical, bernoulli, poisson, gaussian, student_t; heteroscedastic"
+            " or heteroscedastic_student_t where noise depends on the input (else by "
+            "the task: categorical, bernoulli, poisson or gaussian)",
         ),
     ] = None,
     test_fraction: Annotated[
@@ -218,6 +231,7 @@ def train(
             data_dir=data_dir,
             target=target,
             task=task,
+            likelihood=likelihood,
             test_fraction=test_fraction,
             hidden=_widths(hidden),
             epochs=epochs,

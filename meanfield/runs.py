@@ -25,11 +25,11 @@ from .checks import require
 from .data import Dataset
 from .ensemble import Ensemble
 from .files import atomic_path, write_text
-from .learning.likelihoods import Categorical, Gaussian
 from .networks import mlp
+from .targets import Units, build_likelihood, likelihood_of
 from .tensors import load_tree, save_tree
 
-FORMAT = 1
+FORMAT = 2
 ENSEMBLE, CONFIG, METRICS = "ensemble.safetensors", "config.json", "metrics.json"
 
 
@@ -41,7 +41,8 @@ class Run:
         folder: where it lives.
         config: the contents of ``config.json``.
         ensemble: the trained ensemble.
-        likelihood: the likelihood with what it learned.
+        likelihood: the likelihood with what it learned, in standard units;
+            `units.likelihood(likelihood)` is that of the data.
     """
 
     folder: Path
@@ -56,6 +57,11 @@ class Run:
             ValueError: the data have changed since.
         """
         return load_data(self.config["data"], data_dir)
+
+    @property
+    def units(self) -> Units:
+        """How the targets were standardised for the network."""
+        return Units.of(self.config)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -80,11 +86,6 @@ def build_model(architecture: dict[str, Any], seed: int) -> eqx.nn.MLP:
     )
     widths = (architecture["inputs"], *architecture["hidden"], architecture["outputs"])
     return mlp(widths, key=jax.random.key(seed))
-
-
-def build_likelihood(task: str) -> Any:
-    """The likelihood of a task: classes, or real targets with learned noise."""
-    return Categorical() if task == "classification" else Gaussian()
 
 
 def load_data(config: dict[str, Any], data_dir: Any = None) -> Dataset:
@@ -137,7 +138,8 @@ def load_run(folder: str | os.PathLike) -> Run:
     model = build_model(config["model"], seed=0)
     spikes = config["training"].get("spikes", "connection")
     ensemble = Ensemble.from_model(model, spikes=spikes)
-    likelihood = build_likelihood(config["data"]["task"])
+    model_config = config["model"]
+    likelihood = build_likelihood(model_config["likelihood"], model_config["targets"])
     like = {"params": ensemble.params, "likelihood": likelihood}
     tree, _ = load_tree(folder / ENSEMBLE, like)
     ensemble = eqx.tree_at(lambda e: e.params, ensemble, tree["params"])
@@ -169,6 +171,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         not missing,
         f"{path} misses {missing}; it was edited. Restore it from a copy.",
     )
+    # The first format knew one likelihood for each task, and one noise for all targets.
+    task = config["data"]["task"]
+    defaults = {"likelihood": likelihood_of(task), "targets": 1}
+    config["model"] = defaults | config["model"]
     return config
 
 

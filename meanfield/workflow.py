@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ from .credit.links import link_test, neuron_links
 from .credit.sequence import play_layers
 from .data import Dataset, load
 from .deploy.archive import load_archive
+from .deploy.card import shown_score
 from .deploy.formats import Exported
 from .deploy.sampling import sample_subnetworks
 from .deploy.served import Checked, check_shipped, convert, load_card
@@ -32,19 +34,26 @@ from .learning.optimizers import cosine_adam
 from .learning.placement import device_mesh
 from .learning.priors import SpikeSlabPrior
 from .prediction.calibration import reliability_curve
-from .prediction.evaluate import Metrics, evaluate, predict
+from .prediction.evaluate import Metrics, evaluate
 from .prediction.predictive import average
 from .runs import (
     CONFIG,
     FORMAT,
     Run,
-    build_likelihood,
     build_model,
     load_run,
     read_config,
     save_run,
     versions,
     write_json,
+)
+from .targets import (
+    Units,
+    build_likelihood,
+    describe,
+    likelihood_of,
+    target_names,
+    task_of,
 )
 
 NUM_SAMPLES = 32
@@ -54,6 +63,8 @@ SMALL = 10_000
 LABEL_EXAMPLES = 10_000
 VALIDATION_EXAMPLES = 2_000
 GAME_EXAMPLES = 400
+# Pictures of the predictions of so many targets; more are no longer looked at.
+PICTURES = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +76,7 @@ class TrainSettings:
     data_dir: str | None = None
     target: str | None = None
     task: str | None = None
+    likelihood: str | None = None
     test_fraction: float = 0.2
     hidden: tuple[int, ...] = (100, 100)
     epochs: int | None = None
@@ -109,17 +121,23 @@ def train(
         settings.data,
         data_dir=settings.data_dir,
         target=settings.target,
-        task=settings.task,  # type: ignore[arg-type]
+        task=task_of(settings.likelihood, settings.task),
         test_fraction=settings.test_fraction,
         seed=settings.seed,
     )
     config = _config(settings, dataset)
-    x, y, shift, scale = _training_arrays(dataset)
-    config["data"] |= {"target_shift": shift, "target_scale": scale}
-    if settings.resume:
+    units = Units.learn(dataset)
+    config["data"] |= {"target_shift": units.shift, "target_scale": units.scale}
+    x, y = dataset.x_train, units.standardise(dataset.y_train)
+    if settings.resume and (out / CONFIG).is_file():
+        config["model"]["targets"] = read_config(out)["model"]["targets"]
         _refuse_other_settings(out, config)
     write_json(out / CONFIG, config)
-    model = build_model(config["model"], settings.seed)
+    architecture = config["model"]
+    likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
+    model = build_model(architecture, settings.seed)
+    if dataset.task == "counts":
+        model = _at_mean_rate(model, y)
     key = jax.random.key(settings.seed)
     ensemble = Ensemble.from_model(
         model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
@@ -138,7 +156,7 @@ def train(
         result = fit(
             ensemble,
             (x, y),
-            likelihood=build_likelihood(dataset.task),
+            likelihood=likelihood,
             key=jax.random.fold_in(key, 1),
             epochs=epochs,
             batch_size=batch_size,
@@ -200,6 +218,7 @@ def resumed(
         data_dir=data["data_dir"],
         target=data["target"],
         task=data["task"] if Path(data["source"]).suffix else None,
+        likelihood=config["model"]["likelihood"],
         test_fraction=data["test_fraction"],
         hidden=tuple(config["model"]["hidden"]),
         **training,
@@ -227,8 +246,6 @@ def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
 
 
 def _refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
-    if not (folder / CONFIG).is_file():
-        return
     old = read_config(folder)
     # An earlier version did not write down what it could not do otherwise.
     defaults = {
@@ -238,7 +255,7 @@ def _refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
         for name, value in config[part].items():
             before = old[part].get(name, defaults.get(name))
             require(
-                json.dumps(before) == json.dumps(value),
+                json.dumps(before, sort_keys=True) == json.dumps(value, sort_keys=True),
                 f"{folder} was trained with {name} = {before!r}; it cannot go on with "
                 f"{value!r}. Use `meanfield train --resume {folder}` alone.",
             )
@@ -247,46 +264,59 @@ def _refuse_other_settings(folder: Path, config: Mapping[str, Any]) -> None:
 def score(
     run: Run, dataset: Dataset, *, num_samples: int = NUM_SAMPLES, seed: int = 0
 ) -> Metrics:
-    """Score a run on its test set, in the units of the data; updates its metrics."""
-    scale = run.config["data"]["target_scale"]
-    y = _standardised(run, dataset.y_test)
+    """Score a run on its test set, in the units of the data; updates its metrics.
+
+    Draws how calibrated it is and, for numbers, what it predicts.
+    """
     key = jax.random.fold_in(jax.random.key(seed), 2)
-    metrics = evaluate(
-        run.ensemble,
-        (dataset.x_test, y),
-        likelihood=run.likelihood,
-        num_samples=num_samples,
-        key=key,
-    )
-    if scale is not None and metrics.rmse is not None:
-        # A density in units of y is that of the standardised target over its scale.
-        widths = np.broadcast_to(scale, np.shape(y)[1:] or (1,))
-        prediction = predict(
-            run.ensemble,
-            dataset.x_test,
-            likelihood=run.likelihood,
-            num_samples=num_samples,
-            key=key,
-        )
-        error = (prediction.mean.reshape(np.shape(y)) - y) * scale
-        rmse = float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
-        nll = metrics.nll + float(np.log(widths).sum())
-        metrics = dataclasses.replace(metrics, rmse=rmse, nll=nll)
-    run.update_metrics(metrics.to_dict() | {"ece": metrics.ece})
-    if run.config["data"]["task"] == "classification":
-        _draw_reliability(run, dataset, num_samples, key)
+    likelihood = run.units.likelihood(run.likelihood)
+    x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
+    settings = {"num_samples": num_samples, "key": key}
+    metrics = evaluate(run.ensemble, (x, y), likelihood=likelihood, **settings)
+    found = metrics.to_dict() | {"ece": metrics.ece}
+    if metrics.by_output is not None:
+        each = zip(target_names(dataset), metrics.by_output, strict=True)
+        found["by_target"] = [{"target": name, **scores} for name, scores in each]
+        found.pop("by_output")
+    run.update_metrics(found)
+    # The same call as in `evaluate`, whose compiled program serves again.
+    means = average(run.ensemble, likelihood, x, y, **settings)
+    if dataset.task in ("classification", "binary"):
+        _draw_reliability(run, means["mean"], dataset)
+    else:
+        _draw_predictions(run, means, dataset)
     return metrics
 
 
-def _draw_reliability(run: Run, dataset: Dataset, num_samples: int, key: Any) -> None:
-    # The same call as in `evaluate`, whose compiled program serves again.
-    x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
-    means = average(
-        run.ensemble, run.likelihood, x, y, num_samples=num_samples, key=key
-    )
-    curve = reliability_curve(means["mean"], dataset.y_test)
+def _draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
+    labels = dataset.y_test
+    if dataset.task == "binary":
+        labels, p = labels.reshape(-1).astype(int), probs.reshape(-1)
+        probs = np.stack([1 - p, p], 1)
+    curve = reliability_curve(probs, labels)
     axis = plots.reliability_diagram(curve.confidence, curve.accuracy, curve.counts)
     plots.save(axis, run.folder / "plots" / "reliability.png")
+
+
+def _draw_predictions(
+    run: Run, means: Mapping[str, np.ndarray], dataset: Dataset
+) -> None:
+    """Predicted against true numbers, target by target, and calibrated intervals."""
+    folder, names = run.folder / "plots", target_names(dataset)
+    y = dataset.y_test.reshape(len(dataset.y_test), -1)
+    mean = means["mean"].reshape(y.shape)
+    std = np.sqrt(means["aleatoric"] + means["epistemic"]).reshape(y.shape)
+    for old in folder.glob("predictions-*.png"):
+        old.unlink()
+    for number, name in enumerate(names[:PICTURES]):
+        title = name if dataset.target_names else ("target " + name) * (len(names) > 1)
+        axis = plots.predictions(
+            y[:, number], mean[:, number], std[:, number], name=title
+        )
+        plots.save(axis, folder / f"predictions-{number}.png")
+    if "level" in means:
+        levels = dict(zip(names, means["level"].reshape(y.shape).T, strict=True))
+        plots.save(plots.interval_coverage(levels), folder / "coverage.png")
 
 
 def label(run: Run, dataset: Dataset) -> Any:
@@ -337,6 +367,13 @@ def summary(metrics: Mapping[str, Any]) -> str:
         for name, text in names.items()
         if metrics.get(name) is not None
     ]
+    for scores in metrics.get("by_target", ()):
+        parts = [
+            f"{text.removeprefix('test ')} {_number(scores[name])}"
+            for name, text in names.items()
+            if name in scores
+        ]
+        lines.append(f"  {'  ' + scores['target']:<28}" + ", ".join(parts))
     if metrics.get("labels"):
         heads = ("important", "absent", "variable", "never learned")
         lines += ["", f"  {'layer':<24}" + "".join(f"{head:>15}" for head in heads)]
@@ -354,14 +391,24 @@ def _number(value: int | float) -> str:
 
 
 def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
-    if dataset.num_classes is None:
-        outputs = int(np.prod(dataset.y_train.shape[1:], dtype=int))
-    else:
-        outputs = dataset.num_classes
+    likelihood = settings.likelihood or likelihood_of(dataset.task)
+    targets = dataset.num_targets
+    outputs = dataset.num_classes
+    if outputs is None:
+        kind = build_likelihood(likelihood, targets)
+        outputs = kind.num_outputs(dataset.y_train)
     training = dataclasses.asdict(settings)
-    for name in ("data", "data_dir", "target", "task", "test_fraction", "hidden"):
+    for name in ("data", "data_dir", "target", "task", "test_fraction"):
         training.pop(name)
-    for name in ("out", "devices", "resume", "overwrite", "progress"):
+    for name in (
+        "likelihood",
+        "hidden",
+        "out",
+        "devices",
+        "resume",
+        "overwrite",
+        "progress",
+    ):
         training.pop(name)
     return {
         "format": FORMAT,
@@ -374,6 +421,7 @@ def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
             "seed": settings.seed,
             "sha256": dataset.sha256,
             "class_names": dataset.class_names,
+            "target_names": dataset.target_names,
             "image_shape": dataset.image_shape,
             "schema": None if dataset.schema is None else dataset.schema.to_dict(),
         },
@@ -382,24 +430,19 @@ def _config(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
             "inputs": dataset.num_features,
             "hidden": list(settings.hidden),
             "outputs": outputs,
+            "likelihood": likelihood,
+            "targets": targets,
         },
         "training": training,
         "versions": versions(),
     }
 
 
-def _training_arrays(dataset: Dataset) -> tuple[Any, Any, Any, Any]:
-    """Inputs and targets; real targets are standardised."""
-    if dataset.task == "classification":
-        return dataset.x_train, dataset.y_train, None, None
-    y = dataset.y_train.astype(np.float64)
-    shift, scale = y.mean(0), y.std(0)
-    require(
-        bool(np.all(scale > 0)),
-        "the target is the same in every row: there is nothing to learn.",
-    )
-    y = ((y - shift) / scale).astype(np.float32)
-    return dataset.x_train, y, shift.tolist(), scale.tolist()
+def _at_mean_rate(model: Any, counts: np.ndarray) -> Any:
+    """A network of log-rates that starts at the mean count, not at a rate of 1."""
+    mean = np.maximum(counts.reshape(len(counts), -1).mean(0), 1 / len(counts))
+    bias = jnp.asarray(np.log(mean), jnp.float32)
+    return eqx.tree_at(lambda network: network.layers[-1].bias, model, bias)
 
 
 def sample(
@@ -430,14 +473,14 @@ def sample(
         labels=labels,
         coalition=coalition,
     )
-    x, y, _, _ = _training_arrays(dataset)
+    x, y = dataset.x_train, dataset.y_train
     held = slice(-min(VALIDATION_EXAMPLES, len(x) // 5) or None, None)
     return ship(
         networks,
         out,
-        data=(dataset.x_test, _standardised(run, dataset.y_test)),
+        data=(dataset.x_test, dataset.y_test),
         format=format,
-        likelihood=run.likelihood,
+        likelihood=run.units.likelihood(run.likelihood),
         validation=(x[held], y[held]),
         labels=labels,
         together=together,
@@ -446,6 +489,7 @@ def sample(
             "data": run.config["data"]["source"],
             "data_sha256": run.config["data"]["sha256"],
             "model": run.config["model"],
+            "targets": describe(run.config),
             "rule": rule,
             "seed": seed,
         },
@@ -477,13 +521,14 @@ def serve_check(folder: Path) -> list[Checked]:
 
 def card_summary(card: Mapping[str, Any]) -> str:
     """The table that a person sees after `sample`."""
-    metric = "accuracy" if "accuracy" in card["subnetworks"][0] else "rmse"
-    head = f"  {'file':<26}{metric:>10}{'nll':>9}{'bytes':>12}{'weights':>10}"
+    scores = [shown_score(entry) for entry in card["subnetworks"]]
+    metric, width = scores[0][0], max(10, *(len(text) + 2 for _, text in scores))
+    head = f"  {'file':<26}{metric:>{width}}{'nll':>9}{'bytes':>12}{'weights':>10}"
     lines = [head + f"{'µs, batch 1':>13}{'batch 256':>11}"]
-    for entry in card["subnetworks"]:
+    for entry, (_, score) in zip(card["subnetworks"], scores, strict=True):
         latency = entry.get("latency") or {}
         lines.append(
-            f"  {entry['file']:<26}{entry[metric]:>10.4f}{entry['nll']:>9.4f}"
+            f"  {entry['file']:<26}{score:>{width}}{entry['nll']:>9.4f}"
             f"{entry['bytes']:>12,}{entry['num_nonzero']:>10,}"
             f"{latency.get('batch_1_us', float('nan')):>13.1f}"
             f"{latency.get('batch_256_us', float('nan')):>11.1f}"
@@ -504,7 +549,7 @@ def coalitions(
     Values are estimated on one part of the training data and certified on another.
     Writes ``coalitions.json``, two plots for each layer and one of the network.
     """
-    x, y, _, _ = _training_arrays(dataset)
+    x, y = dataset.x_train, run.units.standardise(dataset.y_train)
     half = min(GAME_EXAMPLES, len(x) // 2)
     first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
     key = jax.random.key(seed)
@@ -634,11 +679,3 @@ def strong_masks(folder: Path) -> dict[str, np.ndarray]:
         )
     layers = json.loads(path.read_text())["layers"]
     return {name: np.asarray(entry["mask"], bool) for name, entry in layers.items()}
-
-
-def _standardised(run: Run, y: np.ndarray) -> np.ndarray:
-    """Targets in the units the network was trained in."""
-    shift, scale = (run.config["data"][f"target_{name}"] for name in ("shift", "scale"))
-    if shift is None:
-        return y
-    return ((y - np.asarray(shift)) / np.asarray(scale)).astype(np.float32)

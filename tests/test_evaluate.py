@@ -48,7 +48,8 @@ def scores(ensemble, x, y, likelihood):
 
 
 def assert_equal_scores(metrics, expected):
-    assert metrics.to_dict().keys() == expected.keys() | {"num_samples"}
+    kept = metrics.to_dict().keys() - {"by_output"}
+    assert kept == expected.keys() | {"num_samples"}
     for name, value in expected.items():
         assert getattr(metrics, name) == pytest.approx(value, rel=2e-5, abs=1e-6), name
         assert isinstance(getattr(metrics, name), float)
@@ -82,6 +83,10 @@ def test_scores_of_several_answers_pool_them_but_the_nll_sums_them(ensembles, x)
     flat = probs.reshape(SAMPLES, -1, 2)
     expected = oracle.class_scores(flat, answers.ravel()) | {"nll": nll}
     assert_equal_scores(metrics, expected)
+    for j, own in enumerate(metrics.by_output):
+        expected = oracle.class_scores(probs[:, :, j], answers[:, j])
+        expected.pop("nll")
+        assert own == pytest.approx(expected, rel=2e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -102,6 +107,11 @@ def test_gaussian_scores_with_a_scale_for_each_output(ensembles, x):
     )
     metrics = scores(ensembles[2], x, y, mf.Gaussian(scale=(0.3, 2.0)))
     assert_equal_scores(metrics, oracle.target_scores(log_probs, means, levels, y))
+    for j, own in enumerate(metrics.by_output):
+        columns = (part[..., j] for part in (log_probs, means, levels, y))
+        expected = oracle.target_scores(*columns)
+        expected.pop("nll")
+        assert own == pytest.approx(expected, rel=2e-5)
 
 
 def test_gaussian_scores_with_a_scale_from_the_input(ensembles, x):

@@ -37,7 +37,7 @@ def perturbed():
 
 
 BINS = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.6, 0.8]), np.array([3, 0, 40])
-VALUES = RNG.normal(size=12)
+VALUES, LEVELS = RNG.normal(size=12), RNG.random(12)
 DRAWINGS = {
     "landscape": lambda axis: plots.landscape(WEIGHT, axis),
     "label_fractions": lambda axis: plots.label_fractions(FRACTIONS, axis),
@@ -45,6 +45,8 @@ DRAWINGS = {
     "perturbation_curves": lambda axis: plots.perturbation_curves(perturbed(), axis),
     "training_history": lambda axis: plots.training_history(HISTORY, axis),
     "reliability_diagram": lambda axis: plots.reliability_diagram(*BINS, axis),
+    "predictions": lambda axis: plots.predictions(VALUES, VALUES, LEVELS, axis),
+    "interval_coverage": lambda axis: plots.interval_coverage({"a": LEVELS}, axis),
     "payoff_curves": lambda axis: plots.payoff_curves({"order": VALUES}, axis),
     "shapley_values": lambda axis: plots.shapley_values(VALUES, None, axis),
 }
@@ -162,6 +164,19 @@ def test_empty_bins_are_not_drawn():
     assert axis.containers[0].lines[0].get_xdata().tolist() == [0.2, 0.9]
     with pytest.raises(ValueError, match="one number a bin"):
         plots.reliability_diagram([0.1, 0.2], [0.1], [1])
+
+
+def test_the_share_inside_an_interval_is_read_off_the_curve():
+    axis = plots.interval_coverage({"a": LEVELS, "b": LEVELS**2})
+    for line, u in zip(axis.lines[1:], (LEVELS, LEVELS**2), strict=True):
+        level, share = line.get_data()
+        for q in (0.3, 0.5, 0.95):
+            inside = np.mean((u >= (1 - q) / 2) & (u <= (1 + q) / 2))
+            assert share[level <= q][-1] == pytest.approx(inside)
+    with pytest.raises(ValueError, match="`levels` is empty"):
+        plots.interval_coverage({})
+    with pytest.raises(ValueError, match="one number an example"):
+        plots.predictions([1.0], [1.0, 2.0], [1.0])
 
 
 def test_payoff_repetitions_become_a_band():

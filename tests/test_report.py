@@ -21,6 +21,7 @@ CONFIG = {
         "source": "digits",
         "task": "classification",
         "target": None,
+        "test_fraction": 0.2,
         "sha256": "ab" * 32,
     },
     "model": {"kind": "mlp", "inputs": 4, "hidden": [6], "outputs": 3},

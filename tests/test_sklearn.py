@@ -240,6 +240,19 @@ def test_several_targets_are_learned_at_once():
     assert mean.shape == std.shape == (90, 2) and model.score(X, both) > 0.9
 
 
+def test_every_target_has_a_noise_of_its_own():
+    noisy = np.random.default_rng(1).normal(size=90)
+    both = np.stack([TARGETS, 1000 * noisy], 1)
+    model = mf.MeanFieldRegressor(**SMALL).fit(X, both)
+    noise = np.asarray(model.likelihood_.scale)
+    # The second is noise and nothing else; the first has none.
+    assert noise.shape == (2,) and noise[1] > 0.7 and noise[0] < 0.6 * noise[1]
+    _, std = model.predict(X, return_std=True)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(X, return_std=True)[1], std)
+    assert (std[:, 1] > 0.7 * 1000).all()
+
+
 def test_a_drawn_network_is_an_ordinary_model(classifier):
     network = classifier.sample_network(random_state=1)
     outputs = network(classifier.encoder_.apply(X[:1])[0])

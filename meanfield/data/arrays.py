@@ -8,10 +8,19 @@ import numpy as np
 
 from meanfield.checks import require
 
-from .dataset import Dataset, require_finite, split_rows
+from .dataset import (
+    Dataset,
+    guess_task,
+    require_finite,
+    require_known_task,
+    require_task,
+    split_rows,
+)
 
 # Whole numbers with more different values than this are targets, not labels.
 MAX_CLASSES = 1000
+# More different real numbers than this are measured, and no classes.
+MAX_NUMBERED_CLASSES = 20
 
 
 def arrays(
@@ -25,19 +34,22 @@ def arrays(
 
     `x_train` and `y_train` are understood too. Features are used as they are, except
     images of bytes (uint8), which are divided by 255; anything past the first axis is
-    made flat. `y` is a label if it is whole numbers, booleans or texts (the classes
-    are its different values in order), and a target if it is floating.
+    made flat. One `y` an example is a label if it is whole numbers, booleans or texts
+    (the classes are its different values in order). Several whole numbers or booleans
+    are answers if all are 0 or 1. All else is targets of a regression.
 
     Args:
         path: of the file. It is never unpickled.
-        task: "classification" or "regression" where that rule guesses wrong.
+        task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
+            1) where that rule guesses wrong.
         test_fraction: share of the rows kept for testing if the file has no test set.
         seed: of that split.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not an npz file, holds Python objects, lacks `x` or `y`, or
-            holds numbers that cannot be used; the array is named.
+            holds numbers that cannot be used or that are not what their task says;
+            the array is named.
 
     Example:
         >>> import pathlib, tempfile, numpy as np
@@ -47,10 +59,7 @@ def arrays(
         >>> arrays(path).class_names
         ('0', '1')
     """
-    require(
-        task in (None, "classification", "regression"),
-        f'`task` must be "classification", "regression" or None; got {task!r}.',
-    )
+    require_known_task(task)
     held = _read(Path(path))
     x, y = _pair(held, path, ("x", "y") if "x" in held else ("x_train", "y_train"))
     image_shape = x.shape[1:] if x.ndim > 2 else None
@@ -58,8 +67,14 @@ def arrays(
     # Before the split, so that the row named is the row of the file.
     require_finite("x", x, None)
     labels = _encode(y, class_names, "y")
-    if class_names is None:
+    if class_names is not None:
+        task = "classification"
+    else:
         require_finite("y", labels.reshape(len(labels), -1), None)
+        if task is None:
+            whole = y.dtype.kind in "iub"  # several, or they would be classes
+            task = guess_task("y", labels) if whole else "regression"
+        require_task("y", labels, task, None)
     if "x_test" in held or "y_test" in held:
         x_test, y_test = _pair(held, path, ("x_test", "y_test"))
         x_train, y_train, x_test = x, labels, _flat(x_test)
@@ -85,7 +100,7 @@ def arrays(
         )
     return Dataset(
         name=Path(path).stem,
-        task="regression" if class_names is None else "classification",
+        task=task,  # type: ignore[arg-type]
         x_train=x_train,
         y_train=y_train,
         x_test=x_test,
@@ -153,13 +168,25 @@ def _flat(x: np.ndarray) -> np.ndarray:
 def _class_names(
     y: np.ndarray, path: str | os.PathLike, task: str | None
 ) -> tuple[str, ...] | None:
-    if task == "regression" or (task is None and y.dtype.kind == "f"):
+    if task not in (None, "classification"):
+        return None
+    several = y.size > len(y) and y.dtype.kind in "iub"
+    if task is None and (y.dtype.kind == "f" or several):
         return None
     require(
         y.ndim == 1 and (y.dtype.kind in "iubUS" or task == "classification"),
-        f"`y` of {path} must be one label (a whole number, a boolean or a text) or one "
-        f"number for each example; got {y.dtype} of shape {y.shape}.",
+        f"`y` of {path} must be one label (a whole number, a boolean or a text) for "
+        f"each example of a classification; got {y.dtype} of shape {y.shape}. Numbers "
+        "to predict need another task: regression, counts or binary.",
     )
+    if y.dtype.kind == "f" and len(np.unique(y)) > MAX_NUMBERED_CLASSES:
+        bad = y != np.round(y)
+        require(
+            not bad.any(),
+            f"`y` of {path} must be classes for a classification (a categorical "
+            f"likelihood); got real numbers, the first {y[bad.argmax()]} in row "
+            f"{bad.argmax()}. Choose another likelihood, such as gaussian.",
+        )
     require(
         y.dtype.kind != "f" or bool(np.isfinite(y).all()),
         f"`y` of {path} must be finite; got NaN or infinity among the labels.",
@@ -180,8 +207,9 @@ def _encode(
     if class_names is None:
         require(
             y.dtype.kind in "fiub",
-            f"`{name}` must be real numbers in a regression; got {y.dtype}.",
+            f"`{name}` must be real numbers unless it is classes; got {y.dtype}.",
         )
+        y = y if y.ndim == 1 else y.reshape(len(y), -1)
         with np.errstate(over="ignore"):
             return y.astype(np.float32)
     require(y.ndim == 1, f"`{name}` must be one label an example; got shape {y.shape}.")

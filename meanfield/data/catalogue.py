@@ -1,6 +1,7 @@
 """One door to all data: a name from the list, or the path of a file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from meanfield.checks import require
@@ -17,7 +18,7 @@ def load(
     name_or_path: str | os.PathLike,
     *,
     data_dir: str | os.PathLike | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -28,8 +29,9 @@ def load(
         name_or_path: `digits`, `mnist`, `fashion_mnist`, or the path of a file.
         data_dir: folder of the named data sets; None means $MEANFIELD_DATA and, where
             that is not set, a download.
-        target: heading of the column to predict (CSV only).
-        task: "classification" or "regression" for a file; None lets the target decide.
+        target: heading of the column to predict, or several (CSV only; see `table`).
+        task: "classification", "regression", "counts" or "binary" for a file; None
+            lets the target decide.
         test_fraction: share of a file's rows kept for testing. Named data sets, and
             `.npz` files with a test set, keep their own split.
         seed: of that split.
@@ -56,7 +58,8 @@ def load(
     if name in NAMES:
         require(
             task in (None, "classification"),
-            f"`task` of `{name}` is classification; got {task!r}. Leave it out.",
+            f"`task` of `{name}` is classification; got {task!r}. Leave it out, and "
+            "take no other likelihood than categorical.",
         )
         if name == "digits":
             return digits()

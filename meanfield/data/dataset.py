@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
@@ -12,7 +12,8 @@ from meanfield.checks import first_bad, require
 
 from .schema import TableSchema
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "counts", "binary"]
+TASKS = get_args(Task)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,20 +22,23 @@ class Dataset:
 
     Args:
         name: what the data set is called.
-        task: "classification" or "regression".
+        task: "classification", one class an example; or numbers, one or several an
+            example: "regression", "counts" 0, 1, 2, …, or "binary" answers 0 and 1.
         x_train: features, one flat row an example.
-        y_train: labels 0 … C − 1 (int32), or targets in their own units (float32).
+        y_train: labels 0 … C − 1 (int32); or targets in their own units (float32),
+            with an axis of its own where an example has several.
         x_test: features of the test examples.
         y_test: labels or targets of the test examples.
         feature_names: one name for each feature, or None where they are pixels.
-        class_names: what label 0, 1, … stands for; None for a regression.
+        class_names: what label 0, 1, … stands for; None where targets are numbers.
         image_shape: the shape of one example before it was made flat, or None.
         schema: for a table, how its columns became features; else None.
         provenance: where the numbers come from, in words.
+        target_names: one name for each target, or None where they have none.
 
     Raises:
         ValueError: rows do not match, a split is empty, a number is NaN or infinite
-            (the row and the column are named), or a label is out of range.
+            (the row and the column are named), or a label or target is out of range.
 
     Example:
         >>> import meanfield.data
@@ -54,6 +58,7 @@ class Dataset:
     image_shape: tuple[int, ...] | None = None
     schema: TableSchema | None = None
     provenance: str = ""
+    target_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         require(
@@ -73,7 +78,8 @@ class Dataset:
             )
             require_finite(f"x_{split}", x, self.feature_names)
             if self.class_names is None:
-                require_finite(f"y_{split}", y.reshape(len(y), -1), None)
+                require_finite(f"y_{split}", _columns(y), self.target_names)
+                require_task(f"y_{split}", y, self.task, self.target_names)
             else:
                 _require_labels(f"y_{split}", y, len(self.class_names))
             x.setflags(write=False)
@@ -86,8 +92,13 @@ class Dataset:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None for a regression."""
+        """Number of classes, or None where targets are numbers."""
         return None if self.class_names is None else len(self.class_names)
+
+    @property
+    def num_targets(self) -> int:
+        """Numbers in one target; 1 for a class."""
+        return _columns(self.y_train).shape[1]
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -112,6 +123,60 @@ def require_finite(
             f"`{name}` must be finite numbers in float32; got {values[row, column]} "
             f"in row {row}, {where} (counted from 0). Remove or fill in such entries."
         )
+
+
+def require_task(
+    name: str, values: Shaped[np.ndarray, "rows ..."], task: str, columns: Any
+) -> None:
+    """Raise unless targets are what their task says; the first bad one is named."""
+    values = _columns(values)
+    if task == "counts":
+        good, needed = (values >= 0) & (values % 1 == 0), "counts 0, 1, 2, …"
+        advice = "a Poisson likelihood knows no other; choose another for such targets"
+    elif task == "binary":
+        good, needed = (values == 0) | (values == 1), "answers 0 or 1"
+        advice = "a Bernoulli likelihood knows no other; choose another for such ones"
+    else:
+        return
+    if not good.all():
+        row, column = first_bad(~good)
+        where = f"column {column}" if columns is None else f"column {columns[column]!r}"
+        raise ValueError(
+            f"`{name}` must be {needed} for task {task!r}; got {values[row, column]:g} "
+            f"in row {row}, {where} (counted from 0). Correct the row: {advice}."
+        )
+
+
+def guess_task(
+    name: str, values: Shaped[np.ndarray, "rows targets"]
+) -> Literal["regression", "binary"]:
+    """What several targets are: answers if all are 0 or 1, else real numbers.
+
+    Raises:
+        ValueError: they look like classes written as one-hot rows.
+    """
+    if not bool(((values == 0) | (values == 1)).all()):
+        return "regression"
+    require(
+        not bool((values.sum(1) == 1).all()),
+        f"`{name}` holds exactly one 1 in each of its {len(values)} rows: classes, "
+        "written as one-hot rows. Give one column of classes, y.argmax(1); or, if they "
+        'are independent answers, task "binary" (a Bernoulli likelihood).',
+    )
+    return "binary"
+
+
+def require_known_task(task: Any) -> None:
+    """Raise unless `task` is one of the tasks, or None."""
+    require(
+        task is None or task in TASKS,
+        f"`task` must be one of {', '.join(TASKS)}, or None; got {task!r}.",
+    )
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    """Targets with one column each."""
+    return values.reshape(len(values), -1)
 
 
 def split_rows(

@@ -35,8 +35,8 @@ class TableSchema:
 
     Args:
         columns: the feature columns in order.
-        target: heading of the target column.
-        class_names: the target's classes; None where the target is a number.
+        target: heading of the target column, or a tuple of several.
+        class_names: the target's classes; None where the targets are numbers.
 
     Example:
         >>> import pandas as pd
@@ -51,8 +51,13 @@ class TableSchema:
     """
 
     columns: tuple[Column, ...]
-    target: str
+    target: str | tuple[str, ...]
     class_names: tuple[str, ...] | None
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Headings of the target columns."""
+        return (self.target,) if isinstance(self.target, str) else self.target
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -90,23 +95,30 @@ class TableSchema:
 
     def encode_target(
         self, frame: pd.DataFrame
-    ) -> Int32[np.ndarray, " rows"] | Float32[np.ndarray, " rows"]:
+    ) -> Int32[np.ndarray, " rows"] | Float32[np.ndarray, "rows ..."]:
         """Labels (int32) or targets in their own units (float32) of a table's rows.
+
+        One column gives (rows,), a tuple of columns (rows, targets). A column of the
+        texts true and false is read as 1 and 0.
 
         Raises:
             ValueError: as for `encode`.
         """
-        cells = cells_of(frame, self.target)
-        if self.class_names is None:
-            return numbers(cells, self.target).astype(np.float32)
-        texts = class_texts(cells)
-        return _codes(texts, self.target, self.class_names).astype(np.int32)
+        if self.class_names is not None:
+            (name,) = self.target_names
+            texts = class_texts(cells_of(frame, name))
+            return _codes(texts, name, self.class_names).astype(np.int32)
+        columns = [
+            numbers(truths(cells_of(frame, name)), name) for name in self.target_names
+        ]
+        values = np.stack(columns, 1).astype(np.float32)
+        return values[:, 0] if isinstance(self.target, str) else values
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as plain values that JSON can hold."""
         return {
             "columns": [dataclasses.asdict(column) for column in self.columns],
-            "target": self.target,
+            "target": self.target if isinstance(self.target, str) else [*self.target],
             "class_names": None if self.class_names is None else list(self.class_names),
         }
 
@@ -118,7 +130,9 @@ class TableSchema:
             Column(**{**column, "categories": tuple(column["categories"])})
             for column in values["columns"]
         )
-        return cls(columns, values["target"], None if names is None else tuple(names))
+        target = values["target"]
+        target = target if isinstance(target, str) else tuple(target)
+        return cls(columns, target, None if names is None else tuple(names))
 
 
 def cells_of(frame: pd.DataFrame, name: str) -> pd.Series:
@@ -138,6 +152,14 @@ def cells_of(frame: pd.DataFrame, name: str) -> pd.Series:
             "category spelled like 'NA' or 'None' reads as missing: rename it.)"
         )
     return cells
+
+
+def truths(cells: pd.Series) -> pd.Series:
+    """The texts true and false as 1 and 0, where a column holds nothing else."""
+    lower = cells.str.lower()
+    if not lower.isin(["true", "false"]).all():
+        return cells
+    return lower.map({"true": "1", "false": "0"})
 
 
 def is_number(cells: pd.Series) -> np.ndarray:

@@ -1,6 +1,8 @@
 """A user's own table: a CSV file with headings, numbers, categories and a target."""
 
+import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,13 @@ import pandas as pd
 
 from meanfield.checks import first_bad, require
 
-from .dataset import Dataset, split_rows
+from .dataset import (
+    Dataset,
+    guess_task,
+    require_known_task,
+    require_task,
+    split_rows,
+)
 from .schema import Column, TableSchema, cells_of, class_texts, is_number, numbers
 
 # More different texts than this are names or free text, not categories.
@@ -69,7 +77,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
 def table(
     path: str | os.PathLike,
     *,
-    target: str | None,
+    target: str | Sequence[str] | None,
     task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -83,32 +91,44 @@ def table(
 
     Args:
         path: of the CSV file.
-        target: heading of the column to predict. Texts are classes. Numbers are
-            targets of a regression, in their own units, unless they are whole, have
-            at most 20 different values and show each at least twice: then classes.
-        task: "classification" or "regression" where that rule guesses wrong.
+        target: heading of the column to predict, or several: a sequence of them, or
+            one text with commas between (quoted as in CSV where a heading has one).
+            Of a single column texts are classes; numbers are targets of a regression,
+            in their own units, unless they are whole, have at most 20 different values
+            and show each at least twice: then classes. Several columns are numbers:
+            answers if all are 0 or 1, else targets of a regression.
+        task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
+            1, true or false) where that rule guesses wrong.
         test_fraction: share of the rows kept for testing (stratified by class).
         seed: of the split.
 
     Raises:
         ValueError: no such target, missing or infinite values (row and column named),
-            a column of numbers with stray texts, too many categories, one class only.
+            a column of numbers with stray texts, too many categories, one class only,
+            targets that are not what their task says (row and column named).
     """
     frame = read_table(path)
     names = list(frame.columns)
-    if target is None or target not in names:
-        raise ValueError(
-            f"`target` must name a column of {path}: one of {names}; got {target!r}."
-        )
-    require(len(names) > 1, f"the table {path} has no column besides its target.")
-    require(
-        task in (None, "classification", "regression"),
-        f'`task` must be "classification", "regression" or None; got {task!r}.',
-    )
+    targets = _targets(target, names, path)
+    require(len(names) > len(targets), f"{path} has no column besides its targets.")
+    require_known_task(task)
     cells = {name: cells_of(frame, name) for name in names}
-    class_names = _class_names(cells[target], target, task)
-    raw = TableSchema((), target, class_names)
-    y = raw.encode_target(frame)
+    class_names, kept = None, targets[0] if len(targets) == 1 else targets
+    if len(targets) == 1:
+        class_names = _class_names(cells[targets[0]], targets[0], task)
+    else:
+        require(
+            task != "classification",
+            f"`target` names {len(targets)} columns, and a classification has one. "
+            "Name one column; or, for answers that are 0 or 1 each, task 'binary' (a "
+            "Bernoulli likelihood).",
+        )
+    y = TableSchema((), kept, class_names).encode_target(frame)
+    if class_names is not None:
+        task = "classification"
+    elif task is None:
+        task = "regression" if len(targets) == 1 else guess_task("target", y)
+    require_task("target", y, task, targets)
     train, test = split_rows(
         len(frame),
         test_fraction=test_fraction,
@@ -116,13 +136,13 @@ def table(
         labels=None if class_names is None else y,
     )
     columns = tuple(
-        _column(cells[name], name, train) for name in names if name != target
+        _column(cells[name], name, train) for name in names if name not in targets
     )
-    schema = TableSchema(columns, target, class_names)
+    schema = TableSchema(columns, kept, class_names)
     x = schema.encode(frame)
     return Dataset(
         name=Path(path).stem,
-        task="regression" if class_names is None else "classification",
+        task=task,  # type: ignore[arg-type]
         x_train=x[train],
         y_train=y[train],
         x_test=x[test],
@@ -131,15 +151,41 @@ def table(
         class_names=class_names,
         schema=schema,
         provenance=f"table {Path(path).name}, split with seed {seed}",
+        target_names=targets,
     )
+
+
+def _targets(
+    target: str | Sequence[str] | None, names: list[str], path: str | os.PathLike
+) -> tuple[str, ...]:
+    """Headings of the target columns."""
+    if isinstance(target, str):
+        # A heading may hold a comma itself.
+        parts = [target] if target in names else next(csv.reader([target]), [])
+        given = tuple(part.strip() for part in parts)
+    else:
+        given = tuple(target or ())
+    unknown = [name for name in given if name not in names]
+    if unknown or not given:
+        raise ValueError(
+            f"`target` must name a column of {path}, or several with commas between, "
+            f"each one of {names}; got {(unknown[0] if unknown else target)!r}."
+        )
+    require(
+        len(set(given)) == len(given),
+        f"`target` must name each column once; got {', '.join(given)}.",
+    )
+    return given
 
 
 def _class_names(
     cells: pd.Series, target: str, task: str | None
 ) -> tuple[str, ...] | None:
     numeric = is_number(cells)
-    if task == "regression":
+    if task not in (None, "classification"):
         return None
+    if task == "classification" and numeric.all():
+        _refuse_real(numbers(cells, target), target)
     if task is None and numeric.all():
         values, counts = np.unique(numbers(cells, target), return_counts=True)
         whole = (values == np.round(values)).all()
@@ -157,6 +203,21 @@ def _class_names(
         'pass `task="regression"`.',
     )
     return tuple(names)
+
+
+def _refuse_real(values: np.ndarray, target: str) -> None:
+    """Real numbers of which some appear once are measured, and no classes."""
+    found, counts = np.unique(values, return_counts=True)
+    few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2
+    whole = found == np.round(found)
+    if not (whole.all() or few):
+        (row,) = first_bad(values != np.round(values))
+        raise ValueError(
+            f"`target` {target!r} must be classes for a classification (a categorical "
+            f"likelihood); got {len(found)} different real numbers, the first "
+            f"{values[row]:g} in row {row} (counted from 0 below the heading). Choose "
+            "another likelihood, such as gaussian, or give classes."
+        )
 
 
 def _class_order(name: str) -> tuple[int, float, str]:

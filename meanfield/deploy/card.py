@@ -46,6 +46,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         "",
         *_table(_rows(entries)),
         "",
+        *_targets(card.get("source", {}).get("targets")),
         "Before: the masked network as drawn, in the same runtime. After: the file. "
         "Latencies are medians in microseconds on one thread.",
     ]
@@ -73,14 +74,38 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         lines += _table([head, *rows])
     lines += ["", "## Origin", ""]
     origin = {**card.get("source", {}), **card["versions"]}
+    origin.pop("targets", None)
     lines += _table([("what", "value"), *_flat(origin)])
     return "\n".join(lines) + "\n"
 
 
+def shown_score(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and numbers of the score that an entry leads with, or two empty texts."""
+    if "accuracy" in entry:
+        return "accuracy", f"{entry['accuracy']:.4f}"
+    if "rmse" not in entry:
+        return "", ""
+    each = entry.get("rmse_by_output", [entry["rmse"]])
+    return "rmse", " / ".join(f"{rmse:.4g}" for rmse in each)
+
+
+def _targets(targets: Mapping[str, Any] | None) -> list[str]:
+    if targets is None:
+        return []
+    lines = [f"Outputs of the files: {targets['outputs']}."]
+    if "shift" in targets:
+        lines[0] += " The scores are in the units of the data."
+        names = targets.get("names", range(len(targets["shift"])))
+        rows = zip(names, targets["shift"], targets["scale"], strict=True)
+        cells = [(str(name), f"{a:.7g}", f"{b:.7g}") for name, a, b in rows]
+        lines += ["", *_table([("target", "shift", "scale"), *cells])]
+    return [*lines, ""]
+
+
 def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    score = "accuracy" if "accuracy" in entries[0] else "rmse"
+    score, _ = shown_score(entries[0])
     head = ["file", "bytes", "weights", "non-zero", "multiply-adds"]
-    scored = score in entries[0]
+    scored = score != ""
     head += [score, "NLL"] if scored else []
     timed = entries[0].get("latency") is not None
     head += ["batch 1, before → after", "batch 256, before → after"] if timed else []
@@ -95,10 +120,9 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             f"{entry['before']['macs']:,} → {entry['macs']:,}",
         ]
         if scored:
-            row += [
-                f"{entry['before'][name]:.4f} → {entry[name]:.4f}"
-                for name in (score, "nll")
-            ]
+            before, after = (shown_score(e)[1] for e in (entry["before"], entry))
+            row += [f"{before} → {after}"]
+            row += [f"{entry['before']['nll']:.4f} → {entry['nll']:.4f}"]
         for batch in ("batch_1_us", "batch_256_us") if timed else ():
             before, after = (e["latency"][batch] for e in (entry["before"], entry))
             row.append(f"{before:,.0f} → {after:,.0f}")

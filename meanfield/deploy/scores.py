@@ -13,7 +13,7 @@ from meanfield.prediction.predictive import base_of, is_binary, is_categorical
 _BINS = 15
 
 
-def score(outputs: Any, y: Any, likelihood: Any) -> dict[str, float]:
+def score(outputs: Any, y: Any, likelihood: Any) -> dict[str, Any]:
     """Scores of one network's outputs: `accuracy` and `ece`, or `rmse`; and `nll`.
 
     Args:
@@ -24,12 +24,13 @@ def score(outputs: Any, y: Any, likelihood: Any) -> dict[str, float]:
     return score_average([outputs], y, likelihood)
 
 
-def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, float]:
+def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, Any]:
     r"""Scores of the average distribution (1/K) Σ_k p_k(y | x) of K networks.
 
     Returns:
         `nll` in nats per example; `accuracy` and `ece` (15 bins of confidence) for
-        classes; `rmse` for real targets.
+        classes; `rmse` for real targets, and where a target is several numbers
+        `rmse_by_output` of each.
     """
     require(
         bool(members) and len(members[0]) == len(y),
@@ -48,7 +49,11 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
         labels = np.asarray(targets).astype(int).reshape(-1)
         return scores | _class_scores(probs.reshape(len(labels), -1), labels)
     mean = np.mean([np.asarray(law.mean, np.float64) for law in laws], axis=0)
-    return scores | {"rmse": float(np.sqrt(np.square(mean - targets).mean()))}
+    square = np.square(mean - np.asarray(targets, np.float64))
+    scores["rmse"] = float(np.sqrt(square.mean()))
+    if square.ndim == 2 and square.shape[1] > 1:
+        scores["rmse_by_output"] = np.sqrt(square.mean(0)).tolist()
+    return scores
 
 
 def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
@@ -61,9 +66,12 @@ def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
     return np.asarray(chosen, int).reshape(-1)
 
 
-def payoff(scores: dict[str, float]) -> float:
-    """What validation maximises: accuracy for classes, else −RMSE."""
-    return scores["accuracy"] if "accuracy" in scores else -scores["rmse"]
+def payoff(scores: dict[str, Any]) -> float:
+    """What validation maximises: accuracy for classes, else −NLL.
+
+    The NLL weighs every target by its noise, whatever units they are in.
+    """
+    return scores["accuracy"] if "accuracy" in scores else -scores["nll"]
 
 
 def _class_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -78,7 +78,8 @@ def ship(
             deviation and mutual information.
         allow_constant: whether a network that shrinks to nothing may ship.
         measure: whether to time the networks (before and after).
-        source: what the card says of their origin (run folder, data, seed).
+        source: what the card says of their origin (run folder, data, seed). An entry
+            `targets` says what the outputs of the files mean and heads the card.
 
     Returns:
         The contents of ``card.json``.
@@ -140,7 +141,7 @@ class _Work:
         """Inputs on which files are compared (and ranges of 8-bit files taken)."""
         return self.x[:_PROBE]
 
-    def score(self, predict: Predict) -> dict[str, float]:
+    def score(self, predict: Predict) -> dict[str, Any]:
         """Scores of a runtime on the test data."""
         return score(predict(self.x), self.y, self.likelihood)
 

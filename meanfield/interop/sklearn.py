@@ -436,7 +436,8 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
         return mean, np.sqrt(var).reshape(shape) * self._scale
 
     def _likelihood(self) -> Gaussian:
-        return Gaussian("learned", initial_scale=0.5)
+        # Several targets have a noise each.
+        return Gaussian("learned", initial_scale=np.full(np.shape(self._shift), 0.5))
 
     def __sklearn_tags__(self) -> Any:
         """Several targets at once are fine."""

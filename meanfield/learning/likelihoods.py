@@ -153,7 +153,9 @@ class Gaussian(AbstractLikelihood):
     _scale: _Scale
 
     def __init__(
-        self, scale: Any | Literal["learned", "input"] = "learned", initial_scale=1.0
+        self,
+        scale: Any | Literal["learned", "input"] = "learned",
+        initial_scale: Any = 1.0,
     ):
         self._scale = _make_scale(scale, initial_scale)
 
@@ -192,7 +194,7 @@ class StudentT(AbstractLikelihood):
         self,
         df: float = 4.0,
         scale: Any | Literal["learned", "input"] = "learned",
-        initial_scale=1.0,
+        initial_scale: Any = 1.0,
     ):
         require(
             math.isfinite(df) and df > 0,

@@ -12,6 +12,8 @@ Example:
 """
 
 from .learning import (
+    interval_coverage as interval_coverage,
+    predictions as predictions,
     reliability_diagram as reliability_diagram,
     training_history as training_history,
 )

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from meanfield.checks import require
 
-from .style import BLUE, GREY, curve_style, new_axis
+from .style import BLUE, CYCLE, GREY, curve_style, new_axis
 
 
 def training_history(
@@ -87,6 +87,71 @@ def reliability_diagram(
     axis.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     axis.set_xlabel("confidence")
     axis.set_ylabel("accuracy")
+    axis.legend(frameon=False, loc="upper left", fontsize="small")
+    return axis
+
+
+def predictions(
+    observed: Any, mean: Any, std: Any, axis: Axes | None = None, *, name: str = ""
+) -> Axes:
+    """Predicted against observed numbers, with bars of one standard deviation.
+
+    Args:
+        observed: (examples,) what was observed.
+        mean: (examples,) predictive means, in the same units.
+        std: (examples,) predictive standard deviations.
+        axis: where to draw.
+        name: of what is predicted.
+    """
+    observed, mean, std = (np.asarray(part, float) for part in (observed, mean, std))
+    require(
+        observed.ndim == 1 and observed.shape == mean.shape == std.shape,
+        "`observed`, `mean` and `std` must hold one number an example; got shapes "
+        f"{observed.shape}, {mean.shape} and {std.shape}.",
+    )
+    axis = axis or new_axis(4.0, 4.0)
+    ends = [min(observed.min(), mean.min()), max(observed.max(), mean.max())]
+    axis.plot(ends, ends, "--", color=GREY, label="observed = predicted", zorder=1)
+    axis.errorbar(
+        observed,
+        mean,
+        std,
+        fmt="o",
+        color=BLUE,
+        markersize=3,
+        alpha=0.5,
+        elinewidth=0.7,
+        label="predicted, ± 1 std",
+    )
+    axis.set_xlabel(f"{name} (observed)".strip())
+    axis.set_ylabel(f"{name} (predicted)".strip())
+    axis.legend(frameon=False, loc="upper left", fontsize="small")
+    return axis
+
+
+def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Axes:
+    """Share of targets inside central intervals against the intervals' level.
+
+    On the diagonal a regression is calibrated. A target y lies inside the central
+    interval of level q where |2 P(Y ≤ y) − 1| ≤ q.
+
+    Args:
+        levels: by target, P(Y ≤ y) of every example under its predictive law.
+        axis: where to draw.
+    """
+    require(bool(levels), "`levels` is empty; give the levels of one target at least.")
+    axis = axis or new_axis(4.0, 4.0)
+    axis.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated", zorder=1)
+    for number, (name, values) in enumerate(levels.items()):
+        needed = np.sort(np.abs(2 * np.asarray(values, float) - 1))
+        share = np.arange(1, len(needed) + 1) / len(needed)
+        color = CYCLE[number % len(CYCLE)]
+        style = ("-", "--", ":", "-.")[number // len(CYCLE) % 4]
+        label = name if len(levels) > 1 else "model"
+        axis.step([0, *needed], [0, *share], style, color=color, label=label)
+    axis.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    axis.set_xlabel("level of the central interval")
+    axis.set_ylabel("share of targets inside")
     axis.legend(frameon=False, loc="upper left", fontsize="small")
     return axis
 

@@ -40,6 +40,10 @@ class Metrics:
         coverage: part of the targets inside the central 95 % predictive interval;
             None where the distribution has no cumulative function.
         num_samples: noise draws behind the prediction.
+        by_output: where a target is several numbers, the scores of each: accuracy,
+            Brier score and ECE of answers, RMSE and coverage of real numbers. The
+            scores above are over all of them together (RMSE in mixed units, if their
+            units differ).
     """
 
     nll: float
@@ -49,8 +53,9 @@ class Metrics:
     rmse: float | None = None
     coverage: float | None = None
     num_samples: int = 1
+    by_output: tuple[dict[str, float], ...] | None = None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """The scores that the task has, by name."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value is not None}
@@ -137,19 +142,18 @@ def evaluate(
     nll = -float(means["log_prob"].mean(dtype=np.float64))
     y = np.asarray(y)
     kind = output_distribution(likelihood, _example_outputs(ensemble, x))
+    scores: dict[str, Any]
     if is_categorical(kind):
         probs = means["mean"].reshape(-1, means["mean"].shape[-1])
         scores = _class_scores(probs, y.reshape(-1))
-    elif is_binary(kind):
-        p = means["mean"].reshape(-1)
-        scores = _class_scores(np.stack([1 - p, p], 1), y.reshape(-1).astype(int))
     else:
-        error = means["mean"] - y.reshape(means["mean"].shape)
-        scores = {"rmse": float(np.sqrt(np.mean(np.square(error), dtype=np.float64)))}
-        if "level" in means:
-            tail = (1 - LEVEL) / 2
-            inside = (means["level"] >= tail) & (means["level"] <= 1 - tail)
-            scores["coverage"] = float(inside.mean())
+        score = _answer_scores if is_binary(kind) else _number_scores
+        parts = [means["mean"], y.reshape(means["mean"].shape)]
+        parts += [means["level"]] if "level" in means else []
+        scores = score(*parts)
+        if parts[0].ndim == 2 and parts[0].shape[1] > 1:
+            columns = zip(*(part.T for part in parts), strict=True)
+            scores["by_output"] = tuple(score(*column) for column in columns)
     return Metrics(nll=nll, num_samples=num_samples, **scores)
 
 
@@ -222,6 +226,24 @@ def _example_outputs(ensemble: Ensemble, x: Any) -> Any:
     one = jax.tree.map(lambda a: a[:1], x)
     shapes = jax.eval_shape(outputs_of(ensemble), one)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def _answer_scores(p: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Scores of probabilities of the answer 1."""
+    p = p.reshape(-1)
+    return _class_scores(np.stack([1 - p, p], 1), y.reshape(-1).astype(int))
+
+
+def _number_scores(
+    mean: np.ndarray, y: np.ndarray, level: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Scores of predictive means, and of P(Y ≤ y) where it is known."""
+    error = np.square(mean - y)
+    scores = {"rmse": float(np.sqrt(error.mean(dtype=np.float64)))}
+    if level is not None:
+        tail = (1 - LEVEL) / 2
+        scores["coverage"] = float(((level >= tail) & (level <= 1 - tail)).mean())
+    return scores
 
 
 def _class_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from meanfield.deploy.card import shown_score
 from meanfield.runs import CONFIG, METRICS, Run
 
 from .page import details, figure, missing, short, table
@@ -46,6 +47,8 @@ def trained(run: Run) -> str:
     rows = [
         ("data", config["data"]["source"]),
         ("task", config["data"]["task"]),
+        ("likelihood", config["model"]["likelihood"].replace("_", " ")),
+        *_predicted(config["data"]),
         ("layers", " – ".join(map(str, [*widths, config["model"]["outputs"]]))),
         ("random weights", short(metrics.get("num_weights"))),
         ("epochs", short(metrics.get("epochs"))),
@@ -71,12 +74,9 @@ def quality(run: Run) -> str:
     ]
     if not any(metrics.get(name) is not None for name in ("accuracy", "rmse", "nll")):
         return missing("scores on its test data", command)
-    page = table(("on the test data", "value"), rows, numbers=(1,))
+    page = table(("on the test data", "value"), rows, numbers=(1,)) + _by_target(run)
     if metrics.get("accuracy") is None:
-        return page + (
-            '<p class="soft">A calibrated model has about 95 % of the targets inside '
-            "its 95 % intervals.</p>"
-        )
+        return page + _predictions(run, command)
     gap = metrics.get("ece")
     return page + _plot(
         run,
@@ -87,6 +87,50 @@ def quality(run: Run) -> str:
         f"diagonal {short(gap)}.",
         command,
     )
+
+
+def _predicted(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row with the names of the targets, where they have names."""
+    names = data.get("target_names")
+    return [("predicts", ", ".join(names))] if names else []
+
+
+def _by_target(run: Run) -> str:
+    """A row of scores for each of several targets."""
+    found = run.metrics.get("by_target")
+    if not found:
+        return ""
+    kinds = [name for name in SCORES if name in found[0]]
+    rows = [(one["target"], *(short(one[kind]) for kind in kinds)) for one in found]
+    head = ("target", *(SCORES[kind] for kind in kinds))
+    return table(head, rows, range(1, len(head)))
+
+
+def _predictions(run: Run, command: str) -> str:
+    """Pictures of predicted numbers, and of their intervals where they have some."""
+    plots, found = "", sorted((run.folder / "plots").glob("predictions-*.png"))
+    for path in found:
+        plots += figure(
+            path,
+            "Predicted against observed numbers of the test data, with bars of one "
+            "predictive standard deviation.",
+            "Scatter plot: predicted against observed numbers; root mean square "
+            f"distance from the diagonal {short(run.metrics.get('rmse'))}.",
+        )
+    if not found:
+        plots += missing("plot “predictions”", command)
+    coverage = run.metrics.get("coverage")
+    if coverage is not None:
+        plots += _plot(
+            run,
+            "coverage",
+            "Share of the targets inside central intervals of every level; on the "
+            "diagonal the stated uncertainty is right.",
+            "Line plot of the share inside against the level of the interval; at 95 % "
+            f"it is {100 * coverage:.1f} %.",
+            command,
+        )
+    return f'<div class="plots">{plots}</div>'
 
 
 def credit(run: Run) -> str:
@@ -270,7 +314,7 @@ def shipped(run: Run) -> str:
             rows.append(
                 (
                     entry["file"],
-                    short(entry.get("accuracy", entry.get("rmse"))),
+                    shown_score(entry)[1],
                     short(entry.get("nll")),
                     _change(before.get("bytes"), entry.get("bytes")),
                     _change(before.get("num_weights"), entry.get("num_weights")),
@@ -278,13 +322,14 @@ def shipped(run: Run) -> str:
                     short(latency.get("batch_1_us")),
                 )
             )
-        scored = "accuracy" if "accuracy" in (card["subnetworks"] or [{}])[0] else ""
-        head = ("file", scored or "error (RMSE)", "NLL", "bytes", "weights")
+        scored, _ = shown_score((card["subnetworks"] or [{}])[0])
+        head = ("file", scored, "NLL", "bytes", "weights")
         head += ("not zero", "µs, one example")
         settings = f"rule {card.get('rule')}, format {card.get('format')}"
         parts.append(
             f"<h3>{html.escape(path.parent.name)}: {html.escape(settings)}</h3>"
             + table(head, rows, range(1, len(head)))
+            + _outputs(card.get("source", {}).get("targets"))
         )
     return (
         "<p>Each file is an ordinary network drawn from the ensemble, scored on the "
@@ -294,12 +339,24 @@ def shipped(run: Run) -> str:
     )
 
 
+def _outputs(targets: Mapping[str, Any] | None) -> str:
+    """What the outputs of shipped files mean."""
+    if targets is None:
+        return ""
+    return (
+        f'<p class="soft">Outputs of the files: {html.escape(targets["outputs"])}.</p>'
+    )
+
+
 def reproduce(run: Run) -> str:
     """How to reproduce it."""
     data, model, training = (run.config[k] for k in ("data", "model", "training"))
     words = ["meanfield", "train", "--data", data["source"]]
     if data["target"]:
         words += ["--target", data["target"]]
+    words += ["--likelihood", model["likelihood"]]
+    if Path(data["source"]).suffix:
+        words += ["--test-fraction", str(data["test_fraction"])]
     words += ["--hidden", ",".join(map(str, model["hidden"]))]
     for name, value in training.items():
         if value is not None and (training["inclusion_prob"] or name not in OF_PRIOR):
