@@ -148,7 +148,8 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
         color = CYCLE[number % len(CYCLE)]
         style = ("-", "--", ":", "-.")[number // len(CYCLE) % 4]
         label = name if len(levels) > 1 else "model"
-        axis.step([0, *needed], [0, *share], style, color=color, label=label)
+        ends = [0, *needed, 1], [0, *share, 1]
+        axis.step(*ends, style, where="post", color=color, label=label)
     axis.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     axis.set_xlabel("level of the central interval")
     axis.set_ylabel("share of targets inside")
