@@ -1,0 +1,50 @@
+"""The experiment that holds the mean field against exact posteriors."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracles_spikeslab import linear_posterior
+
+PATH = Path(__file__).parents[1] / "experiments" / "posterior_oracles.py"
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    spec = importlib.util.spec_from_file_location("posterior_oracles", PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def even_coins(mask):
+    return len(mask) * math.log(0.5)
+
+
+def test_the_sum_over_spikes_is_the_slow_one(experiment):
+    x, y = experiment.problem(0)
+    columns = experiment.features(x)[:, :6].astype(float)
+    noise = experiment.NOISE
+    _, mean, var, _ = linear_posterior(columns, y, noise, 1.0, even_coins)
+    # With the unit vectors for a grid, the predictions are the weights themselves.
+    found_mean, found_var = experiment.enumerate_spikes(columns, y, np.eye(6))
+    np.testing.assert_allclose(found_mean, mean, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found_var, var, rtol=1e-8, atol=1e-10)
+
+
+def test_the_best_of_several_starts_predicts_as_the_exact_posterior(
+    experiment, monkeypatch
+):
+    for name, value in (("STARTS", 32), ("STEPS", 800), ("SCORE_PARTICLES", 200)):
+        monkeypatch.setattr(experiment, name, value)
+    draws, bound, mean, variance, _ = experiment.compare("enumerated", 0)
+    differ = experiment.distance(draws.mean(0), mean, variance)
+    assert differ < experiment.BOUND
+    x, y = experiment.problem(0)
+    columns = experiment.features(x).astype(float)
+    evidence, *_ = linear_posterior(columns, y, experiment.NOISE, 1.0, even_coins)
+    # The bound is one: it was drawn with 200 pairs, whose error is a tenth of a nat.
+    assert evidence - 10 < bound < evidence + 0.5
