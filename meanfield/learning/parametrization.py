@@ -12,6 +12,7 @@ Source: Li & Huang 2020, arXiv:2001.03354.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float
 
 from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
+from meanfield.trees import named_leaves
 
 
 class AbstractParametrization(eqx.Module):
@@ -33,6 +35,10 @@ class AbstractParametrization(eqx.Module):
     @abc.abstractmethod
     def decode(self, numbers: Any) -> SpikeSlab:
         """The weights that the numbers stand for."""
+
+    @abc.abstractmethod
+    def kl(self, numbers: Any, prior: Any) -> Float[Array, "..."]:
+        """KL(q‖prior) of every weight in nats, as `SpikeSlab.kl` gives it."""
 
     @abc.abstractmethod
     def project(self, numbers: Any) -> Any:
@@ -62,6 +68,10 @@ class Projected(AbstractParametrization):
     def decode(self, numbers: SpikeSlab) -> SpikeSlab:
         """The weight as it is."""
         return numbers
+
+    def kl(self, numbers: SpikeSlab, prior: Any) -> Float[Array, "..."]:
+        """The divergence of the weight."""
+        return numbers.kl(prior)
 
     def project(self, numbers: SpikeSlab) -> SpikeSlab:
         """Clip π to [0, 1] and Ξ to [Ξ_min, ∞)."""
@@ -118,9 +128,57 @@ class Unconstrained(AbstractParametrization):
             jnp.exp(2 * numbers.log_slab_std),
         )
 
+    def kl(self, numbers: _Numbers, prior: Any) -> Float[Array, "..."]:
+        r"""The divergence in the numbers themselves, where logarithms are at hand.
+
+        With ℓ = logit π, λ = ln √Ξ and n connections that share a spike
+
+            KL = [ −H(π) − π ln π₀ − (1 − π) ln(1 − π₀) ] / n
+                 + (1 − π) ½ [ (Ξ + m²)/s² − 1 − 2λ + 2 ln s ]
+
+        where −H(π) = ln P − (1 − P) |ℓ|, P = max(π, 1 − π), takes the only logarithm
+        of a weight, and its slope π (1 − π) ℓ takes none.
+        """
+        if isinstance(prior, SpikeSlab):
+            return self.decode(numbers).kl(prior)
+        wide = jnp.promote_types(numbers.slab_mean.dtype, jnp.float32)
+        logit, mean, log_std = (
+            part.astype(wide)
+            for part in (numbers.spike_logit, numbers.slab_mean, numbers.log_slab_std)
+        )
+        included = jnp.asarray(prior.inclusion_prob, wide)
+        scale = jnp.asarray(prior.slab_scale, wide)
+        spike = jax.nn.sigmoid(logit)
+        coin = (
+            _negative_entropy(logit)
+            - spike * jnp.log1p(-included)
+            - (1 - spike) * jnp.log(included)
+        )
+        square = (jnp.exp(2 * log_std) + jnp.square(mean)) * (1 / jnp.square(scale))
+        slab = 0.5 * (square - 1) - log_std + jnp.log(scale)
+        share = mean.size // spike.size
+        return (coin / share if share > 1 else coin) + (1 - spike) * slab
+
     def project(self, numbers: _Numbers) -> _Numbers:
         """Nothing to do."""
         return numbers
+
+
+@jax.custom_jvp
+def _negative_entropy(logit: Float[Array, "..."]) -> Float[Array, "..."]:
+    """π ln π + (1 − π) ln(1 − π) of π = sigmoid(logit)."""
+    spike = jax.nn.sigmoid(logit)
+    likelier = jnp.maximum(spike, 1 - spike)
+    return jnp.log(likelier) - (1 - likelier) * jnp.abs(logit)
+
+
+@_negative_entropy.defjvp
+def _negative_entropy_slope(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    (logit,), (change,) = primals, tangents
+    spike = jax.nn.sigmoid(logit)
+    return _negative_entropy(logit), spike * (1 - spike) * logit * change
 
 
 def _is_numbers(node: Any) -> bool:
@@ -152,3 +210,11 @@ def project_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
         numbers,
         is_leaf=_is_numbers,
     )
+
+
+def divergence_of(
+    parametrization: AbstractParametrization, numbers: Any
+) -> Callable[[str, Any], Array]:
+    """From a weight's path name and prior to its KL, in the optimizer's numbers."""
+    named = named_leaves(numbers, _is_numbers)
+    return lambda name, prior: parametrization.kl(named[name], prior)

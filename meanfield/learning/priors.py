@@ -7,7 +7,7 @@ Either may be fixed, differ between layers, or adapt to the posterior: see
 `hyperpriors`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -112,7 +112,9 @@ class SpikeSlabPrior(eqx.Module):
 
 
 def layer_kls(
-    weights: Mapping[str, SpikeSlab], prior: Any
+    weights: Mapping[str, SpikeSlab],
+    prior: Any,
+    kl: Callable[[str, Any], Array] | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """KL divergence of every weight tensor from its prior, in nats.
 
@@ -120,6 +122,8 @@ def layer_kls(
         weights: posterior by path name, as `Ensemble.weights()` gives it.
         prior: a `SpikeSlabPrior`; or a mapping with the same names to what
             `SpikeSlab.kl` takes, such as the `SpikeSlab`s of an earlier posterior.
+        kl: the divergence of every weight of a tensor, from its path name and prior;
+            `SpikeSlab.kl` if not given.
 
     Returns:
         By path name, Σ KL(q‖P₀) with the cost of hyper-priors.
@@ -149,15 +153,21 @@ def layer_kls(
         f"`prior` names {sorted(unknown)}, but the random weights are "
         f"{sorted(weights)}. Correct the names.",
     )
-    return {name: _layer_kl(w, priors[name]) for name, w in weights.items()}
+    kl = kl or (lambda name, prior: weights[name].kl(prior))
+    return {name: _layer_kl(kl(name, prior), prior) for name, prior in priors.items()}
 
 
-def total_kl(weights: Mapping[str, SpikeSlab], prior: Any) -> Float[Array, ""]:
+def total_kl(
+    weights: Mapping[str, SpikeSlab],
+    prior: Any,
+    kl: Callable[[str, Any], Array] | None = None,
+) -> Float[Array, ""]:
     """KL divergence of a network's posterior from its prior, in nats.
 
     Args:
         weights: posterior by path name, as `Ensemble.weights()` gives it.
         prior: a `SpikeSlabPrior`, or a mapping from the same names to priors.
+        kl: as in `layer_kls`.
 
     Returns:
         Σ KL(q‖P₀) over all weights, with the cost of hyper-priors: expected
@@ -173,7 +183,7 @@ def total_kl(weights: Mapping[str, SpikeSlab], prior: Any) -> Float[Array, ""]:
         >>> abs(float(total_kl(weights, mf.SpikeSlabPrior(0.1, 1.0)))) < 1e-6
         True
     """
-    costs = layer_kls(weights, prior)
+    costs = layer_kls(weights, prior, kl)
     return sum(costs.values(), start=jnp.zeros((), jnp.result_type(float)))
 
 
@@ -210,10 +220,10 @@ def posterior_as_prior(
     }
 
 
-def _layer_kl(weight: SpikeSlab, prior: Any) -> Array:
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
+def _layer_kl(divergences: Array, prior: Any) -> Array:
+    wide = jnp.promote_types(divergences.dtype, jnp.float32)
     cost = prior.hyper_cost if isinstance(prior, LayerPrior) else 0.0
-    return weight.kl(prior).sum(dtype=wide) + cost
+    return divergences.sum(dtype=wide) + cost
 
 
 def _each(check: Any, name: str, given: Any) -> Any:

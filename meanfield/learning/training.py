@@ -26,6 +26,7 @@ from meanfield.trees import named_leaves
 from .parametrization import (
     AbstractParametrization,
     decode_all,
+    divergence_of,
     encode_all,
     project_all,
 )
@@ -133,7 +134,11 @@ def losses(
         nll = -jnp.mean(log_prob(likelihood, outputs, y))
     kl, loss = jnp.zeros_like(nll), nll + sum(costs.values())
     if recipe.prior is not None:
-        total = total_kl(ensemble.weights(), recipe.prior)
+        divergence = None
+        if recipe.restraint is None:  # Else the weights are others than the numbers'.
+            numbers, _ = eqx.combine(learned, recipe.fixed)
+            divergence = divergence_of(recipe.parametrization, numbers.params)
+        total = total_kl(ensemble.weights(), recipe.prior, divergence)
         kl = total.astype(nll.dtype) / recipe.num_data
         weight = recipe.temperature
         loss = loss + (weight(step) if callable(weight) else weight) * kl
