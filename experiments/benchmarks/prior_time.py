@@ -4,7 +4,8 @@ The same compiled epoch with the same optimizer; the priors take turns round by 
 and the median over the rounds of each one's ratio to the run without a prior is
 reported, so that a noisy machine disturbs all alike. Without a prior `fit` moves π, m
 and Ξ themselves (`Projected`), with one it moves their logit and logarithm
-(`Unconstrained`): the second row tells how much of the difference is that.
+(`Unconstrained`): the second row tells how much of the difference is that, and the last
+column is the median ratio to it, round by round.
 
     python experiments/benchmarks/prior_time.py
 """
@@ -94,12 +95,15 @@ def main() -> None:
     seconds = measure(widths, args.examples, args.rounds)
     ratios = seconds / seconds[:, :1]
     print(f"jax {jax.__version__}, {args.widths}, batch {BATCH}, {args.examples:,}")
-    print(f"{'prior':<26}{'ms a step':>10}{'ratio':>8}{'quartiles':>16}")
+    head = f"{'prior':<26}{'ms a step':>10}{'ratio':>8}{'quartiles':>16}"
+    print(head + f"{'same numbers':>14}")
+    alike = np.median(seconds / seconds[:, 1:2], axis=0)
     steps = args.examples // BATCH
     for column, name in enumerate(CASES):
         low, middle, high = np.percentile(ratios[:, column], [25, 50, 75])
         step = 1e3 * np.median(seconds[:, column]) / steps
-        print(f"{name:<26}{step:>10.2f}{middle:>8.2f}{low:>9.2f}–{high:.2f}")
+        row = f"{name:<26}{step:>10.2f}{middle:>8.2f}{low:>9.2f}–{high:.2f}"
+        print(row + f"{alike[column]:>14.2f}")
 
 
 if __name__ == "__main__":
