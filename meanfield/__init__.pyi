@@ -12,6 +12,10 @@ from .credit.coalition_training import (
     train_coalitions as train_coalitions,
 )
 from .credit.coalitions import NeuronGame as NeuronGame
+from .credit.exchange import (
+    StableCoalition as StableCoalition,
+    stable_coalition as stable_coalition,
+)
 from .credit.features import coalition_features as coalition_features
 from .credit.games import ClosedFormGame as ClosedFormGame
 from .credit.inclusion import (
