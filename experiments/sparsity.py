@@ -317,7 +317,6 @@ def draw(rows: list[dict], path: Path) -> None:
     for row in rows:
         if "temperature" not in row:
             axis.axhline(100 * row["accuracy"], color=GREY, lw=0.8)
-    axis.set_xscale("log")
     axis.set_xlabel("times fewer weights")
     axis.set_ylabel("accuracy of the median network, %")
     axis.legend(frameon=False)
