@@ -401,7 +401,7 @@ def run_all(
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
             rows.append(row)
-        jax.clear_caches()  # Of games; those of 200 runs would take 10 GB.
+        jax.clear_caches()  # The programs of games would pile up.
     return rows
 
 
@@ -431,7 +431,7 @@ def main() -> None:
         "--select", action="store_true", help="compare CANDIDATES instead"
     )
     args = parser.parse_args()
-    # One seed's programs are those of the next.
+    # The programs of one seed serve the next.
     jax.config.update("jax_compilation_cache_dir", str((OUT / "compiled").resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     folder = Path(args.data_dir or ".")
