@@ -30,6 +30,8 @@ from .payoffs import Measure
 
 # Numbers in flight at once: what the caches of a core hold, what a GPU has to do.
 ELEMENTS = {"cpu": 2**16}
+# A running sum is read and written at every step: the nearest cache should hold it.
+SWEEP_ELEMENTS = {"cpu": 2**12}
 ELEMENTS_ELSEWHERE = 2**25
 MOST_AT_ONCE = 256
 
@@ -209,7 +211,9 @@ class Stage:
         size = self.at_once(masks.shape[0])
         return jax.lax.map(play, masks, batch_size=size)
 
-    def at_once(self, most: int = MOST_AT_ONCE) -> int:
+    def at_once(
+        self, most: int = MOST_AT_ONCE, limits: Mapping[str, int] = ELEMENTS
+    ) -> int:
         """How many coalitions, or orders, to play in one go: a power of two."""
         widest = max(
             (
@@ -219,7 +223,7 @@ class Stage:
             ),
             default=1,
         )
-        elements = ELEMENTS.get(jax.default_backend(), ELEMENTS_ELSEWHERE)
+        elements = limits.get(jax.default_backend(), ELEMENTS_ELSEWHERE)
         fits = int(np.clip(elements // max(widest, 1), 1, min(most, MOST_AT_ONCE)))
         return 1 << (fits.bit_length() - 1)
 
@@ -261,7 +265,7 @@ class Stage:
             steps = jnp.concatenate([orders, last], 1).T
             return jax.lax.scan(join, start, steps)[1].T
 
-        size = self.at_once(orders.shape[0])
+        size = self.at_once(orders.shape[0], SWEEP_ELEMENTS)
         groups = orders.reshape(-1, size, orders.shape[1])
         return jax.lax.map(together, groups).reshape(orders.shape[0], -1)
 
