@@ -1,6 +1,8 @@
 """The table: every model of the zoo, unchanged, in every way that JAX runs it."""
 
 import functools
+import re
+from collections import Counter
 
 import equinox as eqx
 import jax
@@ -123,6 +125,27 @@ def test_certain_weights_give_the_ordinary_network_and_absent_ones_silence(name)
     assert np.isfinite(noisy).all()
     assert noisy.shape == ordinary(params).shape
     assert not np.allclose(noisy, ordinary(params), atol=1e-2)
+
+
+@every_model
+def test_the_products_of_the_means_have_their_factors_in_the_ordinary_order(name):
+    # W x and xᵀ Wᵀ go to kernels that may sum in different orders.
+    apply, _, params, x = ZOO[name]()
+    ensemble, random = mf.mean_field(apply), make_random(params)
+    run = lowered(lambda p: ensemble(p, x, key=jax.random.key(1)), random)
+    missing = products(lowered(lambda p: apply(p, x), params)) - products(run)
+    assert not missing
+
+
+def lowered(function, params):
+    arrays, static = eqx.partition(params, eqx.is_array)
+    program = jax.jit(lambda arrays: function(eqx.combine(arrays, static)))
+    return program.lower(arrays).compile().as_text()
+
+
+def products(program):
+    """The matrix products of a compiled program by their shape, rows before columns."""
+    return Counter(re.findall(r"= (\w+\[[\d,]*\])\S* dot\(", program))
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,17 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Equation:
-    """One step of the program: its primitive, its parameters, its source of noise."""
+    """One step of the program: its primitive, its parameters, its source of noise.
+
+    Attributes:
+        eqn: the step itself.
+        context: the reading and the source of noise.
+        turned: the permutation, where a transpose alone reads its result.
+    """
 
     eqn: JaxprEqn
     context: Context
+    turned: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:

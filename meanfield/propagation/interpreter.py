@@ -11,7 +11,7 @@ from .closed_forms import closed_form
 from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
 from .gates import apply_gated
-from .jaxprs import CALLS, REMAT, bind, count_uses, open_jaxpr, read
+from .jaxprs import CALLS, REMAT, bind, count_uses, open_jaxpr, read, turns
 from .joint import CONTRACTIONS, remember_law
 from .registry import find_rule
 from .values import Gated, is_random
@@ -29,7 +29,7 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
         context: the reading and the source of noise.
     """
     jaxpr, consts = open_jaxpr(jaxpr)
-    uses = count_uses(jaxpr)
+    uses, turned = count_uses(jaxpr), turns(jaxpr)
     environment = dict(zip(jaxpr.constvars, consts, strict=True))
 
     def store(var: Any, value: Any) -> None:
@@ -44,7 +44,8 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
     for eqn in jaxpr.eqns:
         operands = [read(environment, atom) for atom in eqn.invars]
         if any(is_random(v) or isinstance(v, Deferred | Gated) for v in operands):
-            results = apply_rule(Equation(eqn, context), operands)
+            equation = Equation(eqn, context, turned.get(eqn.outvars[0]))
+            results = apply_rule(equation, operands)
         else:
             results = bind(eqn, *operands)
         for var, value in zip(eqn.outvars, results, strict=True):

@@ -35,6 +35,17 @@ def count_uses(jaxpr: Jaxpr) -> Counter:
     return Counter(atom for atom in atoms if not isinstance(atom, Literal))
 
 
+def turns(jaxpr: Jaxpr) -> dict[Any, tuple[int, ...]]:
+    """The permutation, for each variable that a transpose reads and nothing else."""
+    uses = count_uses(jaxpr)
+    transposes = [e for e in jaxpr.eqns if e.primitive.name == "transpose"]
+    return {
+        e.invars[0]: tuple(e.params["permutation"])
+        for e in transposes
+        if not isinstance(e.invars[0], Literal) and uses[e.invars[0]] == 1
+    }
+
+
 def bind(eqn: JaxprEqn, *operands: Any, **changed_params: Any) -> list[Any]:
     """Run an equation as it stands on plain arrays; always a list of results."""
     parts = eqn.primitive.get_bind_params({**eqn.params, **changed_params})

@@ -19,6 +19,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from .equation import Equation
 from .interpreter import settle
@@ -76,26 +77,29 @@ def _dot(equation: Equation, x: Any, y: Any) -> Any:
     _refuse_copies(equation, x, x_axes)
     _refuse_copies(equation, y, y_axes)
     summands = math.prod(jnp.shape(x)[axis] for axis in x_axes)
-    if is_random(x) and not is_random(y) and equation.reading == "sampled":
-        return _examples_first(equation, x, y, summands)
+    sampled = equation.reading == "sampled"
+    if sampled and is_random(x) and not is_random(y):
+        return _weight_first(equation, x, y, summands)
     return _contraction(equation, x, y, summands)
 
 
-def _examples_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
-    """W x, drawn in the memory order of xᵀ Wᵀ.
+def _weight_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
+    """W x; where its transpose follows, drawn in the memory order of xᵀ Wᵀ.
 
-    The batch of a vmapped W x comes out last. Noise that is laid out so would keep XLA
-    from swapping the factors of the product, as it does in the ordinary network.
+    The batch of a vmapped W x comes out last. XLA turns (W x)ᵀ into xᵀ Wᵀ, unless
+    something stands between the product and its transpose: noise, added here, would.
+    The order of the factors chooses the kernel, hence the last bits and the speed; so
+    they are swapped where the ordinary network's are, and nowhere else.
     """
-    (x_axes, _), (x_batch, _) = equation.params["dimension_numbers"]
     mean, var = _bilinear(equation, x, y)
+    (x_axes, _), (x_batch, _) = equation.params["dimension_numbers"]
     batch, free = len(x_batch), x.ndim - len(x_axes)
-    order = (*range(batch), *range(free, mean.ndim), *range(batch, free))
-    back = (*range(batch), *range(mean.ndim - free + batch, mean.ndim))
-    back += tuple(range(batch, mean.ndim - free + batch))
-    mean, var = jnp.transpose(mean, order), jnp.transpose(var, order)
+    swap = (*range(batch), *range(free, mean.ndim), *range(batch, free))
+    if equation.turned != swap:
+        return equation.contract(mean, var, x, summands=summands)
+    mean, var = jnp.transpose(mean, swap), jnp.transpose(var, swap)
     drawn = equation.contract(mean, var, x, summands=summands)
-    return jnp.transpose(drawn, back)
+    return jnp.transpose(drawn, np.argsort(swap))
 
 
 @register_rule("conv_general_dilated")
