@@ -146,8 +146,8 @@ class Ensemble(eqx.Module):
             >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
             >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
             >>> point, x = mf.Ensemble.from_points(net), jnp.ones((5, 4))
-            >>> ordinary = eqx.filter_jit(jax.vmap(net))(x)
-            >>> bool((point(x, key=jax.random.key(1)) == ordinary).all())
+            >>> ordinary = eqx.filter_jit(lambda net, x: jax.vmap(net)(x))
+            >>> bool((point(x, key=jax.random.key(1)) == ordinary(net, x)).all())
             True
         """
         params, apply_fn, rebuild, frozen, *_ = _open(model)

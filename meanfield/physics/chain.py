@@ -92,11 +92,13 @@ def chain_gain(
         folds[held_out] = number
     tree_seed = int(rng.integers(2**31))
     # One thread a fit, several fits at once: nested thread pools fight for the cores.
-    with threadpool_limits(1):
+    # BLAS has one limit for the process, OpenMP one for each thread that calls it.
+    term_gain = threadpool_limits.wrap(limits=1, user_api="openmp")(_term_gain)
+    with threadpool_limits(1, user_api="blas"):
         gains: Any = Parallel(
             n_jobs=min(len(positions), cpu_count()), prefer="threads"
         )(
-            delayed(_term_gain)(
+            delayed(term_gain)(
                 states[:, others], states[:, order[at]], folds, tree_seed
             )
             for at, others in zip(positions, predictors, strict=True)
