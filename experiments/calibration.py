@@ -3,14 +3,10 @@
 All have the shape 784-300-100-10, the same images, the same size of batch, and Adam
 along a cosine.
 
-MNIST: accuracy, NLL and ECE of the predictive distribution on the test images, and how
+Accuracy, NLL and ECE of the predictive distribution on MNIST's test images, and how
 well its entropy (total) and its epistemic part tell Fashion-MNIST, never seen in
 training, from MNIST. The prior of the mean field is as wide as the library's default,
 s = 1: what the training images say nothing about, such as dark corners, stays unknown.
-
-Fashion-MNIST: NLL against seconds of training. Every method gets the same budgets, a
-schedule of its own for each; the five members of the deep ensemble share a budget.
-Seconds of an epoch are measured in the same process, the methods in turns.
 
 All train on images moved by up to a pixel, drawn anew each step.
 
@@ -27,7 +23,6 @@ Finished runs lie in the output folder, and are not run again.
 import argparse
 import functools
 import os
-import time
 from pathlib import Path
 
 import equinox as eqx
@@ -38,12 +33,10 @@ import optax
 from sparsity import once
 
 import meanfield as mf
-from meanfield import plots
 from meanfield.data import load, shift_images
 from meanfield.files import atomic_path
 from meanfield.learning.training import random_batches
 from meanfield.networks import mlp
-from meanfield.plots.style import curve_style
 from meanfield.prediction import calibration, ood
 from meanfield.prediction.uncertainty import decompose_classes
 
@@ -56,7 +49,6 @@ TEMPERATURE = 0.02
 PRIOR = mf.SpikeSlabPrior(0.5, 1.0)
 SEEDS = (0, 1, 2)
 EPOCHS = {"mean field": 15, "one network": 10, "dropout": 15, "deep ensemble": 10}
-BUDGETS = (8, 20)  # in epochs of the one network
 OUT = Path("runs/calibration")
 
 
@@ -85,7 +77,7 @@ def start_of(widths, key) -> mf.Ensemble:
 
 
 def train_point(data, widths, epochs, key, rate, shape):
-    """A point network by plain back-propagation with dropout, and seconds by epoch."""
+    """A point network by plain back-propagation with dropout."""
     x, y = data
     network = Dropped(start_of(widths, key).mean_network(), rate)
     learned, fixed = eqx.partition(network, eqx.is_inexact_array)
@@ -114,19 +106,15 @@ def train_point(data, widths, epochs, key, rate, shape):
         return learned, memory
 
     state = (jax.tree.map(jnp.copy, learned), optimizer.init(learned))
-    seconds = []
     for number in range(epochs):
-        began = time.perf_counter()
         state = epoch(state, x, y, jax.random.fold_in(key, number))
-        jax.block_until_ready(state)
-        seconds.append(time.perf_counter() - began)
-    return eqx.combine(state[0], fixed), seconds
+    return eqx.combine(state[0], fixed)
 
 
 def train_mean_field(data, widths, epochs, key, shape):
-    """An ensemble with batches of the same size, and seconds by epoch."""
+    """An ensemble with batches of the same size."""
     steps = epochs * (len(data[0]) // BATCH)
-    result = mf.fit(
+    return mf.fit(
         start_of(widths, key),
         data,
         key=key,
@@ -137,8 +125,7 @@ def train_mean_field(data, widths, epochs, key, shape):
         temperature=TEMPERATURE,
         augment=shift_images(shape, SHIFT),
         progress=False,
-    )
-    return result.ensemble, result.history["seconds"]
+    ).ensemble
 
 
 @eqx.filter_jit
@@ -150,7 +137,7 @@ def probabilities(network: Dropped, x, key):
 def draws_of(data, widths, epochs, seed, rate, shape, inputs):
     """Train one point network; its class probabilities for each of some inputs."""
     key, draw_key = jax.random.split(jax.random.key(seed))
-    network, _ = train_point(data, widths, epochs, key, rate, shape)
+    network = train_point(data, widths, epochs, key, rate, shape)
     keys = jax.random.split(draw_key, DRAWS if rate > 0 else 1)
     return [np.stack([probabilities(network, x, key) for key in keys]) for x in inputs]
 
@@ -169,9 +156,7 @@ class Trainer:
         """What a method says about each of the inputs."""
         if method == "mean field":
             key, draw_key = jax.random.split(jax.random.key(seed))
-            ensemble, _ = train_mean_field(
-                self.data, self.widths, epochs, key, self.shape
-            )
+            ensemble = train_mean_field(self.data, self.widths, epochs, key, self.shape)
             return [
                 mf.predict(ensemble, x, num_samples=DRAWS, key=draw_key)
                 for x in self.inputs
@@ -238,34 +223,6 @@ def read(name: str, select: bool, data_dir: str | None):
     return (x, y), (x_test, y_test), shape
 
 
-def epoch_seconds(data, widths, shape) -> dict[str, float]:
-    """Median seconds of an epoch, without the first, which compiles; in turns."""
-    seconds = {"one network": [], "mean field": []}
-    for _ in range(2):
-        _, took = train_point(data, widths, 3, KEY, 0.0, shape)
-        seconds["one network"] += took[1:]
-        _, took = train_mean_field(data, widths, 3, KEY, shape)
-        seconds["mean field"] += took[1:]
-    cost = {name: float(np.median(took)) for name, took in seconds.items()}
-    return cost | {"deep ensemble": MEMBERS * cost["one network"]}
-
-
-KEY = jax.random.key(0)
-
-
-def mnist(args, folder: Path) -> None:
-    """The table of MNIST against Fashion-MNIST."""
-    data, (x, y), shape = read(args.known, args.select, args.data_dir)
-    outside = read(args.other, args.select, args.data_dir)[1][0]
-    trainer = Trainer(data, args.widths, shape, (x, outside), folder / "mnist")
-    print(f"{'method':<15}" + "".join(f"{name:>18}" for name in COLUMNS))
-    for method, epochs in EPOCHS.items():
-        if args.method and method != args.method:
-            continue
-        rows = rows_of(trainer, method, epochs, args.seeds, y)
-        print(f"{method:<15}" + "".join(spread(rows, name) for name in COLUMNS))
-
-
 COLUMNS = ("accuracy", "nll", "ece", "auroc total", "auroc epistemic")
 
 
@@ -276,62 +233,30 @@ def spread(rows: list[dict], name: str) -> str:
     return f"{values.mean():>10.4f} ±{deviation:.4f}"
 
 
-def fashion(args, folder: Path) -> None:
-    """NLL against training seconds."""
-    data, (x, y), shape = read(args.other, args.select, args.data_dir)
-    trainer = Trainer(data, args.widths, shape, (x,), folder / "fashion")
-    cost = once(
-        trainer.folder / "epoch.json", lambda: epoch_seconds(data, args.widths, shape)
-    )
-    axis = plots.new_axis()
-    print(f"{'method':<15}{'budget s':>10}{'epochs':>8}{'NLL':>18}{'accuracy':>18}")
-    for number, method in enumerate(("mean field", "one network", "deep ensemble")):
-        curve = []
-        for budget in args.budgets:
-            seconds = budget * cost["one network"]
-            epochs = max(1, round(seconds / cost[method]))
-            rows = rows_of(trainer, method, epochs, args.seeds, y)
-            print(
-                f"{method:<15}{seconds:>10.1f}{epochs:>8}"
-                f"{spread(rows, 'nll')}{spread(rows, 'accuracy')}"
-            )
-            curve.append((seconds, np.mean([row["nll"] for row in rows])))
-        axis.plot(
-            *zip(*curve, strict=True),
-            label=method,
-            **curve_style(number),
-        )
-    axis.set_xscale("log")
-    axis.set_xlabel("seconds of training")
-    axis.set_ylabel("test NLL, nats per image")
-    axis.legend(frameon=False)
-    plots.save(axis, folder / "fashion.png")
-
-
 def main() -> None:
-    """Run what is missing; print the tables, save the figure."""
+    """Run what is missing; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--select", action="store_true", help="hold out the last sixth")
     parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
-    parser.add_argument("--part", choices=("mnist", "fashion"), help="only this one")
-    parser.add_argument("--method", choices=EPOCHS, help="of the MNIST part, only this")
+    parser.add_argument("--method", choices=EPOCHS, help="only this one")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only so many")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    args.known, args.other, args.widths = "mnist", "fashion_mnist", WIDTHS
-    args.seeds, args.budgets = SEEDS[: args.seeds], BUDGETS
-    if args.select:
-        args.seeds = SEEDS[:1]
+    known, other, widths = "mnist", "fashion_mnist", WIDTHS
+    seeds = SEEDS[: 1 if args.select else args.seeds]
     if args.quick:
-        args.known = args.other = "digits"
-        args.widths, args.seeds, args.budgets = (64, 20, 12, 10), SEEDS[:2], (2, 5)
+        known, other, widths, seeds = "digits", "digits", (64, 20, 12, 10), SEEDS[:2]
     folder = args.out / ("quick" if args.quick else "select" if args.select else "test")
-    if args.part != "fashion":
-        mnist(args, folder)
-    if args.part != "mnist":
-        fashion(args, folder)
-    print(f"numbers and figure in {folder}")
+    data, (x, y), shape = read(known, args.select, args.data_dir)
+    outside = read(other, args.select, args.data_dir)[1][0]
+    trainer = Trainer(data, widths, shape, (x, outside), folder / "mnist")
+    print(f"{'method':<15}" + "".join(f"{name:>18}" for name in COLUMNS))
+    for method, epochs in EPOCHS.items():
+        if not args.method or method == args.method:
+            rows = rows_of(trainer, method, epochs, seeds, y)
+            print(f"{method:<15}" + "".join(spread(rows, name) for name in COLUMNS))
+    print(f"numbers in {folder}")
 
 
 if __name__ == "__main__":

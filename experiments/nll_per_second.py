@@ -1,0 +1,200 @@
+"""Fashion-MNIST: test NLL against seconds of training, at equal budgets.
+
+All have the shape 784-300-100-10, batches of 250 and Adam, and run in the loop of
+`mf.fit` on one machine, in one process:
+
+    mean field      for the first epochs an ordinary network, with a constant step; then
+                    its weights are slab means (`Ensemble.from_model` without a key) and
+                    the rest of the budget learns the ensemble, along a cosine
+    one network     back-propagation along a cosine that ends with the budget
+    five networks   a deep ensemble whose members share the budget
+
+The last two are run on the images as they are and on images moved by up to a pixel,
+drawn anew each step; the better of both is what the mean field is compared with.
+
+An epoch's seconds are the median of several without the first, which compiles. They
+turn budgets into epochs; compiling is charged to nobody.
+
+T, the step size and the share of the ordinary epochs were chosen with --select: trained
+on the first 50,000 images, scored on the last 10,000, seed 0. Test figures are of runs
+on all 60,000.
+
+    python experiments/nll_per_second.py --data-dir DIR
+    python experiments/nll_per_second.py --quick             # digits, small, seconds
+
+Finished runs lie in the output folder, and are not run again.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from calibration import read, scores, spread
+from sparsity import once
+
+import meanfield as mf
+from meanfield import plots
+from meanfield.data import shift_images
+from meanfield.files import atomic_path
+from meanfield.networks import mlp
+from meanfield.plots.style import curve_style
+from meanfield.prediction.uncertainty import decompose_classes
+
+WIDTHS, BATCH, MEMBERS, DRAWS = (784, 300, 100, 10), 250, 5, 32
+POINT_STEP_SIZE, STEP_SIZE = 1.5e-3, 2e-3
+POINT_EPOCHS = 10
+PRIOR, TEMPERATURE = mf.SpikeSlabPrior(0.5, 1.0), 0.1
+BUDGETS = (14, 20, 37, 65)  # in epochs of the one network
+SEEDS = (0, 1, 2)
+ONE, FIVE, MOVED = "one network", "five networks", ", moved"
+METHODS = ("mean field", ONE, ONE + MOVED, FIVE, FIVE + MOVED)
+OUT = Path("runs/nll_per_second")
+
+
+class Trainer:
+    """Trains on one data set; a network that two methods share only once.
+
+    The five networks of seed s are those of seeds s … s + 4.
+    """
+
+    def __init__(self, data, widths, shape, x, folder: Path):
+        self.data, self.widths, self.shape = data, widths, shape
+        self.x, self.folder = x, folder
+
+    def learn(self, start, epochs, key, step_size, moved=False, **settings):
+        """The ensemble learned, and the seconds of its epochs."""
+        result = mf.fit(
+            start,
+            self.data,
+            key=key,
+            epochs=epochs,
+            batch_size=BATCH,
+            optimizer=optax.adam(step_size),
+            augment=shift_images(self.shape, 1) if moved else None,
+            progress=False,
+            **settings,
+        )
+        return result.ensemble, result.history["seconds"]
+
+    def falling(self, step_size: float, epochs: int):
+        """A step size that falls along a cosine to 0 at the last epoch."""
+        return optax.cosine_decay_schedule(
+            step_size, epochs * (len(self.data[0]) // BATCH)
+        )
+
+    def start(self, key) -> mf.Ensemble:
+        """An ordinary network before learning."""
+        return mf.Ensemble.from_points(mlp(self.widths, key=key))
+
+    def network(self, epochs: int, seed: int, moved: bool):
+        """An ordinary network by back-propagation."""
+        key, step_size = jax.random.key(seed), self.falling(POINT_STEP_SIZE, epochs)
+        return self.learn(self.start(key), epochs, key, step_size, moved)
+
+    def mean_field(self, point_epochs: int, epochs: int, seed: int):
+        """An ensemble that starts from an ordinary network learned on the way."""
+        first, second = jax.random.split(jax.random.key(seed))
+        points, _ = self.learn(self.start(first), point_epochs, first, POINT_STEP_SIZE)
+        return self.learn(
+            mf.Ensemble.from_model(points.mean_network()),
+            epochs,
+            second,
+            self.falling(STEP_SIZE, epochs),
+            prior=PRIOR,
+            temperature=TEMPERATURE,
+        )
+
+    def probabilities(self, epochs: int, seed: int, moved: bool) -> np.ndarray:
+        """What one network says of the scored images."""
+        path = self.folder / f"network-{epochs}-{'moved-' * moved}{seed}.npy"
+        if not path.exists():
+            network, _ = self.network(epochs, seed, moved)
+            said = mf.predict(network, self.x, num_samples=1, key=jax.random.key(0))
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, said.mean)
+        return np.load(path)
+
+    def predict(self, method: str, epochs: int, point_epochs: int, seed: int):
+        """What a method says of the scored images."""
+        if method == "mean field":
+            ensemble, _ = self.mean_field(point_epochs, epochs, seed)
+            key = jax.random.key(seed)
+            return mf.predict(ensemble, self.x, num_samples=DRAWS, key=key)
+        members = MEMBERS if method.startswith(FIVE) else 1
+        moved = method.endswith(MOVED)
+        return decompose_classes(
+            self.probabilities(epochs, seed + i, moved) for i in range(members)
+        )
+
+    def epoch_seconds(self) -> dict[str, float]:
+        """Median seconds of an epoch, the ways in turns."""
+        ways = {
+            ONE: lambda: self.network(4, 0, False),
+            ONE + MOVED: lambda: self.network(4, 0, True),
+            "mean field": lambda: self.mean_field(1, 4, 0),
+        }
+        took = {name: [] for name in ways}
+        for _ in range(2):
+            for name, way in ways.items():
+                took[name] += way()[1][1:]
+        cost = {name: float(np.median(seconds)) for name, seconds in took.items()}
+        many = {FIVE + end: MEMBERS * cost[ONE + end] for end in ("", MOVED)}
+        return cost | many
+
+
+def main() -> None:
+    """Run what is missing; print the table, save the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser.add_argument("--select", action="store_true", help="hold out the last sixth")
+    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only so many")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    seeds = SEEDS[: 1 if args.select else args.seeds]
+    name, widths, budgets, point_epochs = "fashion_mnist", WIDTHS, BUDGETS, POINT_EPOCHS
+    if args.quick:
+        name, widths, budgets, point_epochs = "digits", (64, 20, 12, 10), (8, 15), 4
+    folder = args.out / ("quick" if args.quick else "select" if args.select else "test")
+    data, (x, y), shape = read(name, args.select, args.data_dir)
+    trainer = Trainer(data, widths, shape, x, folder)
+    cost = once(folder / "epoch.json", trainer.epoch_seconds)
+    print(f"{'method':<22}{'budget s':>10}{'epochs':>9}{'NLL':>17}{'accuracy':>19}")
+    axis = plots.new_axis()
+    for number, method in enumerate(METHODS):
+        curve = []
+        for budget in budgets:
+            seconds, before = budget * cost[ONE], 0
+            if method == "mean field":
+                before = point_epochs
+            epochs = max(1, round((seconds - before * cost[ONE]) / cost[method]))
+            rows = [
+                once(
+                    folder
+                    / f"{method.replace(' ', '-')}-{before}-{epochs}-{seed}.json",
+                    lambda seed=seed, epochs=epochs, before=before, method=method: (
+                        scores([trainer.predict(method, epochs, before, seed)], y)
+                    ),
+                )
+                for seed in seeds
+            ]
+            print(
+                f"{method:<22}{seconds:>10.1f}{f'{before}+{epochs}':>9}"
+                f"{spread(rows, 'nll')}{spread(rows, 'accuracy')}",
+                flush=True,
+            )
+            curve.append((seconds, np.mean([row["nll"] for row in rows])))
+        axis.plot(*zip(*curve, strict=True), label=method, **curve_style(number))
+    axis.set_xscale("log")
+    axis.set_xlabel("seconds of training")
+    axis.set_ylabel("test NLL, nats per image")
+    axis.legend(frameon=False)
+    plots.save(axis, folder / "nll_per_second.png")
+    print(f"numbers and figure in {folder}")
+
+
+if __name__ == "__main__":
+    main()
