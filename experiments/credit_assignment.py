@@ -274,33 +274,47 @@ def depth(setting: Setting, sizes: tuple[int, ...], data) -> dict:
     return results
 
 
-def perturbation(ensemble: mf.Ensemble, setting: Setting, data) -> dict:
-    """The perturbation figures of the first layer and of the whole network."""
-    x = data.x_train[: setting.num_data]
-    labels = mf.label_connections(
-        ensemble, tolerance=0.0, data=x, key=jax.random.key(10)
-    )
+def perturbation(ensembles: list[mf.Ensemble], setting: Setting, data) -> dict:
+    """What connections are worth in the first layer and in the whole network.
+
+    The figures are those of the first ensemble; the tables hold every ensemble.
+    """
+    x, test = data.x_train[: setting.num_data], (data.x_test, data.y_test)
     results = {}
     for title, layers in (("first", ["layers/0"]), ("all", None)):
-        perturbed = mf.perturb_connections(
-            ensemble,
-            labels,
-            (data.x_test, data.y_test),
-            layers=layers,
-            absent_std=1.0,
-            key=jax.random.key(11),
-        )
-        plots.save(plots.perturbation_curves(perturbed), OUT / f"perturb-{title}.png")
-        print(f"\nperturbation, {title} layer(s): test error % at f = 0, 0.5, 1")
-        for arm, mean in perturbed.mean.items():
-            low, high = perturbed.intervals[arm][-1]
-            shown = "  ".join(f"{100 * mean[i]:6.2f}" for i in (0, 5, 10))
-            print(
-                f"{arm:10s} {shown}  [{100 * low:.2f}, {100 * high:.2f}]  "
-                f"changed {perturbed.num_changed[arm][-1]} of "
-                f"{perturbed.num_available[arm]}"
+        runs = []
+        for ensemble in ensembles:
+            labels = mf.label_connections(
+                ensemble, tolerance=0.0, data=x, key=jax.random.key(10)
             )
-        results[title] = {arm: mean.tolist() for arm, mean in perturbed.mean.items()}
+            runs.append(
+                mf.perturb_connections(
+                    ensemble,
+                    labels,
+                    test,
+                    layers=layers,
+                    absent_std=1.0,
+                    key=jax.random.key(11),
+                )
+            )
+        plots.save(plots.perturbation_curves(runs[0]), OUT / f"perturb-{title}.png")
+        print(
+            f"\nperturbation, {title} layer(s), {len(runs)} seeds: test error % at "
+            "f = 0 and 1 [least, most], connections changed"
+        )
+        for arm in runs[0].mean:
+            ends = 100 * np.array(
+                [(run.mean[arm][0], run.mean[arm][-1]) for run in runs]
+            )
+            least, most = ends[:, 1].min(), ends[:, 1].max()
+            changed = [run.num_changed[arm][-1] for run in runs]
+            print(
+                f"{arm:10s} {ends[:, 0].mean():6.2f}  {ends[:, 1].mean():6.2f}  "
+                f"[{least:.2f}, {most:.2f}]  {min(changed)} to {max(changed)}"
+            )
+        results[title] = [
+            {arm: mean.tolist() for arm, mean in run.mean.items()} for run in runs
+        ]
     return results
 
 
@@ -336,8 +350,8 @@ def main() -> None:
         first = ensembles[0].weights()["layers/0"]
         plots.save(plots.landscape(first), OUT / "landscape.png")
     if "perturbation" in parts:
-        ensemble = ensembles[0] if ensembles else train(published, data, 0)
-        results["perturbation"] = perturbation(ensemble, published, data)
+        ensembles = ensembles or [train(published, data, s) for s in published.seeds]
+        results["perturbation"] = perturbation(ensembles, published, data)
     if "more" in parts:
         title = f"{more.num_data:,} images, {more.epochs} epochs"
         results["more"], _ = compare(more, data, title)
