@@ -202,7 +202,6 @@ def main() -> None:
             )
             curve.append((seconds, np.mean([row["nll"] for row in rows])))
         axis.plot(*zip(*curve, strict=True), label=method, **curve_style(number))
-    axis.set_xscale("log")
     axis.set_xlabel("seconds of training")
     axis.set_ylabel("test NLL, nats per image")
     axis.legend(frameon=False)
