@@ -19,7 +19,6 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from .equation import Equation
 from .interpreter import settle
@@ -99,7 +98,7 @@ def _weight_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
         return equation.contract(mean, var, x, summands=summands)
     mean, var = jnp.transpose(mean, swap), jnp.transpose(var, swap)
     drawn = equation.contract(mean, var, x, summands=summands)
-    return jnp.transpose(drawn, np.argsort(swap))
+    return jnp.transpose(drawn, sorted(range(mean.ndim), key=swap.__getitem__))
 
 
 @register_rule("conv_general_dilated")
