@@ -10,10 +10,10 @@ s = 1: what the training images say nothing about, such as dark corners, stays u
 
 All train on images moved by up to a pixel, drawn anew each step.
 
-The mean field's T and step size were chosen with --select: trained on the first 50,000
-images, scored on the last 10,000, foreign images likewise. The other step sizes, the
-dropout rate and epochs were set without a search. Test figures are of runs on all
-60,000.
+The mean field's T, step size and number of draws were chosen as --select scores them:
+trained on the first 50,000 images, scored on the last 10,000, foreign images likewise.
+The other step sizes, the dropout rate and epochs were set without a search. Test
+figures are of runs on all 60,000.
 
     python experiments/calibration.py --data-dir DIR
     python experiments/calibration.py --quick                # digits, small, seconds
