@@ -42,7 +42,7 @@ from meanfield import plots
 POINTS, NOISE, HIDDEN, FEATURES, SEEDS = 30, 0.3, 4, 10, 3
 STARTS, STEPS, STEP_SIZE, PARTICLES, DRAWS = 128, 2000, 0.02, 1, 4000
 SPIKE_START, STD_START, SCORE_PARTICLES = 0.02, 0.1, 500
-WARMUP, SAMPLES, CHAINS = 1000, 2000, 2
+WARMUP, SAMPLES, CHAINS = 4000, 20_000, 2
 BOUND = 1.0
 GRID = np.linspace(-1.8, 1.8, 40)[:, None].astype(np.float32)
 NETWORK = eqx.nn.MLP(1, 1, HIDDEN, 1, activation=jnp.tanh, key=jax.random.key(0))
