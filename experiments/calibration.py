@@ -35,9 +35,9 @@ from sparsity import once
 
 import meanfield as mf
 from meanfield.data import load, shift_images
+from meanfield.ensemble.networks import mlp
 from meanfield.files import atomic_path
 from meanfield.learning.training import random_batches
-from meanfield.networks import mlp
 from meanfield.prediction import calibration, ood
 from meanfield.prediction.uncertainty import decompose_classes
 

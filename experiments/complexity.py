@@ -30,10 +30,10 @@ import optax
 
 from meanfield.data import Dataset, load
 from meanfield.files import atomic_path, write_text
-from meanfield.physics.complexity import NetworkComplexity, measure_complexity
-from meanfield.physics.draws import ComplexityTrace
-from meanfield.physics.recording import layer_activations
-from meanfield.physics.scaling import ScalingFit, fit_scaling
+from meanfield.physics.complexity.measure import NetworkComplexity, measure_complexity
+from meanfield.physics.complexity.recording import layer_activations
+from meanfield.physics.complexity.subnetworks import ComplexityTrace
+from meanfield.physics.renormalization.scaling import ScalingFit, fit_scaling
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)

@@ -23,8 +23,8 @@ import numpy as np
 
 import meanfield as mf
 from meanfield import data, plots
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.optimizers import steady_adam
-from meanfield.networks import mlp
 
 WIDTHS, TASKS, SEEDS = (784, 100, 100, 10), 5, (0, 1, 2)
 IMAGES, EPOCHS, BATCH, STEP_SIZE = 10_000, 8, 128, 2e-3
@@ -54,11 +54,11 @@ def run(images, arm: str, seed: int, settings) -> np.ndarray:
             optimizer=steady_adam(STEP_SIZE),
             prior=prior if arm == ARMS[0] else None,
             temperature=settings.temperature,
-            parametrization=mf.Unconstrained(),
+            parametrization=mf.learning.Unconstrained(),
             progress=False,
         )
         ensemble = result.ensemble
-        prior = mf.posterior_as_prior(ensemble.weights())
+        prior = mf.learning.posterior_as_prior(ensemble.weights())
         for earlier in range(task + 1):
             metrics = mf.evaluate(
                 ensemble,

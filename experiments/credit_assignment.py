@@ -166,7 +166,7 @@ def train(setting: Setting, data, seed: int, ordinary: bool = False):
         epochs=setting.epochs,
         batch_size=setting.batch_size,
         optimizer=optimizer(setting, ordinary),
-        parametrization=mf.Projected(),
+        parametrization=mf.learning.Projected(),
         progress=False,
     ).ensemble
 
@@ -288,7 +288,7 @@ def perturbation(ensembles: list[mf.Ensemble], setting: Setting, data) -> dict:
                 ensemble, tolerance=0.0, data=x, key=jax.random.key(10)
             )
             runs.append(
-                mf.perturb_connections(
+                mf.credit.perturb_connections(
                     ensemble,
                     labels,
                     test,

@@ -26,28 +26,35 @@ import optax
 from sklearn.datasets import load_digits
 
 import meanfield as mf
-from meanfield.physics.activations import ACTIVATIONS
-from meanfield.physics.ensemble_map import (
+from meanfield.keys import numpy_generator
+from meanfield.physics.renormalization.activations import ACTIVATIONS
+from meanfield.physics.renormalization.ensemble_map import (
     READINGS,
     critical_slab_mean_var,
     ensemble_fixed_point,
     slab_variances,
 )
-from meanfield.physics.fitted_decimation import (
+from meanfield.physics.renormalization.fitted_decimation import (
     EffectiveLayer,
     decimate_network,
     redrawn_network,
 )
-from meanfield.physics.fixed_points import (
+from meanfield.physics.renormalization.fixed_points import (
     critical_weight_var,
     fixed_length,
     fixed_point,
 )
-from meanfield.physics.meanfield_map import trajectory
-from meanfield.physics.renormalization import Renormalization, analyze_renormalization
-from meanfield.physics.symmetry import translational_symmetry
-from meanfield.physics.tensors import generator
-from meanfield.physics.wide_flow import critical_exponent, wide_flow, wide_layer
+from meanfield.physics.renormalization.meanfield_map import trajectory
+from meanfield.physics.renormalization.position import (
+    Renormalization,
+    analyze_renormalization,
+)
+from meanfield.physics.renormalization.symmetry import translational_symmetry
+from meanfield.physics.renormalization.wide_flow import (
+    critical_exponent,
+    wide_flow,
+    wide_layer,
+)
 
 WIDTH = 600
 DRAWS = 30
@@ -89,7 +96,7 @@ def simulate(
     depth: int = DEPTH,
 ) -> np.ndarray:
     """q, covariance of two inputs, mean square gradient, through one tanh ensemble."""
-    rng = generator(key)
+    rng = numpy_generator(key, spawn_key=(1,))
     z = rng.normal(size=(2, WIDTH))
     z[1] = 0.4 * z[0] + math.sqrt(1 - 0.4**2) * z[1]
     tangent = rng.normal(size=WIDTH)
@@ -253,7 +260,7 @@ def measured_flows(networks: dict[str, list], x: np.ndarray) -> dict[str, list]:
         flows[label] = decimate_network(hidden, states, "tanh", key=key)
         show_levels(label, flows[label])
         if "trained" in label:
-            order = generator(key).permutation(len(hidden))
+            order = numpy_generator(key, spawn_key=(1,)).permutation(len(hidden))
             nulls = {
                 "  its layers shuffled": [hidden[i] for i in order],
                 "  redrawn, same variances": redrawn_network(hidden, key=key),

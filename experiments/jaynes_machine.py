@@ -8,7 +8,7 @@ with --data mnist) before and after training, started from He-normal and from
 variance-matched lognormal weights. Writes two figures to OUT.
 
 The claim is that of arXiv:2310.06960: lognormal weights in every highly connected
-layer. The verdict rule is ours (meanfield.physics.lognormality).
+layer. The verdict rule is ours (meanfield.physics.microstructure.lognormality).
 """
 
 import argparse
@@ -26,10 +26,10 @@ import optax
 from sklearn.datasets import load_digits
 
 import meanfield as mf
-from meanfield.networks import mlp
-from meanfield.physics.arbitrage import arbitrage_between_layers
-from meanfield.physics.initialization import critical_initialize, jaynes_initialize
-from meanfield.physics.microstructure import (
+from meanfield.ensemble.jaynes import critical_initialize, jaynes_initialize
+from meanfield.ensemble.networks import mlp
+from meanfield.physics.microstructure.arbitrage import arbitrage_between_layers
+from meanfield.physics.microstructure.verdicts import (
     Microstructure,
     analyze_microstructure,
     fit_microstructure,
@@ -199,7 +199,10 @@ def ensembles_compared(images: tuple[np.ndarray, ...]) -> None:
     """Test accuracy of ensembles from a critical and from a Jaynes start, by `fit`."""
     x, y, x_test, y_test = images
     widths = (x.shape[1], *HIDDEN, int(y.max()) + 1)
-    starts = {"critical": mf.critical(), "Jaynes": mf.jaynes_initial()}
+    starts = {
+        "critical": mf.ensemble.critical(),
+        "Jaynes": mf.ensemble.jaynes_initial(),
+    }
     print("\nensembles learned by fit: test accuracy, σ of ln|m| before → after")
     for name, initial in starts.items():
         scores, before, after = [], [], []

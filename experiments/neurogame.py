@@ -37,12 +37,12 @@ from matplotlib.figure import Figure
 
 import meanfield as mf
 from meanfield.data import load
-from meanfield.deploy.costs import count_macs
-from meanfield.deploy.graph import trace_symbolic
-from meanfield.deploy.network import as_network
+from meanfield.deploy.graph.graph import trace_symbolic
+from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.shipping.costs import count_macs
+from meanfield.ensemble.networks import mlp
 from meanfield.files import write_text
 from meanfield.learning.optimizers import cosine_adam
-from meanfield.networks import mlp
 from meanfield.plots import save
 
 OUT = Path("runs/neurogame")
@@ -200,7 +200,7 @@ def by_weights(ensemble, layer, data, key):
 
 def by_activation(ensemble, layer, data, key):
     """Standard deviation of a unit's activation over the examples."""
-    return mf.coalition_features(ensemble, layer, data[0]).std(0)
+    return mf.neurons.coalition_features(ensemble, layer, data[0]).std(0)
 
 
 def _weight(ensemble, layer):
@@ -267,8 +267,8 @@ def run(
     }
     if way in CREDITS:
         rules |= {"keep": keep, "credit": CREDITS[way], "held_out": judges}
-        result = mf.train_coalitions(model, **common, **rules)
-        model = mf.shrink(result.ensemble.mean_network(), judges[0][:64]).model
+        result = mf.neurons.train_coalitions(model, **common, **rules)
+        model = mf.deploy.shrink(result.ensemble.mean_network(), judges[0][:64]).model
         units = result.num_active
     else:
         result = mf.fit(mf.Ensemble.from_points(model), **common)

@@ -38,8 +38,8 @@ from sparsity import once
 import meanfield as mf
 from meanfield import plots
 from meanfield.data import shift_images
+from meanfield.ensemble.networks import mlp
 from meanfield.files import atomic_path
-from meanfield.networks import mlp
 from meanfield.plots.style import curve_style
 from meanfield.prediction.uncertainty import decompose_classes
 

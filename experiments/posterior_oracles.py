@@ -64,8 +64,10 @@ def network(x, y=None, spikes=True, normal=False):
     prior = mf.SpikeSlabPrior(INCLUSION[spikes], 1.0)
     if normal:
         zero = {name: 0 * w.mean for name, w in ENSEMBLE.weights().items()}
-        prior = mf.as_prior({n: mf.SpikeSlab(z, z, z + 1) for n, z in zero.items()})
-    net = mf.random_spike_slab_module("net", ENSEMBLE, prior)
+        prior = mf.numpyro.as_prior(
+            {n: mf.SpikeSlab(z, z, z + 1) for n, z in zero.items()}
+        )
+    net = mf.numpyro.random_spike_slab_module("net", ENSEMBLE, prior)
     mean = numpyro.deterministic("mean", net(x)[:, 0])
     with numpyro.plate("data", len(x)):
         numpyro.sample("y", dist.Normal(mean, NOISE), obs=y)
@@ -113,14 +115,14 @@ def mean_field(model, x, y, grid, seed: int, **settings) -> tuple[np.ndarray, fl
 
     def fit(key):
         start_key, run_key = jax.random.split(key)
-        guide = mf.AutoSpikeSlab(guided, init_values=start(start_key, shapes))
+        guide = mf.numpyro.AutoSpikeSlab(guided, init_values=start(start_key, shapes))
         svi = SVI(guided, guide, optimizer, objective)
         return svi.run(run_key, STEPS, x, y, progress_bar=False).params
 
     fits = jax.jit(jax.vmap(fit))(jax.random.split(jax.random.key(seed), STARTS))
-    guide = mf.AutoSpikeSlab(guided)
+    guide = mf.numpyro.AutoSpikeSlab(guided)
     SVI(guided, guide, optimizer, objective).init(jax.random.key(0), x, y)
-    exact = mf.SpikeSlabELBO(num_particles=SCORE_PARTICLES)
+    exact = mf.numpyro.SpikeSlabELBO(num_particles=SCORE_PARTICLES)
     score = lambda params: -exact.loss(jax.random.key(0), params, guided, guide, x, y)
     bounds = np.asarray(jax.jit(lambda fits: jax.lax.map(score, fits))(fits))
     best = int(bounds.argmax())
@@ -141,7 +143,7 @@ def chain(x, y, spikes: bool, seed: int) -> np.ndarray:
     model = lambda x, y: network(x, y, spikes=spikes, normal=not spikes)
     if spikes:
         names = [f"net/{name}" for name in ENSEMBLE.weights()]
-        config = {name: mf.SpikeSlabReparam() for name in names}
+        config = {name: mf.numpyro.SpikeSlabReparam() for name in names}
         model = handlers.reparam(model, config=config)
     kernel = DiscreteHMCGibbs(NUTS(model)) if spikes else NUTS(model)
     run = MCMC(kernel, num_warmup=WARMUP, num_samples=SAMPLES, progress_bar=False)

@@ -33,8 +33,8 @@ import numpy as np
 
 import meanfield as mf
 from meanfield import data as datasets
+from meanfield.ensemble.networks import mlp
 from meanfield.files import atomic_path
-from meanfield.networks import mlp
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -125,7 +125,7 @@ def cut(games, known, ensemble, examples, ranking: str, kept: float, seed: int) 
             else:
                 scores = shapley_of(known, game, fixed, seed)
             if ranking == "stable":
-                mask = mf.stable_coalition(game, scores, size).mask
+                mask = mf.games.stable_coalition(game, scores, size).mask
         elif ranking == "random":
             scores = rng.random(units)
         else:

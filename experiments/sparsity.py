@@ -48,8 +48,8 @@ import optax
 import meanfield as mf
 from meanfield import plots
 from meanfield.data import load, shift_images
+from meanfield.ensemble.networks import mlp
 from meanfield.files import write_text
-from meanfield.networks import mlp
 from meanfield.plots.style import GREY, curve_style
 
 WIDTHS = (784, 300, 100, 10)
@@ -60,7 +60,7 @@ STEP_SIZE = 2e-3
 FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 SHIFT = 1
 RISE_FROM = 0.03
-START = mf.critical(slab_share=0.01, spike_prob=0.05)
+START = mf.ensemble.critical(slab_share=0.01, spike_prob=0.05)
 LIVE = 0.01
 # T of each stage, in units of the last one's.
 COOLING = (4.0, 4.0, 2.0, 1.0)
@@ -125,7 +125,7 @@ def optimizer(first: int, steps: int, factors: dict[str, float]):
     cosine = optax.cosine_decay_schedule(STEP_SIZE, steps)
     return optax.chain(
         optax.scale_by_adam(),
-        mf.scale_steps(factors),
+        mf.learning.scale_steps(factors),
         optax.scale_by_learning_rate(
             lambda step: cosine(first + step) * jnp.minimum((step + 1) / 100, 1)
         ),
@@ -208,7 +208,7 @@ def learn(images: Images, widths, stages, batch, point, seed: int) -> mf.Ensembl
             optimizer=optimizer(first, steps, FASTER),
             prior=prior,
             temperature=rising(warmth * temperature, first, rise),
-            parametrization=mf.Unconstrained(smallest_prob=1e-4),
+            parametrization=mf.learning.Unconstrained(smallest_prob=1e-4),
             augment=shift_images(images.shape, SHIFT),
             progress=False,
         )
@@ -227,7 +227,7 @@ def learn(images: Images, widths, stages, batch, point, seed: int) -> mf.Ensembl
 
 def median_score(ensemble: mf.Ensemble, images: Images) -> dict:
     """Accuracy and size of the network that ships."""
-    (subnetwork,) = mf.sample_subnetworks(ensemble, 1, rule="median")
+    (subnetwork,) = mf.deploy.sample_subnetworks(ensemble, 1, rule="median")
     logits = jax.jit(jax.vmap(subnetwork.model))(jnp.asarray(images.x_score))
     hits = np.asarray(logits).argmax(1) == images.y_score
     layers = [int(mask.sum()) for mask in subnetwork.masks.values()]
@@ -246,7 +246,7 @@ def learn_dense(images: Images, widths, epochs: int, batch: int, seed: int):
     """
     key = jax.random.key(seed)
     start = mf.Ensemble.from_model(
-        mlp(widths, key=key), key=key, initial=mf.critical(slab_share=0.0)
+        mlp(widths, key=key), key=key, initial=mf.ensemble.critical(slab_share=0.0)
     )
     result = mf.fit(
         mf.Ensemble.from_points(start.mean_network()),

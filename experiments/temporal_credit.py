@@ -103,7 +103,7 @@ def train(data, x, width: int, epochs: int, ordinary: bool = False) -> mf.FitRes
         epochs=epochs,
         batch_size=BATCH_SIZE,
         optimizer=optimizer(epochs * (len(x) // BATCH_SIZE), ordinary),
-        parametrization=mf.Projected(),
+        parametrization=mf.learning.Projected(),
     )
 
 
@@ -159,7 +159,7 @@ def main() -> None:
             f"{labels.never_learned_fractions[name]:10.4f}{part['important']:11.4f}"
             f"{part['variable']:10.4f}{part['absent']:9.4f}{entropy[name]:9.3f}"
         )
-    perturbed = mf.perturb_connections(
+    perturbed = mf.credit.perturb_connections(
         ensemble,
         labels,
         (x_test[:PERTURBED_EXAMPLES], data.y_test[:PERTURBED_EXAMPLES]),

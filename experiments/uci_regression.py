@@ -36,14 +36,9 @@ from jax import lax
 
 import meanfield as mf
 from meanfield import plots
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.optimizers import cosine_adam
-from meanfield.learning.training import (
-    Recipe,
-    run_epoch,
-    split_learned,
-    starting_state,
-)
-from meanfield.networks import mlp
+from meanfield.learning.training import Recipe, run_epoch, split_learned, starting_state
 from meanfield.prediction.predictive import average
 
 SETS = ("bostonHousing", "energy", "power-plant", "yacht")
@@ -139,7 +134,7 @@ def learn(x, y, temperature, key, likelihood):
     widths = (features, HIDDEN, likelihood.num_outputs(y))
     network = mlp(widths, key=network_key)
     ensemble = mf.Ensemble.from_model(network, key=weight_key)
-    parametrization = mf.Unconstrained()
+    parametrization = mf.learning.Unconstrained()
     optimizer = cosine_adam(STEP_SIZE, epochs * (examples // batch_size))
     learned, fixed = split_learned(ensemble, likelihood, parametrization)
     recipe = Recipe(

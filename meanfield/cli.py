@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-import meanfield as mf
+from meanfield import learning, runs
 
 app = typer.Typer(
     name="meanfield",
@@ -223,9 +223,9 @@ def train(
     """Train an ensemble, score it, label its connections; makes a run folder."""
     mesh, progress = _devices(devices), not (quiet or json_lines)
     if resume is not None:
-        settings = mf.workflow.resumed(resume, devices=mesh, progress=progress)
+        settings = runs.workflow.resumed(resume, devices=mesh, progress=progress)
     else:
-        settings = mf.workflow.TrainSettings(
+        settings = runs.workflow.TrainSettings(
             data=data,
             out=out or Path("runs") / Path(data).stem,
             data_dir=data_dir,
@@ -248,7 +248,7 @@ def train(
             overwrite=overwrite,
             progress=progress,
         )
-    run = mf.workflow.train(settings, [mf.log_json()] if json_lines else [])
+    run = runs.workflow.train(settings, [learning.log_json()] if json_lines else [])
     if json_lines:
         typer.echo(json.dumps({"run": str(run.folder.resolve()), **run.metrics}))
     else:
@@ -270,16 +270,16 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Score a run on its test data; updates metrics.json."""
-    opened, dataset = mf.workflow.open_run(run, data_dir)
-    mf.workflow.score(opened, dataset, num_samples=num_samples, seed=seed)
+    opened, dataset = runs.workflow.open_run(run, data_dir)
+    runs.workflow.score(opened, dataset, num_samples=num_samples, seed=seed)
     _show(opened)
 
 
 @app.command()
 def label(run: RunFolder, data_dir: DataDir = None) -> None:
     """Label every connection important, absent or variable; writes connections.csv."""
-    opened, dataset = mf.workflow.open_run(run, data_dir)
-    mf.workflow.label(opened, dataset)
+    opened, dataset = runs.workflow.open_run(run, data_dir)
+    runs.workflow.label(opened, dataset)
     _show(opened)
 
 
@@ -315,9 +315,9 @@ def sample(
     _check_format(format)
     if rule not in RULES:
         raise typer.BadParameter(f"--rule must be one of {', '.join(RULES)}")
-    opened, dataset = mf.workflow.open_run(run, data_dir)
+    opened, dataset = runs.workflow.open_run(run, data_dir)
     folder = out or run / "subnetworks"
-    card = mf.workflow.sample(
+    card = runs.workflow.sample(
         opened,
         dataset,
         num_networks=num_networks,
@@ -327,7 +327,7 @@ def sample(
         together=together,
         seed=seed,
     )
-    typer.echo(mf.workflow.card_summary(card))
+    typer.echo(runs.workflow.card_summary(card))
     typer.echo(f"\n  wrote {folder.resolve()}")
 
 
@@ -343,7 +343,7 @@ def export(
 ) -> None:
     """Write a shipped sub-network in another format, loaded back and compared."""
     _check_format(format)
-    done = mf.workflow.export(archive, format=format, out=out)
+    done = runs.workflow.export(archive, format=format, out=out)
     typer.echo(f"  largest difference {done.largest_difference:.2g}")
     typer.echo(f"  wrote {done.path.resolve()} ({done.bytes:,} bytes)")
 
@@ -353,7 +353,7 @@ def serve_check(
     folder: Annotated[Path, typer.Argument(help="a folder made by `sample`")],
 ) -> None:
     """Load every shipped file in its runtime; compare with the outputs on record."""
-    for done in mf.workflow.serve_check(folder):
+    for done in runs.workflow.serve_check(folder):
         gap = done.largest_difference
         typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}")
 
@@ -371,11 +371,11 @@ def coalitions(
     seed: Seed = 0,
 ) -> None:
     """Value the neurons of every hidden layer; writes coalitions.json and plots."""
-    opened, dataset = mf.workflow.open_run(run, data_dir)
-    found = mf.workflow.coalitions(
+    opened, dataset = runs.workflow.open_run(run, data_dir)
+    found = runs.workflow.coalitions(
         opened, dataset, budget=budget, epsilon=epsilon, seed=seed
     )
-    typer.echo(mf.workflow.coalitions_summary(found))
+    typer.echo(runs.workflow.coalitions_summary(found))
     typer.echo(f"\n  wrote {(run / 'coalitions.json').resolve()}")
 
 
@@ -399,19 +399,19 @@ def analyze(
         raise typer.BadParameter("give either a run folder or --weights FILE")
     folder = out or run or Path("analysis")
     if run is not None:
-        opened, dataset = mf.workflow.open_run(run, data_dir)
-        found = mf.analysis.analyze_run(opened, dataset, out=folder, seed=seed)
+        opened, dataset = runs.workflow.open_run(run, data_dir)
+        found = runs.analyze.analyze_run(opened, dataset, out=folder, seed=seed)
     else:
-        arrays = mf.analysis.read_weights(Path(str(weights)))
-        found = mf.analysis.analyze(arrays, folder, seed=seed)
-    typer.echo(mf.analysis.summary(found))
+        arrays = runs.analyze.read_weights(Path(str(weights)))
+        found = runs.analyze.analyze(arrays, folder, seed=seed)
+    typer.echo(runs.analyze.summary(found))
     typer.echo(f"\n  wrote {(folder / 'analysis.json').resolve()}")
 
 
 @app.command()
 def report(run: RunFolder) -> None:
     """Write one self-contained HTML page with the plots and verdicts of a run."""
-    typer.echo(f"  wrote {mf.report.write_report(run).resolve()}")
+    typer.echo(f"  wrote {runs.report.write_report(run).resolve()}")
 
 
 def _check_format(format: str) -> None:
@@ -420,7 +420,7 @@ def _check_format(format: str) -> None:
 
 
 def _show(run: Any) -> None:
-    typer.echo(mf.workflow.summary(run.metrics))
+    typer.echo(runs.workflow.summary(run.metrics))
     typer.echo("")
     typer.echo(f"  wrote {run.folder.resolve()}")
 

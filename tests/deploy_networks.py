@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meanfield.deploy.network import as_network
+from meanfield.deploy.graph.network import as_network
 
 
 class Residual(eqx.Module):

@@ -61,7 +61,7 @@ def batches(steps, spread=None):
 
 def losses():
     """Loss of every step, by the way it was trained."""
-    split = mf.device_mesh(4)
+    split = mf.learning.device_mesh(4)
     if PROCESSES > 1:
         rows = NamedSharding(split, PartitionSpec("data"))
         return {
@@ -80,7 +80,7 @@ def losses():
         ],
         "wide": [
             learn(1024, epochs=5),
-            learn(1024, epochs=5, mesh=mf.device_mesh(2, 2)),
+            learn(1024, epochs=5, mesh=mf.learning.device_mesh(2, 2)),
         ],
     }
     return found
@@ -91,7 +91,7 @@ def predictions():
     ensemble = mf.Ensemble.from_model(eqx.nn.MLP(6, 2, 32, 1, key=KEY), key=KEY)
     return [
         mf.predict(ensemble, X[:60], key=KEY, mesh=mesh).mean.tolist()
-        for mesh in (None, mf.device_mesh(4))
+        for mesh in (None, mf.learning.device_mesh(4))
     ]
 
 
@@ -101,7 +101,7 @@ def shapley_values():
     data, layer = (X[:60], Y[:60]), "layers/0"
     games = [
         mf.NeuronGame(ensemble, layer, data, mesh=mesh, num_draws=2, key=KEY)
-        for mesh in (None, mf.device_mesh(4))
+        for mesh in (None, mf.learning.device_mesh(4))
     ]
     return [
         mf.shapley_values(game, 8, budget=180, key=KEY).values.tolist()
@@ -114,7 +114,7 @@ def refusals():
     messages = []
     for data in ((X[:30], Y[:30]), [(X[:30], Y[:30])]):
         try:
-            learn(8, data, 1, mesh=mf.device_mesh(4), batch_size=30)
+            learn(8, data, 1, mesh=mf.learning.device_mesh(4), batch_size=30)
         except ValueError as error:
             messages.append(str(error))
     return messages

@@ -92,7 +92,7 @@ def test_moments_and_gradients_agree_with_draws_within_five_errors(name, monkeyp
 
     def drawn(m, v, noise):
         values = jax.vmap(function)(m + jnp.sqrt(v) * noise)
-        return mf.Moments(values.mean(0), values.var(0, ddof=1))
+        return mf.propagation.Moments(values.mean(0), values.var(0, ddof=1))
 
     @jax.jit
     def compare(m, v):

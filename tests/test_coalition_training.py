@@ -13,12 +13,12 @@ from meanfield.credit.energy import (
     gibbs_probs,
     soft_membership,
 )
-from meanfield.credit.layers import find_layers
-from meanfield.credit.referee import choose_credit
-from meanfield.credit.restraint import CoalitionRestraint
-from meanfield.credit.silence import silence
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.training import run_epoch
-from meanfield.networks import mlp
+from meanfield.neurons.silence import silence
+from meanfield.neurons.training.layers import find_layers
+from meanfield.neurons.training.referee import choose_credit
+from meanfield.neurons.training.restriction import CoalitionRestraint
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (120, 3))
@@ -37,7 +37,7 @@ def train(model, data=(X, Y), **settings):
         "budget_per_unit": 8,
         "progress": False,
     }
-    return mf.train_coalitions(model, data, **defaults | settings)
+    return mf.neurons.train_coalitions(model, data, **defaults | settings)
 
 
 def network(key=KEY):
@@ -124,7 +124,7 @@ def test_what_feeds_the_units_is_found_and_silencing_it_silences_them(kind):
         mask = np.arange(size) % 2 == 0
         silent = silence(ensemble, {layer: mask}, found.incoming)
         drawn = mf.Ensemble.from_points(silent.sample(KEY))
-        values = mf.coalition_features(drawn, layer, x[:9])
+        values = mf.neurons.coalition_features(drawn, layer, x[:9])
         assert (values[:, ~mask] == 0).all() and (values[:, mask] != 0).any()
 
 
@@ -249,7 +249,7 @@ def test_only_the_coalition_is_left_and_shrinking_changes_no_answer(kind):
     sizes = {name: int(mask.sum()) for name, mask in result.coalitions.items()}
     assert sizes == {"layers/0": 4, "layers/1": 3} and result.num_active == 7
     drawn = result.ensemble.sample(jax.random.key(1))
-    small = mf.shrink(drawn, X).model
+    small = mf.deploy.shrink(drawn, X).model
     widths = [layer.out_features for layer in small.layers]
     assert widths[0] <= 4 and widths[1] <= 3
     np.testing.assert_allclose(
@@ -380,7 +380,7 @@ def test_channels_play_and_real_targets_do():
         "second": 3,
     }
     assert result.history["penalty"][-1] > 0
-    small = mf.shrink(result.ensemble.mean_network(), IMAGES[:8]).model
+    small = mf.deploy.shrink(result.ensemble.mean_network(), IMAGES[:8]).model
     assert small.second.weight.shape[:2] == (3, 2)
     features = result.features(IMAGES[:9])
     assert features.shape == (9, 3)
@@ -395,7 +395,7 @@ def test_flax_networks_train_and_shrink_in_their_own_type(kind):
     make, x, _ = FEEDING[kind]
     result = train(make(), (x, Y), epochs=3, every=1)
     model = result.ensemble.mean_network()
-    small = mf.shrink(model, x).model
+    small = mf.deploy.shrink(model, x).model
     one = small[0](small[1], x) if kind == "linen" else small(x)
     other = model[0](model[1], x) if kind == "linen" else model(x)
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -463,5 +463,7 @@ def test_bad_networks_and_data_are_refused():
     with pytest.raises(ValueError, match="`layer` must be one that played"):
         result.features(X, "layers/2")
     with pytest.raises(ValueError, match="`mask` must have one entry for each"):
-        mf.coalition_features(result.ensemble, "layers/0", X, mask=np.ones(3, bool))
+        mf.neurons.coalition_features(
+            result.ensemble, "layers/0", X, mask=np.ones(3, bool)
+        )
     assert choose_credit(len, 1) is len

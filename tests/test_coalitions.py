@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
 
 KEY = jax.random.key(0)
 
@@ -193,7 +193,7 @@ def test_absent_connections_carry_nothing_in_the_label_game(dense):
         {"layers/1/weight": mf.SpikeSlab(prob, weight.slab_mean, var)}
     )
     labels = mf.label_connections(changed, tolerance=0.0)
-    game = mf.label_game(changed, "layers/1", labels, (x, y))
+    game = mf.neurons.label_game(changed, "layers/1", labels, (x, y))
     assert game.values["absent"] == 0.0
     assert game.counts == {"important": 6, "absent": 6, "variable": 18}
     total = sum(game.values.values())

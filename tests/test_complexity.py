@@ -13,30 +13,30 @@ from scipy.special import xlogy
 from scipy.stats import binom
 
 import meanfield as mf
-from meanfield.physics import chain
-from meanfield.physics.chain import chain_gain
-from meanfield.physics.complexity import measure_complexity
-from meanfield.physics.dimension import (
+from meanfield.physics.complexity import chain
+from meanfield.physics.complexity.chain import chain_gain
+from meanfield.physics.complexity.dimension import (
     effective_dimension,
     isotropic_dimension,
     isotropic_participation,
     spectrum_dimensions,
 )
-from meanfield.physics.draws import (
-    ComplexityTrace,
-    complexity_spread,
-    sampled_complexity,
-)
-from meanfield.physics.entropy import (
+from meanfield.physics.complexity.entropy import (
     ESTIMATORS,
     binary_entropy,
     count_entropy,
     count_entropy_error,
     unit_entropies,
 )
-from meanfield.physics.joint import joint_entropy
-from meanfield.physics.recording import layer_activations
-from meanfield.physics.scaling import _logarithmic, fit_scaling
+from meanfield.physics.complexity.joint_entropy import joint_entropy
+from meanfield.physics.complexity.measure import measure_complexity
+from meanfield.physics.complexity.recording import layer_activations
+from meanfield.physics.complexity.subnetworks import (
+    ComplexityTrace,
+    complexity_spread,
+    sampled_complexity,
+)
+from meanfield.physics.renormalization.scaling import _logarithmic, fit_scaling
 
 KEY = jax.random.key(0)
 

@@ -19,28 +19,28 @@ from deploy_networks import (
     sizes,
 )
 
-from meanfield.deploy import archive, numpy_runtime
-from meanfield.deploy.archive import load_archive, load_subnetwork, save_archive
-from meanfield.deploy.costs import count_macs, count_weights
-from meanfield.deploy.formats import (
+from meanfield.deploy.formats import archive, numpy_runtime
+from meanfield.deploy.formats.archive import load_archive, load_subnetwork, save_archive
+from meanfield.deploy.formats.formats import (
     export,
     load_predictor,
     onnx_predictor,
     portable_graph,
 )
-from meanfield.deploy.graph import trace_symbolic
-from meanfield.deploy.network import as_network
-from meanfield.deploy.numpy_writer import save_numpy
-from meanfield.deploy.onnx_writer import (
+from meanfield.deploy.formats.numpy_writer import save_numpy
+from meanfield.deploy.formats.onnx_writer import (
     OPSET,
     ensemble_to_onnx,
     save_onnx,
     to_onnx,
 )
-from meanfield.deploy.quantize import int8_part
-from meanfield.deploy.shrink import shrink
-from meanfield.deploy.stablehlo import load_stablehlo
-from meanfield.deploy.together import combine, export_together
+from meanfield.deploy.formats.quantize import int8_part
+from meanfield.deploy.formats.stablehlo import load_stablehlo
+from meanfield.deploy.formats.together import combine, export_together
+from meanfield.deploy.graph.graph import trace_symbolic
+from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.shipping.costs import count_macs, count_weights
+from meanfield.deploy.shrinking.shrink import shrink
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -454,7 +454,7 @@ def test_another_runtime_beside_the_weights_is_not_overwritten(tmp_path):
 
 
 def test_a_program_of_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("meanfield.deploy.numpy_writer.FORMAT", 2)
+    monkeypatch.setattr("meanfield.deploy.formats.numpy_writer.FORMAT", 2)
     graph = portable_graph(as_network(dense(KEY)), {}, batch((8,)))
     save_numpy(tmp_path / "n.npz", graph)
     with pytest.raises(ValueError, match="has format 2; this runtime reads up to 1"):

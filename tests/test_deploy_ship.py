@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.deploy import served, ship as ship_module
-from meanfield.deploy.network import as_network
-from meanfield.deploy.sampling import hash_masks, sample_subnetworks
-from meanfield.deploy.scores import choices, score, score_average
-from meanfield.deploy.selection import choose_best, measure_diversity
-from meanfield.deploy.served import check_shipped, convert
+from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.shipping import served, ship as ship_module
+from meanfield.deploy.shipping.scores import choices, score, score_average
+from meanfield.deploy.shipping.selection import choose_best, measure_diversity
+from meanfield.deploy.shipping.served import check_shipped, convert
+from meanfield.deploy.shipping.subnetworks import hash_masks, sample_subnetworks
 
 pytest.importorskip("onnxruntime")
 KEY = jax.random.key(0)
@@ -103,7 +103,7 @@ def test_a_coalition_alone_runs_its_outsiders_at_their_mean(ensemble, data):
         ensemble, 1, key=KEY, rule="coalition", coalition={"layers/0": inside}
     )
     x = data[0]
-    shrunk = mf.shrink(drawn.model, x, coalition=drawn.coalition, data=x)
+    shrunk = mf.deploy.shrink(drawn.model, x, coalition=drawn.coalition, data=x)
     assert shrunk.model.layers[0].out_features <= 6
     layers = drawn.model.layers
     hidden = jax.nn.relu(x @ layers[0].weight.T + layers[0].bias)
@@ -226,7 +226,7 @@ def test_choices_of_yes_or_no_answers_are_read_from_the_logit():
 def shipped(ensemble, data, labels, tmp_path_factory):
     x, y = data
     out = tmp_path_factory.mktemp("ship") / "shipped"
-    card = mf.ship(
+    card = mf.deploy.ship(
         sample_subnetworks(ensemble, 3, key=KEY),
         out,
         data=(x[:30], y[:30]),
@@ -321,7 +321,7 @@ def test_a_file_that_answers_otherwise_does_not_pass(shipped, tmp_path):
 def test_an_archive_becomes_every_other_format(ensemble, data, labels, tmp_path):
     out = tmp_path / "shipped"
     drawn = sample_subnetworks(ensemble, 1, key=KEY, rule="labels", labels=labels)
-    mf.ship(drawn, out, data=data, measure=False, labels=labels, dtype="float16")
+    mf.deploy.ship(drawn, out, data=data, measure=False, labels=labels, dtype="float16")
     archive = out / "subnetwork-0.safetensors"
     for format, suffix in (("onnx", "onnx"), ("npz", "npz"), ("stablehlo", "hlo")):
         path = tmp_path / f"again.{suffix}"
@@ -339,7 +339,7 @@ def test_an_archive_becomes_every_other_format(ensemble, data, labels, tmp_path)
 def ship_badly(ensemble, data, out, **given):
     drawn = sample_subnetworks(ensemble, 1, key=KEY)
     given = {"data": data, "measure": False, **given}
-    return mf.ship(given.pop("drawn", drawn), out, **given)
+    return mf.deploy.ship(given.pop("drawn", drawn), out, **given)
 
 
 def test_a_folder_with_contents_is_left_alone(ensemble, data, tmp_path):
@@ -395,13 +395,13 @@ def test_the_readme_loads_each_format(format, ensemble, data, tmp_path):
     lines = row.split("|")[2].split("`")[1:6:2]
     out = tmp_path / "shipped"
     drawn = sample_subnetworks(ensemble, 1, key=KEY)
-    mf.ship(drawn, out, data=data, format=format, measure=False)
+    mf.deploy.ship(drawn, out, data=data, format=format, measure=False)
     np.save(out / "x.npy", data[0][:5])
     program = "import numpy as np\nx = np.load('x.npy')\n" + "\n".join(lines[:-1])
     if format == "safetensors":
         program += f"\nnp.savez('arrays.npz', **{lines[-1]})"
         subprocess.run([sys.executable, "-c", program], cwd=out, check=True)
-        shrunk = as_network(mf.shrink(drawn[0].model, data[0]).model).arrays
+        shrunk = as_network(mf.deploy.shrink(drawn[0].model, data[0]).model).arrays
         with np.load(out / "arrays.npz") as found:
             assert set(found.files) == set(shrunk)
             for name, array in shrunk.items():

@@ -17,8 +17,8 @@ from deploy_networks import (
 )
 from oracles_deploy import mlp, units_on_live_paths
 
-from meanfield.deploy.network import as_network
-from meanfield.deploy.shrink import shrink
+from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.shrinking.shrink import shrink
 
 KEY = jax.random.key(0)
 

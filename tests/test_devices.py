@@ -89,18 +89,18 @@ def test_a_batch_that_devices_cannot_share_is_refused(four):
 
 def test_more_devices_than_there_are_are_refused():
     with pytest.raises(ValueError, match="must not exceed the number of devices"):
-        mf.device_mesh(len(jax.devices()) + 1)
+        mf.learning.device_mesh(len(jax.devices()) + 1)
     with pytest.raises(ValueError, match="must be at least 1; got 0 and 1"):
-        mf.device_mesh(0)
+        mf.learning.device_mesh(0)
 
 
 def recipe_of(ensemble, **settings):
-    learned, fixed = split_learned(ensemble, Categorical(), mf.Projected())
+    learned, fixed = split_learned(ensemble, Categorical(), mf.learning.Projected())
     recipe = Recipe(
         fixed=fixed,
         prior=None,
         optimizer=default_optimizer(1),
-        parametrization=mf.Projected(),
+        parametrization=mf.learning.Projected(),
         temperature=1.0,
         num_data=24,
         **settings,

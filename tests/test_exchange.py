@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
 
 
 def random_game(seed: int, n: int):
@@ -30,7 +30,7 @@ def best_of_size(game, n: int, size: int) -> float:
 def test_no_exchange_of_two_pays_when_all_are_tried(seed, size):
     n, game = 7, random_game(seed, 7)
     values = np.random.default_rng(seed).normal(size=n)
-    found = mf.stable_coalition(game, values, size, width=n)
+    found = mf.games.stable_coalition(game, values, size, width=n)
     assert found.stable and found.mask.sum() == size
     assert found.payoff == game(found.mask[None])[0] >= found.first_payoff
     for out, into in itertools.product(
@@ -43,7 +43,7 @@ def test_no_exchange_of_two_pays_when_all_are_tried(seed, size):
 
 def test_additive_players_stay_in_the_order_of_their_values():
     worth = np.array([0.3, -1.0, 2.0, 0.7, 0.1])
-    found = mf.stable_coalition(lambda rows: rows @ worth, worth, 3)
+    found = mf.games.stable_coalition(lambda rows: rows @ worth, worth, 3)
     assert found.mask.tolist() == [True, False, True, True, False]
     assert found.stable and found.num_exchanges == 0
     assert found.payoff == found.first_payoff == pytest.approx(3.0)
@@ -54,7 +54,7 @@ def test_one_of_each_pair_of_copies_is_enough():
     worth = np.linspace(1, 2, 10)
     game = lambda rows: (rows[:, :10] | rows[:, 10:]) @ worth
     values = np.tile(worth / 2, 2)
-    found = mf.stable_coalition(game, values, 10)
+    found = mf.games.stable_coalition(game, values, 10)
     assert found.first_payoff == pytest.approx(worth[5:].sum())
     assert found.payoff == pytest.approx(worth.sum())
 
@@ -67,7 +67,7 @@ def test_the_budget_ends_the_search():
         rows.append(len(coalitions))
         return (coalitions[:, :10] | coalitions[:, 10:]) @ worth
 
-    found = mf.stable_coalition(game, np.tile(worth, 2), 10, width=2, budget=60)
+    found = mf.games.stable_coalition(game, np.tile(worth, 2), 10, width=2, budget=60)
     assert not found.stable and found.num_exchanges == 2
     assert found.num_evaluations == sum(rows) == 1 + 2 * (20 + 4 + 1)
 
@@ -78,7 +78,7 @@ def test_neurons_of_a_network_are_exchanged_for_better_ones():
     )
     x = jax.random.normal(jax.random.key(2), (60, 5))
     game = mf.NeuronGame(ensemble, "layers/0", (x, jnp.arange(60) % 3))
-    found = mf.stable_coalition(game, np.arange(12.0), 4, width=12)
+    found = mf.games.stable_coalition(game, np.arange(12.0), 4, width=12)
     every = best_of_size(game, 12, 4)
     assert found.first_payoff < found.payoff <= every + 1e-6
     np.testing.assert_allclose(game(found.mask[None])[0], found.payoff, rtol=1e-5)
@@ -99,4 +99,4 @@ def test_neurons_of_a_network_are_exchanged_for_better_ones():
 def test_bad_input_is_told_apart(settings, message):
     good = {"value_fn": lambda rows: rows.sum(1), "shapley": np.ones(5), "size": 2}
     with pytest.raises(ValueError, match=message):
-        mf.stable_coalition(**{**good, **settings})
+        mf.games.stable_coalition(**{**good, **settings})

@@ -59,7 +59,7 @@ def test_projection_makes_exact_certainty_and_the_smooth_way_never(ensemble):
     assert any((w.spike_prob == 0).any() for w in weights)
     assert any((w.slab_var == 0).any() for w in weights)
     assert all(((w.spike_prob >= 0) & (w.spike_prob <= 1)).all() for w in weights)
-    soft = learn(ensemble, parametrization=mf.Unconstrained(), epochs=20)
+    soft = learn(ensemble, parametrization=mf.learning.Unconstrained(), epochs=20)
     for weight in soft.ensemble.weights().values():
         assert ((weight.spike_prob > 0) & (weight.spike_prob < 1)).all()
         assert (weight.slab_var > 0).all()
@@ -100,7 +100,9 @@ def test_a_warm_up_weighs_the_divergence_step_by_step(ensemble):
 def test_a_loss_that_breaks_keeps_the_last_good_state(ensemble):
     rate = optax.piecewise_constant_schedule(1e-2, {7: 1e30})
     optimizer = optax.sgd(rate)
-    with pytest.raises(mf.NonFiniteLossError, match="not finite at step") as caught:
+    with pytest.raises(
+        mf.learning.NonFiniteLossError, match="not finite at step"
+    ) as caught:
         learn(ensemble, optimizer=optimizer, epochs=4)
     good = caught.value.result.ensemble
     assert caught.value.step >= 7

@@ -10,8 +10,8 @@ from jax import lax
 from models import ZOO, is_weight, keys
 
 import meanfield as mf
-from meanfield.ensemble import _open
-from meanfield.initial import critical, fan_ins_by_example, from_weights
+from meanfield.ensemble.ensemble import _open
+from meanfield.ensemble.initial import critical, fan_ins_by_example, from_weights
 from meanfield.propagation.transformation import count_summands
 
 KEY = jax.random.key(0)

@@ -155,7 +155,7 @@ def untrained():
 def trained(problem, untrained):
     """Ensembles after the first and the last epoch, by parametrization."""
     found = {}
-    for parametrization in (mf.Projected(), mf.Unconstrained()):
+    for parametrization in (mf.learning.Projected(), mf.learning.Unconstrained()):
         epochs = []
         mf.fit(
             untrained,
@@ -173,9 +173,9 @@ def trained(problem, untrained):
 
 
 def test_both_parametrizations_get_the_rule_that_suits_them(trained):
-    found = label_connections(trained[mf.Projected][1])
+    found = label_connections(trained[mf.learning.Projected][1])
     assert found.tolerance == 0 and found.overall["important"] > 0
-    found = label_connections(trained[mf.Unconstrained][1])
+    found = label_connections(trained[mf.learning.Unconstrained][1])
     assert found.tolerance == 0.1 and found.overall["important"] > 0
 
 
@@ -342,7 +342,7 @@ def test_words_that_never_occur_never_learn():
 
 def test_exactly_what_never_learns_stays_where_it_started(problem, untrained, trained):
     found = masks(untrained, problem[0])
-    after_one_epoch, _ = trained[mf.Projected]
+    after_one_epoch, _ = trained[mf.learning.Projected]
     for name, before in untrained.weights().items():
         after = after_one_epoch.weights()[name]
         still = np.asarray(before.slab_mean == after.slab_mean)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
 
 KEY = jax.random.key(0)
 
@@ -32,7 +32,9 @@ def labelled():
 @pytest.mark.parametrize("layer", [0, 1])
 def test_connections_of_a_neuron_are_rows_in_and_columns_out(labelled, layer):
     ensemble, labels = labelled
-    links = mf.neuron_links(ensemble, labels, f"layers/{layer}", jnp.ones((1, 3)))
+    links = mf.neurons.neuron_links(
+        ensemble, labels, f"layers/{layer}", jnp.ones((1, 3))
+    )
     own = np.asarray(labels.labels[f"layers/{layer}/weight"])
     after = np.asarray(labels.labels[f"layers/{layer + 1}/weight"])
     for label in mf.Label:
@@ -64,7 +66,7 @@ def test_connections_of_a_channel_are_its_kernel_and_all_that_reads_its_position
         {"last/weight": mf.SpikeSlab(prob, weight.slab_mean, weight.slab_var)}
     )
     labels = mf.label_connections(ensemble, tolerance=0.0)
-    links = mf.neuron_links(ensemble, labels, "conv", jnp.ones((1, 2, 4, 4)))
+    links = mf.neurons.neuron_links(ensemble, labels, "conv", jnp.ones((1, 2, 4, 4)))
     assert sum(links.incoming.values()).tolist() == [18, 18, 18]
     assert links.outgoing["absent"].tolist() == [0, 8, 0]
     assert links.outgoing["variable"].tolist() == [8, 0, 8]
@@ -83,7 +85,7 @@ def test_a_recurrent_layer_has_gates_in_place_of_connections():
     ensemble = mf.Ensemble.from_model(network, key=KEY)
     labels = mf.label_connections(ensemble)
     with pytest.raises(ValueError, match="is recurrent"):
-        mf.neuron_links(ensemble, labels, "cell", jnp.ones((1, 3, 2)))
+        mf.neurons.neuron_links(ensemble, labels, "cell", jnp.ones((1, 3, 2)))
 
 
 def test_shuffled_coalitions_have_uniform_p_values():
@@ -91,7 +93,7 @@ def test_shuffled_coalitions_have_uniform_p_values():
     p_values = []
     for seed in range(200):
         mask = rng.permutation(np.arange(20) < 8)
-        found = mf.link_test(
+        found = mf.neurons.link_test(
             mask, rng.poisson(3, 20), key=jax.random.key(seed), num_shuffles=199
         )
         p_values.append(found.p_value)
@@ -103,7 +105,7 @@ def test_shuffled_coalitions_have_uniform_p_values():
 def test_the_p_value_is_that_of_all_shuffles():
     counts = np.array([5, 1, 4, 2, 2, 0])
     mask = np.array([True, False, True, False, False, False])
-    found = mf.link_test(mask, counts, key=KEY, num_shuffles=20_000)
+    found = mf.neurons.link_test(mask, counts, key=KEY, num_shuffles=20_000)
     pairs = [counts[i] + counts[j] for i in range(6) for j in range(i)]
     exact = np.mean(np.array(pairs) >= 9)
     assert abs(found.p_value - exact) < 5 * (exact * (1 - exact) / 20_000) ** 0.5
@@ -113,11 +115,11 @@ def test_the_p_value_is_that_of_all_shuffles():
 
 def test_a_test_without_two_sides_is_refused():
     with pytest.raises(ValueError, match="units on both sides"):
-        mf.link_test(np.ones(4, bool), np.arange(4), key=KEY)
+        mf.neurons.link_test(np.ones(4, bool), np.arange(4), key=KEY)
     with pytest.raises(ValueError, match="`counts` must have one number"):
-        mf.link_test(np.ones(4, bool), np.arange(3), key=KEY)
+        mf.neurons.link_test(np.ones(4, bool), np.arange(3), key=KEY)
     with pytest.raises(ValueError, match="`num_shuffles` must be at least 1"):
-        mf.link_test(np.arange(4) < 2, np.arange(4), key=KEY, num_shuffles=0)
+        mf.neurons.link_test(np.arange(4) < 2, np.arange(4), key=KEY, num_shuffles=0)
 
 
 # Inclusion as a game
@@ -130,10 +132,12 @@ def table(seed, n=5):
 
 def test_halves_give_banzhaf_and_the_diagonal_gives_shapley():
     game = table(0)
-    halves = mf.probabilistic_values(game, np.full(5, 0.5))
-    np.testing.assert_allclose(halves, mf.banzhaf_values(game, 5).values)
+    halves = mf.credit.probabilistic_values(game, np.full(5, 0.5))
+    np.testing.assert_allclose(halves, mf.games.banzhaf_values(game, 5).values)
     nodes, weights = np.polynomial.legendre.leggauss(5)
-    along = [mf.probabilistic_values(game, np.full(5, (1 + t) / 2)) for t in nodes]
+    along = [
+        mf.credit.probabilistic_values(game, np.full(5, (1 + t) / 2)) for t in nodes
+    ]
     shapley = mf.shapley_values(game, 5, method="exact").values
     np.testing.assert_allclose(weights / 2 @ np.array(along), shapley)
 
@@ -141,14 +145,14 @@ def test_halves_give_banzhaf_and_the_diagonal_gives_shapley():
 def test_a_probabilistic_value_is_a_mean_over_joining_others():
     game, q = table(1), np.array([0.1, 0.9, 0.4, 1.0, 0.0])
     rows = np.random.default_rng(2).random((40_000, 5)) < q
-    found = mf.probabilistic_values(game, q)
+    found = mf.credit.probabilistic_values(game, q)
     for player in range(5):
         with_it, without = rows.copy(), rows.copy()
         with_it[:, player], without[:, player] = True, False
         gain = game(with_it) - game(without)
         assert abs(found[player] - gain.mean()) <= 5 * gain.std() / 200 + 1e-12
     with pytest.raises(ValueError, match="`probs` must be probabilities"):
-        mf.probabilistic_values(game, np.full(5, 1.5))
+        mf.credit.probabilistic_values(game, np.full(5, 1.5))
 
 
 def test_the_gradient_is_the_value_of_a_connection_that_joins():
@@ -163,7 +167,7 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
     ensemble = ensemble.with_weights({"w": law})
     x = jax.random.normal(KEY, (40, 3))
     y = jax.random.normal(jax.random.key(1), (40, 2))
-    found = mf.inclusion_gradients(
+    found = mf.credit.inclusion_gradients(
         ensemble,
         (x, y),
         key=jax.random.key(2),
@@ -187,6 +191,6 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
         value = expected(there) - expected(gone)
         np.testing.assert_allclose(found[place], value, atol=0.03, rtol=0.03)
     with pytest.raises(ValueError, match='"accuracy" has no slope'):
-        mf.inclusion_gradients(
+        mf.credit.inclusion_gradients(
             ensemble, (x, y), key=KEY, payoff="accuracy", likelihood=mf.Gaussian()
         )

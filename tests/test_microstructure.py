@@ -12,18 +12,25 @@ import pytest
 from scipy import integrate, optimize, stats
 
 import meanfield as mf
-from meanfield.physics import boltzmann, lognormality, positive_laws, utility
-from meanfield.physics.arbitrage import arbitrage_between_layers, measure_arbitrage
-from meanfield.physics.initialization import (
+from meanfield.ensemble.fan_in import fan_in
+from meanfield.ensemble.jaynes import (
     critical_initialize,
     jaynes_initialize,
     jaynes_weights,
 )
-from meanfield.physics.microstructure import (
-    analyze_microstructure,
-    fit_microstructure,
+from meanfield.physics.microstructure.arbitrage import (
+    arbitrage_between_layers,
+    measure_arbitrage,
 )
-from meanfield.physics.tensors import fan_in, parent_name, read_tensors
+from meanfield.physics.microstructure.verdicts import (
+    analyze_microstructure,
+    boltzmann,
+    fit_microstructure,
+    lognormality,
+    rivals as positive_laws,
+    utility,
+)
+from meanfield.physics.named_weights import parent_name, read_tensors
 
 SIZE = 200_000
 

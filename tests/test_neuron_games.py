@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn, nnx
 
 import meanfield as mf
-from meanfield.credit.evaluation import Evaluator
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
+from meanfield.games.evaluation import Evaluator
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(5), (20, 1, 8, 8))
@@ -132,7 +132,7 @@ def test_a_payoff_is_that_of_the_network_that_ships(name):
     ensemble, game = game_of(make(), layer, x)
     mask = np.arange(game.num_players) % 2 == 0
     network = ensemble.mean_network()
-    small = mf.shrink(network, x, coalition={layer: mask}, data=x).model
+    small = mf.deploy.shrink(network, x, coalition={layer: mask}, data=x).model
     outputs = jax.vmap(small)(x) if isinstance(small, eqx.Module) else small(x)
     shipped = jax.nn.softmax(outputs)[jnp.arange(20), Y].mean()
     np.testing.assert_allclose(game(mask[None])[0], shipped, rtol=1e-5)
@@ -296,7 +296,9 @@ def test_posterior_values_average_those_of_the_drawn_networks(dense):
     game = mf.NeuronGame(
         uncertain(ensemble), "layers/1", (x, y), num_draws=6, key=jax.random.key(4)
     )
-    found = mf.posterior_shapley_values(game, key=jax.random.key(5), budget=6 * 402)
+    found = mf.neurons.posterior_shapley_values(
+        game, key=jax.random.key(5), budget=6 * 402
+    )
     each = []
     for draw in range(6):
         orders = np.array([np.random.default_rng(s).permutation(5) for s in range(400)])
@@ -319,10 +321,10 @@ def test_one_network_has_no_posterior_spread(dense):
     ensemble, x, y = dense
     game = mf.NeuronGame(ensemble, "layers/1", (x, y))
     with pytest.raises(ValueError, match="at least 2 sub-networks"):
-        mf.posterior_shapley_values(game, key=KEY)
+        mf.neurons.posterior_shapley_values(game, key=KEY)
     game = mf.NeuronGame(ensemble, "layers/1", (x, y), num_draws=2, key=KEY)
     with pytest.raises(ValueError, match="`budget` must be at least"):
-        mf.posterior_shapley_values(game, key=KEY, budget=5)
+        mf.neurons.posterior_shapley_values(game, key=KEY, budget=5)
 
 
 # The closed form of a linear read-out
@@ -352,7 +354,9 @@ def test_the_closed_form_meets_enumeration(regression, replacement):
         replacement=replacement,
     )
     exact = mf.shapley_values(game, 6, method="exact").values
-    found = mf.readout_values(certain, "layers/0", (x, y), replacement=replacement)
+    found = mf.neurons.readout_values(
+        certain, "layers/0", (x, y), replacement=replacement
+    )
     np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
@@ -365,7 +369,9 @@ def test_the_closed_form_is_the_mean_over_read_outs(regression, replacement):
         jnp.full(law.shape, 0.3), law.slab_mean, jnp.full(law.shape, 0.2)
     )
     ensemble = ensemble.with_weights({name: law})
-    found = mf.readout_values(ensemble, "layers/0", (x, y), replacement=replacement)
+    found = mf.neurons.readout_values(
+        ensemble, "layers/0", (x, y), replacement=replacement
+    )
     rng = np.random.default_rng(0)
     present = rng.random((4000, 2, 6)) > 0.3
     slab = np.asarray(law.slab_mean) + 0.2**0.5 * rng.normal(size=(4000, 2, 6))
@@ -377,7 +383,7 @@ def test_the_closed_form_is_the_mean_over_read_outs(regression, replacement):
     signals = np.where(masks[:, None] == 1, acts, held)
     outputs = np.einsum("cej,wkj->wcek", signals, present * slab) + bias
     payoffs = -np.square(outputs - np.asarray(y)).mean((2, 3))
-    from meanfield.credit.exact import marginal_values, shapley_weights
+    from meanfield.games.exact import marginal_values, shapley_weights
 
     each = np.array([marginal_values(v, shapley_weights(5)) for v in payoffs])
     error = each.std(0, ddof=1) / 4000**0.5
@@ -387,7 +393,7 @@ def test_the_closed_form_is_the_mean_over_read_outs(regression, replacement):
 def test_a_layer_that_feeds_no_read_out_has_no_closed_form(dense):
     ensemble, x, _ = dense
     with pytest.raises(ValueError, match="must feed one dense read-out"):
-        mf.readout_values(ensemble, "layers/0", (x, x[:, :2]))
+        mf.neurons.readout_values(ensemble, "layers/0", (x, x[:, :2]))
 
 
 # Payoffs
@@ -459,7 +465,7 @@ def test_layers_play_with_earlier_coalitions_in_force(dense):
     sure = mf.SpikeSlab(last.spike_prob, 20 * last.slab_mean, last.slab_var)
     ensemble = ensemble.with_weights({"layers/2/weight": sure})
     y = jax.vmap(ensemble.mean_network())(x).argmax(1)
-    found = mf.play_layers(
+    found = mf.neurons.play_layers(
         ensemble, (x, y), (x[::-1], y[::-1]), key=KEY, epsilon=0.5, budget=200
     )
     assert list(found) == ["layers/0", "layers/1"]
@@ -476,12 +482,12 @@ def test_layers_play_with_earlier_coalitions_in_force(dense):
 
 def test_soft_membership_has_its_limits():
     values, mask = np.array([3.0, 1.0, 0.5]), np.array([True, False, False])
-    cold = mf.soft_membership(values, mask, temperature=1e-4)
+    cold = mf.neurons.soft_membership(values, mask, temperature=1e-4)
     np.testing.assert_array_equal(cold, mask)
-    warm = mf.soft_membership(values, mask, temperature=1.0)
+    warm = mf.neurons.soft_membership(values, mask, temperature=1.0)
     np.testing.assert_allclose(warm, 1 / (1 + np.exp(2.0 - values)))
-    assert (mf.soft_membership(values, np.ones(3, bool)) == 1).all()
+    assert (mf.neurons.soft_membership(values, np.ones(3, bool)) == 1).all()
     with pytest.raises(ValueError, match="`temperature` must be positive"):
-        mf.soft_membership(values, mask, temperature=0)
+        mf.neurons.soft_membership(values, mask, temperature=0)
     with pytest.raises(ValueError, match="one entry a unit"):
-        mf.soft_membership(values, np.ones(2, bool))
+        mf.neurons.soft_membership(values, np.ones(2, bool))

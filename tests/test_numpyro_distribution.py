@@ -9,7 +9,7 @@ from numpyro.infer import MCMC, NUTS
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from meanfield.interop.spike_and_slab import SpikeAndSlab, real_with_atom
+from meanfield.interop.numpyro.spike_and_slab import SpikeAndSlab, real_with_atom
 
 LAW = SpikeAndSlab(0.35, -0.8, 0.6)
 DRAWS = np.asarray(LAW.sample(jax.random.key(0), (200_000,)), np.float64)

@@ -18,10 +18,10 @@ from oracles_spikeslab import (
 )
 
 from meanfield import SpikeSlab
-from meanfield.interop.spike_and_slab import SpikeAndSlab
-from meanfield.interop.spike_chains import add_spikes
-from meanfield.interop.spike_elbo import SpikeSlabELBO
-from meanfield.interop.spike_guide import AutoSpikeSlab
+from meanfield.interop.numpyro.spike_and_slab import SpikeAndSlab
+from meanfield.interop.numpyro.spike_chains import add_spikes
+from meanfield.interop.numpyro.spike_elbo import SpikeSlabELBO
+from meanfield.interop.numpyro.spike_guide import AutoSpikeSlab
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 5))

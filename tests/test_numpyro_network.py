@@ -12,14 +12,14 @@ from numpyro.infer import MCMC, NUTS, SVI, DiscreteHMCGibbs, Trace_ELBO
 from oracles_spikeslab import independent_masks, linear_posterior
 
 from meanfield import SpikeSlab
-from meanfield.ensemble import Ensemble
-from meanfield.interop.spike_and_slab import SpikeAndSlab
-from meanfield.interop.spike_chains import (
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.interop.numpyro.spike_and_slab import SpikeAndSlab
+from meanfield.interop.numpyro.spike_chains import (
     SpikeSlabReparam,
     as_prior,
     init_to_ensemble,
 )
-from meanfield.interop.spike_network import (
+from meanfield.interop.numpyro.spike_network import (
     ensemble_from_params,
     random_spike_slab_module,
     spike_slab_module,

@@ -18,7 +18,7 @@ def ensemble():
 
 
 def one_step(ensemble, factors):
-    optimizer = optax.chain(optax.sgd(0.1), mf.scale_steps(factors))
+    optimizer = optax.chain(optax.sgd(0.1), mf.learning.scale_steps(factors))
     result = mf.fit(
         ensemble,
         (X, Y),
@@ -26,14 +26,16 @@ def one_step(ensemble, factors):
         epochs=1,
         batch_size=16,
         optimizer=optimizer,
-        parametrization=mf.Unconstrained(),
+        parametrization=mf.learning.Unconstrained(),
         progress=False,
     )
-    return mf.Unconstrained().encode(result.ensemble.weights()["layers/0/weight"])
+    return mf.learning.Unconstrained().encode(
+        result.ensemble.weights()["layers/0/weight"]
+    )
 
 
 def moved(ensemble, factors):
-    start = mf.Unconstrained().encode(ensemble.weights()["layers/0/weight"])
+    start = mf.learning.Unconstrained().encode(ensemble.weights()["layers/0/weight"])
     end = one_step(ensemble, factors)
     return {
         name: np.asarray(getattr(end, name)) - np.asarray(getattr(start, name))
@@ -58,4 +60,4 @@ def test_names_that_fit_nothing_and_negative_factors_are_refused(ensemble):
     with pytest.raises(ValueError, match=r"`factors` names 'logit', in which no path"):
         one_step(ensemble, {"logit": 2.0})
     with pytest.raises(ValueError, match=r"`factors` must be finite numbers ≥ 0"):
-        mf.scale_steps({"slab_mean": -1.0})
+        mf.learning.scale_steps({"slab_mean": -1.0})

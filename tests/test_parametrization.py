@@ -10,13 +10,13 @@ import oracles as oracle
 import pytest
 
 import meanfield as mf
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.hyperpriors import LayerPrior
 from meanfield.learning.parametrization import divergence_of, encode_all
 from meanfield.learning.priors import total_kl
 from meanfield.learning.training import Recipe, losses, split_learned
-from meanfield.networks import mlp
 
-NUMBERS = mf.Unconstrained()
+NUMBERS = mf.learning.Unconstrained()
 PRIOR = LayerPrior(0.15, 0.8)
 
 
@@ -92,7 +92,7 @@ def test_half_precision_numbers_are_summed_in_float32():
         (NUMBERS, "connection", 0.1, 0.7),
         (NUMBERS, "connection", dist.Beta(1.0, 9.0), "learned"),
         (NUMBERS, "unit", dist.Beta(1.0, 9.0), "learned"),
-        (mf.Projected(0.01), "connection", 0.1, "learned"),
+        (mf.learning.Projected(0.01), "connection", 0.1, "learned"),
     ],
 )
 def test_a_step_pays_the_divergence_of_the_ensemble(
@@ -116,7 +116,7 @@ def test_an_earlier_posterior_is_a_prior_in_any_numbers():
     ensemble = mf.Ensemble.from_model(
         mlp((3, 4, 2), key=jax.random.key(0)), key=jax.random.key(1)
     )
-    own = mf.posterior_as_prior(ensemble.weights())
+    own = mf.learning.posterior_as_prior(ensemble.weights())
     encoded = encode_all(NUMBERS, ensemble.params)
     kl = divergence_of(NUMBERS, encoded)
     shifted = ensemble.with_weights(own).weights()

@@ -6,10 +6,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from meanfield import plots
-from meanfield.physics.fitted_decimation import decimate_network
-from meanfield.physics.microstructure import analyze_microstructure, fit_microstructure
-from meanfield.physics.renormalization import analyze_renormalization
-from meanfield.physics.wide_flow import wide_flow, wide_layer
+from meanfield.physics.microstructure.verdicts import (
+    analyze_microstructure,
+    fit_microstructure,
+)
+from meanfield.physics.renormalization.fitted_decimation import decimate_network
+from meanfield.physics.renormalization.position import analyze_renormalization
+from meanfield.physics.renormalization.wide_flow import wide_flow, wide_layer
 
 
 @pytest.fixture

@@ -11,31 +11,44 @@ import pytest
 from scipy import integrate, stats
 
 import meanfield as mf
-from meanfield.physics import decimation, ensemble_map, fixed_points, wide_flow
-from meanfield.physics.activations import ACTIVATIONS, Activation, find_activation
-from meanfield.physics.ensemble_map import WeightVariances
-from meanfield.physics.fitted_decimation import (
+from meanfield.ensemble.jaynes import critical_initialize
+from meanfield.physics.renormalization.activations import (
+    ACTIVATIONS,
+    Activation,
+    find_activation,
+)
+from meanfield.physics.renormalization.ensemble_map import WeightVariances
+from meanfield.physics.renormalization.fitted_decimation import (
     decimate_network,
     fit_effective_layer,
     propagate,
     redrawn_network,
 )
-from meanfield.physics.fixed_points import (
+from meanfield.physics.renormalization.fixed_points import (
     critical_weight_var,
     depth_scale,
     fixed_correlation,
     fixed_length,
     fixed_point,
 )
-from meanfield.physics.hamiltonian import (
+from meanfield.physics.renormalization.hamiltonian import (
     forward_states,
     layer_energies,
     layered_hamiltonian,
 )
-from meanfield.physics.initialization import critical_initialize
-from meanfield.physics.meanfield_map import correlation_map, length_map, trajectory
-from meanfield.physics.renormalization import analyze_renormalization
-from meanfield.physics.symmetry import translational_symmetry
+from meanfield.physics.renormalization.meanfield_map import (
+    correlation_map,
+    length_map,
+    trajectory,
+)
+from meanfield.physics.renormalization.position import (
+    analyze_renormalization,
+    decimation,
+    ensemble_map,
+    fixed_points,
+    wide_flow,
+)
+from meanfield.physics.renormalization.symmetry import translational_symmetry
 
 PAIRS = [(0.3, 0.2), (1.7, -0.6), (4.0, 0.95)]
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield import runs
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.fit import FitResult
-from meanfield.networks import mlp
-from meanfield.runs import save_run, write_json
+from meanfield.runs.run import save_run, write_json
 
 CONFIG = {
     "format": 1,
@@ -101,7 +102,7 @@ def whole(bare, tmp_path_factory):
     write_json(folder / "metrics.json", METRICS)
     write_json(folder / "coalitions.json", COALITIONS)
     write_json(folder / "shipped" / "card.json", CARD)
-    run = mf.runs.load_run(folder)
+    run = mf.load_run(folder)
     plots, values = folder / "plots", COALITIONS["layers"]["layers/0"]
     axes = {
         "history": mf.plots.training_history({"nll": [1.0, 0.5]}),
@@ -116,7 +117,7 @@ def whole(bare, tmp_path_factory):
     for name, axis in axes.items():
         mf.plots.save(axis, plots / f"{name}.png", dpi=60)
     activations = {"layers/0": np.random.default_rng(0).normal(size=(200, 6))}
-    mf.analysis.analyze(run.ensemble.weights(), folder, activations=activations)
+    runs.analyze.analyze(run.ensemble.weights(), folder, activations=activations)
     return folder
 
 
@@ -145,7 +146,7 @@ class Page(HTMLParser):
 
 
 def test_a_run_without_its_parts_says_what_is_missing_and_how_to_make_it(bare):
-    text = mf.report.write_report(bare).read_text()
+    text = runs.report.write_report(bare).read_text()
     page = Page(text)
     assert page.open == [] and not page.images and len(page.headings) == 7
     for command in COMMANDS:
@@ -154,7 +155,7 @@ def test_a_run_without_its_parts_says_what_is_missing_and_how_to_make_it(bare):
 
 
 def test_a_whole_run_has_every_figure_and_misses_nothing(whole):
-    text = mf.report.write_report(whole).read_text()
+    text = runs.report.write_report(whole).read_text()
     page = Page(text)
     assert page.open == [] and 'class="missing"' not in text
     assert len(page.images) == 11
@@ -170,9 +171,9 @@ def test_a_damaged_part_is_named(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "coalitions.json").write_text('{"layers"')
     with pytest.raises(ValueError, match=r"coalitions\.json is not readable JSON"):
-        mf.report.write_report(tmp_path / "run")
+        runs.report.write_report(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
-        mf.report.write_report(tmp_path / "none")
+        runs.report.write_report(tmp_path / "none")
 
 
 def test_names_from_outside_cannot_become_markup(bare, tmp_path):
@@ -180,7 +181,7 @@ def test_names_from_outside_cannot_become_markup(bare, tmp_path):
     config = json.loads((bare / "config.json").read_text())
     config["data"]["source"] = "<b>&.csv"
     write_json(tmp_path / "run" / "config.json", config)
-    text = mf.report.write_report(tmp_path / "run").read_text()
+    text = runs.report.write_report(tmp_path / "run").read_text()
     assert "<b>" not in text and "&lt;b&gt;&amp;.csv" in text
 
 
@@ -205,7 +206,7 @@ def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, theme
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-    text = mf.report.write_report(whole).read_text()
+    text = runs.report.write_report(whole).read_text()
     (tmp_path / "page.html").write_text(text.replace("</body>", PROBE))
     (tmp_path / "frame.html").write_text(FRAME % width)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]

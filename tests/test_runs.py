@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meanfield import runs, workflow
+import meanfield as mf
+from meanfield.runs import run as runs, workflow
 
 EARLIER = Path(__file__).with_name("run_format_1")
 
@@ -42,7 +43,7 @@ def test_a_run_of_a_later_version_is_refused(earlier):
     config["format"] = runs.FORMAT + 1
     (earlier / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="written by a newer meanfield"):
-        runs.load_run(earlier)
+        mf.load_run(earlier)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +63,11 @@ def test_a_spoiled_run_says_what_is_wrong(earlier, name, spoil, message):
     path = earlier / name
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ValueError, match=message):
-        runs.load_run(earlier)
+        mf.load_run(earlier)
 
 
 @pytest.mark.parametrize("name", ["config.json", "ensemble.safetensors"])
 def test_a_folder_that_is_no_run_is_refused(earlier, name):
     (earlier / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"it has no {name}"):
-        runs.load_run(earlier)
+        mf.load_run(earlier)

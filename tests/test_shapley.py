@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from oracles_shapley import shapley_by_definition, table_game
 
-from meanfield.credit.evaluation import (
-    check_budget,
-    check_game,
-    check_settings,
-    generator,
-)
-from meanfield.credit.games import (
+from meanfield.games.evaluation import check_budget, check_game, check_settings
+from meanfield.games.known_games import (
     airport,
     glove,
     quadratic,
@@ -18,7 +13,8 @@ from meanfield.credit.games import (
     unanimity,
     weighted_voting,
 )
-from meanfield.credit.shapley import shapley_values
+from meanfield.games.shapley import shapley_values
+from meanfield.keys import numpy_generator
 
 SAMPLED = ("antithetic", "stratified", "kernel", "leverage", "surrogate")
 KEY = jax.random.key(7)
@@ -446,7 +442,7 @@ def test_other_arguments_are_checked_at_the_door():
     with pytest.raises(TypeError, match=r"`key` must be a typed key"):
         shapley_values(game, 10, key=jax.random.PRNGKey(0), budget=100)
     with pytest.raises(ValueError, match=r"`key` must be one key"):
-        generator(jax.random.split(KEY))
+        numpy_generator(jax.random.split(KEY))
     with pytest.raises(ValueError, match="`level` must lie strictly between 0 and 1"):
         shapley_values(game, 10, key=KEY, budget=100, level=1.0)
     with pytest.raises(ValueError, match="`chunk_size` must be at least 1"):

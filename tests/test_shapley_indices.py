@@ -8,11 +8,11 @@ from oracles_shapley import (
     table_game,
 )
 
-from meanfield.credit.banzhaf import banzhaf_values
-from meanfield.credit.games import airport, glove, quadratic, unanimity
-from meanfield.credit.interactions import interaction_values, neighbour_paths
-from meanfield.credit.owen import owen_values
-from meanfield.credit.shapley import shapley_values
+from meanfield.games.banzhaf import banzhaf_values
+from meanfield.games.interactions import interaction_values, neighbour_paths
+from meanfield.games.known_games import airport, glove, quadratic, unanimity
+from meanfield.games.owen import owen_values
+from meanfield.games.shapley import shapley_values
 
 KEY = jax.random.key(11)
 

@@ -4,15 +4,15 @@ import pytest
 from oracles_shapley import table_game
 from scipy import stats
 
-from meanfield.credit.evaluation import Evaluator
-from meanfield.credit.games import airport
-from meanfield.credit.intervals import (
+from meanfield.games.evaluation import Evaluator
+from meanfield.games.intervals import (
     clustered_statistics,
     replicate_statistics,
     student_quantile,
 )
-from meanfield.credit.sampling import antithetic_replicates, random_orders
-from meanfield.credit.shapley import shapley_values
+from meanfield.games.known_games import airport
+from meanfield.games.permutations import antithetic_replicates, random_orders
+from meanfield.games.shapley import shapley_values
 
 
 def covered(intervals, truth) -> bool:

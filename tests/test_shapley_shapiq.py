@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from meanfield.credit.banzhaf import banzhaf_values
-from meanfield.credit.games import airport, quadratic, unanimity
-from meanfield.credit.interactions import interaction_values
-from meanfield.credit.shapley import shapley_values
+from meanfield.games.banzhaf import banzhaf_values
+from meanfield.games.interactions import interaction_values
+from meanfield.games.known_games import airport, quadratic, unanimity
+from meanfield.games.shapley import shapley_values
 
 shapiq = pytest.importorskip("shapiq")
 KEY = jax.random.key(3)

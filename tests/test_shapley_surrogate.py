@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from oracles_shapley import table_game
 
-from meanfield.credit.designs import draw_pairs, num_pairs_of_size
-from meanfield.credit.exact import all_coalitions, marginal_values, shapley_weights
-from meanfield.credit.games import unanimity
-from meanfield.credit.shapley import shapley_values
-from meanfield.credit.surrogate import OddKernel, mean_distance_power, posterior
+from meanfield.games.designs import draw_pairs, num_pairs_of_size
+from meanfield.games.exact import all_coalitions, marginal_values, shapley_weights
+from meanfield.games.known_games import unanimity
+from meanfield.games.shapley import shapley_values
+from meanfield.games.surrogate import OddKernel, mean_distance_power, posterior
 
 
 def halves(n: int):

@@ -297,7 +297,7 @@ def test_learning_finds_the_inputs_that_matter(parametrization):
     y = (x[:, 0] - 2 * x[:, 1] > 0).astype(np.int32)
     net = eqx.nn.MLP(8, 2, 16, 1, key=KEY)
     ensemble = mf.Ensemble.from_model(
-        net, key=KEY, spikes="unit", initial=mf.critical(spike_prob=0.2)
+        net, key=KEY, spikes="unit", initial=mf.ensemble.critical(spike_prob=0.2)
     )
     result = mf.fit(
         ensemble,
@@ -316,10 +316,12 @@ def test_learning_finds_the_inputs_that_matter(parametrization):
     labels = mf.label_connections(result.ensemble, tolerance=0.1)
     for rule in ("draw", "labels", "median"):
         kind = {"labels": labels} if rule == "labels" else {}
-        drawn = mf.sample_subnetworks(result.ensemble, 1, key=KEY, rule=rule, **kind)
+        drawn = mf.deploy.sample_subnetworks(
+            result.ensemble, 1, key=KEY, rule=rule, **kind
+        )
         for mask in drawn[0].masks.values():
             assert (mask == mask[:1]).all()
-        shrunk = mf.shrink(drawn[0].model, x[:32])
+        shrunk = mf.deploy.shrink(drawn[0].model, x[:32])
         hidden = np.flatnonzero(drawn[0].masks["layers/1/weight"][0])
         assert shrunk.model.layers[0].out_features == len(hidden)
 

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import (
 )
 
 import meanfield as mf
-from meanfield.interop.frames import FrameEncoder
+from meanfield.interop.sklearn.frames import FrameEncoder
 
 # Equal settings wherever possible: fits of equal shape share one compiled program.
 SMALL = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
 
 WIDTHS = (6, 5, 4, 3)
 
@@ -49,7 +49,7 @@ def test_dead_units_leave_and_the_scored_network_stays_the_same(sparsity, ensemb
     back = sparsity.widen(smaller, kept, ensemble)
     x = jax.random.normal(jax.random.key(1), (7, 6))
     (before,), (after,) = (
-        mf.sample_subnetworks(one, 1, rule="median") for one in (ensemble, back)
+        mf.deploy.sample_subnetworks(one, 1, rule="median") for one in (ensemble, back)
     )
     np.testing.assert_allclose(
         jax.vmap(before.model)(x), jax.vmap(after.model)(x), rtol=1e-6
@@ -81,7 +81,9 @@ def test_the_temperature_rises_over_the_stages_and_then_stays(sparsity):
 
 def test_what_is_scored_is_counted_in_the_full_network(sparsity, ensemble):
     x = np.asarray(jax.random.normal(jax.random.key(1), (7, 6)))
-    logits = jax.vmap(mf.sample_subnetworks(ensemble, 1, rule="median")[0].model)(x)
+    logits = jax.vmap(
+        mf.deploy.sample_subnetworks(ensemble, 1, rule="median")[0].model
+    )(x)
     y = np.asarray(logits).argmax(1)
     y[0] = (y[0] + 1) % 3
     score = sparsity.median_score(ensemble, sparsity.Images(x, y, x, y, (2, 3)))

@@ -12,11 +12,12 @@ import pytest
 from scipy import stats
 
 import meanfield as mf
+from meanfield import runs
 from meanfield.cli import main
 from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.data import Dataset, load
-from meanfield.networks import mlp
-from meanfield.targets import Units, build_likelihood, likelihood_of
+from meanfield.ensemble.networks import mlp
+from meanfield.runs.targets import Units, build_likelihood, likelihood_of
 
 ROWS, SAMPLES = 60, 32
 QUICK = ["--hidden", "4", "--epochs", "2", "--quiet"]
@@ -78,7 +79,7 @@ def outputs_of(run, x, seed=0):
 
 
 def test_two_targets_are_scored_in_their_own_units(prices):
-    run, data = mf.workflow.open_run(prices)
+    run, data = runs.workflow.open_run(prices)
     assert run.config["model"]["outputs"] == 4
     # By hand, in float64, from the table's own numbers.
     y = data.y_train.astype(np.float64)
@@ -97,7 +98,7 @@ def test_two_targets_are_scored_in_their_own_units(prices):
         expected = oracle.target_scores(*columns)
         assert one["rmse"] == pytest.approx(expected["rmse"], rel=1e-4)
         assert one["coverage"] == expected["coverage"]
-    table = mf.workflow.summary(metrics)
+    table = runs.workflow.summary(metrics)
     assert "test RMSE" in table and "heat" in table
 
 
@@ -140,7 +141,7 @@ def test_a_card_of_a_regression_is_in_the_units_of_the_data(
     assert code == 0, err
     card = json.loads((out / "card.json").read_text())
     targets, (entry,) = card["source"]["targets"], card["subnetworks"]
-    run, data = mf.workflow.open_run(prices)
+    run, data = runs.workflow.open_run(prices)
     outputs = mf.deploy.formats.load_predictor(out / entry["file"], "numpy")(
         data.x_test
     )
@@ -164,7 +165,7 @@ def test_counts_stay_counts(unlabelled, monkeypatch, capsys, tmp_path):
     words = ["--data", tmp_path / "counts.npz", "--likelihood", "poisson", "--out", out]
     code, _, err = cli(monkeypatch, capsys, "train", *words, *QUICK)
     assert code == 0, err
-    run, data = mf.workflow.open_run(out)
+    run, data = runs.workflow.open_run(out)
     assert run.config["data"]["target_shift"] is None and data.task == "counts"
     outputs = outputs_of(run, data.x_test)
     log_probs, means, _, _ = oracle.poisson(outputs, data.y_test)
@@ -196,7 +197,7 @@ def test_answers_are_judged_as_answers(unlabelled, monkeypatch, capsys, tmp_path
     words = ["--data", path, "--target", "up,left", "--out", out]
     code, printed, err = cli(monkeypatch, capsys, "train", *words, *QUICK)
     assert code == 0, err
-    run, data = mf.workflow.open_run(out)
+    run, data = runs.workflow.open_run(out)
     assert data.task == "binary" and run.config["model"]["likelihood"] == "bernoulli"
     left = frame().left.to_numpy()
     assert np.concatenate([data.y_train, data.y_test])[:, 1].sum() == left.sum()
@@ -372,7 +373,7 @@ def test_every_task_has_a_likelihood():
 @pytest.fixture
 def unlabelled(monkeypatch):
     """Labels know nothing of likelihoods, and take a third of a short run."""
-    monkeypatch.setattr(mf.workflow, "label", lambda run, dataset: None)
+    monkeypatch.setattr(runs.workflow, "label", lambda run, dataset: None)
 
 
 @pytest.fixture(scope="module")
@@ -417,7 +418,7 @@ def test_connections_are_perturbed_for_both_targets(pair):
     labels["layers/1/weight"][1] = Label.IMPORTANT
     network = certain.mean_network()
     y = np.asarray(jax.vmap(network)(x))
-    found = mf.perturb_connections(
+    found = mf.credit.perturb_connections(
         certain,
         ConnectionLabels(labels, 0.0, "given"),
         (x, y),

@@ -32,14 +32,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import meanfield as mf
-from meanfield.deploy.evaluate import evaluate, outputs_of
-from meanfield.deploy.formats import export, load_predictor, onnx_predictor
-from meanfield.deploy.graph import trace_symbolic
-from meanfield.deploy.network import as_network
-from meanfield.deploy.scores import score
-from meanfield.deploy.selection import measure_diversity
-from meanfield.deploy.together import export_together, run_together
-from meanfield.networks import mlp
+from meanfield.deploy.formats.formats import export, load_predictor, onnx_predictor
+from meanfield.deploy.formats.together import export_together, run_together
+from meanfield.deploy.graph.execute import evaluate, outputs_of
+from meanfield.deploy.graph.graph import trace_symbolic
+from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.shipping.scores import score
+from meanfield.deploy.shipping.selection import measure_diversity
+from meanfield.ensemble.networks import mlp
 from meanfield.tensors import load_tree, save_tree
 
 EXPERIMENTS = Path(__file__).parents[1]
@@ -118,8 +118,8 @@ def compare_networks(data_dir, widths, folder, save):
     x, y = whole.x_score, whole.y_score
     probe = x[:256]
     ensemble, dense = train_both(images, widths)
-    (median,) = mf.sample_subnetworks(ensemble, 1, rule="median")
-    shrunk = mf.shrink(median.model, probe)
+    (median,) = mf.deploy.sample_subnetworks(ensemble, 1, rule="median")
+    shrunk = mf.deploy.shrink(median.model, probe)
     files = {
         "dense": export(dense, folder / "dense.onnx", probe=probe),
         "median": export(shrunk, folder / "median.onnx", probe=probe),
@@ -145,7 +145,7 @@ def compare_networks(data_dir, widths, folder, save):
         key = jax.random.key(SEED)
         groups = {
             "ten": draw_on_support(ensemble, key),
-            "ten draws": mf.sample_subnetworks(ensemble, NETWORKS, key=key),
+            "ten draws": mf.deploy.sample_subnetworks(ensemble, NETWORKS, key=key),
         }
         for name, drawn in groups.items():
             path = folder / f"{name}.onnx"
@@ -181,7 +181,7 @@ def draw_on_support(ensemble, key):
         var = law.slab_var if number >= STEM else jnp.zeros_like(law.slab_var)
         laws[name] = mf.SpikeSlab(spike, law.slab_mean, var)
     fixed = ensemble.with_weights(laws)
-    return mf.sample_subnetworks(fixed, NETWORKS, key=key)
+    return mf.deploy.sample_subnetworks(fixed, NETWORKS, key=key)
 
 
 def describe(scores):
@@ -191,7 +191,7 @@ def describe(scores):
 
 def ship_together(name, path, drawn, x, y):
     """Sub-networks in one ONNX file, and the scores of its mean."""
-    members = [mf.shrink(one.model, x[:256]) for one in drawn]
+    members = [mf.deploy.shrink(one.model, x[:256]) for one in drawn]
     done = export_together(members, path, probe=x[:256])
     alone = [run_by_jax(one.model, one.select_inputs(x)) for one in members]
     accuracies = [score(each, y, LIKELIHOOD)["accuracy"] for each in alone]
@@ -269,7 +269,7 @@ def shrink_many(number):
         make, shape = STRUCTURES[name]
         model = mask(make(jax.random.key(i)), random.uniform(0.05, 0.9), i)
         x, other = batch(shape, 2, seed=i), batch(shape, 4, seed=number + i)
-        shrunk = mf.shrink(model, x, allow_constant=True)
+        shrunk = mf.deploy.shrink(model, x, allow_constant=True)
         run = run_by_jax if i % BY_JAX == 0 else run_by_numpy
         gap = np.abs(run(shrunk.model, shrunk.select_inputs(other)) - run(model, other))
         worst[name] = max(worst[name], float(gap.max()))

@@ -25,7 +25,7 @@ def measure(devices: int) -> None:
     import jax
 
     import meanfield as mf
-    from meanfield.networks import mlp
+    from meanfield.ensemble.networks import mlp
 
     key = jax.random.key(SEED)
     x = jax.random.uniform(key, (EXAMPLES, WIDTHS[0]))
@@ -36,7 +36,7 @@ def measure(devices: int) -> None:
         key=key,
         epochs=EPOCHS,
         batch_size=BATCH,
-        mesh=None if devices == 1 else mf.device_mesh(devices),
+        mesh=None if devices == 1 else mf.learning.device_mesh(devices),
         progress=False,
     )
     # The first epoch compiles.

@@ -19,9 +19,9 @@ import numpy as np
 import optax
 
 import meanfield as mf
-from meanfield.initial import critical
+from meanfield.ensemble.initial import critical
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.training import random_batches
-from meanfield.networks import mlp
 
 EXAMPLES, FEATURES, CLASSES, BATCH = 60_000, 784, 10, 128
 WIDTHS = (100, 400)

@@ -13,8 +13,8 @@ import time
 import jax
 import numpy as np
 
-from meanfield.physics.microstructure import fit_microstructure
-from meanfield.physics.tensors import generator
+from meanfield.keys import numpy_generator
+from meanfield.physics.microstructure.verdicts import fit_microstructure
 
 MIN_CUT = 0.25
 
@@ -42,7 +42,11 @@ def measure_law(name: str, size: int, draws: int, seed: int) -> dict[str, float]
     """Share of each verdict over independent draws of one law."""
     verdicts = collections.Counter()
     for key in jax.random.split(jax.random.key(seed), draws):
-        verdicts[fit_microstructure(LAWS[name](generator(key), size)).verdict] += 1
+        verdicts[
+            fit_microstructure(
+                LAWS[name](numpy_generator(key, spawn_key=(1,)), size)
+            ).verdict
+        ] += 1
     return {verdict: count / draws for verdict, count in verdicts.items()}
 
 

@@ -20,9 +20,9 @@ from epoch_time import point_epoch
 
 import meanfield as mf
 from meanfield import data
-from meanfield.initial import critical
+from meanfield.ensemble.initial import critical
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.optimizers import STEP_SIZE, cosine_adam
-from meanfield.networks import mlp
 
 WIDTHS = (784, 100, 100, 10)
 EPOCHS, BATCH, SEEDS, SUBNETWORKS = 30, 128, (0, 1, 2), 10

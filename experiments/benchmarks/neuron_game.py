@@ -28,7 +28,7 @@ import numpy as np
 
 import meanfield as mf
 from meanfield import data as datasets
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
 
 EXAMPLES = 400
 BUDGET = 8_000  # evaluations at which the error is stated

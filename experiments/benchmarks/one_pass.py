@@ -17,7 +17,7 @@ import numpy as np
 
 import meanfield as mf
 from meanfield import data
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
 
 WIDTHS, EPOCHS, BATCH, SEEDS = (784, 100, 100, 10), 8, 128, (0, 1, 2)
 SAMPLES, LAST_LAYER_DRAWS, REPEATS = 100, 100, 3

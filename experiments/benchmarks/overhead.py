@@ -22,9 +22,9 @@ import numpy as np
 import optax
 
 import meanfield as mf
+from meanfield.ensemble.networks import mlp
 from meanfield.learning.parametrization import project_all
 from meanfield.learning.training import random_batches
-from meanfield.networks import mlp
 from meanfield.propagation.noise import fold_in, normal
 
 EXAMPLES, FEATURES, CLASSES, BATCH = 20_000, 784, 10, 128
@@ -72,7 +72,7 @@ def make_epoch(forward, model, optimizer):
             )
             change, memory = optimizer.update(slope, memory, learned)
             learned = optax.apply_updates(learned, change)
-            return (project_all(mf.Projected(), learned), memory), value
+            return (project_all(mf.learning.Projected(), learned), memory), value
 
         state, values = jax.lax.scan(step, state, (batches, jnp.arange(len(batches))))
         return state, values

@@ -20,26 +20,24 @@ import numpyro.distributions as dist
 import optax
 
 import meanfield as mf
-from meanfield.learning.training import (
-    Recipe,
-    run_epoch,
-    split_learned,
-    starting_state,
-)
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
+from meanfield.learning.training import Recipe, run_epoch, split_learned, starting_state
 
 WIDTHS = (784, 300, 100, 10)
 EXAMPLES, BATCH, ROUNDS = 12_800, 128, 15
 STEP_SIZE = 1e-3
 
 CASES = {
-    "no prior": (None, mf.Projected()),
-    "no prior, unconstrained": (None, mf.Unconstrained()),
-    "fixed numbers": (mf.SpikeSlabPrior(0.1, 1.0), mf.Unconstrained()),
-    "learned slab scale": (mf.SpikeSlabPrior(0.1, "learned"), mf.Unconstrained()),
+    "no prior": (None, mf.learning.Projected()),
+    "no prior, unconstrained": (None, mf.learning.Unconstrained()),
+    "fixed numbers": (mf.SpikeSlabPrior(0.1, 1.0), mf.learning.Unconstrained()),
+    "learned slab scale": (
+        mf.SpikeSlabPrior(0.1, "learned"),
+        mf.learning.Unconstrained(),
+    ),
     "learned scale, Beta": (
         mf.SpikeSlabPrior(dist.Beta(1.0, 9.0), "learned"),
-        mf.Unconstrained(),
+        mf.learning.Unconstrained(),
     ),
 }
 

@@ -31,13 +31,8 @@ from epoch_time import point_epoch
 
 import meanfield as mf
 from meanfield import plots
-from meanfield.learning.training import (
-    Recipe,
-    run_epoch,
-    split_learned,
-    starting_state,
-)
-from meanfield.networks import mlp
+from meanfield.ensemble.networks import mlp
+from meanfield.learning.training import Recipe, run_epoch, split_learned, starting_state
 
 OUT = Path("runs/scaling")
 WIDTHS = (105, 450, 1400, 5100)
@@ -68,7 +63,7 @@ def prepare(kind: str, width: int, x, y, key):
         )
         return learn, state, epoch.lower(state, x, y, key)
     ensemble = mf.Ensemble.from_model(model, key=key)
-    likelihood, parametrization = mf.Categorical(), mf.Projected()
+    likelihood, parametrization = mf.Categorical(), mf.learning.Projected()
     learned, fixed = split_learned(ensemble, likelihood, parametrization)
     recipe = Recipe(
         fixed=fixed,

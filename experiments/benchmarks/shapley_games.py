@@ -27,9 +27,9 @@ import jax
 import matplotlib
 import numpy as np
 
-from meanfield.credit.games import unanimity
-from meanfield.credit.shapley import shapley_values
 from meanfield.files import atomic_path
+from meanfield.games.known_games import unanimity
+from meanfield.games.shapley import shapley_values
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

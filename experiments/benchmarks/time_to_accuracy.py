@@ -85,8 +85,8 @@ def run_meanfield(images, started, seed, epochs, step_size):
     import jax
 
     import meanfield as mf
+    from meanfield.ensemble.networks import mlp
     from meanfield.learning.optimizers import cosine_adam
-    from meanfield.networks import mlp
 
     x_test, y_test = jax.device_put((images.x_test, images.y_test))
 

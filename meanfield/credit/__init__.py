@@ -1,1 +1,5 @@
-"""Who deserves the credit: connection labels, Shapley values, coalitions."""
+"""The credit of connections: labels, inclusion gradients, perturbation, payoffs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.files import atomic_path
 
 from .labels import ConnectionLabels, Label

@@ -71,7 +71,7 @@ def excess_energy(
     return own - free_energy(energies, temperature)
 
 
-def soft_membership(
+def gibbs_membership(
     values: Float[Any, "*units"], threshold: Any, temperature: Any
 ) -> Float[Array, "*units"]:
     """σ((φ − θ)/T), and the step function φ > θ at T = 0.

@@ -23,14 +23,14 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.games.evaluation import Evaluator, ValueFunction, check_game
+from meanfield.games.exact import MAX_PLAYERS, all_coalitions
 from meanfield.learning.batches import array_data, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.propagation import mean_field
 from meanfield.spikeslab import SpikeSlab
 
-from .evaluation import Evaluator, ValueFunction, check_game
-from .exact import MAX_PLAYERS, all_coalitions
 from .payoffs import choose_payoff, payoff_measure
 
 
@@ -54,7 +54,7 @@ def probabilistic_values(
     Example:
         >>> import numpy as np, meanfield as mf
         >>> gloves = lambda s: (s[:, 0] & (s[:, 1] | s[:, 2])).astype(float)
-        >>> mf.probabilistic_values(gloves, np.full(3, 0.5)).tolist()
+        >>> mf.credit.probabilistic_values(gloves, np.full(3, 0.5)).tolist()
         [0.75, 0.25, 0.25]
     """
     q = np.asarray(probs, np.float64)
@@ -119,7 +119,7 @@ def inclusion_gradients(
         >>> net = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
         >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
         >>> data = jax.random.normal(jax.random.key(2), (8, 2)), jnp.arange(8) % 2
-        >>> found = mf.inclusion_gradients(ensemble, data, key=jax.random.key(3))
+        >>> found = mf.credit.inclusion_gradients(ensemble, data, key=jax.random.key(3))
         >>> found["layers/0/weight"].shape
         (4, 2)
     """

@@ -25,10 +25,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Int8, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
-from .gradients import silent_connections
+from .never_learned import silent_connections
 
 # π ≤ 0.1 is the published threshold for important connections where no exact zeros
 # occur (the recurrent follow-up, Zou, Li & Huang, arXiv:2102.03740, its code).

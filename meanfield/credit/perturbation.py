@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from scipy import stats
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import array_data, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import align_targets, output_distribution
@@ -137,7 +137,7 @@ def perturb_connections(
         >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
         >>> data = jnp.ones((4, 2)), jnp.array([0, 1, 1, 0])
         >>> labels = mf.label_connections(ensemble)
-        >>> result = mf.perturb_connections(ensemble, labels, data,
+        >>> result = mf.credit.perturb_connections(ensemble, labels, data,
         ...                                 key=jax.random.key(2), num_samples=3)
         >>> result.errors["variable"].shape
         (11, 3)

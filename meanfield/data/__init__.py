@@ -9,10 +9,6 @@ from .augmentation import shift_images as shift_images
 from .catalogue import NAMES as NAMES, load as load
 from .dataset import Dataset as Dataset
 from .idx import read_idx as read_idx
-from .images import (
-    digits as digits,
-    fashion_mnist as fashion_mnist,
-    mnist as mnist,
-)
+from .images import digits as digits, fashion_mnist as fashion_mnist, mnist as mnist
 from .schema import Column as Column, TableSchema as TableSchema
 from .table import read_table as read_table, table as table

@@ -10,13 +10,7 @@ import pandas as pd
 
 from meanfield.checks import first_bad, require
 
-from .dataset import (
-    Dataset,
-    guess_task,
-    require_known_task,
-    require_task,
-    split_rows,
-)
+from .dataset import Dataset, guess_task, require_known_task, require_task, split_rows
 from .schema import Column, TableSchema, cells_of, class_texts, is_number, numbers
 
 # More different texts than this are names or free text, not categories.

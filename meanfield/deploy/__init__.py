@@ -1,1 +1,5 @@
 """Sub-networks that ship: draw, shrink, save, export, verify."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

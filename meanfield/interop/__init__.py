@@ -1,1 +1,5 @@
 """Bridges to the tools users already have: NumPyro, ArviZ, scikit-learn."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Generalized back-propagation: objective, parametrisations, and the training loop."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

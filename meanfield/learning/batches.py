@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import first_bad, require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation import mean_field
 
 from .targets import check_targets

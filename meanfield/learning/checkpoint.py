@@ -12,7 +12,7 @@ import jax
 from meanfield.checks import require
 from meanfield.tensors import fill_tree, load_arrays, save_tree
 
-from .placement import come_home
+from .sharding import come_home
 
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
 _HALF = re.compile(r"\.(best|epoch-\d+)\.safetensors\..*")

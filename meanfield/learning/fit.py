@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 
 from .batches import array_data, check_augment, check_batch, iterate
 from .checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
 from .optimizers import default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
-from .placement import Layout, come_home
+from .sharding import Layout, come_home
 from .targets import check_targets
 from .training import (
     AbstractRestraint,

@@ -26,7 +26,7 @@ def log_csv(path: str | os.PathLike) -> Callable[[Any], None]:
 
     Example:
         >>> import meanfield as mf
-        >>> callbacks = [mf.log_csv("history.csv")]  # mf.fit(..., callbacks=callbacks)
+        >>> callbacks = [mf.learning.log_csv("history.csv")]  # of `mf.fit`
     """
 
     def write(report: Any) -> None:
@@ -54,7 +54,7 @@ def log_json(stream: TextIO | None = None) -> Callable[[Any], None]:
 
     Example:
         >>> import meanfield as mf
-        >>> callbacks = [mf.log_json()]  # mf.fit(..., callbacks=callbacks)
+        >>> callbacks = [mf.learning.log_json()]  # mf.fit(..., callbacks=callbacks)
     """
 
     def write(report: Any) -> None:

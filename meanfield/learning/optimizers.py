@@ -62,7 +62,7 @@ def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:
 
     Example:
         >>> import meanfield as mf, optax
-        >>> faster = mf.scale_steps({"spike_logit": 10.0})
+        >>> faster = mf.learning.scale_steps({"spike_logit": 10.0})
         >>> optimizer = optax.chain(optax.adam(1e-3), faster)
     """
     for name, factor in factors.items():

@@ -18,7 +18,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation import mean_field
 from meanfield.propagation.noise import fold_in
 from meanfield.trees import named_leaves

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation import mean_field
 
 from .targets import align_targets, output_distribution

@@ -1,1 +1,5 @@
 """Instruments of statistical mechanics for reading a trained network."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,14 +9,17 @@ from matplotlib.axes import Axes
 from scipy import special
 
 from meanfield.checks import require
-from meanfield.physics.activations import Activation, find_activation
-from meanfield.physics.arbitrage import Arbitrage
-from meanfield.physics.ensemble_map import READINGS, critical_slab_mean_var
-from meanfield.physics.fitted_decimation import EffectiveLayer
-from meanfield.physics.fixed_points import critical_weight_var
-from meanfield.physics.microstructure import Microstructure
-from meanfield.physics.renormalization import Renormalization
-from meanfield.physics.wide_flow import WideLayer, wide_flow, wide_layer
+from meanfield.physics.microstructure.arbitrage import Arbitrage
+from meanfield.physics.microstructure.verdicts import Microstructure
+from meanfield.physics.renormalization.activations import Activation, find_activation
+from meanfield.physics.renormalization.ensemble_map import (
+    READINGS,
+    critical_slab_mean_var,
+)
+from meanfield.physics.renormalization.fitted_decimation import EffectiveLayer
+from meanfield.physics.renormalization.fixed_points import critical_weight_var
+from meanfield.physics.renormalization.position import Renormalization
+from meanfield.physics.renormalization.wide_flow import WideLayer, wide_flow, wide_layer
 
 from .style import BLACK, BLUE, GREEN, GREY, RED, SKY, layer_ticks, new_axis
 

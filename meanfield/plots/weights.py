@@ -145,7 +145,7 @@ def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
     An arm that had no connection to change is left out.
 
     Args:
-        perturbation: what `meanfield.perturb_connections` returned.
+        perturbation: what `meanfield.credit.perturb_connections` returned.
         axis: where to draw.
     """
     axis = axis or new_axis()

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import (
     array_data,
     check_batch,

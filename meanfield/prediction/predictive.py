@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.ensemble import Ensemble
-from meanfield.learning.placement import Layout, come_home
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.sharding import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import mean_field, output_law
 from meanfield.propagation.equation import Reading

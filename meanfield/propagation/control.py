@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from meanfield.program.jaxprs import CALLS, REMAT, scan_counts
+
 from .deferred import Deferred, settle_moments
 from .equation import Context, Equation
 from .interpreter import evaluate
-from .jaxprs import CALLS, REMAT, scan_counts
 from .noise import fold_in
 from .registry import register_rule
 from .values import Random, is_random, lift

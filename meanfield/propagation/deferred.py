@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from meanfield.program.primitives import ENTRYWISE
+
 from .equation import Equation
 from .noise import normal
 from .values import Random, is_random
@@ -37,13 +39,6 @@ from .values import Random, is_random
 NODES = 24
 REACH = 8.0
 DRAWS = 256
-ENTRYWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "
-    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 "
-    "floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne "
-    "neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
-    "stop_gradient sub tan tanh xor copy reduce_precision".split()
-)
 MIXING = frozenset(
     "argmax broadcast_in_dim concatenate cumlogsumexp cummax cumprod cumsum reduce_and "
     "reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_window "

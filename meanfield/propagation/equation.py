@@ -6,7 +6,8 @@ from typing import Any, Literal
 from jax.extend.core import JaxprEqn
 from jaxtyping import PRNGKeyArray
 
-from .jaxprs import bind, source_line
+from meanfield.program.jaxprs import bind, source_line
+
 from .noise import fold_in
 from .values import Random, add_noise, is_random, merge_leaves
 

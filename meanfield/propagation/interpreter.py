@@ -7,11 +7,20 @@ decides; without a rule the evaluation stops and says so.
 from collections.abc import Sequence
 from typing import Any
 
+from meanfield.program.jaxprs import (
+    CALLS,
+    REMAT,
+    bind,
+    count_uses,
+    open_jaxpr,
+    read,
+    turns,
+)
+
 from .closed_forms import closed_form
 from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
 from .gates import apply_gated
-from .jaxprs import CALLS, REMAT, bind, count_uses, open_jaxpr, read, turns
 from .joint import CONTRACTIONS, remember_law
 from .registry import find_rule
 from .values import Gated, is_random

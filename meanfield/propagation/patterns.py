@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import is_concrete
+from meanfield.program.primitives import ENTRYWISE
 
-from .deferred import ENTRYWISE, Deferred, settle_moments
+from .deferred import Deferred, settle_moments
 
 MOVES = frozenset({"broadcast_in_dim", "reshape", "squeeze"})
 SAME = frozenset({"copy", "stop_gradient", "reduce_precision"})

@@ -1,0 +1,117 @@
+r"""Connections that never learn: their gradient is exactly zero on all the data.
+
+With z_i = G_i + ε_i Δ_i and K_i = ∂C/∂z_i, a connection of mean weight μ_ik has
+
+    ∂C/∂μ_ik = K_i (a_k + ...),       every further term proportional to a_k too,
+
+and so have ∂C/∂π, ∂C/∂m, ∂C/∂Ξ: each is a multiple of K_i a_k. It vanishes when the
+input a_k is zero (a black pixel, a dead unit) or when nothing downstream depends on z_i
+(the unit never fires, or is never read). Whether K_i a_k = 0 is asked of the
+network itself, by one backward pass at weights of the same μ and V: that finds the
+input of any contraction of any model, in a convolution, a recurrence or a look-up.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.propagation import mean_field
+from meanfield.spikeslab import SpikeSlab
+
+
+def silent_connections(
+    ensemble: Ensemble,
+    x: Any,
+    *,
+    key: PRNGKeyArray,
+    num_samples: int = 1,
+    batch_size: int = 1024,
+) -> dict[str, Bool[np.ndarray, "..."]]:
+    r"""Where K_i a_k = 0 for every example and every draw of the noise.
+
+    The backward pass starts from random numbers in place of ∂C/∂outputs, so that the
+    contributions of two examples do not cancel, whatever the targets are.
+
+    Args:
+        ensemble: the ensemble.
+        x: inputs, first axis the examples.
+        key: a `jax.random.key`.
+        num_samples: noise draws for each example.
+        batch_size: examples in memory at once.
+
+    Returns:
+        A mask by path name: True where the connection never learns.
+
+    Raises:
+        ValueError: no example, or inputs that the network cannot take.
+    """
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        require(value >= 1, f"`{name}` must be at least 1; got {value}.")
+    examples = _count(ensemble, x)
+    size = min(batch_size, examples)
+    silent = {name: np.ones(w.shape, bool) for name, w in ensemble.weights().items()}
+    for start in range(0, examples, size):
+        # The last rows fill up the last batch: seeing one twice changes nothing.
+        rows = np.minimum(np.arange(start, start + size), examples - 1)
+        batch = jax.tree.map(lambda array, rows=rows: jnp.asarray(array[rows]), x)
+        for sample in range(num_samples):
+            draw_key = jax.random.fold_in(jax.random.fold_in(key, start), sample)
+            found = _no_gradient(ensemble, batch, draw_key)
+            for name, mask in found.items():
+                silent[name] &= np.asarray(mask)
+    return silent
+
+
+@eqx.filter_jit
+def _no_gradient(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> dict[str, Array]:
+    noise_key, start_key = jax.random.split(key)
+    network = mean_field(ensemble.apply_fn)
+    weights = ensemble.weights()
+
+    def outputs(means: dict[str, Array]) -> Any:
+        # A slab alone, with the mean μ and the variance V of the whole weight: π = 1
+        # must not hide that a connection could still learn.
+        slabs = {
+            name: SpikeSlab(jnp.zeros_like(mean), mean, weights[name].var)
+            for name, mean in means.items()
+        }
+        results = network(ensemble.with_weights(slabs).params, x, key=noise_key)
+        return [leaf for leaf in jax.tree.leaves(results) if eqx.is_inexact_array(leaf)]
+
+    means = {name: weight.mean for name, weight in weights.items()}
+    results, backward = jax.vjp(outputs, means)
+    keys = jax.random.split(start_key, len(results))
+    starts = [
+        jax.random.normal(each, result.shape, result.dtype)
+        for each, result in zip(keys, results, strict=True)
+    ]
+    (gradient,) = backward(starts)
+    return {name: slope == 0 for name, slope in gradient.items()}
+
+
+def _count(ensemble: Ensemble, x: Any) -> int:
+    leaves = jax.tree.leaves(x)
+    counts = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves}
+    require(
+        len(counts) == 1 and min(counts) > 0,
+        "`data` must be inputs x with the examples along the first axis, at least one; "
+        f"got shapes {[np.shape(leaf) for leaf in leaves]}.",
+    )
+    network = mean_field(ensemble.apply_fn)
+    one = jax.tree.map(lambda array: jnp.asarray(array[:1]), x)
+    try:
+        jax.eval_shape(
+            lambda x: network(ensemble.params, x, key=jax.random.key(0)), one
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`data` must be inputs x that the network can take (no targets); got "
+            f"shapes {[np.shape(leaf) for leaf in leaves]}: {error}"
+        ) from error
+    return counts.pop()

@@ -1,0 +1,1 @@
+"""Writing a network in a format, loading it back, comparing."""

@@ -1,0 +1,199 @@
+"""The archive of a sub-network: one safetensors file that outlives every runtime.
+
+Of an array with enough zeros the file holds a packed bit mask and the values that are
+not zero, in order; other arrays are stored whole. Without meanfield it is read by
+
+    import json, numpy as np
+    from safetensors import safe_open
+    with safe_open("subnetwork-0.safetensors", "numpy") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}
+        about = json.loads(file.metadata()["metadata"])
+    arrays = {name: stored.get(f"array:{name}") for name in about["shapes"]}
+    for name, shape in about["shapes"].items():
+        if arrays[name] is None:
+            bits = np.unpackbits(stored[f"mask:{name}"], count=int(np.prod(shape)))
+            arrays[name] = np.zeros(shape, np.float32)
+            arrays[name].flat[bits.astype(bool)] = stored[f"values:{name}"]
+
+`inputs:A` lists the entries that the network reads along axis A of one example, if
+not all. The file holds its own sha256; a changed file is refused.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.deploy.graph.network import as_network
+from meanfield.tensors import load_arrays, save_tree
+
+VERSION = 1
+DTYPES = ("float32", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """The contents of an archive.
+
+    Attributes:
+        arrays: the network's arrays by path, zeros included.
+        kept_inputs: for each axis of one example, the indices it reads, if not all.
+        labels: small integers for each weight by path, if they were stored.
+        about: everything else that was noted, as JSON holds it.
+    """
+
+    arrays: dict[str, np.ndarray]
+    kept_inputs: dict[int, np.ndarray]
+    labels: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def save_archive(
+    path: str | os.PathLike,
+    arrays: Mapping[str, Any],
+    *,
+    kept_inputs: Mapping[int, np.ndarray] | None = None,
+    labels: Mapping[str, np.ndarray] | None = None,
+    about: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Write an archive atomically.
+
+    Args:
+        path: the file.
+        arrays: the network's arrays by path.
+        kept_inputs: for each axis of one example, the indices the network reads.
+        labels: for a weight, a label from 0 to 3 for each entry.
+        about: anything JSON can hold.
+        dtype: "float32" or "float16", in which floating-point arrays are stored.
+
+    Raises:
+        ValueError: an unknown dtype, or labels that do not fit.
+    """
+    require(
+        dtype in DTYPES,
+        f"`dtype` must be one of {', '.join(DTYPES)}; got {dtype!r}.",
+    )
+    stored: dict[str, np.ndarray] = {}
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            stored[f"array:{name}"] = array
+            continue
+        values = array.astype(dtype)
+        present = values != 0
+        packed = np.packbits(present, axis=None)
+        # An array without a shape, or with few zeros, is smaller whole.
+        if packed.nbytes + int(present.sum()) * values.itemsize < values.nbytes:
+            stored[f"mask:{name}"] = packed
+            stored[f"values:{name}"] = values[present]
+        else:
+            stored[f"array:{name}"] = values
+    for axis, indices in (kept_inputs or {}).items():
+        stored[f"inputs:{axis}"] = np.asarray(indices, np.int32)
+    for name, codes in (labels or {}).items():
+        codes = np.asarray(codes)
+        require(
+            name in arrays and codes.shape == arrays[name].shape,
+            f"`labels` of {name!r} have shape {codes.shape}; that is no array of the "
+            "network.",
+        )
+        require(
+            bool(((codes >= 0) & (codes < 4)).all()),
+            f"`labels` of {name!r} must be integers from 0 to 3.",
+        )
+        codes = codes.astype(np.uint8)
+        bits = np.stack([codes.ravel() & 1, codes.ravel() >> 1])
+        stored[f"labels:{name}"] = np.packbits(bits, axis=None)
+    metadata = {
+        **(about or {}),
+        "archive": VERSION,
+        "dtype": dtype,
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+    }
+    save_tree(path, {name: jnp.asarray(one) for name, one in stored.items()}, metadata)
+
+
+def load_archive(path: str | os.PathLike) -> Archive:
+    """Read an archive.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it was changed or truncated, is newer, or is no archive.
+    """
+    stored, about = load_arrays(path)
+    require(
+        isinstance(about.get("archive"), int),
+        f"{path} is no archive of a sub-network.",
+    )
+    require(
+        about["archive"] <= VERSION,
+        f"{path} has archive version {about['archive']}; this version of meanfield "
+        f"reads up to {VERSION}. Update meanfield.",
+    )
+    arrays, labels = {}, {}
+    for name, shape in about["shapes"].items():
+        if f"array:{name}" in stored:
+            arrays[name] = _widened(stored[f"array:{name}"])
+        else:
+            size = int(np.prod(shape, dtype=int))
+            bits = np.unpackbits(stored[f"mask:{name}"], count=size).astype(bool)
+            whole = np.zeros(size, np.float32)
+            whole[bits] = stored[f"values:{name}"]
+            arrays[name] = whole.reshape(shape)
+        if f"labels:{name}" in stored:
+            size = int(np.prod(shape, dtype=int))
+            bits = np.unpackbits(stored[f"labels:{name}"], count=2 * size)
+            low, high = bits.reshape(2, size)
+            labels[name] = (low + 2 * high).astype(np.int8).reshape(shape)
+    inputs = {
+        int(name.removeprefix("inputs:")): indices
+        for name, indices in stored.items()
+        if name.startswith("inputs:")
+    }
+    return Archive(arrays, inputs, labels, about)
+
+
+def load_subnetwork(path: str | os.PathLike, like: Any) -> tuple[Any, Archive]:
+    """Read an archive into an ordinary model.
+
+    Args:
+        path: the archive.
+        like: a model of the same structure, such as the one the ensemble was made
+            from; its sizes may differ.
+
+    Returns:
+        The model, and the archive (with `kept_inputs`, the inputs the model reads).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, newer, or belongs to another structure.
+    """
+    archive = load_archive(path)
+    network = as_network(like)
+    differing = sorted(archive.arrays.keys() ^ network.arrays.keys())
+    require(
+        not differing,
+        f"{path} belongs to another structure than `like`: they do not share the "
+        f"arrays {differing[:5]}. Pass the model the ensemble was made from.",
+    )
+    for name, array in archive.arrays.items():
+        require(
+            array.ndim == np.ndim(network.arrays[name]),
+            f"{path} holds {name!r} with {array.ndim} axes; `like` has "
+            f"{np.ndim(network.arrays[name])}.",
+        )
+    arrays = {
+        name: jnp.asarray(array, network.arrays[name].dtype)
+        for name, array in archive.arrays.items()
+    }
+    return network.rebuild(arrays), archive
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    half = array.dtype == np.float16
+    return array.astype(np.float32) if half else array

@@ -1,0 +1,350 @@
+"""One function for every format: write, load back, compare.
+
+| format        | file                | read by                                        |
+|---------------|---------------------|------------------------------------------------|
+| `safetensors` | `.safetensors`      | safetensors and NumPy, or `load_subnetwork`    |
+| `numpy`       | `.npz`              | `numpy_runtime.py`, written beside it          |
+| `onnx`        | `.onnx`             | ONNX Runtime and every other ONNX engine       |
+| `onnx-int8`   | `.int8.onnx`        | the same, with 8-bit weights and activations   |
+| `stablehlo`   | `.stablehlo`        | `jax.export`, for about six months             |
+
+`npz` is another name for `numpy`. All take whole inputs; those a shrunk network does
+not read are left out inside the file (an archive lists them).
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.deploy.graph.graph import Graph, trace_symbolic
+from meanfield.deploy.graph.network import Network, as_network
+from meanfield.deploy.graph.simplify import select_inputs, simplify
+from meanfield.deploy.shrinking.shrink import Shrunk
+
+from . import numpy_runtime
+from .archive import load_subnetwork, save_archive
+from .extras import need
+from .numpy_writer import RUNTIME, runtime_source, save_numpy
+from .onnx_writer import OPSET, save_onnx, to_onnx
+from .quantize import save_int8
+from .stablehlo import load_stablehlo, save_stablehlo
+
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "numpy": ".npz",
+    "onnx": ".onnx",
+    "onnx-int8": ".int8.onnx",
+    "stablehlo": ".stablehlo",
+}
+# Largest difference of class probabilities that eight bits may make.
+INT8_TOLERANCE = 2e-2
+Predict = Callable[[Any], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        largest_difference: largest difference of the outputs, as loaded back, from the
+            network's own on the probe (for int8: of softmax probabilities).
+    """
+
+    path: Path
+    bytes: int
+    largest_difference: float
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike,
+    *,
+    probe: Any,
+    format: str = "onnx",
+    dtype: str = "float32",
+    tolerance: float = 1e-5,
+    calibration: Any = None,
+    about: Mapping[str, Any] | None = None,
+    labels: Mapping[str, np.ndarray] | None = None,
+    fallback: str | None = None,
+) -> Exported:
+    """Write a network in one format, load it back, and compare.
+
+    The file appears only when the comparison has passed.
+
+    Args:
+        model: what `shrink` returned, or any Equinox module, Flax NNX module or pair
+            (apply_fn, params).
+        path: the file to write; it must not exist.
+        probe: a batch of whole inputs for the comparison.
+        format: "safetensors", "numpy", "onnx", "onnx-int8" or "stablehlo".
+        dtype: of the archive's numbers, "float32" or "float16".
+        tolerance: largest difference allowed, relative to outputs larger than 1. Int8
+            is held to 0.02 of a softmax probability.
+        calibration: a batch of whole inputs for the ranges of int8; the probe if not
+            given.
+        about: for the archive, anything JSON can hold.
+        labels: for the archive, small integers for each weight.
+        fallback: "jax2onnx" converts with that package what the ONNX writer does not
+            know.
+
+    Returns:
+        The path, the number of bytes, and the largest difference found.
+
+    Raises:
+        FileExistsError: `path` exists, or beside it another `numpy_runtime.py`.
+        ImportError: an optional package is missing; the message names the extra.
+        ValueError: an unknown format, an operation the format does not have, or a
+            comparison that fails.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf, tempfile
+        >>> model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+        >>> path = f"{tempfile.mkdtemp()}/network.npz"
+        >>> done = mf.deploy.export(model, path, probe=jnp.ones((5, 3)), format="numpy")
+        >>> done.largest_difference <= 1e-5
+        True
+    """
+    format, path = canonical(format), Path(path)
+    require(
+        fallback in (None, "jax2onnx"),
+        f"`fallback` must be None or 'jax2onnx'; got {fallback!r}.",
+    )
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another name or remove it.")
+    beside = path.parent / RUNTIME
+    if format == "numpy" and beside.exists() and beside.read_text() != runtime_source():
+        raise FileExistsError(
+            f"{beside} exists and is not the runtime that would be written there; "
+            "choose another folder."
+        )
+    network, kept = opened(model)
+    probe = np.asarray(probe)
+    expected = np.asarray(jit_predict(network, kept)(probe))
+    with staged(path) as temporary:
+        if format == "safetensors":
+            _save_archive(temporary, network, kept, dtype, about, labels)
+        elif format == "stablehlo":
+            save_stablehlo(temporary, network, probe, kept)
+        elif format == "numpy":
+            save_numpy(temporary, portable_graph(network, kept, probe))
+        else:
+            converted = _converted(network, kept, probe, fallback)
+            if format == "onnx":
+                save_onnx(temporary, converted)
+            else:
+                ranges = probe if calibration is None else np.asarray(calibration)
+                save_int8(temporary, converted, ranges)
+        predict = load_predictor(temporary, format, like=network)
+        if dtype == "float16" and format == "safetensors":
+            expected = jit_predict(_rounded(network), kept)(probe)
+        difference = compare(expected, predict(probe), format, tolerance)
+    return Exported(path, path.stat().st_size, difference)
+
+
+def canonical(format: str) -> str:
+    """The name of a format.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    format = "numpy" if format == "npz" else format
+    require(
+        format in SUFFIXES,
+        f"`format` must be one of {', '.join(SUFFIXES)}; got {format!r}.",
+    )
+    return format
+
+
+def load_predictor(path: str | os.PathLike, format: str, like: Any = None) -> Predict:
+    """A function from a batch to outputs, in the runtime of a format.
+
+    Args:
+        path: the file.
+        format: its format.
+        like: for an archive, a model of the same structure.
+
+    Raises:
+        ValueError: the format is unknown, or an archive comes without `like`.
+    """
+    format = canonical(format)
+    if format == "numpy":
+        run = numpy_runtime.load(path)
+        return lambda x: np.asarray(run(x))
+    if format == "stablehlo":
+        call = jax.jit(load_stablehlo(path))
+        return lambda x: np.asarray(call(x))
+    if format == "safetensors":
+        require(like is not None, "`like` is needed to read an archive as a model.")
+        model, archive = load_subnetwork(path, like)
+        return jit_predict(as_network(model), archive.kept_inputs)
+    return onnx_predictor(path)
+
+
+def onnx_predictor(path: str | os.PathLike, threads: int = 1) -> Predict:
+    """Run the first output of an ONNX file with ONNX Runtime."""
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda x: session.run(None, {"input": x})[0]
+
+
+def jit_predict(network: Network, kept: Mapping[int, np.ndarray]) -> Predict:
+    """The network itself, compiled by JAX, on whole inputs."""
+    outputs = jax.jit(whole_function(network, kept))
+    return lambda x: np.asarray(outputs(x))
+
+
+def whole_function(
+    network: Network, kept: Mapping[int, np.ndarray]
+) -> Callable[[Any], Any]:
+    """The network as a JAX function of whole inputs."""
+    arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
+
+    def outputs(x: Any) -> Any:
+        for axis, indices in kept.items():
+            x = jnp.take(x, indices, axis=axis + 1)
+        return network.apply(arrays, x)
+
+    return outputs
+
+
+def portable_graph(
+    network: Network, kept: Mapping[int, np.ndarray], probe: np.ndarray
+) -> Graph:
+    """A simplified graph on whole inputs."""
+    small = probe
+    for axis, indices in kept.items():
+        small = np.take(small, indices, axis + 1)
+    graph = simplify(trace_symbolic(network, small))
+    return select_inputs(graph, dict(kept), probe.shape[1:])
+
+
+def compare(
+    expected: Any, actual: Any, format: str, tolerance: float, name: str = ""
+) -> float:
+    """Largest difference of a format from the network; `name` is for the message.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    expected, actual = np.asarray(expected), np.asarray(actual)
+    name = name or f"the {format} file"
+    require(
+        not np.isnan(expected).any(),
+        "`model` gives NaN on `probe`, which nothing can be compared with. Mend the "
+        "network, or pass inputs as it will see.",
+    )
+    require(
+        expected.shape == actual.shape,
+        f"{name} gives outputs of shape {actual.shape}; the network gives "
+        f"{expected.shape}.",
+    )
+    if format == "onnx-int8":
+        expected, actual = _softmax(expected), _softmax(actual)
+        scale, tolerance = 1.0, INT8_TOLERANCE
+    else:
+        finite = np.abs(expected[np.isfinite(expected)])
+        scale = max(1.0, float(finite.max(initial=0)))
+    # Equal infinities do not differ.
+    apart = np.where(expected == actual, 0, expected)
+    other = np.where(expected == actual, 0, actual.astype(np.float64))
+    difference = float(np.abs(apart - other).max(initial=0))
+    require(
+        difference <= tolerance * scale,
+        f"{name}, loaded back, differs from the network by {difference:.2g}; at most "
+        f"{tolerance * scale:.2g} is allowed."
+        + (" Calibrate on more data, or use 'onnx'." if format == "onnx-int8" else ""),
+    )
+    return difference
+
+
+def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
+    """An archive's network with the inputs it reads, as `export` takes it."""
+    model, content = load_subnetwork(archive, like)
+    return Shrunk(model, content.kept_inputs, {}, 0.0)
+
+
+def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:
+    """A model or what `shrink` returned: the network, and the inputs it reads."""
+    if isinstance(model, Shrunk):
+        return as_network(model.model), dict(model.kept_inputs)
+    return as_network(model), {}
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A path in a temporary folder; what is there moves to `path` on success."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        temporary = Path(folder, path.name)
+        yield temporary
+        runtime = temporary.parent / RUNTIME
+        if runtime.exists():
+            os.replace(runtime, path.parent / RUNTIME)
+        shutil.move(temporary, path)
+
+
+def _save_archive(
+    path: Path,
+    network: Network,
+    kept: Mapping[int, np.ndarray],
+    dtype: str,
+    about: Mapping[str, Any] | None,
+    labels: Mapping[str, np.ndarray] | None,
+) -> None:
+    arrays = network.arrays
+    save_archive(
+        path, arrays, kept_inputs=kept, labels=labels, about=about, dtype=dtype
+    )
+
+
+def _converted(
+    network: Network,
+    kept: Mapping[int, np.ndarray],
+    probe: np.ndarray,
+    fallback: str | None,
+) -> Any:
+    try:
+        return to_onnx(portable_graph(network, kept, probe))
+    except ValueError:
+        if fallback is None:
+            raise
+    return need("jax2onnx", "jax2onnx").to_onnx(
+        whole_function(network, kept),
+        [("B", *probe.shape[1:])],
+        input_names=["input"],
+        output_names=["output"],
+        opset=OPSET,
+    )
+
+
+def _rounded(network: Network) -> Network:
+    """The network with its floating-point arrays rounded to half precision."""
+    arrays = {
+        name: np.asarray(array, np.float16).astype(array.dtype)
+        if np.issubdtype(array.dtype, np.floating)
+        else array
+        for name, array in network.arrays.items()
+    }
+    return dataclasses.replace(network, arrays=arrays)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    shifted = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)

@@ -1,0 +1,66 @@
+"""StableHLO through `jax.export`: any JAX function, any length of batch.
+
+Such a file is for near use: JAX reads files of its own last six months or so (0.12
+refuses what 0.8 wrote) and none from a newer JAX. Keep the safetensors archive and make
+this file again when JAX is updated.
+"""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.deploy.graph.graph import symbolic_batch
+from meanfield.deploy.graph.network import Network
+from meanfield.files import write_bytes
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def save_stablehlo(
+    path: str | os.PathLike,
+    network: Network,
+    example: Any,
+    kept_inputs: dict[int, np.ndarray] | None = None,
+) -> None:
+    """Write a network, its arrays included, for CPU, CUDA and TPU.
+
+    Args:
+        path: the file.
+        network: the network.
+        example: a batch of whole inputs, for their shape and type.
+        kept_inputs: for each axis of one example, the indices the network reads.
+    """
+    arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
+
+    def function(x: Any) -> Any:
+        for axis, indices in (kept_inputs or {}).items():
+            x = jnp.take(x, indices, axis=axis + 1)
+        return network.apply(arrays, x)
+
+    # XLA wants the function's own arrays inside, so they are closed over.
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
+        symbolic_batch(example)
+    )
+    write_bytes(path, bytes(exported.serialize()))
+
+
+def load_stablehlo(path: str | os.PathLike) -> Any:
+    """Read a network; a function from a batch to its outputs.
+
+    Raises:
+        ValueError: the running JAX cannot read the file (it was written by a newer
+            one, or by one too old).
+    """
+    with open(path, "rb") as file:
+        content = bytearray(file.read())
+    try:
+        exported = jax.export.deserialize(content)
+    except Exception as error:  # JAX raises different types in different versions.
+        raise ValueError(
+            f"{path} cannot be read by JAX {jax.__version__}: {error}. Files of this "
+            "format live about six months; export again from the safetensors archive."
+        ) from error
+    return exported.call

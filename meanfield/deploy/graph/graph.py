@@ -1,0 +1,308 @@
+"""A network as a short list of portable operations.
+
+`jax.make_jaxpr` stages any network; here its calls are inlined, what depends on the
+arrays alone is computed, and the rest becomes nodes in the vocabulary of
+`numpy_runtime`. Shrinking, ONNX and the NumPy runtime all read this one description,
+whichever framework the network came from.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import JaxprEqn, Literal
+
+from meanfield.checks import require
+from meanfield.deploy.formats.numpy_runtime import OPERATIONS
+from meanfield.program.jaxprs import CALLS, REMAT, bind, open_jaxpr, scan_counts
+
+from .network import Network
+from .primitives import PASS_THROUGH, PRIMITIVES
+
+_KEY = np.dtype(object)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """One array in the program; its sizes are numbers, or "batch", or -1 (derived)."""
+
+    shape: tuple[Any, ...]
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Body:
+    """What a loop does in each step; it also reads values from outside."""
+
+    inputs: tuple[Value, ...]
+    nodes: tuple["Node", ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One operation.
+
+    `eqn` is the equation it came from, for operations that only JAX knows; without it
+    (None) the operation is one of `numpy_runtime`.
+    """
+
+    op: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    eqn: JaxprEqn | None = None
+    body: Body | None = None
+
+    @property
+    def loop(self) -> Body:
+        """The body of a loop."""
+        if self.body is None:
+            raise TypeError(f"the operation `{self.op}` is no loop")
+        return self.body
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A network from its arrays and a batch to its outputs.
+
+    `constants` holds every value known without the batch: the arrays, and what nodes
+    compute from them. Those nodes stay, for whoever follows the arrays through.
+    """
+
+    arrays: dict[str, Value]
+    input: Value
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+    constants: dict[Value, np.ndarray]
+
+    def dynamic_nodes(self, nodes: Sequence[Node] | None = None) -> list[Node]:
+        """The nodes that must run for each batch."""
+        nodes = self.nodes if nodes is None else nodes
+        return [n for n in nodes if not all(v in self.constants for v in n.outputs)]
+
+
+def trace(network: Network, x: Any) -> Graph:
+    """Stage a network on a batch.
+
+    Args:
+        network: a network taken apart by `as_network`.
+        x: a batch, or a `jax.ShapeDtypeStruct` whose first size may be symbolic.
+
+    Raises:
+        ValueError: the outputs are not arrays.
+    """
+    names = list(network.arrays)
+    arrays = [np.asarray(network.arrays[name]) for name in names]
+
+    def outputs(arrays: list[Any], x: Any) -> Any:
+        return network.apply(dict(zip(names, arrays, strict=True)), x)
+
+    kinds = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+    closed = jax.make_jaxpr(outputs)(kinds, x)
+    builder = _Builder()
+    jaxpr, consts = open_jaxpr(closed)
+    values = [builder.constant(array) for array in arrays]
+    values.append(builder.value(jaxpr.invars[-1].aval))
+    environment = dict(zip(jaxpr.invars, values, strict=True))
+    results = builder.inline(closed, environment)
+    require(
+        bool(results),
+        "`model` must return an array for each example; got no array.",
+    )
+    nodes = needed(builder.nodes, set(results))
+    require(
+        not any(v.dtype == _KEY for node in nodes for v in reads_of(node)),
+        "`model` draws random numbers when it is called; a network that ships must "
+        "not. Put it in inference mode first.",
+    )
+    named = dict(zip(names, values[:-1], strict=True))
+    return Graph(named, values[-1], nodes, tuple(results), builder.constants)
+
+
+def trace_symbolic(network: Network, example: Any) -> Graph:
+    """Stage a network on a batch of any length, like `example` otherwise."""
+    return trace(network, symbolic_batch(example))
+
+
+def symbolic_batch(example: Any) -> jax.ShapeDtypeStruct:
+    """The kind of a batch like `example` but of any length."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    return jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+
+
+def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
+    """Results of a node that is no loop, by NumPy, or by JAX if NumPy has no such."""
+    if node.eqn is not None:
+        with jax.ensure_compile_time_eval():
+            results = bind(node.eqn, *map(jax.numpy.asarray, operands))
+    else:
+        results = operate(node, operands, batch)
+    pairs = zip(results, node.outputs, strict=True)
+    return [np.asarray(array, value.dtype) for array, value in pairs]
+
+
+def operate(node: Node, operands: Sequence[Any], batch: int) -> list[Any]:
+    """What a portable node does, to arrays of any type."""
+    settings = dict(node.settings)
+    if "shape" in settings:
+        settings["shape"] = [batch if n == "batch" else n for n in settings["shape"]]
+    results = OPERATIONS[node.op](*operands, **settings)
+    return results if isinstance(results, list) else [results]
+
+
+class _Builder:
+    """Collects the nodes of a program while its calls are inlined."""
+
+    def __init__(self):
+        self.nodes: list[Node] = []
+        self.constants: dict[Value, np.ndarray] = {}
+
+    def value(self, aval: Any) -> Value:
+        return Value(tuple(map(_size, aval.shape)), _dtype(aval))
+
+    def constant(self, array: Any) -> Value:
+        value = Value(np.shape(array), _dtype(array))
+        if value.dtype != _KEY:
+            self.constants[value] = np.asarray(array)
+        return value
+
+    def inline(self, jaxpr: Any, environment: dict[Any, Value]) -> list[Value]:
+        jaxpr, consts = open_jaxpr(jaxpr)
+        held = map(self.constant, consts)
+        environment.update(zip(jaxpr.constvars, held, strict=True))
+
+        def find(atom: Any) -> Value:
+            if isinstance(atom, Literal):
+                return self.constant(
+                    np.asarray(atom.val, getattr(atom.aval, "dtype", None))
+                )
+            return environment[atom]
+
+        for eqn in jaxpr.eqns:
+            results = self.equation(eqn, [find(atom) for atom in eqn.invars])
+            environment.update(zip(eqn.outvars, results, strict=True))
+        return [find(atom) for atom in jaxpr.outvars]
+
+    def equation(self, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+        name = eqn.primitive.name
+        inner = _inner(eqn)
+        if inner is not None:
+            invars = open_jaxpr(inner)[0].invars
+            return self.inline(inner, dict(zip(invars, inputs, strict=True)))
+        if name in PASS_THROUGH:
+            return inputs
+        if name == "scan":
+            return self.scan(eqn, inputs)
+        outputs = tuple(self.value(var.aval) for var in eqn.outvars)
+        op, settings = _portable(eqn) or (name, None)
+        special = eqn if settings is None else None
+        node = Node(op, tuple(inputs), outputs, settings or {}, special)
+        same = self.same_as(node)
+        if same is not None:
+            return [same]
+        self.nodes.append(node)
+        self.fold(node)
+        return list(outputs)
+
+    def same_as(self, node: Node) -> Value | None:
+        """The input that a node hands on unchanged, if there is one."""
+        if node.op in ("cast", "reshape", "broadcast", "transpose"):
+            (before,), (after,) = node.inputs[:1], node.outputs
+            axes = node.settings.get("axes", ())
+            moved = node.op == "transpose" and list(axes) != sorted(axes)
+            known = all(size != -1 for size in after.shape)
+            if before.shape == after.shape and before.dtype == after.dtype and known:
+                return None if moved else before
+        if node.op == "select" and node.inputs[0] in self.constants:
+            which = self.constants[node.inputs[0]]
+            if which.size and (which == which.flat[0]).all():
+                chosen = node.inputs[1 + int(which.flat[0])]
+                return chosen if chosen.shape == node.outputs[0].shape else None
+        return None
+
+    def fold(self, node: Node) -> None:
+        """Compute what needs no batch."""
+        static = all(isinstance(n, int) for v in node.outputs for n in v.shape)
+        known = all(v in self.constants for v in node.inputs)
+        if static and known and all(v.dtype != _KEY for v in node.outputs):
+            operands = [self.constants[v] for v in node.inputs]
+            results = evaluate_node(node, operands, batch=0)
+            self.constants.update(zip(node.outputs, results, strict=True))
+
+    def scan(self, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
+        num_consts, num_carry = scan_counts(eqn)
+        jaxpr, _ = open_jaxpr(eqn.params["jaxpr"])
+        inside = [self.value(var.aval) for var in jaxpr.invars[num_consts:]]
+        given = [*inputs[:num_consts], *inside]
+        outer, self.nodes = self.nodes, []
+        environment = dict(zip(jaxpr.invars, given, strict=True))
+        results = self.inline(eqn.params["jaxpr"], environment)
+        nodes, self.nodes = needed(self.nodes, set(results)), outer
+        body = Body(tuple(inside), nodes, tuple(results))
+        settings = {
+            "carries": num_carry,
+            "length": int(eqn.params["length"]),
+            "reverse": bool(eqn.params["reverse"]),
+        }
+        outputs = tuple(self.value(var.aval) for var in eqn.outvars)
+        reads = tuple(inputs[num_consts:])
+        self.nodes.append(Node("scan", reads, outputs, settings, None, body))
+        return list(outputs)
+
+
+def _inner(eqn: JaxprEqn) -> Any:
+    """The program of a call, whatever the call is for (its derivative is not asked)."""
+    name = eqn.primitive.name
+    if name in CALLS:
+        return eqn.params[CALLS[name]]
+    if name in REMAT:
+        return eqn.params["jaxpr"]
+    if name.startswith("custom_vjp_call"):
+        return eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    return None
+
+
+def _portable(eqn: JaxprEqn) -> tuple[str, dict[str, Any]] | None:
+    """Operation and settings in the vocabulary of `numpy_runtime`, if it has such."""
+    convert = PRIMITIVES.get(eqn.primitive.name)
+    portable = None if convert is None else convert(eqn.params, eqn)
+    if portable is not None and "shape" in portable[1]:
+        portable[1]["shape"] = list(map(_size, portable[1]["shape"]))
+    return portable
+
+
+def _size(dimension: Any) -> Any:
+    if isinstance(dimension, int | np.integer):
+        return int(dimension)
+    return "batch" if str(dimension) == "batch" else -1
+
+
+def _dtype(array: Any) -> np.dtype:
+    """The type of numbers; random keys, which a model may hold unused, have none."""
+    if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return _KEY
+    return np.dtype(array.dtype)
+
+
+def needed(nodes: Sequence[Node], wanted: set[Value]) -> tuple[Node, ...]:
+    """The nodes whose results somebody reads."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.outputs):
+            continue
+        kept.append(node)
+        wanted.update(reads_of(node))
+    return tuple(reversed(kept))
+
+
+def reads_of(node: Node) -> set[Value]:
+    """Every value a node reads, a loop's reads from outside included."""
+    reads = set(node.inputs)
+    if node.body is not None:
+        reads.update(node.body.outputs, *map(reads_of, node.body.nodes))
+        reads.difference_update(node.body.inputs)
+        reads.difference_update(v for n in node.body.nodes for v in n.outputs)
+    return reads

@@ -1,0 +1,1 @@
+"""From drawn sub-networks to a folder of verified files."""

@@ -1,0 +1,83 @@
+"""What a network costs: numbers stored, multiplications, time."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from meanfield.deploy.graph.execute import evaluate
+from meanfield.deploy.graph.graph import Graph, Node
+
+_SECONDS = 0.2
+_RUNS = 400
+
+
+def count_weights(arrays: Mapping[str, Any]) -> dict[str, int]:
+    """Stored numbers, and how many are not zero.
+
+    `num_weights` and `num_nonzero` count arrays of two or more axes; `num_parameters`
+    counts all.
+    """
+    weights = [np.asarray(a) for a in arrays.values() if np.ndim(a) >= 2]
+    return {
+        "num_weights": sum(w.size for w in weights),
+        "num_nonzero": sum(int(np.count_nonzero(w)) for w in weights),
+        "num_parameters": sum(int(np.size(a)) for a in arrays.values()),
+    }
+
+
+def count_macs(graph: Graph, example: Any) -> int:
+    """Multiply-adds of contractions for one example, zeros counted as numbers.
+
+    Args:
+        graph: a network.
+        example: a batch of at least one input.
+    """
+    values = evaluate(graph, np.asarray(example)[:1])
+    shapes = {v: a.shape[a.ndim - len(v.shape) :] for v, a in values.items()}
+    return _macs(graph, graph.nodes, shapes)
+
+
+def _macs(graph: Graph, nodes: Sequence[Node], shapes: Mapping[Any, Any]) -> int:
+    total = 0
+    for node in graph.dynamic_nodes(nodes):
+        setting = node.settings
+        if node.body is not None:
+            total += setting["length"] * _macs(graph, node.body.nodes, shapes)
+        elif node.op == "dot":
+            shape, axes = shapes[node.inputs[0]], setting["contract"][0]
+            terms = math.prod(shape[axis] for axis in axes)
+            total += terms * math.prod(shapes[node.outputs[0]])
+        elif node.op == "conv":
+            kernel, rows = shapes[node.inputs[1]], setting["layout"][1][0]
+            terms = math.prod(n for axis, n in enumerate(kernel) if axis != rows)
+            total += terms * math.prod(shapes[node.outputs[0]])
+    return total
+
+
+def measure_latency(predict: Callable[[Any], Any], x: Any) -> float:
+    """Median time of one call, in microseconds, after three calls to warm up."""
+    for _ in range(3):
+        predict(x)
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < _RUNS and (
+        len(times) < 5 or time.perf_counter() - start < _SECONDS
+    ):
+        before = time.perf_counter()
+        predict(x)
+        times.append(time.perf_counter() - before)
+    return 1e6 * statistics.median(times)
+
+
+def latencies(predict: Callable[[Any], Any], x: Any) -> dict[str, float]:
+    """Median microseconds for a batch of 1 and of 256 (examples repeat if need be)."""
+    x = np.asarray(x)
+    many = np.take(x, np.arange(256) % len(x), 0)
+    return {
+        "batch_1_us": round(measure_latency(predict, many[:1]), 2),
+        "batch_256_us": round(measure_latency(predict, many), 2),
+    }

@@ -1,0 +1,1 @@
+"""Removing what a masked network does not use."""

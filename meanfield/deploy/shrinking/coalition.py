@@ -1,0 +1,126 @@
+"""Units outside the strong coalitions, held at their mean activation.
+
+The value of a unit is what the next layer reads: after the activation (and pooling)
+that follows it. Its mean is over examples, and over time and space where the next layer
+sums over neither.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.deploy.graph.execute import evaluate
+from meanfield.deploy.graph.graph import Node
+
+from .fold import contracted_means
+from .liveness import source_axes
+from .origin import links_from
+from .positions import Link, Units
+
+_CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class CoalitionFold:
+    """What is held at which mean.
+
+    Args:
+        labels: labels of the units outside.
+        means: for each link, the mean of its signal for each contracted index.
+        patches: the same for `evaluate`.
+    """
+
+    labels: np.ndarray
+    means: dict[Link, np.ndarray]
+    patches: dict[Node, tuple[int, np.ndarray, np.ndarray]]
+
+
+def coalition_fold(
+    units: Units, coalition: Mapping[str, Any], data: Any
+) -> CoalitionFold:
+    """Find the units outside and the means they are held at.
+
+    Args:
+        units: the units of a graph.
+        coalition: for a layer, which of its output units belong (boolean).
+        data: a batch for the means.
+
+    Raises:
+        ValueError: a name is no layer with output units, or a mask has a wrong length.
+    """
+    labels = [_outside(units, layer, mask) for layer, mask in coalition.items()]
+    outside = np.concatenate(labels)
+    root = units.roots(np.arange(len(units.parent)))
+    chosen = np.zeros(len(root), bool)
+    chosen[root[outside]] = True
+    reading = {}
+    for link in units.links:
+        weight = units.of(link.node.inputs[link.weight])
+        for pair in source_axes(units, link, root):
+            mask = chosen[root[weight[pair[0]]]]
+            if mask.any():
+                reading[link] = (link.contracted.index(pair), mask)
+    means = _means(units, list(reading), np.asarray(data))
+    patches = {
+        link.node: _patch(units, link, place, mask, means[link])
+        for link, (place, mask) in reading.items()
+    }
+    return CoalitionFold(outside, means, patches)
+
+
+def _outside(units: Units, layer: str, mask: Any) -> np.ndarray:
+    """Labels of the output units of a layer that do not belong."""
+    links = links_from(units, layer)
+    require(
+        bool(links),
+        f"`coalition` names {layer!r}, which is no layer with weights of this network. "
+        "Use a parameter path without its last name, such as 'layers/0'.",
+    )
+    labels = np.concatenate(
+        [
+            units.of(link.node.inputs[link.weight])[axis]
+            for link in links
+            for axis in link.free
+        ]
+    )
+    _, first = np.unique(units.roots(labels), return_index=True)
+    players = labels[np.sort(first)]
+    mask = np.asarray(mask)
+    require(
+        mask.dtype == bool and mask.shape == players.shape,
+        f"`coalition` of {layer!r} must be {len(players)} booleans, one for each "
+        f"output unit; got {mask.dtype} of shape {mask.shape}.",
+    )
+    return players[~mask]
+
+
+def _means(units: Units, links: list[Link], data: np.ndarray) -> dict[Link, np.ndarray]:
+    require(len(data) > 0, "`data` must hold at least one example for the means.")
+    sums: dict[Link, Any] = dict.fromkeys(links, 0.0)
+    for start in range(0, len(data), _CHUNK):
+        part = data[start : start + _CHUNK]
+        values = evaluate(units.graph, part)
+        for link in links:
+            value = link.node.inputs[link.signal]
+            mean, _ = contracted_means(link, values[value], len(units.shapes[value]))
+            sums[link] = sums[link] + mean * len(part)
+    return {link: total / len(data) for link, total in sums.items()}
+
+
+def _patch(
+    units: Units, link: Link, place: int, mask: np.ndarray, mean: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Mask and means in the layout of the link's signal."""
+    rank = len(units.shapes[link.node.inputs[link.signal]])
+    axes = [axis for _, axis in link.contracted]
+    order = np.argsort(axes)
+    shape = [1] * rank
+    for axis, size in zip(axes, mean.shape, strict=True):
+        shape[axis] = size
+    means = np.transpose(mean, order).reshape(shape)
+    only = [1] * rank
+    only[axes[place]] = -1
+    return link.signal, mask.reshape(only), means

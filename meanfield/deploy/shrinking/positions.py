@@ -1,0 +1,113 @@
+"""Which positions of which arrays belong to one unit.
+
+A unit is whatever the program ties together: row i of a weight, entry i of its bias,
+channel i of what follows, column i of the next weight; with gates, the same row of
+each gate; with a residual sum, channel i of every branch. Two positions are tied when
+an operation pairs them, so units are the classes of a union-find over positions along
+axes. Class 0 holds the positions that cannot go (time, space, normalised axes).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from meanfield.deploy.graph.graph import Graph, Node, Value
+
+FIXED = 0
+Labels = tuple[np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A contraction of an activation with known weights: edges between units.
+
+    Args:
+        node: the operation.
+        weight, signal: which of its operands is known and which is not (0 or 1).
+        contracted: pairs (axis of the weight, axis of the signal) that are summed.
+        free: the axes of the weight that stay.
+        padded: whether a constant signal would not stay constant at the borders.
+    """
+
+    node: Node
+    weight: int
+    signal: int
+    contracted: tuple[tuple[int, int], ...]
+    free: tuple[int, ...]
+    padded: bool = False
+
+
+class Units:
+    """The classes of tied positions of a graph.
+
+    Args:
+        graph: the network.
+        shapes: the sizes of every value for a batch of one.
+        rigid: whether sizes that the network's own code may have fixed (created
+            axes, unequal cuts) hold their units in place.
+    """
+
+    def __init__(
+        self, graph: Graph, shapes: Mapping[Value, tuple[int, ...]], rigid: bool
+    ):
+        self.graph, self.shapes, self.rigid = graph, shapes, rigid
+        self.parent = [FIXED]
+        self.labels: dict[Value, Labels] = {}
+        self.links: list[Link] = []
+        self.driven: list[np.ndarray] = []
+        self.pinned: list[np.ndarray] = []
+        arrays = set(graph.arrays.values())
+        for value in arrays:
+            self.labels[value] = tuple(map(self.fresh, value.shape))
+        inputs = tuple(map(self.fresh, shapes[graph.input][1:]))
+        self.labels[graph.input] = (np.zeros(1, np.int64), *inputs)
+        self.driven += inputs
+
+    def fresh(self, size: int) -> np.ndarray:
+        """New labels for an axis; an axis of one entry keeps it."""
+        start = len(self.parent)
+        self.parent.extend(range(start, start + size))
+        labels = np.arange(start, start + size)
+        if size == 1:
+            self.pinned.append(labels)
+        return labels
+
+    def of(self, value: Value) -> Labels:
+        """Labels of a value, one array for each axis; unlabelled means fixed."""
+        if value not in self.labels:
+            sizes = self.shapes[value]
+            self.labels[value] = tuple(np.zeros(size, np.int64) for size in sizes)
+        return self.labels[value]
+
+    def find(self, label: int) -> int:
+        """The representative of a label; the smallest, so that 0 stays 0."""
+        parent = self.parent
+        while parent[label] != label:
+            parent[label] = parent[parent[label]]
+            label = parent[label]
+        return label
+
+    def roots(self, labels: np.ndarray) -> np.ndarray:
+        """Representatives of many labels."""
+        return np.array([self.find(int(label)) for label in labels], np.int64)
+
+    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+        """Make the units at equal positions one unit."""
+        different = one != other
+        for a, b in zip(one[different], other[different], strict=True):
+            a, b = self.find(int(a)), self.find(int(b))
+            self.parent[max(a, b)] = min(a, b)
+
+    def fix(self, labels: np.ndarray) -> None:
+        """Hold units in place."""
+        self.tie(labels, np.zeros_like(labels))
+
+    def known(self, value: Value) -> bool:
+        """Whether a value does not depend on the batch."""
+        return value in self.graph.constants
+
+    def drive(self, value: Value, labels: Sequence[np.ndarray]) -> None:
+        """Note that units depend on the input by way of a value."""
+        if not self.known(value):
+            self.driven += labels

@@ -1,0 +1,274 @@
+"""Remove what a masked network does not use; what is left is an ordinary network.
+
+Exact zeros cut connections. A unit that no output needs goes; a unit that no input
+moves is a constant and folds into the biases it feeds; an input nobody reads is left
+out. This repeats until nothing changes, and the result is compared with the original.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.deploy.graph.execute import evaluate, outputs_of
+from meanfield.deploy.graph.graph import Graph, Value, trace_symbolic
+from meanfield.deploy.graph.network import Network, as_network
+
+from .coalition import CoalitionFold, coalition_fold
+from .fold import fold_constants
+from .liveness import find_liveness, is_constant
+from .origin import outgoing_entries
+from .positions import FIXED, Units
+from .unit_rules import find_units
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """A smaller network that computes the same function.
+
+    Args:
+        model: the smaller network, of the type that came in.
+        kept_inputs: for each axis of one example that lost entries, the indices of the
+            entries the smaller network reads.
+        kept: for each array, the indices kept along each of its axes.
+        largest_difference: largest difference from the original on the probe.
+    """
+
+    model: Any
+    kept_inputs: dict[int, np.ndarray]
+    kept: dict[str, tuple[np.ndarray, ...]]
+    largest_difference: float
+
+    def select_inputs(self, x: Any) -> Any:
+        """The part of a batch x that the smaller network reads."""
+        for axis, indices in self.kept_inputs.items():
+            x = x.take(indices, axis=axis + 1)
+        return x
+
+    def slice_like(self, name: str, array: Any) -> np.ndarray:
+        """The part of an array that belongs to what was kept of the array `name`."""
+        return np.asarray(array)[np.ix_(*self.kept[name])]
+
+
+_INPUT = "<input>"
+
+
+class _CodeFixesSizes(Exception):
+    """The network's own code does not run, or errs, with the smaller arrays."""
+
+
+def shrink(
+    model: Any,
+    probe: Any,
+    *,
+    coalition: Mapping[str, Any] | None = None,
+    data: Any = None,
+    allow_constant: bool = False,
+    tolerance: float = 1e-5,
+) -> Shrunk:
+    """Remove every unit and input that a masked network does not use.
+
+    Args:
+        model: an Equinox module, a Flax NNX module, or a pair (apply_fn, params), with
+            exact zeros where connections are absent.
+        probe: a batch of inputs on which the result is compared with the original.
+        coalition: for a layer (a parameter path without its last name), which of its
+            output units belong (boolean). The others fold to their mean over `data`:
+            this changes the function, and the comparison is with the network whose
+            outside units are held at their means.
+        data: a batch for those means; `probe` if not given.
+        allow_constant: whether a network without a path from input to output may be
+            returned (with one unit in each layer) instead of refused.
+        tolerance: largest difference allowed, relative to outputs larger than 1.
+
+    Returns:
+        The smaller network, the indices of the inputs it reads, what was kept of each
+        array, and the largest difference found.
+
+    Raises:
+        ValueError: nothing is left of the network; the comparison fails; `coalition`
+            names no layer, or asks for a fold that no bias can take.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+        >>> silent = model.layers[0].weight.at[1].set(0)     # unit 1 hears nothing
+        >>> masked = eqx.tree_at(lambda m: m.layers[0].weight, model, silent)
+        >>> mf.deploy.shrink(masked, jnp.ones((5, 3))).model.layers[0].out_features
+        3
+    """
+    network = as_network(model)
+    probe = np.asarray(probe)
+    require(
+        probe.ndim >= 1 and len(probe) > 0,
+        f"`probe` must be a batch of at least one input; got shape {probe.shape}.",
+    )
+    try:
+        return _shrink(
+            network, probe, coalition, data, allow_constant, tolerance, rigid=False
+        )
+    except _CodeFixesSizes:
+        # Hold the units whose number the code itself may have written down.
+        pass
+    try:
+        return _shrink(
+            network, probe, coalition, data, allow_constant, tolerance, rigid=True
+        )
+    except _CodeFixesSizes as error:
+        raise ValueError(
+            "`model` does not run with smaller arrays: its code fixes their sizes. "
+            "Read sizes from the arrays (x.shape, weight.shape) instead of numbers "
+            "written down. "
+            f"({error})"
+        ) from error
+
+
+def _shrink(
+    network: Network,
+    probe: np.ndarray,
+    coalition: Mapping[str, Any] | None,
+    data: Any,
+    allow_constant: bool,
+    tolerance: float,
+    rigid: bool,
+) -> Shrunk:
+    kept = {
+        name: tuple(map(np.arange, np.shape(array)))
+        for name, array in network.arrays.items()
+    }
+    inputs = [np.arange(size) for size in probe.shape[1:]]
+    graph = trace_symbolic(network, probe)
+    expected, model, first = None, network.rebuild(network.arrays), True
+    while True:
+        values = evaluate(graph, _select(probe[:1], inputs))
+        shapes = {value: array.shape for value, array in values.items()}
+        units = find_units(graph, _without_steps(shapes), rigid)
+        fold = None
+        if coalition and first:
+            fold = coalition_fold(units, coalition, probe if data is None else data)
+        if expected is None:
+            patches = fold.patches if fold else None
+            expected = outputs_of(graph, evaluate(graph, probe, patches))
+        step = _step(units, network.arrays, values, fold, allow_constant)
+        if step is None:
+            break
+        arrays, keep, keep_inputs = step
+        kept = {
+            name: tuple(
+                old[new] for old, new in zip(kept[name], keep[name], strict=True)
+            )
+            for name in kept
+        }
+        inputs = [old[new] for old, new in zip(inputs, keep_inputs, strict=True)]
+        model, first = network.rebuild(arrays), False
+        network = as_network(model)
+        graph = _trace_again(network, _select(probe, inputs))
+    actual = outputs_of(graph, evaluate(graph, _select(probe, inputs)))
+    difference = _compare(expected, actual, tolerance)
+    whole = probe.shape[1:]
+    short = {i: kept for i, kept in enumerate(inputs) if len(kept) < whole[i]}
+    return Shrunk(model, short, kept, difference)
+
+
+def _without_steps(
+    shapes: dict[Value, tuple[int, ...]],
+) -> dict[Value, tuple[int, ...]]:
+    """Sizes of values inside loops, without the axis of the steps."""
+    return {
+        value: shape[len(shape) - len(value.shape) :] for value, shape in shapes.items()
+    }
+
+
+def _select(x: np.ndarray, inputs: list[np.ndarray]) -> np.ndarray:
+    for axis, indices in enumerate(inputs):
+        if len(indices) < x.shape[axis + 1]:
+            x = np.take(x, indices, axis + 1)
+    return x
+
+
+def _trace_again(network: Network, x: np.ndarray) -> Graph:
+    try:
+        return trace_symbolic(network, x)
+    except Exception as error:  # whatever the network's own code raises
+        raise _CodeFixesSizes(str(error).splitlines()[0]) from error
+
+
+def _compare(
+    expected: list[np.ndarray], actual: list[np.ndarray], tolerance: float
+) -> float:
+    """Largest difference; outputs above 1 are compared relative to the largest."""
+    largest = 0.0
+    for one, other in zip(expected, actual, strict=True):
+        if one.shape != other.shape:
+            raise _CodeFixesSizes(f"outputs {one.shape} became {other.shape}")
+        difference = np.abs(one.astype(np.float64) - other).max(initial=0)
+        scale = max(1.0, np.abs(one).max(initial=0))
+        if not difference <= tolerance * scale:
+            raise _CodeFixesSizes(f"outputs differ by {difference:.2g}")
+        largest = max(largest, float(difference))
+    return largest
+
+
+def _step(
+    units: Units,
+    arrays: Mapping[str, Any],
+    values: Mapping[Any, np.ndarray],
+    fold: CoalitionFold | None,
+    allow_constant: bool,
+) -> tuple[dict[str, Any], dict[str, list[np.ndarray]], list[np.ndarray]] | None:
+    """One round: the smaller arrays and the indices kept; None when nothing changes."""
+    graph = units.graph
+    live = find_liveness(units, None if fold is None else fold.labels)
+    require(
+        allow_constant or not is_constant(units, live),
+        "`model` is shrunk to nothing: no path of live connections leads from its "
+        "input to an output. Draw another sub-network, or pass allow_constant=True "
+        "for a network that gives one constant answer.",
+    )
+    count = len(live.root)
+    forced, held = np.zeros(count, bool), np.zeros(count, bool)
+    if fold is not None:
+        forced[live.root[fold.labels]] = True
+        require(
+            not (forced & live.pinned).any(),
+            "`coalition` asks to fold units that must stay: outputs of the network, or "
+            "units that are normalised or reshaped together. Leave that layer out.",
+        )
+    means = {} if fold is None else fold.means
+    axes = {name: units.of(value) for name, value in graph.arrays.items()}
+    axes[_INPUT] = units.of(graph.input)[1:]
+    while True:
+        folds = fold_constants(units, live, values, forced, means, held)
+        removed = (~live.alive | folds.gone) & ~live.pinned & ~held
+        removed[FIXED] = False
+        empty = [
+            live.root[labels]
+            for labels in (one for many in axes.values() for one in many)
+            if len(labels) and removed[live.root[labels]].all()
+        ]
+        if not empty:
+            break
+        # An axis keeps one unit, best one that is dead already.
+        for roots in empty:
+            if removed[roots].all():
+                held[roots[np.argmin(folds.gone[roots])]] = True
+    keep = {
+        name: [np.flatnonzero(~removed[live.root[one]]) for one in labels]
+        for name, labels in axes.items()
+    }
+    if not any(
+        removed[live.root[one]].any() for labels in axes.values() for one in labels
+    ):
+        return None
+    changed = {name: np.array(array) for name, array in arrays.items()}
+    for name, index, number in folds.additions:
+        changed[name].flat[index] += number
+    # A unit that was folded and yet holds an axis open must not be heard twice.
+    for name, index in outgoing_entries(units, live.root, forced & held):
+        changed[name].flat[index] = 0
+    inputs = keep.pop(_INPUT)
+    smaller = {name: jnp.asarray(changed[name][np.ix_(*keep[name])]) for name in arrays}
+    return smaller, keep, inputs

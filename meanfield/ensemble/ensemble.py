@@ -1,0 +1,343 @@
+"""A network whose weights are distributions: the ensemble of its sub-networks."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.propagation import mean_field
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
+from meanfield.trees import map_named, named_leaves
+
+from .initial import (
+    Initial,
+    critical,
+    fan_ins,
+    fan_ins_by_example,
+    from_weights,
+    input_axes,
+    nnx_fan_ins,
+    share_spikes,
+)
+
+Where = Callable[[str, Array], bool]
+
+
+class Ensemble(eqx.Module):
+    """A network of the user's own type with spike-and-slab weights.
+
+    Make one with `Ensemble.from_model`. It is a frozen pytree: every operation returns
+    a new one.
+
+    Attributes:
+        params: the parameters; random leaves are `SpikeSlab`s, others point values.
+        apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
+        rebuild: from point parameters to a model of the user's type.
+        frozen: path names of the point values that learning leaves alone.
+    """
+
+    params: Any
+    apply_fn: Callable[..., Any] = eqx.field(static=True)
+    rebuild: Callable[[Any], Any] = eqx.field(static=True)
+    frozen: tuple[str, ...] = eqx.field(static=True, default=())
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Any,
+        *,
+        key: PRNGKeyArray | None = None,
+        initial: Initial | str | None = None,
+        where: Where | None = None,
+        spikes: str = "connection",
+        example: Any = None,
+    ) -> "Ensemble":
+        r"""Turn a network into an ensemble.
+
+        Args:
+            model: an Equinox module (acts on one example and is vmapped), a Flax NNX
+                module, or a pair ``(apply_fn, params)`` with ``apply_fn(params, x)``
+                acting on a batch (Flax Linen: ``(module.apply, variables)``).
+            key: with a key, fresh weights are drawn (`initial` is "critical"); without
+                one the model's own weights become the slab means ("model").
+            initial: "critical", σ_w² = 2 in every layer so that the signal keeps its
+                scale at any depth (see `meanfield.initial`); "model", for a network
+                that is trained already; or a function of (path name, array, fan-in,
+                key) that returns a `SpikeSlab`.
+            where: ``where(path_name, array)`` says which floating-point leaves become
+                random. Default: those of two or more dimensions; biases and norm
+                scales stay point values, and are learned too.
+            spikes: "connection", each has a spike of its own; or "unit", all
+                connections that read one input unit of a layer share one (group
+                sparsity). Then whole units come and go, and a drawn sub-network
+                shrinks. Look-ups and convolutions in groups keep spikes of their own.
+            example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With one, every
+                fan-in is read off the program. Without, it is guessed from the layers'
+                types, names and shapes, which cannot tell layers stacked for a `scan`
+                from a convolution outside Equinox and NNX.
+
+        Returns:
+            The ensemble at the start of learning.
+
+        Raises:
+            ValueError: nothing in the model can be random, `initial` or `spikes` is
+                unknown, or `initial` needs a key and got none.
+            TypeError: `model` is none of the three kinds.
+
+        Example:
+            >>> import equinox as eqx, jax, meanfield as mf
+            >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+            >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+            >>> sorted(ensemble.weights())[0]
+            'layers/0/weight'
+        """
+        params, apply_fn, rebuild, frozen, inputs_last, fans = _open(model)
+        start = _choose_initial(initial, key)
+        chosen = where or (lambda name, array: array.ndim >= 2)
+        require(
+            spikes in ("connection", "unit"),
+            f"`spikes` must be 'connection' or 'unit'; got {spikes!r}.",
+        )
+        units = input_axes(params, inputs_last) if spikes == "unit" else {}
+        selected = [
+            name
+            for name, leaf in named_leaves(params).items()
+            if eqx.is_inexact_array(leaf) and name not in frozen and chosen(name, leaf)
+        ]
+        require(
+            bool(selected),
+            "`model` has no weight to make random: no floating-point array of two or "
+            "more dimensions (or none that `where` accepts); its arrays are "
+            f"{_describe(params)}. Check the model, or pass `where`.",
+        )
+        if example is not None:
+            fans |= fan_ins_by_example(apply_fn, params, selected, example)
+        seed = jax.random.key(0) if key is None else key
+        keys = dict(zip(selected, jax.random.split(seed, len(selected)), strict=True))
+
+        def convert(name: str, leaf: Any) -> Any:
+            if name not in keys:
+                return leaf
+            if name not in fans:  # A bias or a scale sums over nothing.
+                return from_weights()(name, leaf, 1, keys[name])
+            weight = start(name, leaf, fans[name], keys[name])
+            return share_spikes(weight, units[name]) if name in units else weight
+
+        return cls(map_named(convert, params), apply_fn, rebuild, frozen)
+
+    @classmethod
+    def from_points(cls, model: Any) -> "Ensemble":
+        """An ordinary network as an ensemble of one: every weight stays a point value.
+
+        Whatever takes an ensemble takes it: `fit` then trains it by plain
+        back-propagation.
+
+        Args:
+            model: as for `from_model`.
+
+        Raises:
+            TypeError: `model` is none of the three kinds.
+
+        Example:
+            >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+            >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+            >>> point, x = mf.Ensemble.from_points(net), jnp.ones((5, 4))
+            >>> ordinary = eqx.filter_jit(lambda net, x: jax.vmap(net)(x))
+            >>> bool((point(x, key=jax.random.key(1)) == ordinary(net, x)).all())
+            True
+        """
+        params, apply_fn, rebuild, frozen, *_ = _open(model)
+        return cls(params, apply_fn, rebuild, frozen)
+
+    def __call__(self, x: Any, *, key: PRNGKeyArray) -> Any:
+        """Outputs for a batch, with one draw of the noise for each example.
+
+        Args:
+            x: a batch, first axis the examples.
+            key: a `jax.random.key`.
+        """
+        return _outputs(self, x, key)
+
+    def moments(self, x: Any) -> Any:
+        """Mean and variance of the outputs for a batch, in one pass without sampling.
+
+        Entries of a signal are taken as independent.
+        """
+        return _moments(self, x)
+
+    def weights(self) -> dict[str, SpikeSlab]:
+        """The random weights by path name, such as ``"layers/0/weight"``."""
+        leaves = named_leaves(self.params, is_leaf=is_spike_slab)
+        return {name: leaf for name, leaf in leaves.items() if is_spike_slab(leaf)}
+
+    def with_weights(self, weights: Mapping[str, SpikeSlab | Array]) -> "Ensemble":
+        """The ensemble with some random weights replaced, by path name.
+
+        Raises:
+            ValueError: a name that the ensemble does not have, or another shape.
+        """
+        own = self.weights()
+        for name, weight in weights.items():
+            require(
+                name in own and own[name].shape == weight.shape,
+                f"`weights` has {name!r} of shape {weight.shape}; the ensemble has "
+                f"{ {name: own[name].shape for name in own} }.",
+            )
+        params = map_named(
+            lambda name, leaf: weights.get(name, leaf), self.params, is_spike_slab
+        )
+        return eqx.tree_at(lambda e: e.params, self, params)
+
+    def model(self, choose: Callable[[str, SpikeSlab], Array]) -> Any:
+        """An ordinary model of the user's type, with an array chosen for each weight.
+
+        Args:
+            choose: ``choose(path_name, weight)``, the array to put in its place.
+        """
+        points = map_named(
+            lambda name, leaf: choose(name, leaf) if is_spike_slab(leaf) else leaf,
+            self.params,
+            is_spike_slab,
+        )
+        return self.rebuild(points)
+
+    def sample(self, key: PRNGKeyArray) -> Any:
+        """Draw a sub-network: an ordinary model with exact zeros.
+
+        Every connection is absent with probability π, else drawn from its slab.
+        """
+        names = list(self.weights())
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        return self.model(lambda name, weight: weight.sample(keys[name]))
+
+    def mean_network(self) -> Any:
+        """The network of posterior means μ = (1 − π) m."""
+        return self.model(lambda name, weight: weight.mean)
+
+    @property
+    def num_weights(self) -> int:
+        """Number of random weights."""
+        return sum(weight.size for weight in self.weights().values())
+
+
+@eqx.filter_jit
+def _outputs(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> Any:
+    return mean_field(ensemble.apply_fn)(ensemble.params, x, key=key)
+
+
+@eqx.filter_jit
+def _moments(ensemble: Ensemble, x: Any) -> Any:
+    return mean_field(ensemble.apply_fn, reading="moments")(ensemble.params, x)
+
+
+def _choose_initial(initial: Initial | str | None, key: Any) -> Initial:
+    if callable(initial):
+        return initial
+    name = initial or ("model" if key is None else "critical")
+    require(
+        name in ("critical", "model"),
+        f"`initial` must be 'critical', 'model' or a function; got {initial!r}.",
+    )
+    require(
+        name == "model" or key is not None,
+        "`key` is needed to draw fresh weights; pass key=jax.random.key(seed), or "
+        "initial='model' to keep the model's own.",
+    )
+    return critical() if name == "critical" else from_weights()
+
+
+def _open(model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...], bool, dict]:
+    """Parameters, apply function, way back, frozen names, layout, and fan-ins.
+
+    The layout says whether inputs are last.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(model, nnx.Module):
+        params, apply_fn, rebuild, frozen = _open_nnx(nnx, model)
+        fans = fan_ins(params, False) | nnx_fan_ins(nnx, model)
+        return params, apply_fn, rebuild, frozen, False, fans
+    if isinstance(model, eqx.Module):
+        return model, _apply_equinox, _same, (), True, fan_ins(model, True)
+    if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
+        apply_fn, params = model
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf, params
+        )
+        way_back, frozen = _Pair(apply_fn), _collections(params)
+        return params, apply_fn, way_back, frozen, False, fan_ins(params, False)
+    raise TypeError(
+        "`model` must be an Equinox module, a Flax NNX module or a pair (apply_fn, "
+        f"params); got {type(model).__name__}. A Flax Linen module goes in as "
+        "(module.apply, variables)."
+    )
+
+
+def _apply_equinox(model: Any, x: Any) -> Any:
+    return jax.vmap(model)(x)
+
+
+def _same(model: Any) -> Any:
+    return model
+
+
+class _Pair(eqx.Module):
+    """Way back to the pair (apply_fn, params)."""
+
+    apply_fn: Callable[..., Any] = eqx.field(static=True)
+
+    def __call__(self, params: Any) -> Any:
+        return self.apply_fn, params
+
+
+def _collections(params: Any) -> tuple[str, ...]:
+    """Flax Linen keeps what is learned in the collection "params"."""
+    if not isinstance(params, Mapping) or "params" not in params:
+        return ()
+    return tuple(n for n in named_leaves(params) if not n.startswith("params/"))
+
+
+class _NNX(eqx.Module):
+    """A Flax NNX module as a function of a flat dictionary of its arrays."""
+
+    graph: Any = eqx.field(static=True)
+    treedef: Any = eqx.field(static=True)
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def rebuild(self, params: Mapping[str, Any]) -> Any:
+        """The module with these arrays."""
+        nnx = sys.modules["flax.nnx"]
+        leaves = [params[name] for name in self.names]
+        return nnx.merge(self.graph, jax.tree.unflatten(self.treedef, leaves))
+
+    def apply(self, params: Mapping[str, Any], x: Any) -> Any:
+        """Outputs for a batch."""
+        return self.rebuild(params)(x)
+
+
+def _open_nnx(nnx: Any, model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...]]:
+    graph, state = nnx.split(model)
+    learned = set(_nnx_names(nnx.state(model, nnx.Param)))
+    names = _nnx_names(state)
+    leaves, treedef = jax.tree.flatten(state)
+    network = _NNX(graph, treedef, tuple(names))
+    params = dict(zip(names, leaves, strict=True))
+    frozen = tuple(name for name in names if name not in learned)
+    return params, network.apply, network.rebuild, frozen
+
+
+def _nnx_names(state: Any) -> list[str]:
+    return [name.removesuffix("/value") for name in named_leaves(state)]
+
+
+def _describe(params: Any) -> str:
+    arrays = {
+        name: f"{leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in named_leaves(params).items()
+        if eqx.is_array(leaf)
+    }
+    return str(arrays) if arrays else "none"

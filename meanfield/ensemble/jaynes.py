@@ -1,0 +1,206 @@
+r"""Initial weights taken from the physics: lognormal magnitudes, critical variance.
+
+    Jaynes     |w| ~ LN(μ, σ²), random sign,   μ = ½ ln(g/N) − σ²,   so E w² = g/N
+    critical   N E[(1 − π)(Ξ + m²)] = σ_w²                       N the fan-in
+
+The first has the law claimed for trained networks with the variance of an ordinary
+initialisation (g = 2 for ReLU); the second puts a spike-and-slab layer at the order to
+chaos transition when σ_w² is its critical value (`fixed_points.critical_weight_var`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.fan_in import fan_in
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
+from meanfield.trees import map_named, named_leaves
+
+DEFAULT_SIGMA = 0.65
+
+
+def jaynes_weights(
+    shape: tuple[int, ...],
+    *,
+    key: PRNGKeyArray,
+    num_inputs: int,
+    gain: float | int = 2.0,
+    sigma: float | int = DEFAULT_SIGMA,
+) -> Float[Array, "..."]:
+    r"""Lognormal magnitudes with random signs and E w² = gain / num_inputs.
+
+    |w| = exp(μ + σ z), μ = ½ ln(g/N) − σ²; then E w² = exp(2μ + 2σ²) = g/N.
+
+    Args:
+        shape: shape of the weights.
+        key: a typed key.
+        num_inputs: N, fan-in of the layer.
+        gain: g > 0; 2 is critical for ReLU, 1 for tanh without biases.
+        sigma: σ ≥ 0 of ln|w|; 0 gives weights of one magnitude.
+
+    Raises:
+        ValueError: fan-in or gain not positive, or σ negative.
+
+    Example:
+        >>> import jax
+        >>> w = jaynes_weights((400, 100), key=jax.random.key(0), num_inputs=100)
+        >>> bool(abs(100 * (w**2).mean() - 2) < 0.1)
+        True
+
+    References:
+        The variance-matched lognormal start is found in re-implementations that cite
+        arXiv:2310.06960; its 0.65 is theirs, not known to be the paper's.
+    """
+    require(
+        num_inputs >= 1,
+        f"`num_inputs` must be at least 1; got {num_inputs}. It is the fan-in.",
+    )
+    require(gain > 0, f"`gain` must be positive; got {gain}. Use 2 for ReLU.")
+    require(sigma >= 0, f"`sigma` must be at least 0; got {sigma}. Use 0.65.")
+    magnitude_key, sign_key = jax.random.split(key)
+    mu = 0.5 * math.log(gain / num_inputs) - sigma**2
+    magnitudes = jnp.exp(mu + sigma * jax.random.normal(magnitude_key, shape))
+    return magnitudes * jax.random.rademacher(sign_key, shape, magnitudes.dtype)
+
+
+def jaynes_initialize(
+    params: Any,
+    *,
+    key: PRNGKeyArray,
+    gain: float | int = 2.0,
+    sigma: float | int = DEFAULT_SIGMA,
+    layout: str = "auto",
+) -> Any:
+    """The same tree with every weight of two or more dimensions drawn anew.
+
+    A plain leaf gets `jaynes_weights`. A `SpikeSlab` keeps its π and Ξ and gets slab
+    means of lognormal magnitude with (1 − π)(Ξ + m²) of mean gain / fan-in.
+
+    Args:
+        params: any JAX parameter tree, with or without `SpikeSlab` leaves.
+        key: a typed key, split over the leaves.
+        gain: as in `jaynes_weights`.
+        sigma: as in `jaynes_weights`.
+        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
+
+    Raises:
+        ValueError: no weight of two or more dimensions, or a slab too wide.
+    """
+
+    def draw(leaf_key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        return jaynes_weights(shape, key=leaf_key, num_inputs=1, gain=1.0, sigma=sigma)
+
+    return _reinitialize(params, draw, key, gain, layout)
+
+
+def critical_initialize(
+    params: Any,
+    *,
+    key: PRNGKeyArray,
+    weight_var: float | int,
+    layout: str = "auto",
+) -> Any:
+    """The same tree with Gaussian weights at N E[(1 − π)(Ξ + m²)] = σ_w².
+
+    Args:
+        params: any JAX parameter tree, with or without `SpikeSlab` leaves.
+        key: a typed key, split over the leaves.
+        weight_var: σ_w²: 2 for ReLU, or `fixed_points.critical_weight_var`.
+        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
+
+    Raises:
+        ValueError: no weight of two or more dimensions, or a slab too wide.
+    """
+
+    return _reinitialize(params, jax.random.normal, key, weight_var, layout)
+
+
+def _reinitialize(
+    params: Any,
+    draw: Callable[[PRNGKeyArray, tuple[int, ...]], Array],
+    key: PRNGKeyArray,
+    gain: float | int,
+    layout: str,
+) -> Any:
+    leaves = named_leaves(params, is_leaf=is_spike_slab)
+    names = [name for name, leaf in leaves.items() if _is_weight(leaf)]
+    require(
+        bool(names),
+        "`params` must hold a floating-point weight of two or more dimensions; got "
+        f"{list(leaves)}. Pass the parameter tree of the network.",
+    )
+    require(gain > 0, f"`gain` must be positive; got {gain}. Use 2 for ReLU.")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+
+    def replace(name: str, leaf: Any) -> Any:
+        if name not in keys:
+            return leaf
+        inputs = fan_in(name, leaf.shape, layout)
+        unit = draw(keys[name], leaf.shape).astype(leaf.dtype)
+        if not is_spike_slab(leaf):
+            return unit * math.sqrt(gain / inputs)
+        mean = unit * math.sqrt(_slab_mean_gain(name, leaf, inputs, gain) / inputs)
+        return SpikeSlab(leaf.spike_prob, mean, leaf.slab_var)
+
+    return map_named(replace, params, is_leaf=is_spike_slab)
+
+
+def _slab_mean_gain(
+    name: str, weight: SpikeSlab, inputs: int, gain: float | int
+) -> float:
+    """N E m² such that N E[(1 − π)(Ξ + m²)] = gain, m independent of π and Ξ."""
+    present = float(jnp.mean(weight.inclusion_prob))
+    taken = inputs * float(jnp.mean(weight.inclusion_prob * weight.slab_var))
+    require(
+        present > 0 and taken < gain,
+        f"`params` must leave room for slab means in {name!r}; got a share "
+        f"{present:.3g} of connections present and slabs that alone give "
+        f"{taken:.3g} of the gain {gain}. Start with a smaller slab_var or "
+        "spike_prob.",
+    )
+    return (gain - taken) / present
+
+
+def _is_weight(leaf: Any) -> bool:
+    if is_spike_slab(leaf):
+        return leaf.ndim >= 2
+    if not isinstance(leaf, np.ndarray | jax.Array):
+        return False
+    return leaf.ndim >= 2 and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def jaynes_initial(
+    gain: float | int = 2.0,
+    sigma: float | int = DEFAULT_SIGMA,
+    slab_share: float | int = 0.1,
+) -> Callable[[str, Array, int, PRNGKeyArray], SpikeSlab]:
+    """The Jaynes start for ``Ensemble.from_model(model, key=key, initial=...)``.
+
+    Args:
+        gain: g = N E[Ξ + m²] of every layer at π = 0; 2 is critical for ReLU.
+        sigma: σ of ln|m|.
+        slab_share: part of the second moment that is slab variance, in [0, 1).
+
+    Raises:
+        ValueError: `slab_share` out of range.
+    """
+    require(0 <= slab_share < 1, f"`slab_share` must lie in [0, 1); got {slab_share}.")
+
+    def start(name: str, value: Array, num_inputs: int, key: PRNGKeyArray) -> SpikeSlab:
+        mean = jaynes_weights(
+            value.shape,
+            key=key,
+            num_inputs=num_inputs,
+            gain=(1 - slab_share) * gain,
+            sigma=sigma,
+        ).astype(value.dtype)
+        var = jnp.full_like(value, slab_share * gain / num_inputs)
+        return SpikeSlab(jnp.zeros_like(value), mean, var)
+
+    return start

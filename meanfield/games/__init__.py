@@ -1,0 +1,5 @@
+"""Cooperative games that know no network: values, indices, intervals, coalitions."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,280 @@
+r"""Shapley values of any cooperative game, with honest uncertainty.
+
+    φ_i = Σ_{S ∌ i} |S|! (n − |S| − 1)! / n! · [v(S + i) − v(S)]
+
+A game is a function v from boolean rows (coalitions, players) to payoffs; nothing
+here knows what a player is. When the budget covers all 2^n coalitions they are
+enumerated, whatever the method. Otherwise:
+
+| `method`       | idea                             | choose it                      |
+|----------------|----------------------------------|--------------------------------|
+| `"auto"`       | the surrogate up to 32 evalua-   | by default                     |
+|                | tions a player, then antithetic  |                                |
+| `"antithetic"` | orders of the players, each with | for intervals: unbiased, null  |
+|                | its reverse                      | players exactly 0, stops early |
+| `"stratified"` | every coalition informs every    | when the size of a coalition   |
+|                | player, size by size             | drives its payoff              |
+| `"kernel"`     | paired least squares             | for nearly additive games      |
+| `"leverage"`   | the same, all sizes drawn alike  | … with many players            |
+| `"surrogate"`  | Gaussian process over coalitions | for the smallest error when    |
+|                |                                  | evaluations are dear           |
+
+All evaluate complementary coalitions and sum to v(N) − v(∅). Permutations and least
+squares are exact for quadratic games. The intervals of all but the surrogate rest on
+the randomness of the draw alone. The surrogate's error is that of its prior, right over
+games like those it describes and wrong on a single game unlike them (an airport of a
+hundred players): it claims no coverage, and its intervals are the whole line.
+
+A game that offers `sweep(orders)`, all n + 1 payoffs along each order at once, as
+`meanfield.NeuronGame` does, is played in orders whatever the budget; one that offers
+`null_players()` has those left out of the orders, and they get exactly 0.
+
+References:
+    Shapley 1953. Castro, Gómez & Tejada 2009, Computers & OR 36:1726 (permutations).
+    Mitchell et al. 2022, arXiv:2104.12199 (antithetic permutations).
+"""
+
+from typing import Literal, get_args
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.keys import numpy_generator
+
+from . import exact, permutations as sampling, regression, stratified, surrogate
+from .evaluation import (
+    Evaluator,
+    ProgressCallback,
+    ValueFunction,
+    check_budget,
+    check_game,
+    check_settings,
+    default_budget,
+    require_budget,
+)
+from .intervals import Estimate, exact_estimate
+
+Method = Literal[
+    "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"
+]
+# Up to here the surrogate has by far the smallest error, and antithetic pairs are too
+# few to tell theirs.
+SURROGATE_PER_PLAYER = 32
+
+
+class ShapleyValues(eqx.Module):
+    """Shapley values with their uncertainty.
+
+    Args:
+        values: φ, (players,), in units of the payoff; they sum to v(N) − v(∅).
+        standard_errors: of every value; 0 when exact, infinite when the budget was too
+            small to tell (one antithetic pair); the surrogate's are those of its prior.
+        intervals: (players, 2), simultaneous: all hold at once with probability
+            `level`, also after early stopping. The whole line where nothing can be
+            promised: one antithetic pair, or the surrogate.
+        num_evaluations: payoffs asked for, ∅ and N included.
+        method: how they were found; "exact" when all coalitions were evaluated.
+        level: probability that all intervals hold.
+        empty_value: v(∅).
+        grand_value: v(N).
+        converged: whether `tolerance` was reached; None when none was asked for.
+    """
+
+    values: Float[np.ndarray, " players"]
+    standard_errors: Float[np.ndarray, " players"]
+    intervals: Float[np.ndarray, "players 2"]
+    num_evaluations: int
+    method: str
+    level: float
+    empty_value: float
+    grand_value: float
+    converged: bool | None
+
+    @property
+    def efficiency_gap(self) -> float:
+        """Σ_i φ_i − [v(N) − v(∅)]: rounding alone."""
+        return float(self.values.sum() - (self.grand_value - self.empty_value))
+
+
+def shapley_values(
+    value_fn: ValueFunction,
+    num_players: int,
+    *,
+    key: PRNGKeyArray | None = None,
+    budget: int | None = None,
+    method: Method = "auto",
+    level: float = 0.95,
+    tolerance: float | None = None,
+    chunk_size: int = 4096,
+    progress: bool | ProgressCallback | None = None,
+) -> ShapleyValues:
+    r"""Shapley values φ_i of a game, with simultaneous intervals.
+
+        φ_i = Σ_{S ∌ i} |S|! (n − |S| − 1)! / n! · [v(S + i) − v(S)]
+
+    Args:
+        value_fn: v, from a boolean NumPy array (coalitions, players) to one payoff per
+            row, in NumPy or JAX (a jitted function sees few different shapes). It must
+            be deterministic. A `shapiq` game is one.
+        num_players: n ≥ 2.
+        key: a `jax.random.key`; not needed when all coalitions are evaluated. The same
+            key gives the same result, for any `chunk_size`.
+        budget: at most this many evaluations, ∅ and N included. Default: 64 a player,
+            or 2^n if that is fewer (all of them for ``method="exact"``). A budget of
+            2^n or more (n ≤ 20) is spent on exact values.
+        method: see the table at the top of the module. "auto" takes the antithetic
+            method with a `tolerance` too. The surrogate spends at most 8194
+            evaluations; what the budget has beyond stays unspent.
+        level: probability that all intervals hold at once.
+        tolerance: stop as soon as every half-width is at most `tolerance` times
+            |v(N) − v(∅)|. Looks after 16, 32, 64, … pairs; look s spends α/2^s of
+            α = 1 − `level`, so that the intervals keep their level. For the
+            antithetic method.
+        chunk_size: coalitions handed to `value_fn` at once.
+        progress: True for a bar, or a function (num_evaluations, budget).
+
+    Returns:
+        `ShapleyValues`: values and standard errors in units of the payoff.
+
+    Raises:
+        ValueError: fewer than two players; a budget below the method's minimum (the
+            message states it); payoffs of the wrong shape or not finite (the message
+            names the coalition); a `tolerance` for a method that cannot stop early.
+        TypeError: `value_fn` is no function, or `key` no typed key.
+
+    Example:
+        >>> import jax, meanfield as mf
+        >>> gloves = lambda s: (s[:, 0] & (s[:, 1] | s[:, 2])).astype(float)
+        >>> mf.shapley_values(gloves, 3, budget=8).values.round(3).tolist()
+        [0.667, 0.167, 0.167]
+
+    References:
+        Shapley 1953, A value for n-person games. Mitchell et al. 2022,
+        arXiv:2104.12199.
+    """
+    n = check_game(value_fn, num_players)
+    check_settings(level, chunk_size, progress)
+    require(
+        method in get_args(Method),
+        f"`method` must be one of {', '.join(get_args(Method))}; got {method!r}.",
+    )
+    budget = _budget(budget, n, method)
+    if method == "auto":
+        dear = budget <= SURROGATE_PER_PLAYER * n and not hasattr(value_fn, "sweep")
+        method = "surrogate" if dear and tolerance is None else "antithetic"
+    enumerated = n <= exact.MAX_PLAYERS and budget >= 2**n
+    _check_tolerance(tolerance, method)
+    if not enumerated:
+        require_budget(budget, _minimum_budget(method, n), method)
+    evaluate = Evaluator(
+        value_fn,
+        n,
+        budget=2**n if enumerated else budget,
+        chunk_size=chunk_size,
+        progress=progress,
+    )
+    converged = None if tolerance is None else True
+    try:
+        if enumerated:
+            estimate, empty, grand = _enumerated(evaluate, level)
+            method = "exact"
+        elif method == "antithetic":
+            estimate, empty, grand, converged = _antithetic(
+                evaluate, numpy_generator(key), level, tolerance
+            )
+        elif method == "stratified":
+            estimate, empty, grand = stratified.stratified_estimate(
+                evaluate, numpy_generator(key), level=level
+            )
+        elif method == "surrogate":
+            estimate, empty, grand = surrogate.surrogate_estimate(
+                evaluate, numpy_generator(key), level=level
+            )
+        else:
+            estimate, empty, grand = regression.regression_estimate(
+                evaluate, numpy_generator(key), sampling=method, level=level
+            )
+    finally:
+        evaluate.close()
+    return ShapleyValues(
+        values=estimate.values,
+        standard_errors=estimate.standard_errors,
+        intervals=estimate.intervals,
+        num_evaluations=evaluate.num_evaluations,
+        method=method,
+        level=level,
+        empty_value=empty,
+        grand_value=grand,
+        converged=converged,
+    )
+
+
+def _budget(budget: int | None, n: int, method: str) -> int:
+    if method == "exact":
+        require(n <= exact.MAX_PLAYERS, _too_many(n))
+        return 2**n if budget is None else check_budget(budget)
+    return default_budget(n) if budget is None else check_budget(budget)
+
+
+def _too_many(n: int) -> str:
+    return (
+        f'method "exact" enumerates 2^n coalitions and needs `num_players` of at most '
+        f'{exact.MAX_PLAYERS}; got {n}. Use the default, "antithetic".'
+    )
+
+
+def _minimum_budget(method: str, n: int) -> int:
+    minimum = {
+        "antithetic": 2 + sampling.pair_cost(n),
+        "stratified": stratified.minimum_budget(n),
+        "kernel": regression.minimum_budget(n),
+        "leverage": regression.minimum_budget(n),
+        "surrogate": 2 * n,
+        "exact": 2**n,
+    }[method]
+    return minimum
+
+
+def _check_tolerance(tolerance: float | None, method: str) -> None:
+    sampling.check_tolerance(tolerance)
+    require(
+        tolerance is None or method in ("antithetic", "exact"),
+        f'`tolerance` needs method="antithetic", whose replicates can be looked at '
+        f"while they come; got method={method!r}. Leave `tolerance` out.",
+    )
+
+
+def _enumerated(evaluate: Evaluator, level: float) -> tuple[Estimate, float, float]:
+    n = evaluate.num_players
+    payoffs = evaluate(exact.all_coalitions(n))
+    values = exact.marginal_values(payoffs, exact.shapley_weights(n - 1))
+    return exact_estimate(values, payoffs, level), payoffs[0], payoffs[-1]
+
+
+def _antithetic(
+    evaluate: Evaluator,
+    rng: np.random.Generator,
+    level: float,
+    tolerance: float | None,
+) -> tuple[Estimate, float, float, bool | None]:
+    empty, grand = evaluate.ends()
+    live = np.flatnonzero(~evaluate.null_players())
+    if len(live) < 2:
+        # Alone, a player gets all there is to get.
+        values = np.zeros(evaluate.num_players)
+        values[live] = grand - empty
+        estimate = exact_estimate(values, np.array([empty, grand]), level)
+        return estimate, empty, grand, None if tolerance is None else True
+    draw = sampling.random_orders(len(live))
+    estimate, converged = sampling.stopped_estimate(
+        lambda count: sampling.antithetic_replicates(
+            evaluate, live[draw(rng, count)], empty, grand
+        ),
+        sampling.affordable_pairs(len(live), evaluate.budget),
+        level=level,
+        half_width=None if tolerance is None else tolerance * abs(grand - empty),
+        players=live,
+    )
+    return estimate, empty, grand, converged

@@ -1,0 +1,1 @@
+from . import arviz as arviz, numpyro as numpyro, sklearn as sklearn

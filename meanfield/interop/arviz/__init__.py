@@ -1,0 +1,1 @@
+"""Ensembles as ArviZ inference data."""

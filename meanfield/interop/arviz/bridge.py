@@ -1,0 +1,174 @@
+"""An ensemble as ArviZ inference data, in either of ArviZ's two formats."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import arviz as az
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.targets import align_targets, output_distribution
+from meanfield.spikeslab import SpikeSlab
+
+MOST_NUMBERS = 100_000_000
+
+
+def to_arviz(
+    ensemble: Ensemble,
+    data: tuple[Any, Any],
+    *,
+    likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+    num_samples: int = 400,
+    num_chains: int = 4,
+    var_names: Sequence[str] | None = None,
+    key: PRNGKeyArray,
+) -> Any:
+    r"""Drawn sub-networks with what they say of the data, for ArviZ.
+
+    Every draw is one sub-network: its weights are a draw of the posterior, its outputs
+    give the log-likelihood and one posterior-predictive target for each example. Draws
+    are independent, so the chains are a formality that ArviZ's summaries want.
+
+    Args:
+        ensemble: a trained ensemble.
+        data: arrays (x, y).
+        likelihood: as in `fit`; for learned noise pass `result.likelihood`.
+        num_samples: draws in all, a multiple of `num_chains`.
+        num_chains: chains to divide them into.
+        var_names: random weights to keep; all by default.
+        key: a `jax.random.key`.
+
+    Returns:
+        An `InferenceData` (ArviZ 0.x) or a `DataTree` (1.x) with the groups posterior,
+        posterior_predictive, log_likelihood, observed_data and constant_data. A weight
+        ``layers/0/weight`` is called ``layers.0.weight`` (a slash would part the tree)
+        and has the dimensions ``layers.0.weight_0``, …; targets have ``example``.
+
+    Raises:
+        ValueError: the draws do not divide into the chains, an unknown weight, more
+            numbers than fit in memory, or a log-likelihood that is NaN.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jnp.ones((5, 2)), jnp.array([0, 1, 2, 0, 1])
+        >>> found = mf.to_arviz(ensemble, data, num_samples=32, key=jax.random.key(2))
+        >>> dict(found["log_likelihood"].sizes)["example"]
+        5
+    """
+    pair = array_data(data)
+    if pair is None:
+        raise TypeError("`data` must be a pair of arrays (x, y); got an iterable.")
+    x, y = pair
+    check_batch(ensemble, likelihood, x, y)
+    require(
+        num_chains >= 1 and num_samples >= num_chains and num_samples % num_chains == 0,
+        f"`num_samples` must be a multiple of `num_chains`; got {num_samples} and "
+        f"{num_chains}.",
+    )
+    weights = ensemble.weights()
+    names = list(weights) if var_names is None else list(var_names)
+    unknown = sorted(set(names) - set(weights))
+    require(
+        not unknown,
+        f"`var_names` has {unknown}; the random weights are {sorted(weights)}.",
+    )
+    numbers = num_samples * (sum(weights[n].size for n in names) + len(y))
+    require(
+        numbers <= MOST_NUMBERS,
+        f"{numbers:,} numbers are too many for one table; draw fewer samples or keep "
+        "only some weights with `var_names`.",
+    )
+    keys = jax.random.split(key, num_samples)
+    kept, log_prob, predicted = _draw_all(
+        ensemble, likelihood, x, y, keys, tuple(names)
+    )
+    bad = np.isnan(np.asarray(log_prob)).any(0)
+    require(
+        not bad.any(),
+        f"`likelihood` gave a log-likelihood of NaN for example {int(bad.argmax())}. "
+        "Look for numbers that are not finite in the ensemble, or parameters outside "
+        "the distribution's range.",
+    )
+    targets = np.asarray(y)
+    event = [f"target_{axis}" for axis in range(targets.ndim - 1)]
+    groups = {
+        "posterior": {_dotted(n): _chains(kept[n], num_chains) for n in names},
+        "posterior_predictive": {
+            "y": _chains(predicted, num_chains, targets.shape),
+        },
+        "log_likelihood": {"y": _chains(log_prob, num_chains)},
+        "observed_data": {"y": targets},
+        "constant_data": {"x": np.asarray(x)} if eqx.is_array(x) else {},
+    }
+    shapes = {_dotted(name): weights[name].shape for name in names}
+    dims = {
+        name: [f"{name}_{axis}" for axis in range(len(shape))]
+        for name, shape in shapes.items()
+    }
+    dims["y"] = ["example", *event]
+    coords = {
+        f"{name}_{axis}": np.arange(size)
+        for name, shape in shapes.items()
+        for axis, size in enumerate(shape)
+    }
+    coords["example"] = np.arange(len(targets))
+    if eqx.is_array(x):
+        dims["x"] = ["example", *(f"feature_{axis}" for axis in range(x.ndim - 1))]
+    return _collect(groups, coords, dims)
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".")
+
+
+def _collect(groups: dict[str, Any], coords: Any, dims: Any) -> Any:
+    """ArviZ 1.x takes one mapping of groups, 0.x an argument for each."""
+    if int(az.__version__.split(".")[0]) >= 1:
+        return az.from_dict(groups, coords=coords, dims=dims)
+    # Older ArviZ wants the event dimensions of a log-likelihood left out.
+    likelihood = groups.pop("log_likelihood")
+    found = az.from_dict(**groups, coords=coords, dims=dims)
+    pointwise = {**dims, "y": ["example"]}
+    found.extend(az.from_dict(log_likelihood=likelihood, coords=coords, dims=pointwise))
+    return found
+
+
+def _chains(draws: Any, num_chains: int, shape: tuple[int, ...] | None = None) -> Any:
+    draws = np.asarray(draws)
+    inner = draws.shape[1:] if shape is None else shape
+    return draws.reshape(num_chains, -1, *inner)
+
+
+@eqx.filter_jit
+def _draw_all(
+    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, keys: Any, names: tuple
+) -> tuple[dict[str, Any], Any, Any]:
+    def draw(key: PRNGKeyArray) -> tuple[dict[str, Any], Any, Any]:
+        weight_key, target_key = jax.random.split(key)
+        laws = ensemble.weights()
+        parts = dict(zip(laws, jax.random.split(weight_key, len(laws)), strict=True))
+        values = {name: law.sample(parts[name]) for name, law in laws.items()}
+        point = ensemble.with_weights(
+            {name: _certain(value) for name, value in values.items()}
+        )
+        # Without width or spikes the noise is zero: this is the sub-network itself.
+        distribution = output_distribution(likelihood, point(x, key=target_key))
+        log_prob = distribution.log_prob(align_targets(distribution, y))
+        kept = {name: values[name] for name in names}
+        return kept, log_prob, distribution.sample(target_key)
+
+    return jax.lax.map(draw, keys)
+
+
+def _certain(value: Any) -> SpikeSlab:
+    zero = jnp.zeros_like(value)
+    return SpikeSlab(zero, value, zero)

@@ -1,0 +1,181 @@
+"""Spike-and-slab weights and Markov chains: priors, starts and reparametrisation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import PRNGKeyArray
+from numpyro.infer import init_to_value
+from numpyro.infer.reparam import Reparam
+from numpyro.primitives import Messenger
+
+from meanfield.checks import is_concrete, require
+from meanfield.spikeslab import SpikeSlab, safe_sqrt
+
+from .matched_moments import unwrap
+from .spike_and_slab import SpikeAndSlab
+
+
+class SpikeSlabReparam(Reparam):
+    r"""Write w = b v with sites b ~ Bernoulli(1 − π) and v ~ N(m, s²).
+
+    The posterior of w is the same, and `numpyro.infer.DiscreteHMCGibbs` or `MixedHMC`
+    can sample it: b by Gibbs steps, v by NUTS.
+
+    The sites are called ``<name>_present`` and ``<name>_slab``; the entries of an event
+    become plates ``<name>_weights_…``, so a site with an event goes outside of plates.
+
+    Example:
+        >>> import numpyro, meanfield as mf
+        >>> from numpyro.infer import DiscreteHMCGibbs, NUTS
+        >>> def model():
+        ...     numpyro.sample("w", mf.SpikeAndSlab(0.5, 0.0, 1.0))
+        >>> config = {"w": mf.numpyro.SpikeSlabReparam()}
+        >>> split = numpyro.handlers.reparam(model, config=config)
+        >>> kernel = DiscreteHMCGibbs(NUTS(split))
+    """
+
+    def __call__(self, name: str, fn: Any, obs: Any) -> Any:
+        """Sample b and v in place of w."""
+        require(
+            obs is None,
+            f"Site {name!r} is observed; SpikeSlabReparam is for latent weights.",
+        )
+        law, event_dim = unwrap(fn), fn.event_dim
+        require(
+            isinstance(law, SpikeAndSlab),
+            f"Site {name!r} has law {type(law).__name__}; SpikeSlabReparam needs "
+            "SpikeAndSlab.",
+        )
+        present = dist.Bernoulli(probs=law.inclusion_prob).expand(fn.shape())
+        slab = dist.Normal(law.slab_mean, law.slab_std).expand(fn.shape())
+        # Gibbs steps enumerate single entries, which must be batch dimensions.
+        with numpyro.plate_stack(f"{name}_weights", list(fn.event_shape)):
+            present = numpyro.sample(f"{name}_present", present)
+        slab = numpyro.sample(f"{name}_slab", slab.to_event(event_dim))
+        return None, jnp.where(present == 1, slab, 0)
+
+
+def add_spikes(
+    model: Callable[..., Any],
+    inclusion_prob: float = 0.1,
+    where: Callable[[str], bool] = lambda name: True,
+) -> Callable[..., Any]:
+    r"""Give the normal priors of a NumPyro model a spike at zero.
+
+    N(m, s²)  →  (1 − ρ) δ + ρ N(m, s²)
+
+    Args:
+        model: a NumPyro model with normal latent sites.
+        inclusion_prob: ρ in (0, 1), the probability that a weight is present.
+        where: which sites to change, by name; all normal latent sites by default.
+
+    Returns:
+        A model with the same arguments, to be guided by `AutoSpikeSlab`.
+
+    Raises:
+        ValueError: ρ outside (0, 1).
+    """
+    require(
+        0 < inclusion_prob < 1,
+        f"`inclusion_prob` must lie strictly between 0 and 1; got {inclusion_prob}.",
+    )
+    return _AddSpikes(model, 1 - inclusion_prob, where)
+
+
+class _AddSpikes(Messenger):
+    def __init__(self, model: Any, spike_prob: float, where: Callable[[str], bool]):
+        super().__init__(model)
+        self.spike_prob = spike_prob
+        self.where = where
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        law = unwrap(msg["fn"])
+        if isinstance(law, dist.Normal) and self.where(msg["name"]):
+            shape, event_dim = msg["fn"].shape(), msg["fn"].event_dim
+            spiky = SpikeAndSlab(self.spike_prob, law.loc, law.scale)
+            msg["fn"] = spiky.expand(shape).to_event(event_dim)
+
+
+def as_prior(
+    weights: Mapping[str, SpikeSlab], kind: str = "moments"
+) -> dict[str, dist.Distribution]:
+    r"""A trained ensemble as priors of a NumPyro model.
+
+    Args:
+        weights: laws by name, as `Ensemble.weights()` gives them.
+        kind: `"moments"`, the normal law N(μ, V) of the same mean and variance;
+            `"slab"`, the slab N(m, Ξ) alone; `"spike_and_slab"`, the law itself. NUTS
+            takes the first two.
+
+    Returns:
+        By name, a distribution whose event is the whole array.
+
+    Raises:
+        ValueError: an unknown kind, or an entry of variance 0, which has no density.
+    """
+    makers = {"moments": _moments, "slab": _slab, "spike_and_slab": _law}
+    require(
+        kind in makers,
+        f"`kind` must be one of {sorted(makers)}; got {kind!r}.",
+    )
+    priors = {}
+    for name, weight in weights.items():
+        # Inside a model that is traced, the numbers of an ensemble are constants still.
+        with jax.ensure_compile_time_eval():
+            variance = weight.var if kind == "moments" else weight.slab_var
+            known = is_concrete(variance)
+            wide = not known or bool((variance > 0).all())
+        require(
+            wide,
+            f"`weights[{name!r}]` has entries of variance 0, which have no density; "
+            "soften the ensemble first, for example with posterior_as_prior.",
+        )
+        priors[name] = makers[kind](weight).to_event(weight.ndim)
+    return priors
+
+
+def init_to_ensemble(
+    weights: Mapping[str, SpikeSlab],
+    key: PRNGKeyArray | None = None,
+    site_name: Callable[[str], str] = lambda name: name,
+) -> Any:
+    """Start Markov chains, or another guide, at a trained ensemble.
+
+    Args:
+        weights: laws by name, as `Ensemble.weights()` gives them.
+        key: draws a sub-network to start from; the mean network if None.
+        site_name: from the name of a weight to the name of its site, for example
+            ``lambda name: f"net/{name}"``.
+
+    Returns:
+        An `init_strategy` for `numpyro.infer.NUTS`.
+    """
+    if key is None:
+        return init_to_value(values={site_name(n): w.mean for n, w in weights.items()})
+    keys = jax.random.split(key, max(len(weights), 1))
+    pairs = zip(keys, weights.items(), strict=False)
+    return init_to_value(values={site_name(n): w.sample(k) for k, (n, w) in pairs})
+
+
+def _moments(weight: SpikeSlab) -> dist.Distribution:
+    return dist.Normal(weight.mean, safe_sqrt(weight.var))
+
+
+def _slab(weight: SpikeSlab) -> dist.Distribution:
+    return dist.Normal(weight.slab_mean, safe_sqrt(weight.slab_var))
+
+
+def _law(weight: SpikeSlab) -> dist.Distribution:
+    require(
+        not weight.shared,
+        "`kind` 'spike_and_slab' takes weights with spikes of their own; these share "
+        "them. Use 'moments' or 'slab'.",
+    )
+    std = safe_sqrt(weight.slab_var)
+    return SpikeAndSlab(weight.spike_prob, weight.slab_mean, std)

@@ -1,0 +1,345 @@
+r"""`AutoSpikeSlab`: a mean-field guide with spikes for NumPyro's SVI.
+
+Every latent site whose prior is `SpikeAndSlab` gets independent spike-and-slab factors
+q(w) = π δ(w) + (1 − π) N(w | m, Ξ). With μ, V the moments of q, the objective is
+
+    E[ln P(data | w)] − KL(q ‖ prior),     w = μ + √V ε,  ε ~ N(0, 1)
+
+The divergence is the exact one. The likelihood meets weights drawn from the normal law
+of the same mean and variance, as generalized back-propagation does: a spike has no
+useful pathwise gradient, the matched moments have one for π, m and Ξ alike. So the
+objective is the evidence lower bound
+
+* exactly, where the log-likelihood is quadratic in the weights (linear regression);
+* up to the third and higher cumulants of the weights elsewhere. They vanish where many
+  weights meet in each sum.
+
+`SpikeSlabELBO` is the exact bound for every model; its gradients are noisier.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, PRNGKeyArray
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import biject_to
+from numpyro.infer.autoguide import AutoGuide
+from numpyro.primitives import Messenger
+
+from meanfield.checks import require
+from meanfield.spikeslab import SpikeSlab, safe_sqrt
+
+from .matched_moments import MatchedMoments, spike_slab_of, unwrap
+from .spike_and_slab import SpikeAndSlab
+
+
+class AutoSpikeSlab(AutoGuide):
+    r"""Spike-and-slab guide for every `SpikeAndSlab` site of a NumPyro model.
+
+    Other continuous sites get an independent normal law in unconstrained space, as
+    `AutoNormal` gives them. Use it with `Trace_ELBO` or `TraceMeanField_ELBO`, which
+    agree here, or with `SpikeSlabELBO`; bounds that weigh samples (`RenyiELBO`) do not
+    apply, because draws of this guide carry no density of their own.
+
+    A model with normal priors gets spikes by `add_spikes(model, inclusion_prob)`.
+
+    Args:
+        model: a NumPyro model.
+        prefix: parameters are called ``<site>_<prefix>_spike_prob``, ``…_slab_mean``,
+            ``…_slab_std``; for other sites ``…_loc`` and ``…_scale``.
+        init_spike_prob: π at the start, in (0, 1).
+        init_scale: √Ξ at the start, and the spread of the first m, both in units of
+            the prior's slab.
+        init_values: starting laws by site name, such as those of a trained ensemble;
+            π is kept in [0.001, 0.999] and √Ξ above a thousandth of the prior's slab.
+
+    Raises:
+        ValueError: a discrete site, or a spike-and-slab site under a mask.
+
+    Example:
+        >>> import jax, numpyro, optax
+        >>> import numpyro.distributions as dist
+        >>> from numpyro.infer import SVI, TraceMeanField_ELBO
+        >>> import meanfield as mf
+        >>> def model(y):
+        ...     w = numpyro.sample("w", mf.SpikeAndSlab(0.5, 0.0, 1.0))
+        ...     numpyro.sample("y", dist.Normal(w, 1.0), obs=y)
+        >>> guide = mf.numpyro.AutoSpikeSlab(model)
+        >>> svi = SVI(model, guide, optax.adam(0.1), TraceMeanField_ELBO())
+        >>> params = svi.run(jax.random.key(0), 5, 2.0, progress_bar=False).params
+        >>> sorted(guide.spike_slabs(params))
+        ['w']
+
+    References:
+        Li & Huang 2020, arXiv:2001.03354 (the matched moments).
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        prefix: str = "auto",
+        init_spike_prob: float = 0.1,
+        init_scale: float = 0.1,
+        init_values: Mapping[str, SpikeSlab] | None = None,
+    ):
+        require(
+            0 < init_spike_prob < 1,
+            f"`init_spike_prob` must lie strictly between 0 and 1; got "
+            f"{init_spike_prob}. At 0 or 1 its gradient is zero for ever.",
+        )
+        require(
+            init_scale > 0,
+            f"`init_scale` must be positive; got {init_scale}.",
+        )
+        super().__init__(model, prefix=prefix)
+        self.init_spike_prob = init_spike_prob
+        self.init_scale = init_scale
+        self.init_values = dict(init_values or {})
+        # Support of each guided site; None for a spike-and-slab site. Settled by the
+        # first call, so that a later call without data guides the same sites.
+        self.supports: dict[str, Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Draw every latent site; the sites come in the order of the model."""
+        if self.supports is None:
+            self._find_sites(*args, **kwargs)
+        guided = self.supports or {}
+        hidden = lambda site: (
+            site["type"] not in ("param", "plate") and site.get("name") not in guided
+        )
+        key = numpyro.prng_key()
+        require(
+            key is not None,
+            "AutoSpikeSlab needs randomness; call it under numpyro.handlers.seed.",
+        )
+        with (
+            handlers.block(hide_fn=hidden),
+            _Replace(self) as draws,
+            handlers.seed(rng_seed=key),
+        ):
+            self.model(*args, **kwargs)
+        return draws.values
+
+    def spike_slabs(self, params: Mapping[str, Any]) -> dict[str, SpikeSlab]:
+        """The learned laws of the spike-and-slab sites.
+
+        Args:
+            params: what `svi.get_params(state)` or `svi.run(...).params` gives.
+
+        Returns:
+            By site name, the `SpikeSlab` with π, m, Ξ.
+        """
+        return {
+            name: SpikeSlab(
+                params[self._param(name, "spike_prob")],
+                params[self._param(name, "slab_mean")],
+                jnp.square(params[self._param(name, "slab_std")]),
+            )
+            for name in self._sites(spikes=True)
+        }
+
+    def sample_posterior(
+        self,
+        rng_key: PRNGKeyArray,
+        params: Mapping[str, Any],
+        *args: Any,
+        sample_shape: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> dict[str, Array]:
+        """Draw from the learned law itself: sub-networks, with exact zeros.
+
+        Args:
+            rng_key: a `jax.random.key`.
+            params: what `svi.get_params(state)` gives.
+            *args: ignored, as the guide does not depend on them.
+            sample_shape: leading shape of the draws.
+            **kwargs: ignored.
+
+        Returns:
+            By site name, draws of shape `sample_shape` + shape of the site; what
+            `Predictive(model, posterior_samples=...)` takes.
+        """
+        laws = self._laws(params)
+        keys = jax.random.split(rng_key, max(len(laws), 1))
+        return {
+            name: law.sample(key, sample_shape)
+            for key, (name, law) in zip(keys, laws.items(), strict=False)
+        }
+
+    def median(self, params: Mapping[str, Any]) -> dict[str, Array]:
+        """The median of every entry: 0 where the spike holds the middle."""
+        return {name: law.icdf(0.5) for name, law in self._laws(params).items()}
+
+    def quantiles(self, params: Mapping[str, Any], quantiles: Any) -> dict[str, Array]:
+        """Quantiles of every entry, stacked along a new first axis."""
+        levels = jnp.asarray(quantiles)
+        return {
+            name: jax.vmap(law.icdf)(levels) if levels.ndim else law.icdf(levels)
+            for name, law in self._laws(params).items()
+        }
+
+    def _laws(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Law of every entry of every site, without event dimensions."""
+        laws: dict[str, Any] = {
+            name: SpikeAndSlab(w.spike_prob, w.slab_mean, safe_sqrt(w.slab_var))
+            for name, w in self.spike_slabs(params).items()
+        }
+        for name in self._sites(spikes=False):
+            loc = params[self._param(name, "loc")]
+            normal = dist.Normal(loc, params[self._param(name, "scale")])
+            transform = biject_to((self.supports or {})[name])
+            event_dim = transform.domain.event_dim
+            laws[name] = dist.TransformedDistribution(
+                normal.to_event(event_dim), transform
+            )
+        return laws
+
+    def _sites(self, spikes: bool) -> list[str]:
+        require(
+            self.supports is not None,
+            "The guide has not met its model yet; run svi.init or svi.run first.",
+        )
+        supports = self.supports or {}
+        return [name for name, s in supports.items() if (s is None) == spikes]
+
+    def _param(self, name: str, part: str) -> str:
+        return f"{name}_{self.prefix}_{part}"
+
+    def _find_sites(self, *args: Any, **kwargs: Any) -> None:
+        seeded = handlers.seed(self.model, rng_seed=0)
+        with handlers.block():
+            trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+        supports = {}
+        for name, site in trace.items():
+            if site["type"] != "sample" or site["is_observed"]:
+                continue
+            law = site["fn"]
+            if isinstance(unwrap(law), SpikeAndSlab):
+                supports[name] = None
+                continue
+            require(
+                not law.support.is_discrete,
+                f"Site {name!r} is discrete and cannot be guided by AutoSpikeSlab. Sum "
+                "it out with numpyro.contrib.funsor, or sample it by MCMC.",
+            )
+            require(
+                not isinstance(law, dist.MaskedDistribution),
+                f"Site {name!r} is masked; apply the mask in the likelihood instead.",
+            )
+            supports[name] = law.support
+        spiky = [name for name, support in supports.items() if support is None]
+        unknown = sorted(set(self.init_values) - set(spiky))
+        require(
+            not unknown,
+            f"`init_values` names {unknown}, but the SpikeAndSlab sites of the model "
+            f"are {spiky}.",
+        )
+        self.supports = supports
+
+
+class _Replace(Messenger):
+    """Runs the model with every guided site drawn from the guide instead.
+
+    The guide sees each prior as it stands at that moment, with all parents drawn, so
+    hierarchical priors, plates and parameters of the model need no care here.
+    """
+
+    def __init__(self, guide: AutoSpikeSlab):
+        super().__init__()
+        self.guide = guide
+        self.values: dict[str, Any] = {}
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        return self
+
+    def process_message(self, msg: Any) -> None:
+        supports = self.guide.supports or {}
+        if msg["type"] != "sample" or msg["is_observed"] or msg["name"] not in supports:
+            return
+        spiky = supports[msg["name"]] is None
+        msg["fn"] = (self._spike_slab if spiky else self._normal)(msg)
+
+    def postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "sample" and msg["name"] in (self.guide.supports or {}):
+            self.values[msg["name"]] = msg["value"]
+
+    def _spike_slab(self, msg: Any) -> dist.Distribution:
+        prior, name, guide = msg["fn"], msg["name"], self.guide
+        prior_weights = spike_slab_of(prior)
+        start = lambda key: _start(guide, name, prior_weights, key)
+        event = {"event_dim": prior.event_dim}
+        spike_prob = numpyro.param(
+            guide._param(name, "spike_prob"),
+            lambda key: start(key).spike_prob,
+            constraint=constraints.unit_interval,
+            **event,
+        )
+        slab_mean = numpyro.param(
+            guide._param(name, "slab_mean"),
+            lambda key: start(key).slab_mean,
+            **event,
+        )
+        slab_std = numpyro.param(
+            guide._param(name, "slab_std"),
+            lambda key: safe_sqrt(start(key).slab_var),
+            constraint=constraints.softplus_positive,
+            **event,
+        )
+        posterior = SpikeSlab(spike_prob, slab_mean, jnp.square(jnp.asarray(slab_std)))
+        return MatchedMoments(posterior, prior, msg["kwargs"]["rng_key"])
+
+    def _normal(self, msg: Any) -> dist.Distribution:
+        prior, name, guide = msg["fn"], msg["name"], self.guide
+        transform = biject_to(prior.support)
+        shape = transform.inverse_shape(prior.shape())
+        extra = len(shape) - len(prior.shape())
+        event_dim = prior.event_dim + extra
+        # Small random starts break the symmetry between the units of a network.
+        loc = numpyro.param(
+            guide._param(name, "loc"),
+            lambda key: guide.init_scale * jax.random.normal(key, shape),
+            event_dim=event_dim,
+        )
+        scale = numpyro.param(
+            guide._param(name, "scale"),
+            lambda key: jnp.full(shape, guide.init_scale),
+            constraint=constraints.softplus_positive,
+            event_dim=event_dim,
+        )
+        normal = dist.Normal(loc, scale).to_event(event_dim)
+        if isinstance(unwrap(prior).support, type(constraints.real)):
+            return normal
+        return dist.TransformedDistribution(normal, transform)
+
+
+def _start(
+    guide: AutoSpikeSlab, name: str, prior: SpikeSlab, key: PRNGKeyArray
+) -> SpikeSlab:
+    """Where the law of one site starts."""
+    scale = safe_sqrt(prior.slab_var)
+    if name in guide.init_values:
+        given = guide.init_values[name]
+        require(
+            given.shape == prior.shape,
+            f"`init_values[{name!r}]` has shape {given.shape}, but the site has "
+            f"{prior.shape}.",
+        )
+        smallest = jnp.square(1e-3 * scale)
+        return SpikeSlab(
+            jnp.clip(given.spike_prob, 1e-3, 1 - 1e-3),
+            given.slab_mean,
+            jnp.maximum(given.slab_var, smallest),
+        )
+    noise = jax.random.normal(key, prior.shape, prior.dtype)
+    return SpikeSlab(
+        jnp.full(prior.shape, guide.init_spike_prob, prior.dtype),
+        prior.slab_mean + guide.init_scale * scale * noise,
+        jnp.square(guide.init_scale * scale),
+    )

@@ -1,0 +1,222 @@
+r"""A network with spike-and-slab weights inside a NumPyro model, as one statement.
+
+    prior = mf.SpikeSlabPrior(0.1, 1.0)
+    net = mf.numpyro.spike_slab_module("net", network, prior=prior)
+    y = net(x)
+
+`spike_slab_module` keeps π, m, Ξ as parameters of the model and propagates them: every
+unit and example has noise of its own (local reparameterization), and the KL is a factor
+of the model. It is for SVI, and as fast as training by `fit`.
+
+`random_spike_slab_module` makes every weight tensor a latent site. It is for guides of
+sites (`AutoSpikeSlab`) and for Markov chains on small networks.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.priors import SpikeSlabPrior, total_kl
+from meanfield.spikeslab import SpikeSlab, is_spike_slab, safe_sqrt
+from meanfield.trees import map_named
+
+from .spike_and_slab import SpikeAndSlab
+
+_PARTS = ("spike_prob", "slab_mean", "slab_std")
+
+
+def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
+    r"""Put a network whose weights are spike and slab into a NumPyro model.
+
+    Registers π, m and √Ξ of every random weight (``<name>/<path>/spike_prob``, …) and
+    every learned point value (``<name>/<path>``) by `numpyro.param`, and with a prior
+    adds −Σ KL(q ‖ prior) to the log-density. The objective of SVI is then the bound of
+    `fit`: scale the likelihood to all data with a subsampling plate, and keep this
+    statement outside of plates.
+
+    Args:
+        name: prefix of the parameters.
+        network: an `Ensemble`, or what `Ensemble.from_model` takes. A Flax or Equinox
+            model's own weights become the first slab means.
+        prior: a `SpikeSlabPrior`, a mapping from names to priors, or None for no KL.
+
+    Returns:
+        A function of a batch, drawing fresh noise at every call. It needs a handler
+        that seeds, as SVI and `Predictive` have.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro
+        >>> import numpyro.distributions as dist
+        >>> import meanfield as mf
+        >>> network = eqx.nn.MLP(3, 1, 8, 1, key=jax.random.key(0))
+        >>> def model(x, y=None):
+        ...     prior = mf.SpikeSlabPrior(0.1, 1.0)
+        ...     net = mf.numpyro.spike_slab_module("net", network, prior)
+        ...     mean = net(x)[:, 0]
+        ...     with numpyro.plate("data", len(x)):
+        ...         numpyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+        >>> seeded = numpyro.handlers.seed(model, jax.random.key(1))
+        >>> trace = numpyro.handlers.trace(seeded).get_trace(jnp.ones((5, 3)))
+        >>> trace["y"]["value"].shape
+        (5,)
+    """
+    ensemble = _as_ensemble(network)
+    values = {
+        site: numpyro.param(site, start, constraint=constraint)
+        for site, (start, constraint) in _starts(name, ensemble).items()
+    }
+    ensemble = ensemble_from_params(name, ensemble, values)
+    if prior is not None:
+        numpyro.factor(f"{name}/kl", -total_kl(ensemble.weights(), prior))
+
+    def apply(x: Any) -> Any:
+        key = numpyro.prng_key()
+        if key is None:
+            raise ValueError(
+                f"The network {name!r} draws noise; run the model under "
+                "numpyro.handlers.seed."
+            )
+        return ensemble(x, key=key)
+
+    return apply
+
+
+def ensemble_from_params(
+    name: str, network: Any, params: Mapping[str, Any]
+) -> Ensemble:
+    """The ensemble that SVI has trained through `spike_slab_module`.
+
+    Args:
+        name: the name given to the statement.
+        network: the network given to the statement.
+        params: what `svi.get_params(state)` or `svi.run(...).params` gives.
+
+    Returns:
+        An `Ensemble` with the learned π, m, Ξ and point values.
+
+    Raises:
+        ValueError: a parameter of the network is missing.
+    """
+    ensemble = _as_ensemble(network)
+    missing = sorted(set(_starts(name, ensemble)) - set(params))
+    require(
+        not missing,
+        f"`params` lacks {missing}; give the name and the network of the statement.",
+    )
+
+    def value(path: str, leaf: Any) -> Any:
+        site = f"{name}/{path}"
+        if is_spike_slab(leaf):
+            spike, mean, std = (params[f"{site}/{part}"] for part in _PARTS)
+            return SpikeSlab(spike, mean, jnp.square(std))
+        return params.get(site, leaf) if _learned(ensemble, path, leaf) else leaf
+
+    points = map_named(value, ensemble.params, is_spike_slab)
+    return eqx.tree_at(lambda e: e.params, ensemble, points)
+
+
+def random_spike_slab_module(
+    name: str, network: Any, prior: Any, point_scale: float = 1.0
+) -> Callable:
+    r"""Put a network into a NumPyro model with every weight tensor a latent site.
+
+    Args:
+        name: prefix of the sites, ``<name>/<path>``.
+        network: an `Ensemble`, or what `Ensemble.from_model` takes; only its shapes
+            and its frozen values are used.
+        prior: a `SpikeSlabPrior` with fixed numbers; or a mapping from path names to
+            distributions, such as `as_prior(ensemble.weights())` gives them (normal
+            ones for NUTS).
+        point_scale: standard deviation of the normal prior of biases and norm scales.
+
+    Returns:
+        A function of a batch, `x -> outputs`, the same network at every call.
+
+    Raises:
+        ValueError: a prior that learns its numbers, or lacks a weight.
+    """
+    ensemble = _as_ensemble(network)
+    require(point_scale > 0, f"`point_scale` must be positive; got {point_scale}.")
+
+    def draw(path: str, leaf: Any) -> Any:
+        if is_spike_slab(leaf):
+            return numpyro.sample(f"{name}/{path}", _site_law(prior, path, leaf))
+        if _learned(ensemble, path, leaf):
+            law = dist.Normal(0.0, point_scale).expand(leaf.shape).to_event(leaf.ndim)
+            return numpyro.sample(f"{name}/{path}", law)
+        return leaf
+
+    points = map_named(draw, ensemble.params, is_spike_slab)
+    return lambda x: ensemble.apply_fn(points, x)
+
+
+def _as_ensemble(network: Any) -> Ensemble:
+    if isinstance(network, Ensemble):
+        return network
+    # The model may be traced; the network's first values are constants all the same.
+    with jax.ensure_compile_time_eval():
+        return Ensemble.from_model(network)
+
+
+def _learned(ensemble: Ensemble, path: str, leaf: Any) -> bool:
+    return eqx.is_inexact_array(leaf) and path not in ensemble.frozen
+
+
+def _starts(name: str, ensemble: Ensemble) -> dict[str, tuple[Any, Any]]:
+    """First value and constraint of every parameter.
+
+    Probabilities of exactly 0 or 1 and a width of exactly 0 have no unconstrained
+    counterpart: they start a little inside.
+    """
+    starts: dict[str, tuple[Any, Any]] = {}
+
+    def add(path: str, leaf: Any) -> Any:
+        site = f"{name}/{path}"
+        if is_spike_slab(leaf):
+            spike = jnp.clip(leaf.spike_prob, 1e-3, 1 - 1e-3)
+            std = jnp.maximum(safe_sqrt(leaf.slab_var), 1e-4)
+            starts[f"{site}/spike_prob"] = (spike, constraints.unit_interval)
+            starts[f"{site}/slab_mean"] = (leaf.slab_mean, constraints.real)
+            starts[f"{site}/slab_std"] = (std, constraints.softplus_positive)
+        elif _learned(ensemble, path, leaf):
+            starts[site] = (leaf, constraints.real)
+        return leaf
+
+    map_named(add, ensemble.params, is_spike_slab)
+    return starts
+
+
+def _site_law(prior: Any, path: str, weight: SpikeSlab) -> dist.Distribution:
+    if isinstance(prior, SpikeSlabPrior):
+        require(
+            prior.is_fixed,
+            "`prior` learns its numbers from a posterior, which a generative model "
+            "does not have; give numbers, or a mapping to distributions that depend "
+            "on hyper-parameters of your own.",
+        )
+        layer = prior.for_layer(path, weight)
+        law = SpikeAndSlab(1 - layer.inclusion_prob, 0.0, layer.slab_scale)
+        return law.expand(weight.shape).to_event(weight.ndim)
+    require(
+        isinstance(prior, Mapping) and path in prior,
+        f"`prior` must be a SpikeSlabPrior or a mapping with an entry for {path!r}.",
+    )
+    law = prior[path]
+    require(
+        law.shape() == weight.shape,
+        f"`prior[{path!r}]` has shape {law.shape()}, but the weight has "
+        f"{weight.shape}.",
+    )
+    return (
+        law
+        if law.event_dim == weight.ndim
+        else law.to_event(weight.ndim - law.event_dim)
+    )

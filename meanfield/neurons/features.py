@@ -1,0 +1,66 @@
+"""The strong units of a layer as features of an example: fewer numbers to read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import check_inputs, input_arrays
+from meanfield.program.steps import trace
+from meanfield.program.wiring import named_units
+
+from .silence import activations, point_params
+
+
+def coalition_features(
+    ensemble: Ensemble,
+    layer: str,
+    x: Any,
+    *,
+    mask: Bool[Any, " units"] | Mapping[str, Bool[Any, " units"]] | None = None,
+) -> Float[Array, "examples features"]:
+    """Activations of the units of a layer that belong to its coalition.
+
+    Args:
+        ensemble: a trained ensemble; its network of posterior means is read.
+        layer: a parameter path without its last name.
+        x: a batch of inputs.
+        mask: the units that belong, alone or by layer; all of them if not given.
+
+    Returns:
+        (examples, strong units). Channels are averaged over their positions.
+
+    Raises:
+        ValueError: an unknown layer, or a mask of another length.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_points(net)
+        >>> strong = jnp.arange(16) < 5
+        >>> mf.neurons.coalition_features(ensemble, "layers/1", jnp.ones((7, 4)),
+        ...                       mask=strong).shape
+        (7, 5)
+    """
+    x = input_arrays(x, "x")
+    check_inputs(ensemble, x, "x")
+    points = point_params(ensemble)
+    program = trace(ensemble.apply_fn, points, x)
+    units = named_units(program, layer)
+    if isinstance(mask, Mapping):
+        require(
+            layer in mask,
+            f"`layer` must be one that played, {list(mask)}; got {layer!r}.",
+        )
+        mask = mask[layer]
+    chosen = np.ones(units.size, bool) if mask is None else np.asarray(mask, bool)
+    require(
+        chosen.shape == (units.size,),
+        f"`mask` must have one entry for each of the {units.size} units of {layer!r}; "
+        f"got shape {chosen.shape}.",
+    )
+
+    return activations(program, points, x, units).mean(1)[:, chosen]

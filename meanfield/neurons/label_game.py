@@ -1,0 +1,100 @@
+r"""The label game: how much of the payoff important, variable and absent carry.
+
+The three players are the labels of one layer's connections. In a coalition S the
+connections with a label outside S are cut (w = 0); v(S) is the payoff of the network
+that is left. 2³ evaluations give the exact Shapley values. "Absent" must carry nothing:
+the dummy axiom, used as a test of the trained model. (This link of labels and games is
+this project's own.)
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from meanfield.checks import require
+from meanfield.credit.labels import ConnectionLabels, Label
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.games.exact import all_coalitions, marginal_values, shapley_weights
+from meanfield.spikeslab import SpikeSlab
+
+from .neuron_game import NeuronGame
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelGame:
+    """What `label_game` returns.
+
+    Attributes:
+        values: Shapley value of each label, in units of the payoff.
+        payoffs: payoff of the eight coalitions; bit i of the index is label i.
+        counts: number of connections under each label.
+    """
+
+    values: dict[str, float]
+    payoffs: Float[np.ndarray, " coalitions"]
+    counts: dict[str, int]
+
+
+def label_game(
+    ensemble: Ensemble,
+    layer: str,
+    labels: ConnectionLabels,
+    data: tuple[Any, Any],
+    **settings: Any,
+) -> LabelGame:
+    """Shapley values of the labels of one layer.
+
+    Args:
+        ensemble: a trained ensemble.
+        layer: a parameter path without its last name, such as ``"layers/1"``.
+        labels: the result of `label_connections`.
+        data: arrays (x, y).
+        **settings: as of `NeuronGame` (payoff, likelihood, num_draws, key).
+
+    Returns:
+        A `LabelGame`.
+
+    Raises:
+        ValueError: the layer has no labelled weights.
+    """
+    names = [name for name in labels.labels if name.rpartition("/")[0] == layer]
+    require(
+        bool(names),
+        f"`layer` {layer!r} has no labelled weights; the labels are of "
+        f"{sorted(labels.labels)}.",
+    )
+    own = ensemble.weights()
+    masks = all_coalitions(len(Label))
+    whole = NeuronGame(ensemble, layer, data, **settings)
+    again = {"key": settings["key"]} if "key" in settings else {}
+    payoffs = []
+    for mask in masks:
+        kept = {
+            name: _cut(own[name], np.asarray(mask)[np.asarray(labels.labels[name])])
+            for name in names
+        }
+        game = whole.replay(ensemble.with_weights(kept), **again)
+        payoffs.append(game(np.ones((1, game.num_players), bool))[0])
+    payoffs = np.array(payoffs)
+    shares = marginal_values(payoffs, shapley_weights(len(Label) - 1))
+    values = {label.name.lower(): float(shares[label]) for label in Label}
+    counts = {
+        label.name.lower(): int(
+            sum((np.asarray(labels.labels[name]) == label).sum() for name in names)
+        )
+        for label in Label
+    }
+    return LabelGame(values, payoffs, counts)
+
+
+def _cut(weight: SpikeSlab, kept: Any) -> SpikeSlab:
+    """Connections that are not kept become absent for certain."""
+    if weight.shared:
+        mean, var = (jnp.where(kept, v, 0) for v in (weight.slab_mean, weight.slab_var))
+        return SpikeSlab(weight.spike_prob, mean, var)
+    return SpikeSlab(
+        jnp.where(kept, weight.spike_prob, 1), weight.slab_mean, weight.slab_var
+    )

@@ -1,0 +1,216 @@
+r"""Labels meet coalitions: the connections of every neuron, and what strong ones hold.
+
+For each unit of a layer: how many important, absent and variable connections come in
+and go out, and its expected degree Σ(1 − π). Whether strong neurons hold more important
+connections than chance is asked by shuffling who is strong: with c_i connections of
+unit i and S the strong coalition,
+
+    T = mean_{i∈S} c_i − mean_{i∉S} c_i        p = (1 + #{T* ≥ T}) / (1 + shuffles)
+
+and how much more by Cliff's δ = P(c_i > c_j) − P(c_i < c_j), i in S, j outside: 0 for
+no link, 1 when every strong unit holds more than every other.
+
+References:
+    Cliff 1993, Psychological Bulletin 114:494. Phipson & Smyth 2010, arXiv:1603.05766
+    (the 1 + in the p-value).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.credit.labels import ConnectionLabels, Label
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.program.jaxprs import bind
+from meanfield.program.steps import Program, Step, trace
+from meanfield.program.units import find_units, product_of, weight_axis
+
+_MOVES = frozenset("transpose reshape squeeze broadcast_in_dim".split())
+_CASTS = frozenset("convert_element_type copy".split())
+
+
+@dataclasses.dataclass(frozen=True)
+class NeuronLinks:
+    """Connections of the units of a layer.
+
+    Attributes:
+        incoming: by label in words, how many connections come in, (units,).
+        outgoing: the same for those that go out to the next weights.
+        expected_in: Σ(1 − π) over incoming connections.
+        expected_out: Σ(1 − π) over outgoing connections.
+    """
+
+    incoming: dict[str, Int[np.ndarray, " units"]]
+    outgoing: dict[str, Int[np.ndarray, " units"]]
+    expected_in: Float[np.ndarray, " units"]
+    expected_out: Float[np.ndarray, " units"]
+
+    def total(self, label: str) -> Int[np.ndarray, " units"]:
+        """Connections of a label in and out."""
+        return self.incoming[label] + self.outgoing[label]
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkTest:
+    """Whether members of a coalition hold more than chance.
+
+    Attributes:
+        difference: T, mean inside − mean outside.
+        effect: Cliff's δ in [−1, 1].
+        p_value: of T, one-sided, by shuffling.
+        inside, outside: the two means.
+    """
+
+    difference: float
+    effect: float
+    p_value: float
+    inside: float
+    outside: float
+
+
+def neuron_links(
+    ensemble: Ensemble, labels: ConnectionLabels, layer: str, x: Any
+) -> NeuronLinks:
+    """Important, absent and variable connections into and out of every unit.
+
+    Connections that never learned (labels made with ``data=``) are not counted: their
+    label is that of the start.
+
+    Args:
+        ensemble: a trained ensemble.
+        labels: its labels.
+        layer: a dense layer or a convolution, as for `NeuronGame`.
+        x: a batch of inputs (one example is enough), to follow the network with.
+
+    Raises:
+        ValueError: no such layer; a recurrent layer, whose gates share their units.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> links = mf.neurons.neuron_links(ensemble, mf.label_connections(ensemble),
+        ...                         "layers/0", jax.numpy.ones((1, 2)))
+        >>> links.incoming["variable"].tolist(), links.outgoing["variable"].tolist()
+        ([2, 2, 2, 2], [3, 3, 3, 3])
+    """
+    points = ensemble.with_weights({n: w.mean for n, w in ensemble.weights().items()})
+    program = trace(ensemble.apply_fn, points.params, x)
+    units = find_units(program, layer)
+    require(
+        not units.bodies,
+        f"`layer` {layer!r} is recurrent: its connections belong to gates, not to "
+        "units. Count those of a dense layer or a convolution.",
+    )
+    number, side, axis = product_of(program, layer)
+    first = (program.steps[number].inputs[side], axis, np.arange(units.size))
+    later = []
+    for reading in units.readings:
+        for at, operand in reading.products:
+            step = program.steps[at]
+            along = weight_axis(step, operand, reading.axis)
+            later.append((step.inputs[1 - operand], along, reading.owner))
+    incoming, expected_in = _count(ensemble, labels, program, [first], units.size)
+    outgoing, expected_out = _count(ensemble, labels, program, later, units.size)
+    return NeuronLinks(incoming, outgoing, expected_in, expected_out)
+
+
+def link_test(
+    mask: Bool[Any, " units"],
+    counts: Any,
+    *,
+    key: PRNGKeyArray,
+    num_shuffles: int = 9_999,
+) -> LinkTest:
+    """Whether units of a coalition hold more connections than chance.
+
+    Args:
+        mask: who is in the coalition.
+        counts: connections of every unit, such as ``links.total("important")``.
+        key: a `jax.random.key`.
+        num_shuffles: shuffles of the coalition.
+
+    Raises:
+        ValueError: shapes that differ, or nobody inside or outside.
+
+    Example:
+        >>> import jax, numpy as np, meanfield as mf
+        >>> mask = np.array([True] * 5 + [False] * 5)
+        >>> counts = np.arange(10)[::-1]
+        >>> found = mf.neurons.link_test(mask, counts, key=jax.random.key(0))
+        >>> found.effect, found.p_value < 0.05
+        (1.0, True)
+    """
+    inside, c = np.asarray(mask, bool), np.asarray(counts, np.float64)
+    require(
+        inside.ndim == 1 and inside.shape == c.shape,
+        f"`counts` must have one number for each of the {inside.size} units; got shape "
+        f"{c.shape}.",
+    )
+    require(
+        bool(inside.any() and not inside.all()),
+        f"`mask` must have units on both sides; {int(inside.sum())} of {inside.size} "
+        "are in the coalition.",
+    )
+    require(
+        num_shuffles >= 1, f"`num_shuffles` must be at least 1; got {num_shuffles}."
+    )
+    count = int(inside.sum())
+    seen = c[inside].mean() - c[~inside].mean()
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    shuffled = rng.permuted(np.tile(c, (num_shuffles, 1)), axis=1)
+    sums = shuffled[:, :count].sum(1)
+    drawn = sums / count - (c.sum() - sums) / (c.size - count)
+    # Equal sums in another order may differ in the last digit.
+    reached = int((drawn >= seen - 1e-9 * max(1.0, abs(seen))).sum())
+    sign = np.sign(c[inside][:, None] - c[~inside])
+    return LinkTest(
+        float(seen),
+        float(sign.mean()),
+        (1 + reached) / (1 + num_shuffles),
+        float(c[inside].mean()),
+        float(c[~inside].mean()),
+    )
+
+
+def _count(ensemble, labels, program, parts, size) -> tuple[dict[str, Any], Any]:
+    """Connections by label and expected degree of every unit."""
+    counts = {label.name.lower(): np.zeros(size, int) for label in Label}
+    expected = np.zeros(size)
+    for place, axis, owner in parts:
+        name, ids = _origin(program, place)
+        if name not in labels.labels:
+            continue
+        moved = np.moveaxis(ids, axis, 0).reshape(len(owner), -1)
+        own = np.asarray(labels.labels[name]).ravel()[moved]
+        learned = np.ones(own.shape, bool)
+        if labels.never_learned is not None:
+            learned = ~np.asarray(labels.never_learned[name]).ravel()[moved]
+        for label in Label:
+            hits = ((own == label) & learned).sum(1)
+            np.add.at(counts[label.name.lower()], owner, hits)
+        present = 1 - np.asarray(ensemble.weights()[name].spike_prob, np.float64)
+        np.add.at(expected, owner, present.ravel()[moved].sum(1))
+    return counts, expected
+
+
+def _origin(program: Program, place: Any) -> tuple[str, Any]:
+    """The parameter behind an operand, and which of its entries lies where."""
+    names = {own: name for name, own in program.leaves.items()}
+    moves: list[Step] = []
+    while place not in names:
+        made = [step for step in program.steps if place in step.outputs]
+        if not made or made[0].eqn.primitive.name not in _MOVES | _CASTS:
+            return "", np.zeros(program.shapes[place], int)
+        moves.append(made[0])
+        place = made[0].inputs[0]
+    shape = program.shapes[place]
+    ids: Any = np.arange(int(np.prod(shape))).reshape(shape)
+    for step in reversed(moves):
+        if step.eqn.primitive.name in _MOVES:
+            (ids,) = bind(step.eqn, ids)
+    return names[place], np.asarray(ids)

@@ -1,0 +1,331 @@
+r"""The neuron game: which neurons of a layer carry the decision.
+
+Players are the output units of a layer. In a coalition S the units outside are held at
+their mean activation, as in the network that would ship without them (the mean folds
+into the next bias); the payoff v(S) is what that network achieves on data, averaged
+over draws from the posterior.
+
+Source: Bouchaffra et al. 2024, arXiv:2410.12264 (neurons as players, energy-driven
+payoff); Ghorbani & Zou 2020, arXiv:2002.09815 (neuron Shapley). Mean replacement and
+the bounded payoff are this project's choice: with zeros in their place partial
+coalitions are over-confident, and the log-likelihood game is then a bad one.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.credit.payoffs import choose_payoff, payoff_measure
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.sharding import Layout, come_home
+from meanfield.program.steps import trace
+from meanfield.program.units import find_units
+
+from .null_units import null_units
+from .stage import Stage, State
+
+REPLACEMENTS = ("mean", "zero")
+MOST_ORDERS = 32  # orders of one compiled call
+BLOCK = 256  # coalitions of one compiled call: any number of them is one program
+
+
+class NeuronGame:
+    r"""A cooperative game of the units of a layer: call it with coalitions.
+
+        v(S) = ⟨ payoff of the network in which only S acts ⟩ over draws and examples
+
+    `shapley_values` knows two things that this value function offers beyond a call:
+    `sweep` plays all n + 1 coalitions of an order from one running pre-activation, and
+    `null_players` are worth 0 without being played.
+
+    Args:
+        ensemble: a trained ensemble.
+        layer: a parameter path without its last name, such as ``"layers/1"``. Players
+            are the units of a dense layer, the channels of a convolution or the units
+            of a recurrent cell (whose weights drive the state of a `scan`).
+        data: arrays (x, y): the examples that the payoff averages over, and those that
+            the mean activations come from.
+        likelihood: as in `fit`.
+        payoff: "probability" of the right class or exp(log-likelihood) (default for
+            classes), "accuracy", "brier" (negative), "log_likelihood", "mse" (negative;
+            default for real targets), or "free_energy",
+            −⟨E(x, y) + T ln Σ_y' exp(−E(x, y')/T)⟩ with E = −logit: T times
+            the log-likelihood of the Gibbs distribution at temperature T. See
+            `meanfield.credit.payoffs`.
+        replacement: "mean" activation (default) or "zero" for units outside. The mean
+            is that of the value which the next layer reads, over examples, and over
+            time and space where the next layer reads all of them with one weight.
+        temperature: T > 0 of the free energy.
+        num_draws: sub-networks to average over; 0 takes the network of posterior means.
+        fixed: coalitions of other layers that hold already, by layer.
+        key: a `jax.random.key`; needed when `num_draws` is not 0.
+        mesh: devices to spread the examples over, as in `fit`.
+
+    Attributes:
+        num_players: number of units.
+        num_draws: sub-networks that play.
+        payoff: name of the payoff.
+
+    Raises:
+        ValueError: an unknown layer (those there are get listed), a layer whose units
+            cannot be masked, an unknown payoff, or data that do not fit.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jax.random.normal(jax.random.key(2), (8, 2)), jnp.arange(8) % 2
+        >>> game = mf.NeuronGame(ensemble, layer="layers/0", data=data)
+        >>> mf.shapley_values(game, game.num_players, budget=64,
+        ...                   key=jax.random.key(3)).values.shape
+        (4,)
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        layer: str,
+        data: tuple[Any, Any],
+        *,
+        likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+        payoff: str | None = None,
+        replacement: str = "mean",
+        temperature: float | int = 1.0,
+        num_draws: int = 0,
+        fixed: Mapping[str, Any] | None = None,
+        key: PRNGKeyArray | None = None,
+        mesh: Mesh | None = None,
+    ):
+        x, y = _checked_data(ensemble, likelihood, data)
+        _check_settings(replacement, temperature, num_draws)
+        points = _point_params(ensemble, None)
+        program = trace(ensemble.apply_fn, points, x)
+        outputs = eqx.filter_eval_shape(ensemble.apply_fn, points, x)
+        self.payoff = choose_payoff(payoff, likelihood, outputs)
+        names = (layer, *(fixed or {}))
+        require(
+            len(set(names)) == len(names),
+            f"`fixed` must not hold the layer that plays; got {layer!r}.",
+        )
+        self.layer, self.num_draws = layer, num_draws
+        self._layout = Layout(mesh, None)
+        self._likelihood = likelihood
+        self._stage = Stage(
+            program,
+            layer,
+            {name: find_units(program, name) for name in names},
+            payoff_measure(self.payoff, likelihood, temperature),
+            replacement=replacement,
+            stale=False,
+        )
+        self.num_players = self._stage.units[layer].size
+        self._begin(ensemble, x, y, fixed or {}, key)
+
+    def replay(
+        self,
+        ensemble: Ensemble | None = None,
+        data: tuple[Any, Any] | None = None,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> "NeuronGame":
+        """The same game of another network of the same form: nothing is compiled anew.
+
+        Args:
+            ensemble: the same network with other weights, as training leaves it; the
+                game's own if not given.
+            data: arrays (x, y) of the same shapes; the game's own if not given.
+            fixed: coalitions of the same layers; the game's own if not given.
+            key: a `jax.random.key`; needed when the game draws sub-networks.
+
+        Raises:
+            ValueError: a network of another form, data of other shapes, coalitions of
+                other layers, or no `key`.
+        """
+        ensemble = self._ensemble if ensemble is None else ensemble
+        x, y = self._x, self._y
+        if data is not None:
+            x, y = _checked_data(ensemble, self._likelihood, data)
+        require(
+            _form(_point_params(ensemble, None)) == _form(self._points),
+            "`ensemble` must have the form of the network that the game was made "
+            "with: the same arrays and shapes. Make a new game for another network.",
+        )
+        require(
+            _form((x, y)) == _form((self._x, self._y)),
+            f"`data` must have the shapes of the game's own, {_shapes(self._x)} and "
+            f"{_shapes(self._y)}; got {_shapes(x)} and {_shapes(y)}.",
+        )
+        fixed = self._fixed if fixed is None else fixed
+        require(
+            set(fixed) == set(self._fixed),
+            f"`fixed` must hold the layers {sorted(self._fixed)} as before; got "
+            f"{sorted(fixed)}. Make a new game for others.",
+        )
+        game = copy.copy(self)
+        game._begin(ensemble, x, y, fixed, key)
+        return game
+
+    def _begin(self, ensemble, x, y, fixed, key) -> None:
+        units = self._stage.units
+        masks = {name: np.asarray(mask, bool) for name, mask in fixed.items()}
+        for name, mask in masks.items():
+            require(
+                mask.shape == (units[name].size,),
+                f"`fixed` has a mask of shape {mask.shape} for {name!r}, a layer of "
+                f"{units[name].size} units.",
+            )
+        require(
+            self.num_draws == 0 or key is not None,
+            "`key` is needed to draw sub-networks; pass key=jax.random.key(seed), or "
+            "num_draws=0 for the network of posterior means.",
+        )
+        self._ensemble, self._fixed = ensemble, masks
+        self._x, self._y = x, y = self._layout.split((x, y))
+        self._points = _point_params(ensemble, None)
+        drawn = [self._points]
+        if self.num_draws and key is not None:
+            keys = jax.random.split(key, self.num_draws)
+            drawn = [_point_params(ensemble, each) for each in keys]
+        drawn = self._layout.everywhere(drawn)
+        arrays = {name: jnp.asarray(mask) for name, mask in masks.items()}
+        self._states = [self._stage.prepare(params, x, arrays) for params in drawn]
+
+    def __call__(
+        self, coalitions: Bool[Any, "coalitions players"]
+    ) -> Float[np.ndarray, " coalitions"]:
+        """Payoff of each coalition."""
+        return self.scores(coalitions).mean(1)
+
+    def scores(
+        self, coalitions: Bool[Any, "coalitions players"]
+    ) -> Float[np.ndarray, "coalitions examples"]:
+        """Payoff of each coalition on each example, averaged over draws.
+
+        Raises:
+            ValueError: coalitions of another number of players.
+        """
+        masks = np.asarray(coalitions, bool)
+        require(
+            masks.ndim == 2 and masks.shape[1] == self.num_players,
+            f"`coalitions` must have shape (coalitions, {self.num_players}); got "
+            f"{masks.shape}.",
+        )
+        total = sum(self._scores(state, masks) for state in self._states)
+        return np.asarray(total) / len(self._states)
+
+    def sweep(
+        self, orders: Int[Any, "orders players"], draw: int | None = None
+    ) -> Float[np.ndarray, "orders sizes"]:
+        """Payoffs of the first 0, 1, …, n players of every order.
+
+        One compiled call; where the next layer is dense, from a running sum of its
+        pre-activation, to which every player adds an outer product.
+
+        Args:
+            orders: rows are orders of the players 0 … n − 1.
+            draw: the sub-network that plays; None averages over all.
+
+        Raises:
+            ValueError: a row is no order of the players.
+        """
+        rows = np.asarray(orders)
+        require(
+            rows.ndim == 2
+            and rows.shape[1] == self.num_players
+            and bool((np.sort(rows, 1) == np.arange(self.num_players)).all()),
+            f"`orders` must have rows that order the players 0 … "
+            f"{self.num_players - 1}; got an array of shape {rows.shape}.",
+        )
+        states = self._states if draw is None else [self._states[draw]]
+        total = sum(self._sweep(state, rows) for state in states)
+        return np.asarray(total) / len(states)
+
+    def null_players(self) -> Bool[np.ndarray, " players"]:
+        """Units that change nothing, in every draw: their value is exactly 0.
+
+        Either the activation is the same for every example (held at their mean they
+        are what they are), or every weight that reads them is zero.
+        """
+        found = [null_units(self._stage, state) for state in self._states]
+        return np.logical_and.reduce(found)
+
+    def _scores(self, state: State, masks: np.ndarray) -> np.ndarray:
+        # One size of block, so that any number of coalitions is one program.
+        size = min(BLOCK, 1 << (max(len(masks), 1) - 1).bit_length())
+        blocks = []
+        for start in range(0, len(masks), size):
+            block = np.zeros((size, self.num_players), bool)
+            part = masks[start : start + size]
+            block[: len(part)] = part
+            blocks.append(come_home(self._stage.scores(state, block, self._y)))
+        whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
+        return whole[: len(masks)]
+
+    def _sweep(self, state: State, orders: np.ndarray) -> np.ndarray:
+        if self._stage.sums is None:
+            return self._sweep_masks(state, orders)
+        size = min(MOST_ORDERS, 1 << (max(len(orders), 1) - 1).bit_length())
+        blocks = []
+        for start in range(0, len(orders), size):
+            part = orders[start : start + size]
+            block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
+            blocks.append(come_home(self._stage.sweep(state, block, self._y)))
+        # All are under way before the first is waited for.
+        whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
+        return whole[: len(orders)]
+
+    def _sweep_masks(self, state: State, orders: np.ndarray) -> np.ndarray:
+        ranks = np.argsort(orders, 1)[:, None, :]
+        masks = ranks < np.arange(self.num_players + 1)[:, None]
+        scores = self._scores(state, masks.reshape(-1, self.num_players))
+        return scores.mean(1).reshape(len(orders), -1)
+
+
+def _checked_data(ensemble: Ensemble, likelihood: Any, data: Any) -> tuple[Any, Any]:
+    pair = array_data(data)
+    if pair is None:
+        raise TypeError("`data` must be a pair of arrays (x, y).")
+    check_batch(ensemble, likelihood, *pair)
+    return pair
+
+
+def _check_settings(replacement: str, temperature: float, num_draws: int) -> None:
+    require(
+        replacement in REPLACEMENTS,
+        f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
+    )
+    require(temperature > 0, f"`temperature` must be positive; got {temperature}.")
+    require(num_draws >= 0, f"`num_draws` must not be negative; got {num_draws}.")
+
+
+def _form(tree: Any) -> Any:
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    leaves, treedef = jax.tree.flatten(arrays)
+    return [(a.shape, a.dtype) for a in leaves], treedef, jax.tree.leaves(rest)
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
+
+
+def _point_params(ensemble: Ensemble, key: Any) -> Any:
+    """Parameters of one sub-network, or of the posterior means."""
+    laws = ensemble.weights()
+    if key is None:
+        return ensemble.with_weights(
+            {name: law.mean for name, law in laws.items()}
+        ).params
+    keys = dict(zip(laws, jax.random.split(key, len(laws)), strict=True))
+    drawn = {name: law.sample(keys[name]) for name, law in laws.items()}
+    return ensemble.with_weights(drawn).params

@@ -1,0 +1,146 @@
+r"""Shapley values of neurons under the posterior, with two kinds of uncertainty apart.
+
+K sub-networks θ_k are drawn; each plays its own M antithetic pairs of orders. Then
+
+    Monte-Carlo error     how far more orders would move φ̂       (within draws)
+    posterior spread      how much φ[v_θ] differs between the θ   (between draws)
+
+are told apart by one-way random effects (`clustered_statistics`). Orders of one draw
+share its network, so the draw is what counts for the error of the mean.
+"""
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.games.evaluation import check_budget, check_settings, default_budget
+from meanfield.games.intervals import clustered_statistics
+from meanfield.games.permutations import pair_cost, random_orders
+from meanfield.keys import numpy_generator
+
+from .neuron_game import NeuronGame
+
+
+class PosteriorValues(eqx.Module):
+    """Shapley values of neurons under the posterior.
+
+    Args:
+        values: φ[E_θ v_θ] = E_θ φ[v_θ], (players,), in units of the payoff.
+        standard_errors: of `values`; finitely many draws and orders both count.
+        monte_carlo_errors: the part that more orders per draw would remove; NaN with
+            one pair a draw, which cannot tell.
+        posterior_std: standard deviation over θ of φ[v_θ], cleaned of Monte-Carlo
+            noise; NaN with one pair a draw.
+        intervals: (players, 2), simultaneous at `level`, for `values`.
+        credible_intervals: (players, 2), where one drawn network has its own value,
+            player by player at `level` (Gaussian approximation).
+        null_players: units of value 0 for certain, not sampled.
+        num_evaluations: payoffs asked for, over all draws.
+        num_draws: K.
+        num_pairs: M, antithetic pairs a draw.
+        level: probability of the two kinds of interval.
+        empty_value: mean over draws of v(∅).
+        grand_value: mean over draws of v(N).
+    """
+
+    values: Float[np.ndarray, " players"]
+    standard_errors: Float[np.ndarray, " players"]
+    monte_carlo_errors: Float[np.ndarray, " players"]
+    posterior_std: Float[np.ndarray, " players"]
+    intervals: Float[np.ndarray, "players 2"]
+    credible_intervals: Float[np.ndarray, "players 2"]
+    null_players: Bool[np.ndarray, " players"]
+    num_evaluations: int
+    num_draws: int
+    num_pairs: int
+    level: float
+    empty_value: float
+    grand_value: float
+
+
+def posterior_shapley_values(
+    game: NeuronGame,
+    *,
+    key: PRNGKeyArray,
+    budget: int | None = None,
+    level: float = 0.95,
+) -> PosteriorValues:
+    r"""Shapley values of a layer's units, averaged over sub-networks of the posterior.
+
+    Args:
+        game: a `NeuronGame` with ``num_draws`` of at least 2.
+        key: a `jax.random.key`, for the orders.
+        budget: at most this many evaluations over all draws. Default: 64 a player and
+            draw.
+        level: probability that all intervals hold at once.
+
+    Returns:
+        `PosteriorValues`.
+
+    Raises:
+        ValueError: fewer than two draws, or a budget below one antithetic pair a draw
+            (the message states it).
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jax.random.normal(jax.random.key(2), (8, 2)), jnp.arange(8) % 2
+        >>> game = mf.NeuronGame(ensemble, "layers/0", data, num_draws=3,
+        ...                      key=jax.random.key(3))
+        >>> found = mf.neurons.posterior_shapley_values(game, key=jax.random.key(4))
+        >>> found.posterior_std.shape
+        (4,)
+    """
+    n, draws = game.num_players, game.num_draws
+    check_settings(level, 1, None)
+    require(
+        draws >= 2,
+        f"`game` needs at least 2 sub-networks to tell the posterior's spread; it has "
+        f"{draws}. Make it with NeuronGame(..., num_draws=8, key=...), or use "
+        "shapley_values for one network.",
+    )
+    budget = draws * default_budget(n) if budget is None else check_budget(budget)
+    null = game.null_players()
+    live = np.flatnonzero(~null)
+    cost = max(pair_cost(len(live)), 1)
+    pairs = (budget // draws - 2) // cost
+    require(
+        pairs >= 1,
+        f"`budget` must be at least {draws * (2 + cost)} evaluations for one "
+        f"antithetic pair a draw; got {budget}.",
+    )
+    rng = numpy_generator(key)
+    replicates = np.zeros((draws, pairs, n))
+    ends = np.zeros((draws, 2))
+    for draw in range(draws):
+        orders = live[random_orders(len(live))(rng, pairs)]
+        both = np.concatenate([orders, orders[:, ::-1]])
+        rest = np.tile(np.flatnonzero(null), (len(both), 1))
+        path = game.sweep(np.concatenate([both, rest], axis=1).astype(int), draw)
+        gains = np.diff(path[:, : len(live) + 1], axis=1)
+        values = np.zeros((2 * pairs, n))
+        np.put_along_axis(values, both, gains, axis=1)
+        replicates[draw] = (values[:pairs] + values[pairs:]) / 2
+        ends[draw] = path[0, 0], path[0, -1]
+    found = clustered_statistics(replicates, level=level)
+    empty, grand = ends.mean(0)
+    certain = lambda entries: np.where(
+        null.reshape(-1, *[1] * (entries.ndim - 1)), 0.0, entries
+    )
+    return PosteriorValues(
+        values=found.values,
+        standard_errors=found.standard_errors,
+        monte_carlo_errors=certain(found.monte_carlo_errors),
+        posterior_std=certain(found.posterior_std),
+        intervals=certain(found.intervals),
+        credible_intervals=certain(found.credible_intervals),
+        null_players=null,
+        num_evaluations=draws * (2 + pairs * cost),
+        num_draws=draws,
+        num_pairs=pairs,
+        level=level,
+        empty_value=float(empty),
+        grand_value=float(grand),
+    )

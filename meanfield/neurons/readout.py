@@ -1,0 +1,153 @@
+r"""Shapley values in closed form: a squared error and a linear read-out.
+
+Units h_j feed outputs ŷ = b + Σ_j w_j h_j with independent random weights w_jc (mean w̄,
+variance V); a unit outside the coalition is held at μ_j. The payoff −⟨‖y − ŷ‖²⟩ / C is
+then a quadratic function of who plays, exact for any number of units. With
+D_j = h_j − μ_j, R = y − b and averages ⟨⟩ over examples,
+
+    G = ⟨D Dᵀ⟩        K_jk = w̄_j · w̄_k + δ_jk Σ_c V_jc
+    a_j = 2⟨(R · w̄_j) D_j⟩ − 2⟨D_j⟩(K μ)_j − G_jj K_jj
+    J_jk = −2 G_jk K_jk (j ≠ k)          φ_j = (a_j + ½ Σ_{k≠j} J_jk) / C
+
+The values are those of E_q[v], the mean over the posterior of the read-out, and by
+linearity the posterior mean of the values. The layers below are taken at their means.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import array_data
+from meanfield.program.steps import Program, trace
+from meanfield.program.units import Reading, find_units, weight_axis
+from meanfield.spikeslab import SpikeSlab
+
+_AFTER = frozenset(
+    "add add_any sub transpose reshape squeeze broadcast_in_dim convert_element_type "
+    "copy".split()
+)
+_MOVES = frozenset("transpose reshape convert_element_type copy".split())
+
+
+def readout_values(
+    ensemble: Ensemble,
+    layer: str,
+    data: tuple[Any, Any],
+    *,
+    replacement: str = "mean",
+) -> Float[np.ndarray, " players"]:
+    r"""Exact Shapley values of the units below a linear read-out, for −MSE.
+
+        φ_j = (a_j + ½ Σ_{k≠j} J_jk) / C,    payoff −⟨‖y − ŷ‖²⟩ / C, C outputs
+
+    Args:
+        ensemble: an ensemble whose last layer is dense, with no activation after it.
+        layer: the layer below, as for `NeuronGame`.
+        data: arrays (x, y), y of shape (examples,) or (examples, outputs).
+        replacement: "mean" activation or "zero" for units outside.
+
+    Returns:
+        φ under the posterior of the read-out weights, without sampling. With weights
+        that are certain they are those of ``NeuronGame(..., payoff="mse")``.
+
+    Raises:
+        ValueError: something else than one dense read-out lies behind the layer.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(2), (8, 2))
+        >>> mf.neurons.readout_values(ensemble, "layers/0", (x, x[:, 0])).shape
+        (4,)
+    """
+    pair = array_data(data)
+    if pair is None:
+        raise TypeError("`data` must be a pair of arrays (x, y).")
+    x, y = pair
+    require(
+        replacement in ("mean", "zero"),
+        f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
+    )
+    points = ensemble.with_weights({n: w.mean for n, w in ensemble.weights().items()})
+    program = trace(ensemble.apply_fn, points.params, x)
+    reading, number, side = _readout(program, layer)
+    values = program.advance(program.start(points.params, x))
+    acts = np.asarray(jnp.moveaxis(values[reading.place], reading.axis, -1), np.float64)
+    outputs = np.asarray(program.results(values), np.float64)
+    mean, var = _weights(program, ensemble, values, number, side, reading)
+    targets = np.asarray(y, np.float64).reshape(outputs.shape)
+    acts = acts.reshape(-1, acts.shape[-1])
+    outputs, targets = (a.reshape(len(acts), -1) for a in (outputs, targets))
+    bias = outputs - acts @ mean
+    held = acts.mean(0) if replacement == "mean" else np.zeros(acts.shape[1])
+    return _quadratic(acts - held, held, mean, var, targets - bias) / outputs.shape[1]
+
+
+def _quadratic(moved, held, mean, var, rest) -> Float[np.ndarray, " players"]:
+    """φ of −⟨‖rest − Σ_j w_j (μ_j + z_j D_j)‖²⟩ in expectation over the weights."""
+    gram = moved.T @ moved / len(moved)
+    inner = mean @ mean.T + np.diag(var.sum(1))
+    linear = (
+        2 * ((rest @ mean.T) * moved).mean(0)
+        - 2 * moved.mean(0) * (inner @ held)
+        - np.diag(gram) * np.diag(inner)
+    )
+    pairs = -2 * gram * inner
+    np.fill_diagonal(pairs, 0.0)
+    return linear + pairs.sum(1) / 2
+
+
+def _readout(program: Program, layer: str) -> tuple[Reading, int, int]:
+    units = find_units(program, layer)
+    readings = units.readings
+    plain = (
+        len(readings) == 1
+        and not readings[0].others
+        and readings[0].loop is None
+        and len(readings[0].products) == 1
+        and readings[0].kept == (readings[0].axis,)
+        and len(readings[0].owner) == units.size
+    )
+    if plain:
+        (number, side) = readings[0].products[0]
+        behind = program.readers(program.steps[number].outputs)
+        plain = program.steps[number].eqn.primitive.name == "dot_general" and all(
+            program.steps[n].eqn.primitive.name in _AFTER for n in behind
+        )
+    require(
+        plain,
+        f"`layer` {layer!r} must feed one dense read-out with nothing but a bias after "
+        "it; use NeuronGame with shapley_values for other layers.",
+    )
+    return readings[0], *readings[0].products[0]
+
+
+def _weights(program, ensemble, values, number, side, reading) -> tuple[Any, Any]:
+    """Mean and variance of the read-out, (units, outputs)."""
+    step = program.steps[number]
+    axis = weight_axis(step, side, reading.axis)
+    item = step.inputs[1 - side]
+    mean = np.asarray(program.read(values, item), np.float64)
+    var = np.zeros_like(mean)
+    names = {place: name for name, place in program.leaves.items()}
+    moves, place = [], item
+    while place not in names:
+        made = [s for s in program.steps if place in s.outputs]
+        if not made or made[0].eqn.primitive.name not in _MOVES:
+            break
+        moves.append(made[0])
+        place = made[0].inputs[0]
+    law = ensemble.weights().get(names.get(place, ""))
+    if isinstance(law, SpikeSlab):
+        moved = dict(values) | {place: law.var}
+        for move in reversed(moves):
+            numbers = [program.steps.index(move)]
+            program.advance(moved, numbers)
+        var = np.asarray(moved[item], np.float64)
+    units_first = lambda a: np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)
+    return units_first(mean), units_first(var)

@@ -1,0 +1,376 @@
+r"""A network cut open at the units of one layer: the stage that coalitions play on.
+
+Everything before the layer is computed once. Behind it a coalition S holds the units
+outside at their rest r_i (mean activation or zero), h_i(S) = r_i + 1[i ∈ S](h_i − r_i).
+
+Where all readers of the layer are dense, their pre-activation is a sum over units,
+
+    G(S) = G(∅) + Σ_{i∈S} (h_i − r_i) w_i,
+
+so the n + 1 coalitions that an order of the units passes through need one running sum
+instead of n + 1 products: `sweep`. Elsewhere (convolutions, loops, norms over the
+layer) the part behind the layer is run for every coalition, many at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from meanfield.credit.payoffs import Measure
+from meanfield.program.jaxprs import bind
+from meanfield.program.steps import Program, Step, run_loop
+from meanfield.program.units import Reading, Units, weight_axis
+
+# Numbers in flight at once: what the caches of a core hold, what a GPU has to do.
+ELEMENTS = {"cpu": 2**16}
+# A running sum is read and written at every step: the nearest cache should hold it.
+SWEEP_ELEMENTS = {"cpu": 2**12}
+ELEMENTS_ELSEWHERE = 2**25
+MOST_AT_ONCE = 256
+
+Masks = dict[str, Bool[Any, " units"]]
+Key = tuple[str, int]
+
+
+class State(eqx.Module):
+    """What is known before any coalition plays.
+
+    Args:
+        values: values that the part behind the layer reads, by place.
+        rests: what units outside are held at, by layer and number of the reading.
+        masks: coalitions of other layers.
+    """
+
+    values: dict[int, Any]
+    rests: dict[Key, Array]
+    masks: Masks
+
+
+class Stage:
+    """The compiled parts of a neuron game, for one shape of batch.
+
+    Args:
+        program: the network.
+        layer: the layer that plays.
+        units: the units of that layer and of the layers held fixed, by name.
+        measure: payoff of every example.
+        replacement: "mean" or "zero".
+        stale: whether units outside rest at the means of the whole network, rather
+            than at those of the network in which `fixed` coalitions hold already.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        layer: str,
+        units: Mapping[str, Units],
+        measure: Measure,
+        *,
+        replacement: str,
+        stale: bool,
+    ):
+        self.program, self.layer, self.units = program, layer, dict(units)
+        self.measure, self.replacement, self.stale = measure, replacement, stale
+        own = self.units[layer]
+        outer = {r.place for r in own.readings if r.loop is None}
+        loops = set(own.bodies)
+        starts = outer | {p for n in loops for p in program.steps[n].outputs}
+        self.behind = sorted({*loops, *program.readers(starts)})
+        made = {p for n in self.behind for p in program.steps[n].outputs}
+        self._before = sorted(set(range(len(program.steps))) - {*self.behind})
+        self._cut = outer - made
+        self._needed = _needed(program, self.behind, made) | self._cut
+        self.sums = _running_sums(program, own, made)
+        self.prepare = eqx.filter_jit(self._prepare)
+        self.scores = eqx.filter_jit(self._scores)
+        self.sweep = eqx.filter_jit(self._sweep)
+
+    # The reference: rests, and all that lies before the layer.
+
+    def _prepare(self, params: Any, x: Any, masks: Masks) -> State:
+        rests: dict[Key, Array] = {}
+        self.program.advance(
+            self.program.start(params, x),
+            change=self._noting(rests, masks),
+            loops={n: self._noting_loop(n, rests, masks) for n in self._loop_steps()},
+        )
+        state = State({}, rests, masks)
+        change, loops = self._holding(state, None)
+        values = self.program.start(params, x)
+        self.program.advance(values, self._before, change=change, loops=loops)
+        return State({p: values[p] for p in sorted(self._needed)}, rests, masks)
+
+    def _noting(self, rests: dict[Key, Array], masks: Masks) -> Callable:
+        def change(place: int, value: Any) -> Any:
+            for name, number, reading in self._at(place, None):
+                rest = self._rest([value], reading)
+                rests[name, number] = rest
+                if name in masks and not self.stale:
+                    value = hold(value, reading, masks[name], rest)
+            return value
+
+        return change
+
+    def _noting_loop(self, step: int, rests: dict[Key, Array], masks: Masks):
+        def run(this: Step, operands: list[Any]) -> list[Any]:
+            body = self._body(step)
+            places = {p for p in range(len(body.shapes)) if self._at(p, step)}
+            results, seen = run_loop(
+                this,
+                body,
+                operands,
+                lambda place, value: value,
+                lambda place, value: value if place in places else None,
+            )
+            for place in places:
+                for name, number, reading in self._at(place, step):
+                    rests[name, number] = self._rest(seen[place], reading)
+            held = {name for name in self._names(step) if name in masks}
+            if held and not self.stale:
+                state = State({}, rests, {name: masks[name] for name in held})
+                return self._holding(state, None)[1][step](this, operands)
+            return results
+
+        return run
+
+    def _rest(self, values: Any, reading: Reading) -> Array:
+        """What units are held at; `values` has a first axis more (time, or one)."""
+        stacked = jnp.stack(values) if isinstance(values, list) else values
+        axes = tuple(
+            a for a in range(stacked.ndim) if a == 0 or a - 1 not in reading.kept
+        )
+        low, high = stacked.min(axes, keepdims=True), stacked.max(axes, keepdims=True)
+        if self.replacement == "zero":
+            return jnp.zeros_like(low[0])
+        # A constant unit is its own mean, to the bit: its value is exactly 0.
+        return jnp.where(low == high, low, stacked.mean(axes, keepdims=True))[0]
+
+    # Holding units.
+
+    def _holding(self, state: State, mask: Any) -> tuple[Callable, dict]:
+        """Changes and loops with the coalitions of `state`, and `mask` in the layer."""
+        masks = state.masks if mask is None else {**state.masks, self.layer: mask}
+
+        def at(place: int, value: Any, loop: int | None) -> Any:
+            for name, number, reading in self._at(place, loop):
+                if name in masks:
+                    rest = state.rests[name, number]
+                    value = hold(value, reading, masks[name], rest)
+            return value
+
+        def in_loop(number: int) -> Callable:
+            def run(step: Step, operands: list[Any]) -> list[Any]:
+                body = self._body(number)
+                change = lambda place, value: at(place, value, number)
+                return run_loop(step, body, operands, change)[0]
+
+            return run
+
+        played = {n for n in self._loop_steps() if self._names(n) & set(masks)}
+        return (
+            lambda place, value: at(place, value, None),
+            {number: in_loop(number) for number in played},
+        )
+
+    def _at(self, place: int, loop: int | None) -> list[tuple[str, int, Reading]]:
+        return [
+            (name, number, reading)
+            for name, units in self.units.items()
+            for number, reading in enumerate(units.readings)
+            if reading.place == place and reading.loop == loop
+        ]
+
+    def _loop_steps(self) -> set[int]:
+        return {step for units in self.units.values() for step in units.bodies}
+
+    def _names(self, step: int) -> set[str]:
+        return {name for name, units in self.units.items() if step in units.bodies}
+
+    def _body(self, step: int) -> Program:
+        return next(u.bodies[step] for u in self.units.values() if step in u.bodies)
+
+    # Playing.
+
+    def _play(self, state: State, mask: Any, y: Any) -> Float[Array, " examples"]:
+        change, loops = self._holding(state, mask)
+        values = dict(state.values)
+        for place in self._cut:
+            values[place] = change(place, values[place])
+        self.program.advance(values, self.behind, change=change, loops=loops)
+        return self.measure(self.program.results(values), y)
+
+    def _scores(self, state: State, masks: Any, y: Any) -> Array:
+        play = lambda mask: self._play(state, mask, y)
+        size = self.at_once(masks.shape[0])
+        return jax.lax.map(play, masks, batch_size=size)
+
+    def at_once(
+        self, most: int = MOST_AT_ONCE, limits: Mapping[str, int] = ELEMENTS
+    ) -> int:
+        """How many coalitions, or orders, to play in one go: a power of two."""
+        widest = max(
+            (
+                int(np.prod(self.program.shapes[place]))
+                for number in self.behind
+                for place in self.program.steps[number].outputs
+            ),
+            default=1,
+        )
+        elements = limits.get(jax.default_backend(), ELEMENTS_ELSEWHERE)
+        fits = int(np.clip(elements // max(widest, 1), 1, min(most, MOST_AT_ONCE)))
+        return 1 << (fits.bit_length() - 1)
+
+    def _sweep(self, state: State, orders: Any, y: Any) -> Array:
+        """Mean payoffs along orders, (orders, players + 1), by running sums."""
+        assert self.sums is not None
+        parts = [self._parts(state, product) for product in self.sums]
+        skipped = {product.number for product in self.sums}
+        outs = [product.out for product in self.sums]
+        places = [
+            self.program.steps[product.number].outputs[0] for product in self.sums
+        ]
+        rest = [n for n in self.program.readers(places) if n not in skipped]
+        change, loops = self._holding(state, None)
+
+        def payoff(totals: list[Array]) -> Array:
+            values = dict(state.values)
+            for place, total, out in zip(places, totals, outs, strict=True):
+                values[place] = change(place, total.astype(out))
+            self.program.advance(values, rest, change=change, loops=loops)
+            return self.measure(self.program.results(values), y).mean()
+
+        def join(totals: list[Array], players: Array) -> Any:
+            earned = jax.vmap(payoff)(totals)
+            added = [
+                total + part.share(players)
+                for total, part in zip(totals, parts, strict=True)
+            ]
+            return added, earned
+
+        def together(orders: Array) -> Array:
+            count, size = orders.shape
+            start = [
+                jnp.broadcast_to(part.start, (count, *part.start.shape))
+                for part in parts
+            ]
+            # Player n does not exist: the last coalition is paid like the others.
+            last = jnp.full((count, 1), size)
+            steps = jnp.concatenate([orders, last], 1).T
+            return jax.lax.scan(join, start, steps)[1].T
+
+        size = self.at_once(orders.shape[0], SWEEP_ELEMENTS)
+        groups = orders.reshape(-1, size, orders.shape[1])
+        return jax.lax.map(together, groups).reshape(orders.shape[0], -1)
+
+    def _parts(self, state: State, product: "_Sum") -> "_Parts":
+        reading = product.reading
+        own = self.units[self.layer]
+        number = own.readings.index(reading)
+        rest = state.rests[self.layer, number]
+        value = state.values[reading.place]
+        step = self.program.steps[product.number]
+        weight = self.program.read(state.values, step.inputs[1 - product.side])
+        nobody = jnp.broadcast_to(rest, value.shape).astype(value.dtype)
+        operands = [nobody, weight] if product.side == 0 else [weight, nobody]
+        (start,) = bind(step.eqn, *operands)
+        wide = jnp.promote_types(start.dtype, jnp.float32)
+        acts = _by_unit(value - rest, reading.axis, reading.owner, own.size)
+        weights = _by_unit(weight, product.weight_axis, reading.owner, own.size)
+        return _Parts(
+            start.astype(wide),
+            acts.astype(wide),
+            weights.astype(wide),
+            weights_first=product.side == 1,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sum:
+    """A dense product that reads the layer: its pre-activation is a running sum."""
+
+    reading: Reading
+    number: int
+    side: int
+    weight_axis: int
+    out: Any
+
+
+class _Parts(eqx.Module):
+    """What every unit adds to a pre-activation: an outer product.
+
+    Args:
+        start: pre-activation of the empty coalition.
+        acts: h_i − r_i, (units + 1, positions, others); the last unit adds nothing.
+        weights: w_i, (units + 1, positions, others).
+        weights_first: whether the axes of the weights come first in the result.
+    """
+
+    start: Array
+    acts: Array
+    weights: Array
+    weights_first: bool = eqx.field(static=True)
+
+    def share(self, players: Int[Array, " orders"]) -> Array:
+        """What one player of each order adds."""
+        # Fused with the product, the look-up would be done for every number anew.
+        first, second = jax.lax.optimization_barrier(
+            (self.acts[players], self.weights[players])
+        )
+        if self.weights_first:
+            first, second = second, first
+        if first.shape[1] == 1:
+            product = first[:, 0, :, None] * second[:, 0, None, :]
+        else:
+            product = jnp.einsum("opa,opb->oab", first, second)
+        return product.reshape(len(players), *self.start.shape)
+
+
+def hold(value: Array, reading: Reading, mask: Any, rest: Array) -> Array:
+    """Units outside the mask at their rest."""
+    shape = [1] * value.ndim
+    shape[reading.axis] = len(reading.owner)
+    inside = jnp.asarray(mask)[reading.owner].reshape(shape)
+    return jnp.where(inside, value, rest.astype(value.dtype))
+
+
+def _by_unit(value: Array, axis: int, owner: Any, size: int) -> Array:
+    """(units + 1, positions of a unit, everything else), the last unit zero."""
+    moved = jnp.moveaxis(value, axis, 0)
+    order = np.argsort(owner, kind="stable")
+    grouped = moved[order].reshape(size, len(owner) // size, -1)
+    return jnp.concatenate([grouped, jnp.zeros_like(grouped[:1])])
+
+
+def _running_sums(program: Program, units: Units, made: set[int]):
+    """The products that read the units, or None unless dense ones alone do."""
+    sums = []
+    for reading in units.readings:
+        counts = np.bincount(reading.owner, minlength=units.size)
+        if (
+            reading.others
+            or reading.loop is not None
+            or reading.place in made
+            or reading.kept != (reading.axis,)
+            or (counts != counts[0]).any()
+        ):
+            return None
+        for number, side in reading.products:
+            eqn: Any = program.steps[number].eqn
+            if eqn.primitive.name != "dot_general":
+                return None
+            axis = weight_axis(program.steps[number], side, reading.axis)
+            out = eqn.outvars[0].aval.dtype
+            sums.append(_Sum(reading, number, side, axis, out))
+    return sums or None
+
+
+def _needed(program: Program, numbers: Sequence[int], made: set[int]) -> set[int]:
+    """Places from before that some steps, or the results, read."""
+    read = {item for n in numbers for item in program.steps[n].inputs}
+    return {p for p in {*read, *program.outputs} if isinstance(p, int)} - made

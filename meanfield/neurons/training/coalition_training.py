@@ -1,0 +1,268 @@
+r"""Training in which every layer is a game: only strong coalitions propagate.
+
+Every K epochs, layer after layer, the units of a layer play for the network's payoff on
+held-out examples. Their Shapley values φ, averaged over the evaluations so far, rank
+them; the strong coalition of the layer is the first k of them, or the smallest set that
+keeps the payoff. From then on the units outside are silent (see `silence`): gates stand
+still between evaluations, and changing them compiles nothing.
+
+A unit can come back. While it is silent its weights get no gradient, and at every
+evaluation all units of a layer play, those outside included: it returns when its
+averaged value beats that of a member. After the last evaluation nobody returns.
+
+Source: the scheme (neurons as players, a layer as a game, an energy-driven payoff,
+strong coalitions alone propagating, Shapley values in the regularizer) is that of
+Bouchaffra et al. 2024, arXiv:2410.12264. How coalitions are chosen, scheduled and
+silenced is this project's own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.fit import fit
+from meanfield.learning.likelihoods import Categorical
+from meanfield.neurons.features import coalition_features
+from meanfield.neurons.silence import silence
+
+from .layers import Layers, find_layers
+from .referee import CoalitionRound, Credit, Referee, Rules, choose_credit
+
+Keep = int | float | Mapping[str, int | float]
+
+
+@dataclasses.dataclass(frozen=True)
+class CoalitionResult:
+    """What `train_coalitions` returns.
+
+    Attributes:
+        ensemble: the trained ensemble; units outside the coalitions have no incoming
+            connection left (π = 1, m = 0, Ξ = 0, bias 0), so that its networks shrink.
+        likelihood: with what it learned.
+        coalitions: the units of each layer that belong.
+        values: their last values, in units of the payoff.
+        rounds: every layer at every evaluation.
+        history: that of `fit`, with `penalty`, `active_units` (during the epoch) and
+            `evaluation_seconds` (after it).
+        stopped: as of `fit`.
+    """
+
+    ensemble: Ensemble
+    likelihood: Any
+    coalitions: dict[str, Bool[np.ndarray, " units"]]
+    values: dict[str, Float[np.ndarray, " units"]]
+    rounds: list[CoalitionRound]
+    history: dict[str, list[Any]]
+    stopped: str
+
+    @property
+    def num_active(self) -> int:
+        """Units in all coalitions."""
+        return int(sum(mask.sum() for mask in self.coalitions.values()))
+
+    def features(self, x: Any, layer: str | None = None) -> Any:
+        """Activations of the strong units of a layer, the last one if none is named.
+
+        Returns:
+            (examples, strong units); channels are averaged over their positions.
+        """
+        layer = list(self.coalitions)[-1] if layer is None else layer
+        return coalition_features(self.ensemble, layer, x, mask=self.coalitions)
+
+
+def train_coalitions(
+    model: Any,
+    data: Any,
+    *,
+    key: PRNGKeyArray,
+    likelihood: Callable[[Any], Any] = Categorical(),  # noqa: B008  (frozen)
+    layers: tuple[str, ...] | list[str] | None = None,
+    epochs: int = 30,
+    every: int = 3,
+    settle: int | None = None,
+    keep: Keep | None = None,
+    epsilon: float = 0.02,
+    credit: str | Credit = "shapley",
+    payoff: str = "free_energy",
+    energy_temperature: float = 1.0,
+    budget_per_unit: int = 32,
+    held_out: float | tuple[Any, Any] = 0.1,
+    num_examples: int = 512,
+    memory: float = 0.5,
+    softness: float = 0.0,
+    regularizer: float = 0.0,
+    **settings: Any,
+) -> CoalitionResult:
+    r"""Train a network in which only strong coalitions of units propagate.
+
+    Args:
+        model: an `Ensemble`, or an ordinary model, which trains as a point network.
+        data: arrays (x, y); with arrays as `held_out`, anything that `fit` takes.
+        key: a `jax.random.key`.
+        likelihood: as in `fit`.
+        layers: the layers that play, by parameter path without its last name. Default:
+            every dense and convolutional layer whose units feed another layer.
+        epochs: passes over the data.
+        every: K, epochs between two evaluations.
+        settle: last epochs in which coalitions stay fixed. Default: a third.
+        keep: units of a layer in its final coalition: a number, a part of the layer
+            (a float up to 1), or either for each layer. Sizes fall from all to this
+            geometrically over the evaluations. Default: at every evaluation the
+            smallest coalition that keeps the payoff, see `strong_coalition`.
+        epsilon: part of the payoff that may be lost at an evaluation, without `keep`.
+        credit: "shapley", "banzhaf", or a function
+            ``credit(ensemble, layer, (x, y), key)`` that returns a number for each
+            unit of the layer.
+        payoff: of `NeuronGame`. By default minus the mean excess of the right label's
+            energy over the free energy; for real targets minus the energy ½ (y − ŷ)².
+        energy_temperature: T > 0 of the free energy.
+        budget_per_unit: evaluations of a game for each of its players.
+        held_out: part of the examples kept from training for the games, or arrays
+            (x, y) of others.
+        num_examples: of them in one game, drawn anew at each evaluation.
+        memory: weight of the past in the average of values, in [0, 1).
+        softness: T of the memberships σ((φ − θ)/T), in units of the mean |φ|, with θ
+            midway between the last member and the first outside. Until the last
+            evaluation units then act at random with that probability; 0 is a gate.
+        regularizer: λ ≥ 0, see `CoalitionRestraint`.
+        **settings: as of `fit` (batch_size, optimizer, prior, validation, …).
+
+    Returns:
+        A `CoalitionResult`.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which and why.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 2, 8, 1, key=jax.random.key(0))
+        >>> x = jax.random.normal(jax.random.key(1), (96, 2))
+        >>> y = (x[:, 0] > 0).astype(int)
+        >>> result = mf.neurons.train_coalitions(
+        ...     net, (x, y), key=jax.random.key(2), epochs=6, batch_size=16, keep=0.5,
+        ...     progress=False)
+        >>> small = mf.deploy.shrink(result.ensemble.mean_network(), x)
+        >>> small.model.layers[0].out_features <= 4
+        True
+
+    References:
+        Bouchaffra et al. 2024, arXiv:2410.12264.
+    """
+    ensemble = model if isinstance(model, Ensemble) else Ensemble.from_points(model)
+    for name in ("patience", "checkpoint"):
+        require(
+            settings.get(name) is None,
+            f"`{name}` does not go with coalition training: a network of an earlier "
+            "epoch has other coalitions. Leave it out.",
+        )
+    settle = max(1, epochs // 3) if settle is None else settle
+    _check(epochs, every, settle, epsilon, memory, softness, regularizer)
+    require(
+        num_examples >= 4,
+        f"`num_examples` must be at least 4; got {num_examples}.",
+    )
+    split_key, fit_key, play_key = jax.random.split(key, 3)
+    learned_from, held = _hold_out(data, held_out, split_key)
+    check_batch(ensemble, likelihood, *held, name="held_out")
+    found = find_layers(ensemble, held[0][:2], layers)
+    rules = Rules(
+        sizes=_sizes(keep, found),
+        every=every,
+        last=epochs - settle,
+        epsilon=epsilon,
+        credit=choose_credit(credit, budget_per_unit),
+        game={
+            "payoff": payoff,
+            "temperature": energy_temperature,
+        },
+        num_examples=num_examples,
+        memory=memory,
+        softness=softness,
+        regularizer=float(regularizer),
+        key=play_key,
+    )
+    referee = Referee(found, held, rules)
+    result = fit(
+        ensemble,
+        learned_from,
+        likelihood=likelihood,
+        key=fit_key,
+        epochs=epochs,
+        restraint=referee.restraint(),
+        **{**settings, "callbacks": (referee, *settings.get("callbacks", ()))},
+    )
+    return CoalitionResult(
+        silence(result.ensemble, referee.masks, found.incoming, forget=True),
+        result.likelihood,
+        dict(referee.masks),
+        dict(referee.values),
+        referee.rounds,
+        {**result.history, **referee.history},
+        result.stopped,
+    )
+
+
+def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
+    if keep is None:
+        return dict.fromkeys(found.units)
+    if isinstance(keep, Mapping):
+        require(
+            set(keep) == set(found.units),
+            f"`keep` must name the layers that play, {list(found.units)}; got "
+            f"{list(keep)}.",
+        )
+    sizes: dict[str, int | None] = {}
+    for layer, units in found.units.items():
+        wanted = keep[layer] if isinstance(keep, Mapping) else keep
+        part = isinstance(wanted, float)
+        size = round(wanted * units.size) if part else wanted
+        require(
+            (not part or wanted <= 1) and 1 <= size <= units.size,
+            f"`keep` must be a part of a layer in (0, 1] or a number of units from 1; "
+            f"got {wanted!r} for the {units.size} units of {layer!r}.",
+        )
+        sizes[layer] = int(size)
+    return sizes
+
+
+def _hold_out(data: Any, held_out: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
+    """Examples to learn from, and those that the games are played on."""
+    if isinstance(held_out, tuple):
+        return data, array_data(held_out, name="held_out")
+    pair = array_data(data)
+    if pair is None:
+        raise TypeError(
+            "`data` must be a pair of arrays (x, y) for a part of it to be held out; "
+            "got an iterable of batches. Pass other examples as `held_out=(x, y)`."
+        )
+    count = len(jax.tree.leaves(pair[0])[0])
+    part = round(held_out * count) if 0 < held_out < 1 else 0
+    require(
+        4 <= part < count,
+        "`held_out` must be a part of the examples in (0, 1) that gives at least four, "
+        f"or arrays (x, y); got {held_out} of {count} examples.",
+    )
+    rows = jax.random.permutation(key, count)
+    take = lambda rows: jax.tree.map(lambda array: array[rows], pair)
+    return take(rows[part:]), take(rows[:part])
+
+
+def _check(epochs, every, settle, epsilon, memory, softness, regularizer) -> None:
+    require(every >= 1, f"`every` must be at least 1 epoch; got {every}.")
+    require(
+        settle >= 0 and every <= epochs - settle,
+        f"`epochs` must leave room for an evaluation: the first comes after `every` = "
+        f"{every} epochs, and `settle` = {settle} of {epochs} epochs come after the "
+        "last. Train longer, evaluate more often, or settle for less.",
+    )
+    require(0 <= epsilon < 1, f"`epsilon` must lie in [0, 1); got {epsilon}.")
+    require(0 <= memory < 1, f"`memory` must lie in [0, 1); got {memory}.")
+    require(softness >= 0, f"`softness` must not be negative; got {softness}.")
+    require(regularizer >= 0, f"`regularizer` must not be negative; got {regularizer}.")

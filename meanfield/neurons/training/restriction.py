@@ -1,0 +1,83 @@
+r"""Only strong coalitions propagate: the restraint under which a network trains.
+
+In every step unit i of layer l acts with probability g_i, its membership, and is silent
+otherwise. Memberships of 0 and 1 are fixed gates; between them they are drawn anew at
+every step, a dropout that credit controls. With λ > 0 the loss has the term
+
+    λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩
+
+over the activations h of the network of posterior means (for hard gates: of the units
+outside the coalition), which wears weak units down before they are cut.
+
+Source: regularization by Shapley values and the propagation of strong coalitions alone
+are those of Bouchaffra et al. 2024, arXiv:2410.12264; the formulas are this project's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.training import AbstractRestraint
+from meanfield.neurons.silence import point_params, silence
+from meanfield.program.steps import trace
+from meanfield.program.wiring import named_units
+
+Incoming = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+
+
+class CoalitionRestraint(AbstractRestraint):
+    """Gates on the units of some layers.
+
+    Args:
+        memberships: for a layer, g in [0, 1] for each unit.
+        incoming: for a layer, the parameters that feed its units, with the axis that
+            counts them.
+        strength: λ ≥ 0, in nats per example and squared activation.
+    """
+
+    memberships: dict[str, Float[Array, " units"]]
+    incoming: Incoming = eqx.field(static=True)
+    strength: float = eqx.field(static=True)
+
+    def restrict(self, ensemble: Ensemble, key: PRNGKeyArray) -> Ensemble:
+        """The ensemble in which units act with the probability of their membership."""
+        keys = jax.random.split(key, len(self.memberships))
+        masks = {
+            layer: jax.random.uniform(one, gate.shape) < gate
+            for (layer, gate), one in zip(self.memberships.items(), keys, strict=True)
+        }
+        return silence(ensemble, masks, self._incoming)
+
+    def penalty(self, ensemble: Ensemble, x: Any) -> Float[Array, ""]:
+        """λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩ over a batch, weaker units passing on less."""
+        total = jnp.zeros(())
+        if self.strength == 0:
+            return total
+        points = point_params(ensemble)
+        program = trace(ensemble.apply_fn, points, x)
+        units = {}
+        for layer in self.memberships:
+            own = named_units(program, layer)
+            units[own.place] = (layer, own.axis)
+        costs = []
+
+        def gate(place: int, value: Any) -> Any:
+            if place not in units:
+                return value
+            layer, axis = units[place]
+            others = tuple(a for a in range(value.ndim) if a != axis)
+            member = self.memberships[layer].astype(value.dtype)
+            costs.append(((1 - member) * jnp.square(value).mean(others)).sum())
+            return value * jnp.expand_dims(member, others)
+
+        program.advance(program.start(points, x), change=gate)
+        return self.strength * sum(costs, start=total)
+
+    @property
+    def _incoming(self) -> Mapping[str, Mapping[str, int]]:
+        return {layer: dict(names) for layer, names in self.incoming}

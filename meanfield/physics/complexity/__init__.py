@@ -1,0 +1,1 @@
+"""Entropic complexity of layers and the effective dimension of features."""

@@ -1,0 +1,314 @@
+r"""Entropic complexity of the layers of a network, and the dimension of its features.
+
+A unit with pre-activation a(x) is a switch, z = 1[a > 0]. A unit that is always on or
+always off computes something affine on the data; one that switches half of the time is
+as nonlinear as it can be. In bits, over a data set:
+
+    c_i = H(z_i)            unit         0 ≤ c_i ≤ 1
+    Σ c_i                   layer, marginal: an upper bound
+    C = H(z_1 … z_n)        layer, joint
+    TC = Σ c_i − C          total correlation, ≥ 0
+
+The effective dimension is that of the layer's features (after the nonlinearity). Both
+belong to a network *and* the data they are measured on.
+
+The idea is that of Janik & Witaszczyk; their exact definitions were not at hand. These
+definitions, the estimators and the verdicts are this project's own.
+
+References:
+    Janik & Witaszczyk 2020, Complexity for deep neural networks and other
+    characteristics of deep feature representations, arXiv:2006.04791.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float64, PRNGKeyArray, Real
+
+from meanfield.checks import first_bad, require
+from meanfield.keys import numpy_generator
+
+from .dimension import EffectiveDimension, effective_dimension
+from .entropy import unit_entropies
+from .joint_entropy import JointEntropy, joint_entropy
+
+Verdict = Literal["measured", "few examples", "cannot tell"]
+Activation = Callable[[np.ndarray], Any]
+# A share of examples has an error of at least 7 % of one half below this many.
+MIN_EXAMPLES = 50
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerComplexity:
+    """One layer: complexity in bits, dimension of its features, and a verdict.
+
+    Args:
+        layer: its name.
+        verdict: "measured"; "few examples" (fewer than 10 a unit: the joint entropy
+            and the dimension are biased, the dimension low); "cannot tell".
+        reason: why it is not "measured"; empty otherwise.
+        num_units: units (channels of a convolution).
+        num_examples: N.
+        always_on: units that are on for every example: affine on these data.
+        always_off: units that are off for every example: dead on these data.
+        unit_bits: c_i of every unit, plug-in.
+        marginal: Σ c_i with the Miller–Madow correction, in bits.
+        joint: the joint entropy, or None.
+        dimension: of the features, or None.
+    """
+
+    layer: str
+    verdict: Verdict
+    reason: str
+    num_units: int
+    num_examples: int
+    always_on: int
+    always_off: int
+    unit_bits: Float64[np.ndarray, " units"]
+    marginal: float | None
+    joint: JointEntropy | None
+    dimension: EffectiveDimension | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold; `unit_bits` as a list."""
+        plain = {field.name: getattr(self, field.name) for field in _fields(self)}
+        plain["unit_bits"] = self.unit_bits.tolist()
+        for part in ("joint", "dimension"):
+            plain[part] = None if plain[part] is None else plain[part].to_dict()
+        return plain
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkComplexity:
+    """All layers of a network on one data set.
+
+    Args:
+        data: name of the data the network was run on.
+        layers: in forward order.
+    """
+
+    data: str
+    layers: tuple[LayerComplexity, ...]
+
+    @property
+    def marginal(self) -> float | None:
+        """Sum of the layers' marginal complexities (not a chain over layers), bits."""
+        return _sum(layer.marginal for layer in self.layers)
+
+    @property
+    def joint(self) -> float | None:
+        """Sum of the layers' joint entropies, in bits; None where one is unknown."""
+        return _sum(layer.joint and layer.joint.bits for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {
+            "data": self.data,
+            "marginal": self.marginal,
+            "joint": self.joint,
+            "layers": {layer.layer: layer.to_dict() for layer in self.layers},
+        }
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0), the nonlinearity assumed unless another is given."""
+    return np.maximum(x, 0)
+
+
+def measure_complexity(
+    activations: Mapping[str, Any],
+    *,
+    key: PRNGKeyArray,
+    data: str = "",
+    activation: Activation = relu,
+    threshold: float | int = 0.0,
+    joint: bool = True,
+    num_terms: int = 32,
+    num_permutations: int = 3,
+    num_shuffles: int = 3,
+) -> NetworkComplexity:
+    r"""Entropic complexity and effective dimension of every layer.
+
+    Args:
+        activations: layer name -> pre-activations a, (examples, units) or (examples,
+            channels, positions …), in forward order; see `layer_activations`. For a
+            convolution the unit is the channel, and each example contributes one
+            position drawn at random: an independent sample of channel and position.
+        key: a `jax.random.key`: positions, order of units, folds, nulls.
+        data: what the examples are called; the result carries it.
+        activation: φ of every layer but the last (whose outputs are the features).
+        threshold: a unit is on where a > threshold. 0 is the kink of ReLU; for a
+            smooth φ it is a convention.
+        joint: whether to estimate joint entropies too (the expensive part).
+        num_terms: terms of the chain rule to fit in a wide layer.
+        num_permutations: shuffled copies for the null of the total correlation.
+        num_shuffles: shuffled copies for the null of the dimension.
+
+    Returns:
+        A `NetworkComplexity`. A layer with fewer than 50 examples, or fewer examples
+        than units, gets the verdict "cannot tell" and None for what has no meaning.
+
+    Raises:
+        ValueError: no layers, a layer that is not (examples, units, …), layers of
+            different numbers of examples, or NaN or infinity; the layer is named.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from meanfield.physics.complexity.measure import measure_complexity
+        >>> a = np.random.default_rng(0).normal(size=(1000, 3))
+        >>> a = np.c_[a, a[:, 0], np.ones(1000)]          # a copy, an always-on unit
+        >>> result = measure_complexity({"layer": a}, key=jax.random.key(0))
+        >>> layer = result.layers[0]
+        >>> round(layer.marginal), round(layer.joint.bits), layer.always_on
+        (4, 3, 1)
+
+    References:
+        Janik & Witaszczyk 2020, arXiv:2006.04791.
+    """
+    arrays = _checked(activations)
+    last = list(arrays)[-1]
+    keys = jax.random.split(key, len(arrays))
+    layers = []
+    for layer_key, (name, values) in zip(keys, arrays.items(), strict=True):
+        row_key, joint_key, dimension_key = jax.random.split(layer_key, 3)
+        rows = _one_position(values, numpy_generator(row_key, spawn_key=(1,))).astype(
+            np.float64
+        )
+        features = rows if name == last else np.asarray(activation(rows))
+        require(
+            features.shape == rows.shape and bool(np.isfinite(features).all()),
+            "`activation` must give finite values of the shape it gets, "
+            f"{rows.shape} in {name!r}; got shape {features.shape}"
+            + (
+                "."
+                if features.shape != rows.shape
+                else " with NaN or infinity among them."
+            ),
+        )
+        states = rows > threshold
+        reason = _too_few(*rows.shape)
+        layers.append(
+            _layer(
+                name,
+                states,
+                joint_entropy(
+                    states,
+                    key=joint_key,
+                    num_terms=num_terms,
+                    num_permutations=num_permutations,
+                )
+                if joint and not reason
+                else None,
+                effective_dimension(
+                    features, key=dimension_key, num_shuffles=num_shuffles
+                )
+                if not reason and (features != features[:1]).any()
+                else None,
+                reason,
+            )
+        )
+    return NetworkComplexity(data, tuple(layers))
+
+
+def _layer(
+    name: str,
+    states: Bool[np.ndarray, "examples units"],
+    joint: JointEntropy | None,
+    dimension: EffectiveDimension | None,
+    reason: str,
+) -> LayerComplexity:
+    num_examples, num_units = states.shape
+    bits, marginal = unit_entropies(states)
+    verdict: Verdict = "measured"
+    if reason:
+        verdict = "cannot tell"
+    elif dimension is None:
+        verdict = "cannot tell"
+        reason = "the features never vary: they have no dimension"
+    elif num_examples < 10 * num_units:
+        verdict = "few examples"
+        reason = f"{num_examples} examples are fewer than 10 a unit"
+    return LayerComplexity(
+        layer=name,
+        verdict=verdict,
+        reason=reason,
+        num_units=num_units,
+        num_examples=num_examples,
+        always_on=int(states.all(axis=0).sum()),
+        always_off=int((~states).all(axis=0).sum()),
+        unit_bits=bits,
+        marginal=None if num_examples < MIN_EXAMPLES else marginal,
+        joint=joint,
+        dimension=dimension,
+    )
+
+
+def _too_few(num_examples: int, num_units: int) -> str:
+    if num_examples < MIN_EXAMPLES:
+        return (
+            f"{num_examples} examples are too few: at least {MIN_EXAMPLES} are needed"
+        )
+    if num_examples < num_units:
+        return (
+            f"{num_examples} examples are fewer than the {num_units} units: joint "
+            "entropy and dimension would measure the sample"
+        )
+    return ""
+
+
+def _checked(activations: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    require(
+        len(activations) > 0,
+        "`activations` must hold at least one layer; got none. Record them with "
+        "`layer_activations`.",
+    )
+    arrays = {}
+    for name, values in activations.items():
+        array = np.asarray(values)
+        require(
+            array.ndim >= 2 and array.size > 0,
+            f"`activations` of {name!r} must have shape (examples, units) or "
+            "(examples, channels, positions …) and hold something; got shape "
+            f"{array.shape}.",
+        )
+        require(
+            jnp.issubdtype(array.dtype, np.floating) or array.dtype.kind in "iub",
+            f"`activations` of {name!r} must be real numbers; got {array.dtype}.",
+        )
+        finite = np.isfinite(array)
+        require(
+            bool(finite.all()),
+            f"`activations` of {name!r} must be finite; got NaN or infinity at "
+            f"{first_bad(~finite) if not finite.all() else ()}.",
+        )
+        arrays[name] = array
+    counts = {name: len(array) for name, array in arrays.items()}
+    require(
+        len(set(counts.values())) == 1,
+        f"`activations` must come from the same examples in every layer; got {counts}.",
+    )
+    return arrays
+
+
+def _one_position(
+    values: np.ndarray, rng: np.random.Generator
+) -> Real[np.ndarray, "examples units"]:
+    """(examples, units): of a convolution one random position for each example."""
+    if values.ndim == 2:
+        return values
+    flat = values.reshape(*values.shape[:2], -1)
+    chosen = rng.integers(flat.shape[2], size=len(flat))
+    return flat[np.arange(len(flat)), :, chosen]
+
+
+def _sum(values: Any) -> float | None:
+    listed = list(values)
+    return None if any(value is None for value in listed) else float(sum(listed))
+
+
+def _fields(result: Any) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(result)

@@ -1,0 +1,140 @@
+"""Pre-activations of every layer of an Equinox network, in the order they happen."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from meanfield.checks import require
+from meanfield.trees import path_name
+
+# They own an array of two dimensions, but what they return is no weighted sum.
+_NOT_LAYERS = (eqx.nn.Embedding, eqx.nn.LayerNorm, eqx.nn.RMSNorm)
+
+
+def layer_activations(
+    model: Any, x: Any, *, batch_size: int = 1000
+) -> dict[str, Float[np.ndarray, "examples units ..."]]:
+    """Record the pre-activations of a network on a batch of examples.
+
+    A layer is a module with a `weight` of two or more dimensions (Linear, Conv, …, or
+    your own; not Embedding or a norm); its output is recorded. A layer that is used
+    twice has a second entry, ``name#2``.
+
+    Args:
+        model: an Equinox module that acts on one example and needs nothing else
+            (`eqx.nn.inference_mode` first, where there is dropout).
+        x: examples along the first axis, of the shape the model takes.
+        batch_size: examples that go through at once.
+
+    Returns:
+        Layer name -> array (examples, units) or (examples, channels, positions …), in
+        forward order. For any other network write a function that returns such a dict.
+
+    Raises:
+        TypeError: `model` is not an Equinox module.
+        ValueError: it has no such layer, none of them is used, a layer runs inside
+            `scan`, `vmap` or another transformation, or `x` holds no example.
+
+    Example:
+        >>> import equinox as eqx, jax
+        >>> from meanfield.physics.complexity.recording import layer_activations
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> z = layer_activations(net, jax.random.normal(jax.random.key(1), (5, 4)))
+        >>> {name: values.shape for name, values in z.items()}
+        {'layers/0': (5, 8), 'layers/1': (5, 3)}
+    """
+    if not isinstance(model, eqx.Module):
+        raise TypeError(
+            f"`model` must be an Equinox module; got {type(model).__name__}. For "
+            "another network pass a function that returns {layer name: "
+            "pre-activations}."
+        )
+    require(
+        any(_is_layer(node) for node in jax.tree.leaves(model, is_leaf=_is_layer)),
+        "`model` must have a layer with a `weight` of two or more dimensions; it has "
+        "none. Pass a function that returns {layer name: pre-activations}.",
+    )
+    x = jnp.asarray(x)
+    require(
+        x.ndim > 0 and len(x) > 0 and batch_size > 0,
+        f"`x` must hold examples and `batch_size` be positive; got shape {x.shape} and "
+        f"{batch_size}.",
+    )
+    try:
+        batches = [
+            {name: np.asarray(values) for name, values in _record(model, part)}
+            for part in (
+                x[start : start + batch_size] for start in range(0, len(x), batch_size)
+            )
+        ]
+    except jax.errors.UnexpectedTracerError as error:
+        raise ValueError(
+            "a layer of `model` runs inside scan, vmap or another transformation, "
+            "where its outputs cannot be kept. Pass a function that returns "
+            "{layer name: pre-activations}."
+        ) from error
+    require(
+        bool(batches[0]),
+        "`model` never calls one of its layers: there is nothing to record.",
+    )
+    return {
+        name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
+    }
+
+
+class _Tape:
+    """Outputs by layer name. Two tapes are never equal, so that no trace is shared."""
+
+    def __init__(self):
+        self.outputs: dict[str, Array] = {}
+
+    def add(self, name: str, output: Array) -> None:
+        """Keep an output under its name, or the next free one."""
+        times = sum(known.split("#")[0] == name for known in self.outputs)
+        self.outputs[f"{name}#{times + 1}" if times else name] = output
+
+
+class _Recorded(eqx.Module):
+    """A layer that writes down what it returns, and is otherwise the layer."""
+
+    layer: Any
+    layer_name: str = eqx.field(static=True)
+    tape: _Tape = eqx.field(static=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.layer(*args, **kwargs)
+        self.tape.add(self.layer_name, output)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "layer":  # not set yet: nothing to look it up on
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+
+def _is_layer(node: Any) -> bool:
+    if not isinstance(node, eqx.Module) or isinstance(node, _NOT_LAYERS):
+        return False
+    weight = getattr(node, "weight", None)
+    return weight is not None and eqx.is_inexact_array(weight) and weight.ndim >= 2
+
+
+@eqx.filter_jit
+def _record(model: Any, x: Array) -> list[tuple[str, Array]]:
+    """Names and outputs; a list, because JAX would sort a dictionary."""
+
+    def outputs(example: Array) -> list[tuple[str, Array]]:
+        tape = _Tape()
+
+        def wrap(path: Any, node: Any) -> Any:
+            name = path_name(path) or "model"
+            return _Recorded(node, name, tape) if _is_layer(node) else node
+
+        jax.tree_util.tree_map_with_path(wrap, model, is_leaf=_is_layer)(example)
+        return list(tape.outputs.items())
+
+    return eqx.filter_vmap(outputs)(x)

@@ -1,0 +1,1 @@
+"""The distribution of weights: lognormal microstructure, arbitrage equilibrium."""

@@ -1,0 +1,289 @@
+r"""Lognormal microstructure: is the law of |w| lognormal, and how sure are we?
+
+    ln|w| ~ N(μ, σ²),     fitted by maximum likelihood: mean and deviation of ln|w|
+
+Every tensor gets a verdict, "lognormal", "not lognormal" or "cannot tell", by the rule
+of `lognormality`. Exact zeros have no logarithm; nothing else is left out, because
+dropping small weights makes a Gaussian look lognormal. A Gaussian has σ = π/(2√2) =
+1.1107: that value is the null, not a finding.
+
+The claim under test is that of Venkatasubramanian et al. 2023, arXiv:2310.06960. The
+rule that judges it is ours.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.physics.named_weights import read_tensors
+
+from .arbitrage import Arbitrage, measure_arbitrage
+from .lognormality import (
+    CANNOT_TELL,
+    Measures,
+    judge,
+    kolmogorov_distance,
+    ks_upper_limit,
+    qq_r_squared,
+)
+from .rivals import chunks, fit_rivals
+
+MIN_WEIGHTS = 50
+MAX_TIE_SHARE = 0.01
+MIN_TIES = 5
+MIN_SIGMA = 1e-5
+
+
+@dataclass(frozen=True)
+class Microstructure:
+    """Law of the magnitudes of one tensor; `None` where a number would mean nothing.
+
+    Args:
+        verdict: "lognormal", "not lognormal" or "cannot tell".
+        reason: why, in words.
+        kind: "connections", "embedding", "vector" or "values".
+        num_weights: entries, zeros included.
+        num_zeros: exact zeros, left out of everything below.
+        mu: μ, mean of ln|w|, natural logarithm.
+        sigma: σ, standard deviation of ln|w|.
+        mu_error: standard error of `mu`.
+        sigma_error: standard error of `sigma`, valid for any kurtosis.
+        skewness: of ln|w|.
+        excess_kurtosis: of ln|w|.
+        qq_r_squared: squared correlation of ordered ln|w| with normal quantiles.
+        ks: Kolmogorov distance D of ln|w| from the fitted normal.
+        ks_limit: value below which D passes at this size.
+        bic_margin: BIC(rival) − BIC(lognormal) by rival; positive favours lognormal.
+        log_likelihood_margin: lognormal − rival, nats per weight, by rival.
+        vuong_z: that margin over its standard error, by rival.
+        rivals: fitted parameters by rival.
+        positive_fraction: share of positive signs among non-zero weights.
+        sign_z: (positive − negative)/√n, standard normal for symmetric signs.
+        arbitrage: effective utilities of the connections and their spread.
+    """
+
+    verdict: str
+    reason: str
+    kind: str
+    num_weights: int
+    num_zeros: int | None = None
+    mu: float | None = None
+    sigma: float | None = None
+    mu_error: float | None = None
+    sigma_error: float | None = None
+    skewness: float | None = None
+    excess_kurtosis: float | None = None
+    qq_r_squared: float | None = None
+    ks: float | None = None
+    ks_limit: float | None = None
+    bic_margin: dict[str, float] | None = None
+    log_likelihood_margin: dict[str, float] | None = None
+    vuong_z: dict[str, float] | None = None
+    rivals: dict[str, dict[str, float]] | None = None
+    positive_fraction: float | None = None
+    sign_z: float | None = None
+    arbitrage: Arbitrage | None = None
+
+    @property
+    def best_rival(self) -> str | None:
+        """Name of the rival law of lowest BIC."""
+        margins = self.bic_margin
+        return None if margins is None else min(margins, key=lambda name: margins[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and words, ready for JSON."""
+        plain = dataclasses.asdict(self) | {"best_rival": self.best_rival}
+        if self.arbitrage is not None:
+            plain["arbitrage"] = self.arbitrage.to_dict()
+        return plain
+
+
+def analyze_microstructure(
+    weights: Any,
+    *,
+    key: PRNGKeyArray | None = None,
+    important: Mapping[str, Any] | None = None,
+) -> dict[str, Microstructure]:
+    """Judge every tensor of a network on its own.
+
+    Layers are never pooled: a mixture of Gaussians of several scales has a heavy tail
+    and looks more lognormal than any of them. Neuron outputs are judged by the same
+    function: pass a mapping of layer names to arrays of activations.
+
+    Args:
+        weights: an array, a mapping of names to arrays or `SpikeSlab`s
+            (`ensemble.weights()`), an open npz file, or any JAX parameter tree.
+        key: a typed key; with it each `SpikeSlab` is also drawn once.
+        important: boolean masks by name for the important connections of `SpikeSlab`s;
+            without it, the published rule π = 0 and Ξ = 0.
+
+    Returns:
+        One `Microstructure` by tensor name. A `SpikeSlab` has one by reading:
+        ``name:slab_mean``, ``name:posterior_mean``, ``name:drawn``,
+        ``name:important``.
+
+    Raises:
+        ValueError: nothing numeric inside, or complex numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> w = np.random.default_rng(0).normal(size=(100, 100))
+        >>> analyze_microstructure({"gaussian": w})["gaussian"].verdict
+        'not lognormal'
+
+    References:
+        Venkatasubramanian et al. 2023, arXiv:2310.06960 (the claim).
+    """
+    tensors = read_tensors(weights, key=key, important=important)
+    return {t.title: fit_microstructure(t.values, kind=t.kind) for t in tensors}
+
+
+def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
+    r"""Fit ln|w| ~ N(μ, σ²) by maximum likelihood and judge the fit.
+
+    Args:
+        values: real numbers of any shape: weights, or outputs of neurons.
+        kind: what they are, for the reader of the result.
+
+    Returns:
+        The fit, the measures of `lognormality`, and the verdict in words. Unusable
+        numbers (fewer than 50 that are not zero, one value, NaN, a few rounded
+        levels) give the verdict "cannot tell" and no numbers.
+
+    Raises:
+        ValueError: no real numbers (words, flags, complex numbers, a whole tree).
+
+    Example:
+        >>> import numpy as np
+        >>> w = np.random.default_rng(0).lognormal(-3.0, 0.65, size=4000)
+        >>> fit = fit_microstructure(w)
+        >>> fit.verdict, round(fit.sigma, 2)
+        ('lognormal', 0.65)
+    """
+    array = np.asarray(values)
+    require(
+        bool(jnp.issubdtype(array.dtype, jnp.number))
+        and not jnp.issubdtype(array.dtype, jnp.complexfloating),
+        f"`values` must be real numbers; got an array of {array.dtype}. Pass weights "
+        "or activations; a network goes to analyze_microstructure.",
+    )
+    flat = array.ravel().astype(np.float64)
+    num_weights = flat.size
+    bad = num_weights - int(np.count_nonzero(np.isfinite(flat)))
+    if bad:
+        reason = f"{bad} of {num_weights} values are NaN or infinite."
+        return Microstructure(CANNOT_TELL, reason, kind, num_weights)
+    flat = flat[flat != 0]
+    size, num_positive = flat.size, int(np.count_nonzero(flat > 0))
+    num_zeros = num_weights - size
+    logs = np.log(np.abs(flat, out=flat), out=flat)
+    logs.sort()
+    refusal = _refusal(logs, num_zeros)
+    if refusal is not None:
+        return Microstructure(CANNOT_TELL, refusal, kind, num_weights, num_zeros)
+    mu, sigma = float(logs.mean()), float(logs.std())
+    standard = (logs - mu) / sigma
+    skewness, kurtosis = _third_and_fourth(standard)
+    comparison = _compare(standard * sigma, mu, sigma)
+    measures = Measures(
+        size=size,
+        skewness=skewness,
+        excess_kurtosis=kurtosis,
+        qq_r_squared=qq_r_squared(standard),
+        ks=kolmogorov_distance(standard),
+        bic_margin=comparison["bic_margin"],
+    )
+    verdict, reason = judge(measures)
+    if num_zeros:
+        share = num_zeros / num_weights
+        reason += f" {num_zeros} exact zeros ({share:.1%}) are left out."
+    return Microstructure(
+        verdict=verdict,
+        reason=reason,
+        kind=kind,
+        num_weights=num_weights,
+        num_zeros=num_zeros,
+        mu=mu,
+        sigma=sigma,
+        mu_error=sigma / size**0.5,
+        sigma_error=sigma * ((kurtosis + 2) / (4 * size)) ** 0.5,
+        skewness=skewness,
+        excess_kurtosis=kurtosis,
+        qq_r_squared=measures.qq_r_squared,
+        ks=measures.ks,
+        ks_limit=ks_upper_limit(size),
+        positive_fraction=num_positive / size,
+        sign_z=(2 * num_positive - size) / size**0.5,
+        arbitrage=measure_arbitrage(logs),
+        **comparison,
+    )
+
+
+def _refusal(logs: Float[np.ndarray, " weights"], num_zeros: int) -> str | None:
+    """Why sorted logarithms can bear no verdict, or None."""
+    size = logs.size
+    if size == 0:
+        return f"All {num_zeros} values are exactly zero." if num_zeros else "Empty."
+    if size < MIN_WEIGHTS:
+        zeros = f" ({num_zeros} more are exactly zero)" if num_zeros else ""
+        return f"Only {size} weights{zeros}; {MIN_WEIGHTS} are the least we judge."
+    if logs[-1] - logs[0] < MIN_SIGMA:
+        return f"All {size} weights have one magnitude, {np.exp(logs[0]):.4g}."
+    starts = np.flatnonzero(np.diff(logs, prepend=-np.inf))
+    most = int(np.diff(starts, append=size).max())
+    if most > max(MIN_TIES, MAX_TIE_SHARE * size):
+        return (
+            f"{most} of {size} weights ({most / size:.1%}) share one magnitude, as "
+            "after rounding to few levels; the left tail of ln|w| is then an artefact."
+        )
+    return None
+
+
+def _third_and_fourth(standard: np.ndarray) -> tuple[float, float]:
+    """Skewness and excess kurtosis of standardised values, in bounded memory."""
+    sums = np.zeros(2)
+    for part in chunks(standard):
+        square = np.square(part)
+        sums += float(square @ part), float(square @ square)
+    return float(sums[0] / standard.size), float(sums[1] / standard.size - 3)
+
+
+def _compare(centred: np.ndarray, mu: float, sigma: float) -> dict[str, Any]:
+    """Likelihood of the lognormal against every rival, on all weights."""
+    size = centred.size
+    rivals = fit_rivals(centred)
+    sums, squares = np.zeros(len(rivals)), np.zeros(len(rivals))
+    for part in chunks(centred):
+        magnitudes = np.exp(part)
+        ours = -0.5 * np.square(part / sigma) - part
+        ours -= np.log(sigma) + 0.5 * np.log(2 * np.pi)
+        for index, law in enumerate(rivals):
+            gain = ours - law.log_density(magnitudes)
+            sums[index] += gain.sum()
+            squares[index] += float(gain @ gain)
+    mean = sums / size
+    deviation = np.sqrt(np.maximum(squares / size - np.square(mean), 0))
+    scale = float(np.exp(mu))
+    result: dict[str, Any] = {
+        "bic_margin": {},
+        "log_likelihood_margin": {},
+        "vuong_z": {},
+        "rivals": {},
+    }
+    for law, total, per_weight, spread in zip(
+        rivals, sums, mean, deviation, strict=True
+    ):
+        extra = law.num_parameters - 2
+        result["bic_margin"][law.name] = float(2 * total + extra * np.log(size))
+        result["log_likelihood_margin"][law.name] = float(per_weight)
+        result["vuong_z"][law.name] = float(per_weight / spread * size**0.5)
+        result["rivals"][law.name] = law.parameters | {
+            "scale": law.parameters["scale"] * scale
+        }
+    return result

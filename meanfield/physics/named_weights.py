@@ -1,0 +1,172 @@
+"""Tensors of a network by name: what the instruments of this room read.
+
+A network comes as a mapping of names to arrays, as an open npz file, as any JAX
+parameter tree, or as the weights of an ensemble. A spike-and-slab leaf has several
+honest readings, and they need not share a law, so each is read on its own:
+
+| reading          | values                                              |
+|------------------|-----------------------------------------------------|
+| `slab_mean`      | m, whether or not the connection is present         |
+| `posterior_mean` | μ = (1 − π) m, the inclusion-weighted weight        |
+| `drawn`          | one draw, exact zeros and all (needs a `key`)       |
+| `important`      | m of the important connections alone                |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
+from meanfield.trees import named_leaves
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a network under one reading.
+
+    Args:
+        name: its path, such as ``layers/0/weight``.
+        values: the numbers, in their own shape.
+        kind: ``connections`` (two or more dimensions), ``embedding`` (the same, with
+            "embed" in its name) or ``vector`` (biases and norm scales). Laws of
+            connection weights are claims about the first kind only.
+        reading: ``weights`` for plain arrays, else a row of the table above.
+    """
+
+    name: str
+    values: Any
+    kind: str
+    reading: str
+
+    @property
+    def title(self) -> str:
+        """Name and reading, such as ``layers/0/weight:slab_mean``."""
+        return self.name if self.reading == "weights" else f"{self.name}:{self.reading}"
+
+
+def read_tensors(
+    weights: Any,
+    *,
+    key: PRNGKeyArray | None = None,
+    important: Mapping[str, Any] | None = None,
+) -> list[Tensor]:
+    """All numeric tensors of a network in order of depth, one entry per reading.
+
+    Args:
+        weights: an array, a mapping of names to arrays or `SpikeSlab`s, or any JAX
+            parameter tree.
+        key: a typed key; with it every `SpikeSlab` is drawn once as well.
+        important: boolean masks by name, such as those of the labels IMPORTANT.
+            Without them the published rule holds: π = 0 and Ξ = 0, exactly.
+
+    Raises:
+        ValueError: nothing numeric inside; complex numbers; a mask of another shape.
+    """
+    leaves = named_tensors(weights)
+    masks = dict(important or {})
+    spike_slabs = {name for name, leaf in leaves.items() if is_spike_slab(leaf)}
+    unknown = sorted(set(masks) - spike_slabs)
+    require(
+        not unknown,
+        f"`important` must name `SpikeSlab`s of the network; got {unknown}, and the "
+        f"network has {sorted(spike_slabs)}. Use the names of `weights`.",
+    )
+    keys = (
+        [None] * len(leaves)
+        if key is None
+        else list(jax.random.split(key, len(leaves)))
+    )
+    tensors = []
+    for (name, leaf), leaf_key in zip(leaves.items(), keys, strict=True):
+        if is_spike_slab(leaf):
+            readings = _spike_slab_readings(name, leaf, leaf_key, masks.get(name))
+        else:
+            readings = {"weights": np.asarray(leaf)}
+        kind = _kind(name, leaf)
+        tensors += [Tensor(name, v, kind, reading) for reading, v in readings.items()]
+    return tensors
+
+
+def named_tensors(weights: Any) -> dict[str, Any]:
+    """Numeric arrays and `SpikeSlab`s of a network by path name, in order of depth.
+
+    Mappings are read in their own order (JAX would sort the names, and put layer 10
+    before layer 2); everything else in tree order. Leaves that hold no numbers
+    (activation functions, random keys, flags) are passed over: they are not weights.
+
+    Raises:
+        ValueError: nothing numeric inside, or complex numbers.
+    """
+    tensors = {
+        name or "weights": leaf
+        for name, leaf in _leaves_in_order(weights).items()
+        if is_spike_slab(leaf) or _is_numeric(leaf)
+    }
+    require(
+        bool(tensors),
+        "`weights` must hold at least one array of numbers; got none. Pass a mapping "
+        "of names to arrays, a parameter tree, or `ensemble.weights()`.",
+    )
+    for name, leaf in tensors.items():
+        require(
+            not jnp.issubdtype(leaf.dtype, jnp.complexfloating),
+            f"`weights` must be real; got complex numbers in {name!r}. Pass the real "
+            "and the imaginary part as two arrays.",
+        )
+    return tensors
+
+
+def parent_name(name: str) -> str:
+    """Path of the layer that holds a tensor: ``layers/0`` of ``layers/0/weight``."""
+    cut = max(name.rfind("/"), name.rfind("."))
+    return name[:cut] if cut >= 0 else ""
+
+
+def _leaves_in_order(tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return named_leaves(tree, is_leaf=is_spike_slab)
+    return {
+        f"{name}/{inner}" if inner else str(name): leaf
+        for name, part in tree.items()
+        for inner, leaf in _leaves_in_order(part).items()
+    }
+
+
+def _is_numeric(leaf: Any) -> bool:
+    if not isinstance(leaf, np.ndarray | jax.Array):
+        return False
+    return bool(jnp.issubdtype(leaf.dtype, jnp.number))
+
+
+def _kind(name: str, leaf: Any) -> str:
+    if leaf.ndim < 2:
+        return "vector"
+    return "embedding" if "embed" in name.lower() else "connections"
+
+
+def _spike_slab_readings(
+    name: str, weight: SpikeSlab, key: PRNGKeyArray | None, mask: Any
+) -> dict[str, np.ndarray]:
+    if mask is None:
+        mask = (weight.spike_prob == 0) & (weight.slab_var == 0)
+    mask = np.asarray(mask)
+    require(
+        mask.dtype == bool and mask.shape == weight.shape,
+        f"`important` must hold boolean masks of the weight's shape {weight.shape}; "
+        f"got {mask.dtype} of shape {mask.shape} for {name!r}. Compare the labels "
+        "with Label.IMPORTANT first.",
+    )
+    readings = {
+        "slab_mean": np.asarray(weight.slab_mean),
+        "posterior_mean": np.asarray(weight.mean),
+    }
+    if key is not None:
+        readings["drawn"] = np.asarray(weight.sample(key))
+    readings["important"] = np.asarray(weight.slab_mean)[mask]
+    return readings

@@ -1,0 +1,1 @@
+"""Renormalization in depth: phases, fixed points, decimation, flow."""

@@ -1,0 +1,238 @@
+r"""Signal propagation through a wide spike-and-slab ensemble, and its critical line.
+
+The weights of a layer with fan-in N have laws (π, m, Ξ) drawn independently of each
+other, with E m = 0. Their second moment splits into what every input shares and what is
+noise around it:
+
+    σ_w² = N E[(1 − π)(Ξ + m²)] = σ_μ² + σ_V²,   σ_μ² = N E μ²,   σ_V² = N E V
+    μ = (1 − π) m,   V = (1 − π)(Ξ + π m²)
+
+All three readings have a length map q' = σ² E φ(√q z)² + σ_b²; they differ in what two
+inputs, and a gradient, see of the noise.
+
+| reading | length | correlation of two inputs        | gradient χ           |
+|---------|--------|----------------------------------|----------------------|
+| drawn   | σ_w²   | σ_w²: one sub-network for both   | σ_w² E φ'(√q* z)²    |
+| sampled | σ_w²   | σ_μ²: fresh ε for every input    | σ_μ² E φ'(√q* z)²    |
+| mean    | σ_μ²   | σ_μ²                             | σ_μ² E φ'(√q* z)²    |
+
+Why the sampled reading (z = G + εΔ, ε drawn for every unit and example) has σ_μ² in its
+gradient: ∂z_i/∂a_k = μ_ik + ε_i V_ik a_k/Δ_i, and the square of the second part,
+V² a²/Δ², is smaller than V by a factor of order N because Δ² sums N such terms.
+
+Two consequences. Where σ_V² > 0, identical inputs do not stay identical: c* < 1. And no
+choice makes both the signal and the gradient of a ReLU ensemble stationary: the first
+needs σ_w² = 2, the second σ_μ² = 2. So gradients of the sampled reading shrink by
+σ_μ²/σ_w² a layer at the forward critical point, which is the price of slab noise at
+initialisation and the reason to start with Ξ ≪ m².
+
+All of this is our derivation; the maps of ordinary weights are those of
+arXiv:1606.05340 and arXiv:1611.01232.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.checks import require, require_in_range
+from meanfield.physics.roots import bracketed_root
+from meanfield.spikeslab import is_spike_slab
+
+from .activations import Activation, find_activation
+from .fixed_points import (
+    FixedPoint,
+    critical_weight_var,
+    depth_scale,
+    fixed_correlation,
+    fixed_length,
+    fixed_point,
+)
+
+READINGS = ("drawn", "sampled", "mean")
+
+
+@dataclass(frozen=True)
+class WeightVariances:
+    """Second moments of a layer's weights, times its fan-in N.
+
+    Args:
+        shared: σ_μ² = N E μ², of the mean weights.
+        fresh: σ_V² = N E V, of the noise around them; 0 for ordinary weights.
+    """
+
+    shared: float
+    fresh: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """σ_w² = σ_μ² + σ_V² = N E[(1 − π)(Ξ + m²)]."""
+        return self.shared + self.fresh
+
+
+def weight_variances(weight: Any, num_inputs: int) -> WeightVariances:
+    """Measured σ_μ² and σ_V² of a `SpikeSlab` or of plain weights.
+
+    Args:
+        weight: a `SpikeSlab`, or an array (then σ_V² = 0).
+        num_inputs: N, the fan-in.
+
+    Example:
+        >>> import meanfield as mf
+        >>> weight_variances(mf.SpikeSlab([0.5, 0.5], [2.0, -2.0], [0.0, 0.0]), 1)
+        WeightVariances(shared=1.0, fresh=1.0)
+    """
+    if is_spike_slab(weight):
+        mean, var = np.asarray(weight.mean, float), np.asarray(weight.var, float)
+        return WeightVariances(
+            float(num_inputs * np.mean(np.square(mean))),
+            float(num_inputs * np.mean(var)),
+        )
+    values = np.asarray(weight).astype(np.float64)
+    return WeightVariances(float(num_inputs * np.mean(np.square(values))))
+
+
+def slab_variances(
+    spike_prob: float | int, slab_mean_var: float | int, slab_var: float | int
+) -> WeightVariances:
+    """σ_μ² and σ_V² of a layer whose connections all have one π and one Ξ.
+
+    σ_μ² = (1 − π)² σ_m²,   σ_V² = (1 − π)(N Ξ + π σ_m²).
+
+    Args:
+        spike_prob: π in [0, 1].
+        slab_mean_var: σ_m² = N E m² ≥ 0.
+        slab_var: N Ξ ≥ 0, the slab's variance times the fan-in.
+
+    Raises:
+        ValueError: π leaves [0, 1], or a variance is negative.
+    """
+    require_in_range("spike_prob", spike_prob, 0.0, 1.0, "It is a probability.")
+    require_in_range("slab_mean_var", slab_mean_var, 0.0, math.inf, "It is N E m².")
+    require_in_range("slab_var", slab_var, 0.0, math.inf, "It is N times a variance.")
+    present = 1 - spike_prob
+    return WeightVariances(
+        float(present**2 * slab_mean_var),
+        float(present * (slab_var + spike_prob * slab_mean_var)),
+    )
+
+
+def ensemble_fixed_point(
+    variances: WeightVariances,
+    bias_var: float | int,
+    activation: str | Activation = "tanh",
+    reading: str = "sampled",
+) -> FixedPoint:
+    """Fixed point of an ensemble's maps under one reading.
+
+    Args:
+        variances: σ_μ² and σ_V².
+        bias_var: σ_b².
+        activation: φ.
+        reading: "drawn", "sampled" or "mean", as in the module's table.
+
+    Returns:
+        A `FixedPoint` whose `slope` is the gradient's χ. In the sampled reading its
+        `correlation` is where two inputs end, below 1 when there is noise, and
+        `depth_scale` the layers they take to get there.
+
+    Raises:
+        ValueError: an unknown reading, or a negative variance.
+
+    Example:
+        >>> point = ensemble_fixed_point(slab_variances(0.0, 1.5, 0.3), 0.05)
+        >>> point.phase, point.correlation < 1
+        ('ordered', True)
+    """
+    _require_reading(reading)
+    phi = find_activation(activation)
+    if reading != "sampled" or variances.fresh == 0:
+        total = variances.shared if reading == "mean" else variances.total
+        return fixed_point(total, bias_var, phi)
+    q = fixed_length(variances.total, bias_var, phi)
+    reference = fixed_point(variances.total, bias_var, phi)
+    if reference.slope is None:
+        return FixedPoint(q, None, None, None, "unbounded")
+    slope = reference.slope * variances.shared / variances.total
+    phase = "critical" if abs(slope - 1) < 1e-9 else "ordered"
+    phase = "chaotic" if slope > 1 + 1e-9 else phase
+    if q is None or not 0 < q < math.inf:
+        return FixedPoint(q, slope, None, None, phase)
+    c = fixed_correlation(q, variances.shared, bias_var, phi)
+    scale = depth_scale(variances.shared * phi.slope_product(q, c))
+    return FixedPoint(q, slope, scale, c, phase)
+
+
+def critical_slab_mean_var(
+    spike_prob: float | int,
+    slab_var: float | int,
+    bias_var: float | int,
+    activation: str | Activation = "tanh",
+    reading: str = "drawn",
+) -> float:
+    """σ_m² = N E m² that puts an ensemble on its critical line, χ = 1.
+
+    | reading | σ_m²                                                             |
+    |---------|------------------------------------------------------------------|
+    | drawn   | σ_c²/(1 − π) − N Ξ, with σ_c² the critical σ_w² of the activation |
+    | mean    | σ_c²/(1 − π)²                                                    |
+    | sampled | root of (1 − π)² σ_m² E φ'(√q* z)² = 1, q* that of the whole σ_w² |
+
+    Args:
+        spike_prob: π in [0, 1).
+        slab_var: N Ξ ≥ 0.
+        bias_var: σ_b².
+        activation: φ.
+        reading: "drawn" makes sub-networks critical, "sampled" the gradient of
+            training, "mean" the network of means.
+
+    Raises:
+        ValueError: π = 1, a slab so wide that its noise alone is beyond the line, or
+            an unknown reading.
+
+    Example:
+        >>> critical_slab_mean_var(0.5, 1.0, 0.0, "relu")
+        3.0
+    """
+    _require_reading(reading)
+    require(
+        0 <= spike_prob < 1,
+        f"`spike_prob` must lie in [0, 1); got {spike_prob}. At 1 every connection is "
+        "absent and nothing propagates.",
+    )
+    present = 1 - spike_prob
+    phi = find_activation(activation)
+    if reading == "mean":
+        return critical_weight_var(bias_var, phi) / present**2
+    if reading == "drawn":
+        wanted = critical_weight_var(bias_var, phi) / present - slab_var
+        require(
+            wanted >= 0,
+            f"`slab_var` must be at most {wanted + slab_var:.4g} for a critical line "
+            f"to exist here; got {slab_var}. Start with narrower slabs.",
+        )
+        return wanted
+
+    def excess(slab_mean_var: float) -> float:
+        variances = slab_variances(spike_prob, slab_mean_var, slab_var)
+        slope = ensemble_fixed_point(variances, bias_var, phi, "sampled").slope
+        return (0.0 if slope is None else slope) - 1
+
+    upper = 1.0
+    while excess(upper) < 0:
+        upper *= 2
+        require(
+            upper < 1e6,
+            f"`slab_var` must allow a gradient of χ = 1; none was found for {slab_var} "
+            "below σ_m² = 1e6. Start with narrower slabs.",
+        )
+    return bracketed_root(excess, 0.0, upper)
+
+
+def _require_reading(reading: str) -> None:
+    require(
+        reading in READINGS,
+        f"`reading` must be one of {READINGS}; got {reading!r}. Use 'sampled' for the "
+        "network that trains, 'drawn' for sub-networks.",
+    )

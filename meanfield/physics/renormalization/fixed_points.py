@@ -1,0 +1,238 @@
+r"""Fixed points of a wide layer, its order to chaos transition, its depth scale.
+
+    q* = σ_w² E φ(√q* z)² + σ_b²,    χ₁ = σ_w² E φ'(√q* z)²,    ξ = −1/ln χ
+
+The transition is χ₁ = 1. Near it ξ diverges as |δσ_w²|^{−ν} with ν = 1. All roots are
+bracketed: iterating the maps becomes arbitrarily slow at the transition.
+
+References:
+    Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meanfield.checks import require
+from meanfield.physics.roots import bracketed_root
+
+from .activations import Activation, find_activation
+from .meanfield_map import correlation_map, length_map
+
+LARGEST_LENGTH = 1e12
+CRITICAL_BAND = 1e-9
+NEAR_CRITICAL = 1e-6
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Where the length map comes to rest.
+
+    Args:
+        length: q*; infinite when lengths grow without bound, `None` when every length
+            is a fixed point.
+        slope: χ₁ at q*, `None` when q* is infinite and χ₁ depends on it.
+        depth_scale: ξ in layers: −1/ln χ₁ in the ordered phase, −1/ln of the slope at
+            the correlation's own fixed point in the chaotic one; infinite at the
+            transition.
+        correlation: c*, the correlation two unlike inputs end with; `None` where the
+            signal dies out, grows without bound, or keeps every length.
+        phase: "ordered", "critical", "chaotic", or "unbounded" where lengths grow
+            without bound and leave no limit for χ₁.
+    """
+
+    length: float | None
+    slope: float | None
+    depth_scale: float | None
+    correlation: float | None
+    phase: str
+
+
+def fixed_length(
+    weight_var: float | int,
+    bias_var: float | int,
+    activation: str | Activation = "tanh",
+) -> float | None:
+    """q* = σ_w² E φ(√q* z)² + σ_b²: the stable solution, by bracketing.
+
+    Bracketing does not slow down at the transition, where iterating the map does.
+
+    Returns:
+        q*; infinity when lengths grow without bound; `None` when the map is the
+        identity, so that every length is a fixed point.
+
+    Raises:
+        ValueError: a variance is negative or not finite.
+
+    Example:
+        >>> round(fixed_length(1.76095, 0.05), 5)
+        0.57005
+    """
+    _require_variance("weight_var", weight_var)
+    _require_variance("bias_var", bias_var)
+    phi = find_activation(activation)
+
+    def excess(q: float) -> float:
+        return length_map(q, weight_var, bias_var, phi) - q
+
+    # Below this the map is a straight line through (0, σ_b²): its slope decides.
+    small = 1e-9
+    grows = excess(small)
+    if bias_var == 0 and abs(grows) < 1e-9 * small:
+        return _marginal_length(excess)
+    if grows <= 0:
+        return 0.0 if bias_var == 0 else bracketed_root(excess, 0.0, small)
+    upper = max(1.0, 2 * bias_var)
+    while excess(upper) > 0:
+        upper *= 2
+        if upper > LARGEST_LENGTH:
+            return math.inf
+    return bracketed_root(excess, small, upper)
+
+
+def fixed_point(
+    weight_var: float | int,
+    bias_var: float | int,
+    activation: str | Activation = "tanh",
+) -> FixedPoint:
+    """Fixed point of both maps, slope, depth scale and phase.
+
+    Args:
+        weight_var: σ_w².
+        bias_var: σ_b².
+        activation: φ.
+
+    Raises:
+        ValueError: a variance is negative or not finite.
+
+    Example:
+        >>> fixed_point(1.5, 0.05).phase
+        'ordered'
+    """
+    phi = find_activation(activation)
+    q = fixed_length(weight_var, bias_var, phi)
+    rest = None if q is None or math.isinf(q) else q
+    if rest is None and not _is_scale_free(phi):
+        return FixedPoint(q, None, None, None, "unbounded")
+    slope = weight_var * phi.slope_moment(1.0 if rest is None else rest)
+    if abs(slope - 1) < CRITICAL_BAND:
+        return FixedPoint(q, slope, math.inf, 1.0 if q else None, "critical")
+    if slope < 1:
+        return FixedPoint(q, slope, depth_scale(slope), 1.0 if q else None, "ordered")
+    if not rest:
+        return FixedPoint(q, slope, None, None, "chaotic")
+    c = fixed_correlation(rest, weight_var, bias_var, phi)
+    # Just above the transition 1 − c* is too small to resolve. With ε = 1 − c the map
+    # is ε' = χ₁ ε − k ε², whose fixed point has slope 2 − χ₁.
+    near = slope < 1 + NEAR_CRITICAL
+    slope_there = 2 - slope if near else weight_var * phi.slope_product(rest, c)
+    return FixedPoint(q, slope, depth_scale(slope_there), c, "chaotic")
+
+
+def fixed_correlation(
+    length: float | int,
+    shared_var: float | int,
+    bias_var: float | int,
+    activation: str | Activation = "tanh",
+) -> float:
+    """Stable c* = (σ_s² E φ(√q z₁) φ(√q z₂) + σ_b²)/q in [0, 1] at a fixed length q.
+
+    The smallest solution, which is the one two unlike inputs reach.
+    """
+    phi = find_activation(activation)
+
+    def excess(c: float) -> float:
+        return correlation_map(c, length, shared_var, bias_var, phi) - c
+
+    if excess(0.0) <= 0:
+        return 0.0
+    # c = 1 is itself a fixed point of ordinary weights: look below it.
+    below = 1 - 1e-9
+    if excess(below) >= 0:
+        return 1.0
+    return bracketed_root(excess, 0.0, below)
+
+
+def depth_scale(slope: float | int) -> float:
+    """ξ = −1/ln|χ|, in layers; infinite at |χ| = 1, zero at χ = 0.
+
+    Raises:
+        ValueError: |χ| > 1: differences grow, and no depth scale exists.
+    """
+    size = abs(slope)
+    require(
+        size <= 1 + CRITICAL_BAND,
+        f"`slope` must not exceed 1 in size; got {slope}. Use the slope at the stable "
+        "fixed point (see fixed_correlation).",
+    )
+    if size == 0:
+        return 0.0
+    return math.inf if size >= 1 else -1 / math.log(size)
+
+
+def critical_weight_var(
+    bias_var: float | int, activation: str | Activation = "tanh"
+) -> float:
+    """σ_w² at which χ₁ = 1, the order to chaos transition, by bracketing on χ₁.
+
+    At σ_b² = 0 it is 1/φ'(0)², where the origin loses its stability. That needs a
+    length map that bends down (tanh, erf) or is straight (ReLU, identity).
+
+    Args:
+        bias_var: σ_b².
+        activation: φ.
+
+    Raises:
+        ValueError: σ_b² is negative, or no transition was found below σ_w² = 10⁶.
+
+    Example:
+        >>> round(critical_weight_var(0.05), 4)
+        1.761
+    """
+    _require_variance("bias_var", bias_var)
+    phi = find_activation(activation)
+    if _is_scale_free(phi):
+        return 1 / phi.slope_moment(1.0)
+
+    def excess(weight_var: float) -> float:
+        q = fixed_length(weight_var, bias_var, phi)
+        require(
+            q is not None and math.isfinite(q),
+            f"`activation` {phi.name!r} must keep lengths bounded up to its "
+            f"transition; they grow without bound at σ_w² = {weight_var:.4g}.",
+        )
+        return weight_var * phi.slope_moment(float(q or 0.0)) - 1
+
+    at_rest = phi.slope_moment(0.0)
+    if bias_var == 0 and at_rest > 0:
+        return 1 / at_rest
+    upper = 1.0
+    while excess(upper) < 0:
+        upper *= 2
+        require(
+            upper < 1e6,
+            f"`bias_var` must allow a transition; none was found for {bias_var} and "
+            f"{phi.name!r} below σ_w² = 1e6. Use a smaller bias variance.",
+        )
+    return bracketed_root(excess, 0.0, upper)
+
+
+def _is_scale_free(phi: Activation) -> bool:
+    """Whether E φ'² is the same at every length, as for ReLU and the identity."""
+    return math.isclose(phi.slope_moment(1.0), phi.slope_moment(2.0), rel_tol=1e-9)
+
+
+def _marginal_length(excess: Callable[[float], float]) -> float | None:
+    """q* when the map has slope 1 at the origin: 0 if it bends down, else any."""
+    bend = excess(1.0)
+    if abs(bend) < 1e-12:
+        return None
+    return 0.0 if bend < 0 else math.inf
+
+
+def _require_variance(name: str, value: float | int) -> None:
+    require(
+        0 <= value < math.inf,
+        f"`{name}` must be a finite number of at least 0; got {value}. It is a "
+        "variance.",
+    )

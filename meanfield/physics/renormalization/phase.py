@@ -1,0 +1,209 @@
+r"""Place of one layer in the phase diagram of wide layers, with its uncertainty.
+
+A verdict takes the sampling error along: "ordered" or "chaotic" when χ₁ lies on one
+side of 1 for two standard errors of σ_w² and σ_b²; else "critical" when that interval
+is narrower than 0.2, and "cannot tell" when it is not. Networks whose tensors' names
+tell of normalisation, recurrence or attention get "cannot tell" as well: the maps are
+those of plain layers. (Skip connections do not show in the names of weights.)
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.ensemble.fan_in import fan_in
+from meanfield.physics.named_weights import parent_name
+from meanfield.spikeslab import is_spike_slab
+
+from .activations import Activation
+from .ensemble_map import WeightVariances, ensemble_fixed_point, weight_variances
+from .fixed_points import FixedPoint, fixed_point
+
+MIN_WEIGHTS = 50
+CRITICAL_WIDTH = 0.2
+ROUNDING = 1e-9
+# Words that tell, in the names of tensors, what the theory of plain layers leaves out.
+OUTSIDE_THEORY = {
+    "normalised": r"norm|(?<![a-z])bn(?![a-z])|running_|moving_",
+    "recurrent": r"rnn|lstm|(?<![a-z])gru(?![a-z])",
+    "an attention network": r"attn|attention",
+}
+CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class LayerPoint:
+    """Place of one layer in the phase diagram; `None` where nothing can be said.
+
+    Args:
+        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", by
+            where `slope_interval` lies.
+        reason: why, in words.
+        num_inputs: N, the fan-in.
+        weight_var: σ_w² = N E w² (of a drawn network, for an ensemble).
+        weight_var_error: its standard error.
+        shared_var: σ_μ² = N E μ²; σ_w² itself for plain weights.
+        bias_var: σ_b² = E b², 0 without a bias.
+        bias_var_error: its standard error.
+        slope_interval: χ₁ with σ_w² and σ_b² two standard errors either way.
+        drawn: fixed point of drawn sub-networks, or of plain weights.
+        sampled: fixed point of the sampled reading, for ensembles only.
+    """
+
+    verdict: str
+    reason: str
+    num_inputs: int
+    weight_var: float | None = None
+    weight_var_error: float | None = None
+    shared_var: float | None = None
+    bias_var: float | None = None
+    bias_var_error: float | None = None
+    slope_interval: tuple[float, float] | None = None
+    drawn: FixedPoint | None = None
+    sampled: FixedPoint | None = None
+
+
+def outside_theory(tensors: dict[str, Any]) -> str | None:
+    """Why the maps of plain dense and convolutional layers do not apply, or None."""
+    for name in tensors:
+        for kind, pattern in OUTSIDE_THEORY.items():
+            if re.search(pattern, name.lower()):
+                return (
+                    f"The network is {kind} ({name!r}): its signals do not follow the "
+                    "maps of plain layers, whatever σ_w² is."
+                )
+    return None
+
+
+def place_layer(
+    name: str,
+    weight: Any,
+    bias: Any,
+    phi: Activation,
+    layout: str,
+    outside: str | None = None,
+) -> LayerPoint:
+    """Place one layer by its own measured variances.
+
+    Args:
+        name: path of its weight.
+        weight: a `SpikeSlab` or an array of two or more dimensions.
+        bias: the bias vector beside it, or None.
+        phi: activation φ.
+        layout: where the inputs lie, as in `tensors.fan_in`.
+        outside: why the theory does not apply, if it does not; then no fixed point.
+    """
+    inputs = fan_in(name, weight.shape, layout)
+    moments = weight_variances(weight, inputs)
+    bias_var, bias_error = 0.0, 0.0
+    if bias is not None:
+        squares = np.square(np.asarray(bias).astype(np.float64))
+        bias_var = float(np.mean(squares))
+        bias_error = float(np.std(squares) / math.sqrt(squares.size))
+    refusal = _refusal(weight, moments, bias_var)
+    if refusal is not None:
+        return LayerPoint(CANNOT_TELL, refusal, inputs)
+    error = _standard_error(weight, inputs)
+    if outside is not None:
+        return LayerPoint(
+            CANNOT_TELL,
+            outside,
+            inputs,
+            weight_var=moments.total,
+            weight_var_error=error,
+            shared_var=moments.shared,
+            bias_var=bias_var,
+            bias_var_error=bias_error,
+        )
+    drawn = ensemble_fixed_point(moments, bias_var, phi, "drawn")
+    sampled = None
+    if is_spike_slab(weight):
+        sampled = ensemble_fixed_point(moments, bias_var, phi, "sampled")
+    interval = slope_interval(moments.total, error, bias_var, bias_error, phi)
+    where = describe_slope(drawn, interval)
+    return LayerPoint(
+        verdict=judge_slope(drawn, interval),
+        reason=f"σ_w² = {moments.total:.4g} ± {error:.2g}, {where}.",
+        num_inputs=inputs,
+        weight_var=moments.total,
+        weight_var_error=error,
+        shared_var=moments.shared,
+        bias_var=bias_var,
+        bias_var_error=bias_error,
+        slope_interval=interval,
+        drawn=drawn,
+        sampled=sampled,
+    )
+
+
+def _refusal(weight: Any, moments: WeightVariances, bias_var: float) -> str | None:
+    if weight.size < MIN_WEIGHTS:
+        return f"Only {weight.size} weights; {MIN_WEIGHTS} are the least we judge."
+    if not math.isfinite(moments.total + bias_var):
+        return "The weights or biases hold NaN or infinity."
+    if moments.total == 0:
+        return "All weights are exactly zero."
+    values = np.asarray(weight.mean if is_spike_slab(weight) else weight)
+    if moments.fresh == 0 and np.ptp(values) == 0:
+        return f"All weights have one value, {float(values.flat[0]):.4g}."
+    return None
+
+
+def _standard_error(weight: Any, inputs: int) -> float:
+    """Standard error of N times the mean second moment, over connections."""
+    if is_spike_slab(weight):
+        second = np.square(np.asarray(weight.mean, float)) + np.asarray(weight.var)
+    else:
+        second = np.square(np.asarray(weight).astype(np.float64))
+    return float(inputs * np.std(second) / math.sqrt(second.size))
+
+
+def find_bias(name: str, tensors: dict[str, Any]) -> Any:
+    """The bias beside a weight: a vector of its layer with "bias" in its last name."""
+    parent = parent_name(name)
+    for other, value in tensors.items():
+        last = other[len(parent) :].lower()
+        if other != name and parent_name(other) == parent and "bias" in last:
+            return value if value.ndim == 1 and not is_spike_slab(value) else None
+    return None
+
+
+def slope_interval(
+    weight_var: float,
+    weight_error: float,
+    bias_var: float,
+    bias_error: float,
+    phi: Activation,
+) -> tuple[float, float] | None:
+    """χ₁ two standard errors either way; it rises with σ_w² and falls with σ_b²."""
+    low = fixed_point(
+        max(weight_var - 2 * weight_error, 0.0), bias_var + 2 * bias_error, phi
+    ).slope
+    high = fixed_point(
+        weight_var + 2 * weight_error, max(bias_var - 2 * bias_error, 0.0), phi
+    ).slope
+    return None if low is None or high is None else (low, high)
+
+
+def judge_slope(point: FixedPoint, interval: tuple[float, float] | None) -> str:
+    """Phase whose side of χ₁ = 1 the whole interval lies on."""
+    if point.slope is None or interval is None:
+        return point.phase
+    if interval[1] < 1 - ROUNDING:
+        return "ordered"
+    if interval[0] > 1 + ROUNDING:
+        return "chaotic"
+    return "critical" if interval[1] - interval[0] <= CRITICAL_WIDTH else CANNOT_TELL
+
+
+def describe_slope(point: FixedPoint, interval: tuple[float, float] | None) -> str:
+    """χ₁ with its interval, and ξ, in words."""
+    if point.slope is None or interval is None:
+        return "lengths grow without bound"
+    low, high = interval
+    text = f"χ₁ = {point.slope:.4g} (between {low:.3g} and {high:.3g})"
+    scale = point.depth_scale
+    return text if scale is None else f"{text}, ξ = {scale:.4g} layers"

@@ -1,0 +1,171 @@
+r"""Renormalization in depth: where a network stands, and where it flows.
+
+    (σ_w², σ_b²) of every layer  →  q*, χ₁, ξ and phase  →  the same under b = 2
+
+This module reads weights alone, as from a file: every layer is placed in the phase
+diagram of wide layers with its own measured variances (`placement`), the layers are
+compared with each other (`symmetry`), and their common point is followed under
+decimation (`wide_flow`). With examples at hand, `fitted_decimation` measures the flow
+instead of assuming wide random layers. The other pieces: `hamiltonian`, `decimation`,
+`ensemble_map`.
+
+Theory of wide random layers, arXiv:1606.05340 and arXiv:1611.01232; the decimation is
+this project's own construction, in the spirit of arXiv:2410.00396.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.physics.named_weights import named_tensors
+
+from .activations import Activation, find_activation
+from .fixed_points import fixed_point
+from .phase import (
+    CANNOT_TELL,
+    LayerPoint,
+    describe_slope,
+    find_bias,
+    judge_slope,
+    outside_theory,
+    place_layer,
+    slope_interval,
+)
+from .symmetry import Symmetry, translational_symmetry
+from .wide_flow import WideLayer, wide_flow, wide_layer
+
+
+@dataclass(frozen=True)
+class Renormalization:
+    """Reading of a whole network.
+
+    Args:
+        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", for
+            the layers' median (σ_w², σ_b²), by where `slope_interval` lies.
+        reason: why, in words.
+        slope_interval: χ₁ with both medians two standard errors either way.
+        activation: name of the φ assumed.
+        layers: place of every layer by name.
+        symmetry: are the layers alike?
+        flow: (σ_w², σ_b², q*, χ₁, ξ) under b = 2, empty where there is no finite,
+            positive fixed length.
+    """
+
+    verdict: str
+    reason: str
+    slope_interval: tuple[float, float] | None
+    activation: str
+    layers: dict[str, LayerPoint]
+    symmetry: Symmetry
+    flow: list[WideLayer]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and words, ready for JSON; infinity becomes the word."""
+        return _plain(dataclasses.asdict(self))
+
+
+def analyze_renormalization(
+    weights: Any,
+    *,
+    key: PRNGKeyArray,
+    activation: str | Activation = "relu",
+    layout: str = "auto",
+    num_steps: int = 8,
+) -> Renormalization:
+    """Place every layer in the phase diagram and follow the network under b = 2.
+
+    Args:
+        weights: a mapping of names to arrays or `SpikeSlab`s (`ensemble.weights()`),
+            an open npz file, or any JAX parameter tree, in order of depth. Biases are
+            the vectors named like a weight's bias, beside it.
+        key: a typed key, for the shuffled nulls.
+        activation: φ between the layers; weights alone do not tell it.
+        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
+        num_steps: steps of the flow.
+
+    Returns:
+        A `Renormalization`. A network of one layer, and layers of fewer than 50
+        weights, one value, zeros or NaN, get the verdict "cannot tell".
+
+    Raises:
+        ValueError: nothing numeric inside, or no weight of two or more dimensions.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> net = {f"{i}/weight": 0.1 * rng.normal(size=(99, 99)) for i in range(3)}
+        >>> analyze_renormalization(net, key=jax.random.key(0)).verdict
+        'ordered'
+    """
+    phi = find_activation(activation)
+    tensors = named_tensors(weights)
+    connections = {n: w for n, w in tensors.items() if w.ndim >= 2 and "embed" not in n}
+    require(
+        bool(connections),
+        "`weights` must hold a weight of two or more dimensions; got "
+        f"{list(tensors)}. Pass the parameters of a network.",
+    )
+    outside = outside_theory(tensors)
+    layers = {
+        name: place_layer(name, weight, find_bias(name, tensors), phi, layout, outside)
+        for name, weight in connections.items()
+    }
+    symmetry = translational_symmetry(connections, key=key, layout=layout)
+    placed = [point for point in layers.values() if point.drawn is not None]
+    if len(placed) < 2:
+        reason = outside or (
+            f"{len(placed)} usable layers: a flow in depth needs two or more."
+        )
+        return Renormalization(
+            CANNOT_TELL, reason, None, phi.name, layers, symmetry, []
+        )
+    weight_var, weight_error = _median(
+        [(p.weight_var, p.weight_var_error) for p in placed]
+    )
+    bias_var, bias_error = _median([(p.bias_var, p.bias_var_error) for p in placed])
+    common = fixed_point(weight_var, bias_var, phi)
+    interval = slope_interval(weight_var, weight_error, bias_var, bias_error, phi)
+    flow = []
+    if common.length is not None and 0 < common.length < math.inf:
+        flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
+    reason = (
+        f"Median over {len(placed)} layers: σ_w² = {weight_var:.4g} ± "
+        f"{weight_error:.2g}, σ_b² = {bias_var:.4g} ± {bias_error:.2g}; for wide "
+        f"random {phi.name} layers {describe_slope(common, interval)}."
+    )
+    return Renormalization(
+        verdict=judge_slope(common, interval),
+        reason=reason,
+        slope_interval=interval,
+        activation=phi.name,
+        layers=layers,
+        symmetry=symmetry,
+        flow=flow,
+    )
+
+
+def _median(pairs: list[tuple[Any, Any]]) -> tuple[float, float]:
+    """Median over layers, and its standard error.
+
+    The larger of what the spread over layers and what the layers' own errors give;
+    √(π/2) is the loss of the median against the mean.
+    """
+    values, errors = (np.array(column, float) for column in zip(*pairs, strict=True))
+    within = float(np.sqrt(np.mean(np.square(errors))))
+    spread = max(float(np.std(values, ddof=1)), within)
+    return float(np.median(values)), math.sqrt(math.pi / 2 / values.size) * spread
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "infinite"
+    return value

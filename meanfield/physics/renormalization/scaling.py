@@ -1,0 +1,302 @@
+r"""Does a curve follow a power law? Its rivals on one error model, and a verdict.
+
+    power        y = a t^b
+    exponential  y = a e^{bt}
+    logarithmic  y = a + b ln t
+    constant     y = a
+    parabola     ln y = a + b ln t + c (ln t)²     no law: a curve that none describes
+
+all with independent Gaussian errors of ln y, so that their AICs can be compared:
+
+    AIC = N ln(RSS/N) + 2k
+
+Errors along one training curve hang together, which makes AIC differences too large.
+So the verdict does not rest on them alone: curves, or blocks of neighbouring points,
+are drawn anew, and a law must win in 95 % of the draws, by 2 on the curve itself, over
+at least 1.5 decades of t, and not lose to the parabola by 2; a power law must explain
+at least 0.9 of the variance of ln y.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import PRNGKeyArray
+from scipy.optimize import least_squares
+
+from meanfield.checks import first_bad, require
+from meanfield.keys import numpy_generator
+
+Verdict = Literal["power law", "exponential", "logarithmic", "cannot tell"]
+MIN_DECADES = 1.5
+MIN_POINTS = 8
+# A difference in AIC below 2 is not worth mentioning (Burnham & Anderson 2002).
+MIN_AIC_LEAD = 2.0
+MIN_SUPPORT = 0.95
+# The best of poor fits is no law: a curve that dips and rises must not pass.
+MIN_R_SQUARED = 0.9
+LAWS = ("power law", "exponential", "logarithmic", "constant")
+# Free parameters besides the error's size; two where nothing is said.
+_PARAMETERS = {"constant": 1, "parabola": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingFit:
+    """Fits of a curve and what they allow one to say.
+
+    Args:
+        verdict: the law, or "cannot tell".
+        reason: why not, or what speaks for the law.
+        exponent: b of the power law a t^b, whether or not it is the law.
+        prefactor: a of the power law.
+        interval: 95 % bootstrap interval of b.
+        r_squared: share of the variance of ln y that the power law explains.
+        aic: AIC of each law and of the parabola (differences count).
+        support: share of bootstrap draws in which each law has the lowest AIC.
+        decades: log₁₀(t_max/t_min).
+        num_points: points fitted.
+        num_curves: curves (seeds) they come from.
+        block: points in one bootstrap block; 0 where whole curves are drawn.
+    """
+
+    verdict: Verdict
+    reason: str
+    exponent: float
+    prefactor: float
+    interval: tuple[float, float]
+    r_squared: float
+    aic: dict[str, float]
+    support: dict[str, float]
+    decades: float
+    num_points: int
+    num_curves: int
+    block: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {**dataclasses.asdict(self), "interval": list(self.interval)}
+
+
+def fit_scaling(
+    t: Any,
+    y: Any,
+    *,
+    key: PRNGKeyArray,
+    t_min: float | int | None = None,
+    t_max: float | int | None = None,
+    num_bootstrap: int = 400,
+) -> ScalingFit:
+    r"""Fit y = a tᵇ and its rivals between declared limits, with bootstrap intervals.
+
+    Args:
+        t: positive and increasing, (points,): steps, widths, sample sizes.
+        y: positive, (points,) for one curve or (curves, points) for several seeds.
+        key: a `jax.random.key` for the bootstrap.
+        t_min: first t to use; None for all. Declare it, do not search for it.
+        t_max: last t to use; None for all.
+        num_bootstrap: draws. One curve: moving blocks of about √N neighbouring points
+            (serial errors stay together). Three or more curves: whole curves.
+
+    Returns:
+        A `ScalingFit`.
+
+    Raises:
+        ValueError: t or y not positive and finite, t not increasing, shapes that do
+            not fit, two curves (draw one, or three and more), fewer than 8 points in
+            the range, or fewer than 20 bootstrap draws.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from meanfield.physics.renormalization.scaling import fit_scaling
+        >>> t = np.geomspace(1, 1000, 40)
+        >>> noise = np.random.default_rng(0).normal(size=40)
+        >>> y = 3 * t**-0.5 * np.exp(0.02 * noise)
+        >>> fit = fit_scaling(t, y, key=jax.random.key(0))
+        >>> fit.verdict, round(fit.exponent, 2)
+        ('power law', -0.5)
+
+    References:
+        Burnham & Anderson 2002 (AIC); Künsch 1989 (block bootstrap).
+    """
+    t, curves = _checked(t, y, t_min, t_max)
+    require(
+        num_bootstrap >= 20,
+        f"`num_bootstrap` must be at least 20 for an interval; got {num_bootstrap}.",
+    )
+    num_curves, num_points = curves.shape
+    log_t, log_y = np.log(t), np.log(curves)
+    aic, slope, offset = _compare(t, log_t, log_y.mean(axis=0))
+    rng = numpy_generator(key, spawn_key=(1,))
+    block = 0 if num_curves > 1 else max(2, round(np.sqrt(num_points)))
+    slopes, winners = [], []
+    for _ in range(num_bootstrap):
+        if num_curves > 1:
+            drawn = log_y[rng.integers(num_curves, size=num_curves)].mean(axis=0)
+            index = np.arange(num_points)
+        else:
+            index = _blocks(num_points, block, rng)
+            drawn = log_y[0, index]
+        values, drawn_slope, _ = _compare(t[index], log_t[index], drawn)
+        slopes.append(drawn_slope)
+        winners.append(min(LAWS, key=lambda law: values[law]))
+    support = {law: winners.count(law) / num_bootstrap for law in LAWS}
+    mean_curve = log_y.mean(axis=0)
+    residual = mean_curve - offset - slope * log_t
+    scatter = float(np.sum((mean_curve - mean_curve.mean()) ** 2))
+    decades = float(np.log10(t[-1] / t[0]))
+    unexplained = float(residual @ residual)
+    r_squared = 1 - unexplained / scatter if scatter > 0 else 0.0
+    verdict, reason = _judge(aic, support, decades, r_squared)
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    return ScalingFit(
+        verdict=verdict,
+        reason=reason,
+        exponent=slope,
+        prefactor=float(np.exp(offset)),
+        interval=(float(low), float(high)),
+        r_squared=r_squared,
+        aic=aic,
+        support=support,
+        decades=decades,
+        num_points=num_points,
+        num_curves=num_curves,
+        block=block,
+    )
+
+
+def _compare(
+    t: np.ndarray, log_t: np.ndarray, log_y: np.ndarray
+) -> tuple[dict[str, float], float, float]:
+    """AIC of each law, and slope and offset of the power law."""
+    power_slope, power_offset, power = _line(log_t, log_y)
+    residuals = {
+        "power law": power,
+        "exponential": _line(t, log_y)[2],
+        "logarithmic": _logarithmic(log_t, log_y),
+        "constant": float(np.sum((log_y - log_y.mean()) ** 2)),
+        "parabola": _parabola(log_t, log_y),
+    }
+    # Errors below rounding tell no law from another.
+    floor = len(t) * (np.finfo(np.float64).eps * max(1.0, np.abs(log_y).max())) ** 2
+    aic = {
+        law: len(t) * float(np.log(max(rss, floor) / len(t)))
+        + 2 * _PARAMETERS.get(law, 2)
+        for law, rss in residuals.items()
+    }
+    return aic, power_slope, power_offset
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Slope, offset and residual sum of squares of ordinary least squares."""
+    spread = x - x.mean()
+    square = float(spread @ spread)
+    slope = float(spread @ y) / square if square > 0 else 0.0
+    offset = float(y.mean() - slope * x.mean())
+    return slope, offset, float(np.sum((y - offset - slope * x) ** 2))
+
+
+def _parabola(x: np.ndarray, y: np.ndarray) -> float:
+    """Residual sum of squares of a parabola."""
+    x = (x - x.mean()) / (np.ptp(x) or 1.0)
+    basis = np.stack([np.ones_like(x), x, x**2], axis=1)
+    coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
+    return float(np.sum((y - basis @ coefficients) ** 2))
+
+
+def _logarithmic(log_t: np.ndarray, log_y: np.ndarray) -> float:
+    """Residual sum of squares of ln(a + b ln t), positive by its two end values."""
+    span = log_t.max() - log_t.min()
+    if span == 0:
+        return float(np.sum((log_y - log_y.mean()) ** 2))
+    u = (log_t - log_t.min()) / span
+    slope, offset, _ = _line(u, log_y)
+
+    def residual(ends: np.ndarray) -> np.ndarray:
+        return np.logaddexp(ends[0] + _log(1 - u), ends[1] + _log(u)) - log_y
+
+    def jacobian(ends: np.ndarray) -> np.ndarray:
+        last = np.exp(ends[1] + _log(u) - residual(ends) - log_y)
+        return np.stack([1 - last, last], axis=1)
+
+    start = np.array([offset, offset + slope])
+    derivative: Any = jacobian  # SciPy's annotation knows only the names of methods
+    solution = least_squares(residual, start, jac=derivative, method="lm")
+    return float(2 * solution.cost)
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(x)
+
+
+def _blocks(count: int, block: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of a moving-block bootstrap draw, cut to the original length."""
+    starts = rng.integers(count - block + 1, size=-(-count // block))
+    return (starts[:, None] + np.arange(block)).ravel()[:count]
+
+
+def _judge(
+    aic: dict[str, float],
+    support: dict[str, float],
+    decades: float,
+    r_squared: float,
+) -> tuple[Any, str]:
+    first, second = sorted(LAWS, key=lambda law: aic[law])[:2]
+    lead = aic[second] - aic[first]
+    if first == "constant":
+        return "cannot tell", "no trend: a constant does as well as any law"
+    if lead < MIN_AIC_LEAD or support[first] < MIN_SUPPORT:
+        return "cannot tell", (
+            f"{first} leads {second} by {lead:.1f} in AIC and wins "
+            f"{support[first]:.0%} of the bootstrap draws: not decided"
+        )
+    if aic["parabola"] < aic[first] - MIN_AIC_LEAD:
+        return "cannot tell", (
+            f"{first} fits best of the laws, but a parabola of the logarithms does "
+            f"better by {aic[first] - aic['parabola']:.1f} in AIC: the curve bends away"
+        )
+    if decades < MIN_DECADES:
+        return "cannot tell", (
+            f"{first} fits best, but {decades:.2f} decades are fewer than {MIN_DECADES}"
+        )
+    if first == "power law" and r_squared < MIN_R_SQUARED:
+        return "cannot tell", (
+            f"a power law fits best of the laws, but explains only {r_squared:.0%} of "
+            f"the variance of ln y (needs {MIN_R_SQUARED:.0%}): the curve has a shape "
+            "of its own"
+        )
+    return first, (
+        f"leads {second} by {lead:.1f} in AIC and wins {support[first]:.0%} of the "
+        f"bootstrap draws over {decades:.2f} decades"
+    )
+
+
+def _checked(t: Any, y: Any, t_min: Any, t_max: Any) -> tuple[np.ndarray, np.ndarray]:
+    t, y = np.asarray(t, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    curves = y[None] if y.ndim == 1 else y
+    require(
+        t.ndim == 1 and curves.ndim == 2 and curves.shape[1:] == t.shape,
+        "`y` must have shape (points,) or (curves, points) for `t` of shape (points,); "
+        f"got {y.shape} for {t.shape}.",
+    )
+    for name, values in (("t", t), ("y", curves)):
+        good = np.isfinite(values) & (values > 0)
+        require(
+            bool(good.all()),
+            f"`{name}` must be positive and finite, for its logarithm is fitted; got "
+            f"{values[first_bad(~good)] if not good.all() else ''} at "
+            f"{first_bad(~good) if not good.all() else ''}.",
+        )
+    require(bool((np.diff(t) > 0).all()), "`t` must increase from point to point.")
+    require(
+        len(curves) != 2,
+        "`y` must be one curve or at least three: two cannot be bootstrapped.",
+    )
+    low, high = (t[0] if t_min is None else t_min), (t[-1] if t_max is None else t_max)
+    inside = (t >= low) & (t <= high)
+    require(
+        int(inside.sum()) >= MIN_POINTS,
+        f"`t` must have at least {MIN_POINTS} points between {low:g} and {high:g}; got "
+        f"{inside.sum()}.",
+    )
+    return t[inside], curves[:, inside]

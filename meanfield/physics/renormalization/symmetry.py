@@ -1,0 +1,203 @@
+r"""Translational symmetry in depth: do all layers follow one law?
+
+The layered Hamiltonian is invariant under m → m + 1 when every layer has the same
+statistics. Two questions, each with its own shuffled null:
+
+- Same law?  The score is the standard deviation over layers of ln σ_w², and beside it
+  the largest Kolmogorov distance of one layer's law of √N w from that of all layers
+  together, read at 200 quantiles. Null: weights √N w are exchanged among the layers.
+- No drift?  The von Neumann ratio Σ (x_{m+1} − x_m)² / Σ (x_m − x̄)² of x = ln σ_w² is
+  near 2 for layers in no order and small when σ_w² changes smoothly with depth. Null:
+  the order of the layers is shuffled.
+
+The score and its nulls are ours.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.fan_in import fan_in
+from meanfield.keys import numpy_generator
+from meanfield.spikeslab import is_spike_slab
+
+MAX_PER_LAYER = 5_000
+MIN_WEIGHTS = 50
+NUM_QUANTILES = 200
+LEVEL = 0.01
+SYMMETRIC, BROKEN, CANNOT_TELL = "symmetric", "broken", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """Translational symmetry over the layers of a network.
+
+    Args:
+        verdict: "symmetric", "broken" or "cannot tell".
+        reason: why, in words.
+        names: the layers compared, in order of depth.
+        weight_vars: σ_w² of every layer.
+        score: standard deviation over layers of ln σ_w².
+        score_null: mean and 99 % value of the score when weights are exchanged.
+        score_p: share of exchanges with at least this score.
+        distance: largest Kolmogorov distance of a layer's law of √N w from the
+            pooled one.
+        distance_null: its mean and 99 % value under exchange.
+        distance_p: share of exchanges with at least this distance.
+        drift: von Neumann ratio of ln σ_w² in depth, `None` under four layers.
+        drift_p: share of layer orders with at most this ratio.
+        num_per_layer: weights of each layer that entered the nulls.
+    """
+
+    verdict: str
+    reason: str
+    names: tuple[str, ...]
+    weight_vars: tuple[float, ...] = ()
+    score: float | None = None
+    score_null: tuple[float, float] | None = None
+    score_p: float | None = None
+    distance: float | None = None
+    distance_null: tuple[float, float] | None = None
+    distance_p: float | None = None
+    drift: float | None = None
+    drift_p: float | None = None
+    num_per_layer: tuple[int, ...] = ()
+
+
+def translational_symmetry(
+    layers: Mapping[str, Any],
+    *,
+    key: PRNGKeyArray,
+    layout: str = "auto",
+    num_shuffles: int = 400,
+) -> Symmetry:
+    """Judge whether the layers of a network follow one law, by shuffled nulls.
+
+    Args:
+        layers: weights by name, in order of depth, each of two or more dimensions;
+            a `SpikeSlab` is read by its mean μ. Leave out what is not meant to be
+            alike (often the first and the last layer).
+        key: a typed key for the shuffles.
+        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
+        num_shuffles: exchanges drawn for each null, at least 100.
+
+    Returns:
+        Scores, nulls and verdict; "cannot tell" for fewer than two layers, or a layer
+        of fewer than 50 finite weights that are not all zero. Layers of more than 5,000
+        weights are subsampled for the nulls and the distance; σ_w² uses all.
+
+    Raises:
+        ValueError: a layer of fewer than two dimensions, or too few shuffles.
+    """
+    require(
+        num_shuffles >= 100,
+        f"`num_shuffles` must be at least 100; got {num_shuffles}. The verdict is at "
+        "the 1 % level.",
+    )
+    names = tuple(layers)
+    if len(names) < 2:
+        reason = f"One layer or none ({list(names)}): there is no depth to compare."
+        return Symmetry(CANNOT_TELL, reason, names)
+    scaled = []
+    for name, weight in layers.items():
+        plain = weight.mean if is_spike_slab(weight) else weight
+        values = np.asarray(plain).astype(np.float64)
+        values = values * math.sqrt(fan_in(name, values.shape, layout))
+        if values.size < MIN_WEIGHTS or not np.isfinite(values).all():
+            reason = f"{name!r} has fewer than {MIN_WEIGHTS} weights, or NaN."
+            return Symmetry(CANNOT_TELL, reason, names)
+        if not values.any():
+            return Symmetry(CANNOT_TELL, f"{name!r} is all zeros.", names)
+        scaled.append(values.ravel())
+    rng = numpy_generator(key, spawn_key=(1,))
+    variances = np.array([np.mean(np.square(values)) for values in scaled])
+    samples = [_subsample(values, rng) for values in scaled]
+    sizes = [sample.size for sample in samples]
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    pool = _Pool.of(np.concatenate(samples), np.array(sizes))
+    found = pool.scores(labels)
+    null = np.array([pool.scores(rng.permutation(labels)) for _ in range(num_shuffles)])
+    p_values = (1 + np.sum(null >= found, axis=0)) / (1 + num_shuffles)
+    drift, drift_p = _drift(np.log(variances), num_shuffles, rng)
+    score = float(np.std(np.log(variances)))
+    broken = bool(p_values.min() < LEVEL)
+    limits = np.quantile(null, 0.99, axis=0)
+    reason = (
+        f"ln σ_w² varies by {score:.3f} over {len(names)} layers (exchanged weights "
+        f"give under {limits[0]:.3f}); largest Kolmogorov distance {found[1]:.3f} "
+        f"(exchanged: under {limits[1]:.3f})."
+    )
+    if drift_p is not None:
+        trend = "drifts with depth" if drift_p < 0.05 else "has no order in depth"
+        reason += f" σ_w² {trend} (p = {drift_p:.3f})."
+    means = null.mean(axis=0)
+    return Symmetry(
+        verdict=BROKEN if broken else SYMMETRIC,
+        reason=reason,
+        names=names,
+        weight_vars=tuple(float(v) for v in variances),
+        score=score,
+        score_null=(float(means[0]), float(limits[0])),
+        score_p=float(p_values[0]),
+        distance=float(found[1]),
+        distance_null=(float(means[1]), float(limits[1])),
+        distance_p=float(p_values[1]),
+        drift=drift,
+        drift_p=drift_p,
+        num_per_layer=tuple(sizes),
+    )
+
+
+def _subsample(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if values.size <= MAX_PER_LAYER:
+        return values
+    return rng.choice(values, MAX_PER_LAYER, replace=False)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """All weights together, ready to be shared out among layers many times."""
+
+    squares: np.ndarray
+    bins: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, sizes: np.ndarray) -> "_Pool":
+        edges = np.quantile(values, np.linspace(0, 1, NUM_QUANTILES + 1)[1:-1])
+        return cls(np.square(values), np.searchsorted(edges, values), sizes)
+
+    def scores(self, labels: np.ndarray) -> np.ndarray:
+        """Spread of ln σ_w² over layers, and largest Kolmogorov distance."""
+        num = self.sizes.size
+        variances = np.bincount(labels, self.squares, num) / self.sizes
+        cells = labels * NUM_QUANTILES + self.bins
+        counts = np.bincount(cells, minlength=num * NUM_QUANTILES)
+        counts = counts.reshape(num, NUM_QUANTILES)
+        pooled = np.cumsum(counts.sum(axis=0)) / self.sizes.sum()
+        laws = np.cumsum(counts, axis=1) / self.sizes[:, None]
+        # A layer of a sparse network may be dealt zeros only.
+        logs = np.log(np.maximum(variances, np.finfo(float).tiny))
+        return np.array([np.std(logs), np.abs(laws - pooled).max()])
+
+
+def _drift(
+    logs: np.ndarray, num: int, rng: np.random.Generator
+) -> tuple[float | None, float | None]:
+    """Von Neumann ratio and its share of layer orders, all of them where few."""
+    if logs.size < 4 or np.ptp(logs) == 0:
+        return None, None
+    if logs.size <= 6:
+        orders = np.array(list(itertools.permutations(logs)))
+    else:
+        orders = np.array([logs, *(rng.permutation(logs) for _ in range(num))])
+    spread = float(np.sum(np.square(logs - logs.mean())))
+    ratios = np.sum(np.square(np.diff(orders, axis=1)), axis=1) / spread
+    found = float(np.sum(np.square(np.diff(logs))) / spread)
+    return found, float(np.mean(ratios <= found * (1 + 1e-12)))

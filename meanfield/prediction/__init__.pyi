@@ -1,0 +1,13 @@
+from .calibration import (
+    ReliabilityCurve as ReliabilityCurve,
+    SelectiveCurve as SelectiveCurve,
+    reliability_curve as reliability_curve,
+    selective_curve as selective_curve,
+)
+from .evaluate import (
+    Metrics as Metrics,
+    Prediction as Prediction,
+    evaluate as evaluate,
+    predict as predict,
+)
+from .ood import OODScores as OODScores, ood_scores as ood_scores

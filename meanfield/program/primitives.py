@@ -1,0 +1,9 @@
+"""Names of JAX's primitives by what they do to the entries of an array."""
+
+ENTRYWISE = frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "
+    "convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 "
+    "floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne "
+    "neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
+    "stop_gradient sub tan tanh xor copy reduce_precision".split()
+)

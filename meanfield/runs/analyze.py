@@ -1,0 +1,182 @@
+"""The three instruments of `physics` applied to a run, or to anybody's weights."""
+
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from meanfield import plots
+from meanfield.checks import require
+from meanfield.physics.complexity.measure import measure_complexity
+from meanfield.physics.microstructure.verdicts import analyze_microstructure
+from meanfield.physics.complexity.recording import layer_activations
+from meanfield.physics.renormalization.position import analyze_renormalization
+from .run import Run, write_json
+from meanfield.trees import path_name
+
+ANALYSIS = "analysis.json"
+COMPLEXITY_EXAMPLES = 10_000
+NO_FLOW = {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Named arrays from a .npz or .safetensors file; no pickle is ever opened.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another suffix, or a damaged file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the weights {path} do not exist.")
+    require(
+        path.suffix in (".npz", ".safetensors"),
+        f"`weights` must be a .npz or .safetensors file; got {path.name!r}.",
+    )
+    if path.suffix == ".safetensors":
+        return safetensors.numpy.load_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole .npz file ({error}).") from error
+
+
+def analyze(
+    weights: Mapping[str, Any],
+    out: Path,
+    *,
+    activations: Mapping[str, Any] | None = None,
+    data: str = "",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Apply the instruments and write ``analysis.json`` and the plots.
+
+    Args:
+        weights: arrays or `SpikeSlab`s by name.
+        out: folder to write to.
+        activations: pre-activations by layer on some data; without them there is no
+            complexity to measure, and the result says so.
+        data: what those data are called.
+        seed: of the nulls and subsamples.
+
+    Returns:
+        The contents of ``analysis.json``.
+    """
+    keys = jax.random.split(jax.random.key(seed), 3)
+    fits = analyze_microstructure(weights, key=keys[0])
+    flow = _renormalization(weights, keys[1])
+    complexity: dict[str, Any] = {
+        "verdict": "cannot tell",
+        "reason": "weights alone say nothing of activations: analyze a run instead",
+    }
+    if activations is not None:
+        measured = measure_complexity(activations, key=keys[2], data=data)
+        complexity = measured.to_dict()
+    found = {
+        "microstructure": {name: fit.to_dict() for name, fit in fits.items()},
+        "renormalization": NO_FLOW if flow is None else flow.to_dict(),
+        "complexity": complexity,
+    }
+    found = _jsonable(found)
+    write_json(out / ANALYSIS, found)
+    _draw(fits, flow, found["complexity"].get("layers"), out / "plots")
+    return found
+
+
+def analyze_run(
+    run: Run, dataset: Any, *, out: Path | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Analyze an ensemble; activations are those of its network of posterior means."""
+    x = dataset.x_test[:COMPLEXITY_EXAMPLES]
+    activations = layer_activations(run.ensemble.mean_network(), x)
+    return analyze(
+        {**run.ensemble.weights(), **_point_values(run)},
+        out or run.folder,
+        activations=activations,
+        data=f"{run.config['data']['source']}, test",
+        seed=seed,
+    )
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """One table for each instrument, in words and numbers."""
+    lines = ["  microstructure: is ln|w| normal?", ""]
+    lines.append(f"  {'tensor':<34}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")
+    for name, fit in found["microstructure"].items():
+        mu, sigma = (_short(fit.get(part)) for part in ("mu", "sigma"))
+        lines.append(
+            f"  {name:<34}{fit['verdict']:<16}{mu:>8}{sigma:>8}  "
+            f"{textwrap.shorten(fit['reason'], 60, placeholder=' …')}"
+        )
+    renormalization = found["renormalization"]
+    lines += ["", "  renormalization: layers in the phase diagram", ""]
+    lines.append(f"  {renormalization['verdict']}: {renormalization['reason']}")
+    for name, layer in renormalization.get("layers", {}).items():
+        lines.append(f"  {name:<24}{layer['verdict']:<12}{layer['reason']}")
+    complexity = found["complexity"]
+    lines += ["", "  complexity: bits of the on/off pattern, effective dimension", ""]
+    if "layers" not in complexity:
+        lines.append(f"  {complexity['verdict']}: {complexity['reason']}")
+        return "\n".join(lines)
+    head = f"  {'layer':<24}{'units':>7}{'sum bits':>10}{'joint bits':>12}"
+    lines.append(head + f"{'D_eff':>9}  verdict")
+    for name, layer in complexity["layers"].items():
+        joint = (layer.get("joint") or {}).get("bits")
+        dimension = (layer.get("dimension") or {}).get("dimension")
+        lines.append(
+            f"  {name:<24}{layer.get('num_units', 0):>7}"
+            f"{_short(layer.get('marginal')):>10}{_short(joint):>12}"
+            f"{_short(dimension):>9}  {layer.get('verdict', '')}"
+        )
+    return "\n".join(lines)
+
+
+def _renormalization(weights: Mapping[str, Any], key: Any) -> Any:
+    matrices = [name for name, array in weights.items() if len(array.shape) >= 2]
+    return analyze_renormalization(weights, key=key) if matrices else None
+
+
+def _point_values(run: Run) -> dict[str, Any]:
+    """Biases, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(run.ensemble.mean_network())
+    return {
+        path_name(path): leaf
+        for path, leaf in leaves
+        if hasattr(leaf, "ndim") and leaf.ndim == 1
+    }
+
+
+def _draw(
+    fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
+) -> None:
+    plots.save(plots.microstructure_verdicts(fits), folder / "microstructure.png")
+    if flow is not None:
+        layers_of = {"layers of this network": flow}
+        axis = plots.phase_diagram(layers_of, activation=flow.activation)
+        plots.save(axis, folder / "renormalization.png")
+    if any(entry["marginal"] is not None for entry in (layers or {}).values()):
+        plots.save(plots.complexity(layers or {}), folder / "complexity.png")
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _jsonable(value: Any) -> Any:
+    """NumPy numbers as Python's; NaN and infinity, which JSON lacks, as None."""
+    return json.loads(json.dumps(value, default=_plain), parse_constant=lambda _: None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | jax.Array):
+        return np.asarray(value).tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,42 @@
+"""One self-contained HTML page that tells the story of a run, in order."""
+
+from pathlib import Path
+
+from meanfield.files import write_text
+from meanfield.runs.run import load_run
+
+from .page import document
+from .sections import SECTIONS, lead
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    The page holds its plots, needs no network, follows the reader's light or dark
+    theme, and says of each part that is missing how to make it.
+
+    Args:
+        folder: a run folder.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        FileNotFoundError: `folder` is no run folder.
+        ValueError: a file of it is damaged.
+
+    Example:
+        >>> import meanfield as mf
+        >>> from meanfield.runs.report import write_report
+        >>> write_report("runs/digits")  # doctest: +SKIP
+        PosixPath('runs/digits/report.html')
+    """
+    run = load_run(folder)
+    source = Path(run.config["data"]["source"]).name
+    sections = [(title, write(run)) for title, write in SECTIONS]
+    page = document(
+        f"An ensemble of sub-networks, trained on {source}", lead(run), sections
+    )
+    path = run.folder / "report.html"
+    write_text(path, page)
+    return path
