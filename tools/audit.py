@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import meanfield
+from public import public_names
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "meanfield"
@@ -50,19 +50,6 @@ def dotted(path: Path) -> str:
     """The name under which a file of the package is imported."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def public_names() -> dict[str, object]:
-    """What `meanfield` and its namespaces export, by the names that users write."""
-    found: dict[str, object] = {}
-    for name in meanfield.__all__:
-        value = getattr(meanfield, name)
-        if not isinstance(value, types.ModuleType):
-            found[name] = value
-            continue
-        for inner in getattr(value, "__all__", []):
-            found[f"{name}.{inner}"] = getattr(value, inner)
-    return found
 
 
 def equal_names() -> Iterator[str]:
