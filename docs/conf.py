@@ -50,6 +50,7 @@ html_theme_options = {
 def write_pages(app):
     """Write what is made from the package and the rest of the repository."""
     made = HERE / "generated"
+    shutil.rmtree(made, ignore_errors=True)
     write_reference(made / "reference")
     for notebook in ROOT.glob("notebooks/*.ipynb"):
         (made / "notebooks").mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def main() -> None:
     axes[1].set(title="important, % by pixel", xticks=[], yticks=[])
     figure.colorbar(image, ax=axes[1], fraction=0.046)
     pair = digits.x_test, digits.y_test
-    damage = mf.perturb_connections(ensemble, labels, pair, key=key)
+    damage = mf.credit.perturb_connections(ensemble, labels, pair, key=key)
     mf.plots.perturbation_curves(damage, axes[2]).set(title="removing connections")
     figure.tight_layout()
     TO.parent.mkdir(exist_ok=True)
