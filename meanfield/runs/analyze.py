@@ -13,11 +13,12 @@ import safetensors.numpy
 from meanfield import plots
 from meanfield.checks import require
 from meanfield.physics.complexity.measure import measure_complexity
-from meanfield.physics.microstructure.verdicts import analyze_microstructure
 from meanfield.physics.complexity.recording import layer_activations
+from meanfield.physics.microstructure.verdicts import analyze_microstructure
 from meanfield.physics.renormalization.position import analyze_renormalization
-from .run import Run, write_json
 from meanfield.trees import path_name
+
+from .run import Run, write_json
 
 ANALYSIS = "analysis.json"
 COMPLEXITY_EXAMPLES = 10_000

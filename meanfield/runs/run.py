@@ -24,10 +24,11 @@ from meanfield import data as datasets
 from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.files import atomic_path, write_text
 from meanfield.ensemble.networks import mlp
-from .targets import Units, build_likelihood, likelihood_of
+from meanfield.files import atomic_path, write_text
 from meanfield.tensors import load_tree, save_tree
+
+from .targets import Units, build_likelihood, likelihood_of
 
 FORMAT = 2
 ENSEMBLE, CONFIG, METRICS = "ensemble.safetensors", "config.json", "metrics.json"

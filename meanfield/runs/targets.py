@@ -30,7 +30,14 @@ from jaxtyping import Array, Float
 
 from meanfield.checks import require
 from meanfield.data import Dataset
-from meanfield.learning.likelihoods import AbstractLikelihood, Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from meanfield.learning.likelihoods import (
+    AbstractLikelihood,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Poisson,
+    StudentT,
+)
 
 # Name → task, and the likelihood for a number of targets.
 _KINDS: dict[str, tuple[str, Callable[[int], Any]]] = {

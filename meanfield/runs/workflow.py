@@ -16,28 +16,46 @@ import numpy as np
 from meanfield import plots
 from meanfield.checks import require
 from meanfield.credit.connections import write_connections
-from meanfield.neurons.label_game import label_game
 from meanfield.credit.labels import label_connections, mean_entropy
-from meanfield.neurons.links import link_test, neuron_links
-from meanfield.neurons.sequence import play_layers
 from meanfield.data import Dataset, load
 from meanfield.deploy.formats.archive import load_archive
-from meanfield.deploy.shipping.card import shown_score
 from meanfield.deploy.formats.formats import Exported
-from meanfield.deploy.shipping.subnetworks import sample_subnetworks
+from meanfield.deploy.shipping.card import shown_score
 from meanfield.deploy.shipping.served import Checked, check_shipped, convert, load_card
 from meanfield.deploy.shipping.ship import ship
+from meanfield.deploy.shipping.subnetworks import sample_subnetworks
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.checkpoint import Checkpoint
 from meanfield.learning.fit import NonFiniteLossError, fit
 from meanfield.learning.optimizers import cosine_adam
-from meanfield.learning.sharding import device_mesh
 from meanfield.learning.priors import SpikeSlabPrior
+from meanfield.learning.sharding import device_mesh
+from meanfield.neurons.label_game import label_game
+from meanfield.neurons.links import link_test, neuron_links
+from meanfield.neurons.sequence import play_layers
 from meanfield.prediction.calibration import reliability_curve
 from meanfield.prediction.evaluate import Metrics, evaluate
 from meanfield.prediction.predictive import average
-from .run import CONFIG, FORMAT, Run, build_model, load_run, read_config, save_run, versions, write_json
-from .targets import Units, build_likelihood, describe, likelihood_of, target_names, task_of
+
+from .run import (
+    CONFIG,
+    FORMAT,
+    Run,
+    build_model,
+    load_run,
+    read_config,
+    save_run,
+    versions,
+    write_json,
+)
+from .targets import (
+    Units,
+    build_likelihood,
+    describe,
+    likelihood_of,
+    target_names,
+    task_of,
+)
 
 NUM_SAMPLES = 32
 # Below so many examples: smaller batches and more epochs, unless told otherwise.
@@ -490,7 +508,8 @@ def export(archive: Path, *, format: str, out: Path) -> Exported:
     require(
         model is not None,
         f"{archive} does not say what kind of network it holds: it was not made by "
-        "`meanfield sample`. Use meanfield.deploy.load_subnetwork and meanfield.deploy.export.",
+        "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
+        "meanfield.deploy.export.",
     )
     return convert(archive, out, format=format, like=build_model(model, seed=0))
 
