@@ -172,3 +172,21 @@ class NoWeights(eqx.Module):
 def test_models_without_random_weights_are_refused(model, settings, error, message):
     with pytest.raises(error, match=message):
         mf.Ensemble.from_model(model, **settings)
+
+
+def test_parameters_of_a_draw_and_of_the_mean_are_those_of_the_models():
+    net = eqx.nn.MLP(3, 2, 5, 1, key=jax.random.key(0))
+    ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+    key = jax.random.key(2)
+    for params, model in [
+        (ensemble.sample_params(key), ensemble.sample(key)),
+        (ensemble.mean_params(), ensemble.mean_network()),
+    ]:
+        assert eqx.tree_equal(params, model)
+    mean = ensemble.mean_params().layers[0].weight
+    weight = ensemble.weights()["layers/0/weight"]
+    np.testing.assert_array_equal(mean, (1 - weight.spike_prob) * weight.slab_mean)
+    dictionary = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+    plain = mf.Ensemble.from_model((lambda p, x: x @ p["w"] + p["b"], dictionary))
+    drawn = plain.sample_params(key)
+    assert set(drawn) == {"w", "b"} and drawn["w"].shape == (2, 3)

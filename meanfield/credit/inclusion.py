@@ -133,8 +133,7 @@ def inclusion_gradients(
         '`payoff` "accuracy" has no slope; use "probability".',
     )
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
-    points = ensemble.with_weights({n: w.mean for n, w in ensemble.weights().items()})
-    outputs = eqx.filter_eval_shape(ensemble.apply_fn, points.params, x)
+    outputs = eqx.filter_eval_shape(ensemble.apply_fn, ensemble.mean_params(), x)
     name = choose_payoff(payoff, likelihood, outputs)
     measure = payoff_measure(name, likelihood, temperature)
     found = _gradients(ensemble, x, y, measure, jax.random.split(key, num_samples))

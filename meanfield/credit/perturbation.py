@@ -39,7 +39,7 @@ from meanfield.learning.batches import array_data, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.prediction.predictive import base_of, is_binary, is_categorical
-from meanfield.spikeslab import SpikeSlab, is_spike_slab
+from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named
 
 from .labels import ConnectionLabels, Label
@@ -224,14 +224,7 @@ def _scale(weight: SpikeSlab, absent_std: float | None) -> float:
 
 @eqx.filter_jit
 def _draw(ensemble: Ensemble, key: PRNGKeyArray) -> Any:
-    """Parameters of one sub-network."""
-    names = list(ensemble.weights())
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-    return map_named(
-        lambda name, leaf: leaf.sample(keys[name]) if is_spike_slab(leaf) else leaf,
-        ensemble.params,
-        is_spike_slab,
-    )
+    return ensemble.sample_params(key)
 
 
 @eqx.filter_jit

@@ -199,25 +199,59 @@ class Ensemble(eqx.Module):
         Args:
             choose: ``choose(path_name, weight)``, the array to put in its place.
         """
-        points = map_named(
-            lambda name, leaf: choose(name, leaf) if is_spike_slab(leaf) else leaf,
-            self.params,
-            is_spike_slab,
-        )
-        return self.rebuild(points)
+        return self.rebuild(self._points(choose))
 
     def sample(self, key: PRNGKeyArray) -> Any:
         """Draw a sub-network: an ordinary model with exact zeros.
 
         Every connection is absent with probability π, else drawn from its slab.
         """
+        return self.rebuild(self.sample_params(key))
+
+    def sample_params(self, key: PRNGKeyArray) -> Any:
+        """Parameters of the sub-network that `sample` draws with the same key.
+
+        Args:
+            key: a `jax.random.key`.
+
+        Returns:
+            A tree like `params`, with an array in the place of every `SpikeSlab`, as
+            `apply_fn` takes it.
+
+        Example:
+            >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+            >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+            >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+            >>> params = ensemble.sample_params(jax.random.key(2))
+            >>> ensemble.apply_fn(params, jnp.ones((5, 4))).shape
+            (5, 3)
+        """
         names = list(self.weights())
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        return self.model(lambda name, weight: weight.sample(keys[name]))
+        return self._points(lambda name, weight: weight.sample(keys[name]))
 
     def mean_network(self) -> Any:
         """The network of posterior means μ = (1 − π) m."""
-        return self.model(lambda name, weight: weight.mean)
+        return self.rebuild(self.mean_params())
+
+    def mean_params(self) -> Any:
+        """Parameters of the network of posterior means, as `apply_fn` takes them.
+
+        Example:
+            >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+            >>> net = eqx.nn.MLP(4, 3, 16, 2, key=jax.random.key(0))
+            >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+            >>> ensemble.apply_fn(ensemble.mean_params(), jnp.ones((5, 4))).shape
+            (5, 3)
+        """
+        return self._points(lambda name, weight: weight.mean)
+
+    def _points(self, choose: Callable[[str, SpikeSlab], Array]) -> Any:
+        return map_named(
+            lambda name, leaf: choose(name, leaf) if is_spike_slab(leaf) else leaf,
+            self.params,
+            is_spike_slab,
+        )
 
     @property
     def num_weights(self) -> int:

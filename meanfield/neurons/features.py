@@ -12,7 +12,7 @@ from meanfield.learning.batches import check_inputs, input_arrays
 from meanfield.program.steps import trace
 from meanfield.program.wiring import named_units
 
-from .silence import activations, point_params
+from .silence import activations
 
 
 def coalition_features(
@@ -47,7 +47,7 @@ def coalition_features(
     """
     x = input_arrays(x, "x")
     check_inputs(ensemble, x, "x")
-    points = point_params(ensemble)
+    points = ensemble.mean_params()
     program = trace(ensemble.apply_fn, points, x)
     units = named_units(program, layer)
     if isinstance(mask, Mapping):

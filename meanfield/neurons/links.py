@@ -98,8 +98,8 @@ def neuron_links(
         >>> links.incoming["variable"].tolist(), links.outgoing["variable"].tolist()
         ([2, 2, 2, 2], [3, 3, 3, 3])
     """
-    points = ensemble.with_weights({n: w.mean for n, w in ensemble.weights().items()})
-    program = trace(ensemble.apply_fn, points.params, x)
+    points = ensemble.mean_params()
+    program = trace(ensemble.apply_fn, points, x)
     units = find_units(program, layer)
     require(
         not units.bodies,

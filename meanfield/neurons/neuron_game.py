@@ -108,7 +108,7 @@ class NeuronGame:
     ):
         x, y = _checked_data(ensemble, likelihood, data)
         _check_settings(replacement, temperature, num_draws)
-        points = _point_params(ensemble, None)
+        points = ensemble.mean_params()
         program = trace(ensemble.apply_fn, points, x)
         outputs = eqx.filter_eval_shape(ensemble.apply_fn, points, x)
         self.payoff = choose_payoff(payoff, likelihood, outputs)
@@ -157,7 +157,7 @@ class NeuronGame:
         if data is not None:
             x, y = _checked_data(ensemble, self._likelihood, data)
         require(
-            _form(_point_params(ensemble, None)) == _form(self._points),
+            _form(ensemble.mean_params()) == _form(self._points),
             "`ensemble` must have the form of the network that the game was made "
             "with: the same arrays and shapes. Make a new game for another network.",
         )
@@ -192,11 +192,11 @@ class NeuronGame:
         )
         self._ensemble, self._fixed = ensemble, masks
         self._x, self._y = x, y = self._layout.split((x, y))
-        self._points = _point_params(ensemble, None)
+        self._points = ensemble.mean_params()
         drawn = [self._points]
         if self.num_draws and key is not None:
             keys = jax.random.split(key, self.num_draws)
-            drawn = [_point_params(ensemble, each) for each in keys]
+            drawn = [ensemble.sample_params(each) for each in keys]
         drawn = self._layout.everywhere(drawn)
         arrays = {name: jnp.asarray(mask) for name, mask in masks.items()}
         self._states = [self._stage.prepare(params, x, arrays) for params in drawn]
@@ -317,15 +317,3 @@ def _form(tree: Any) -> Any:
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(tree)]
-
-
-def _point_params(ensemble: Ensemble, key: Any) -> Any:
-    """Parameters of one sub-network, or of the posterior means."""
-    laws = ensemble.weights()
-    if key is None:
-        return ensemble.with_weights(
-            {name: law.mean for name, law in laws.items()}
-        ).params
-    keys = dict(zip(laws, jax.random.split(key, len(laws)), strict=True))
-    drawn = {name: law.sample(keys[name]) for name, law in laws.items()}
-    return ensemble.with_weights(drawn).params

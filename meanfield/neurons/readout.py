@@ -73,10 +73,10 @@ def readout_values(
         replacement in ("mean", "zero"),
         f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
     )
-    points = ensemble.with_weights({n: w.mean for n, w in ensemble.weights().items()})
-    program = trace(ensemble.apply_fn, points.params, x)
+    points = ensemble.mean_params()
+    program = trace(ensemble.apply_fn, points, x)
     reading, number, side = _readout(program, layer)
-    values = program.advance(program.start(points.params, x))
+    values = program.advance(program.start(points, x))
     acts = np.asarray(jnp.moveaxis(values[reading.place], reading.axis, -1), np.float64)
     outputs = np.asarray(program.results(values), np.float64)
     mean, var = _weights(program, ensemble, values, number, side, reading)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Shaped
@@ -69,15 +68,6 @@ def _cut(leaf: Any, axis: int, mask: Any, forget: bool) -> Any:
     return SpikeSlab(keep(leaf.spike_prob, 1), *rest)
 
 
-def point_params(ensemble: Ensemble) -> Any:
-    """Parameters of the network of posterior means."""
-    return jax.tree.map(
-        lambda leaf: leaf.mean if is_spike_slab(leaf) else leaf,
-        ensemble.params,
-        is_leaf=is_spike_slab,
-    )
-
-
 def activations(
     program: Program, params: Any, x: Any, units: Units
 ) -> Shaped[Array, "examples positions units"]:
@@ -102,7 +92,7 @@ def check_silent(
     """
     nobody = {layer: np.zeros(units.size, bool)}
     silent = silence(ensemble, nobody, {layer: incoming_axes(program, units)})
-    value = np.asarray(activations(program, point_params(silent), x, units))
+    value = np.asarray(activations(program, silent.mean_params(), x, units))
     constant = np.isfinite(value).all() and (value == value[:1, :1]).all()
     require(
         bool(constant),

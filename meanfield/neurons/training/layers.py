@@ -6,7 +6,7 @@ from typing import Any
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.neurons.silence import check_silent, point_params
+from meanfield.neurons.silence import check_silent
 from meanfield.program.steps import Program, trace
 from meanfield.program.wiring import (
     Units,
@@ -42,7 +42,7 @@ def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Laye
         ValueError: a layer that does not exist or cannot be cut, one that gives the
             network's outputs, or no layer at all.
     """
-    points = point_params(ensemble)
+    points = ensemble.mean_params()
     program = trace(ensemble.apply_fn, points, x)
     chosen = _all_layers(program) if names is None else list(names)
     units = {name: named_units(program, name) for name in chosen}

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.training import AbstractRestraint
-from meanfield.neurons.silence import point_params, silence
+from meanfield.neurons.silence import silence
 from meanfield.program.steps import trace
 from meanfield.program.wiring import named_units
 
@@ -58,7 +58,7 @@ class CoalitionRestraint(AbstractRestraint):
         total = jnp.zeros(())
         if self.strength == 0:
             return total
-        points = point_params(ensemble)
+        points = ensemble.mean_params()
         program = trace(ensemble.apply_fn, points, x)
         units = {}
         for layer in self.memberships:
