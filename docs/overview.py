@@ -33,7 +33,7 @@ def train(digits):
     network = eqx.nn.MLP(64, 10, 100, 2, key=keys[0])
     ensemble = mf.Ensemble.from_model(network, key=keys[1])
     pair = digits.x_train, digits.y_train
-    options = dict(epochs=EPOCHS, batch_size=32, progress=False)
+    options = {"epochs": EPOCHS, "batch_size": 32, "progress": False}
     return mf.fit(ensemble, pair, key=keys[2], **options).ensemble
 
 
@@ -42,7 +42,7 @@ def draw_weights(axis) -> None:
     w = np.linspace(-0.6, 1.3, 400)
     for number, (name, (spike, mean, std)) in enumerate(WEIGHTS.items()):
         density = (1 - spike) * np.exp(-(((w - mean) / std) ** 2) / 2) / std
-        style = dict(color=COLOURS[number], lw=2)
+        style = {"color": COLOURS[number], "lw": 2}
         axis.plot(w, density, label=f"{name}: π = {spike}", **style)
         axis.vlines(0.03 * (number - 1), 0, 10 * spike, lw=4, color=style["color"])
     axis.set(

@@ -450,6 +450,7 @@ def main() -> None:
     write_text(path.with_suffix(".json"), json.dumps(cells, indent=1))
     seconds = sum(row["seconds"] for row in rows)
     print(f"\n{seconds:.0f} processor seconds of training; table and figure in {OUT}")
+    return None
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def losses():
             "arrays": learn(32, mesh=split),
             "batches": learn(32, lambda: batches(3, rows), 5, mesh=split),
         }
-    found = {
+    return {
         "arrays": [learn(32), learn(32, mesh=split)],
         "batches": [
             learn(32, lambda: batches(3), 5),
@@ -83,7 +83,6 @@ def losses():
             learn(1024, epochs=5, mesh=mf.learning.device_mesh(2, 2)),
         ],
     }
-    return found
 
 
 def predictions():

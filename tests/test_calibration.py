@@ -29,7 +29,8 @@ def test_scores_agree_with_scikit_learn():
 
 def test_a_wrong_certainty_costs_infinitely_many_nats():
     assert nll([[1.0, 0.0]], [1]) == np.inf
-    assert brier([[1.0, 0.0]], [1]) == 2 and brier([[1.0, 0.0]], [0]) == 0
+    assert brier([[1.0, 0.0]], [1]) == 2
+    assert brier([[1.0, 0.0]], [0]) == 0
 
 
 def test_calibration_error_agrees_with_a_loop_over_bins():
@@ -42,8 +43,10 @@ def test_calibration_error_agrees_with_a_loop_over_bins():
             expected += inside.mean() * gap
     assert np.isclose(ece(PROBS, LABELS), expected)
     curve = reliability_curve(PROBS, LABELS)
-    assert curve.counts.sum() == 500 and len(curve.edges) == 16
-    assert np.isnan(curve.accuracy[0]) and curve.max_error >= curve.ece
+    assert curve.counts.sum() == 500
+    assert len(curve.edges) == 16
+    assert np.isnan(curve.accuracy[0])
+    assert curve.max_error >= curve.ece
 
 
 def test_calibration_error_has_its_hand_computed_values():
@@ -60,7 +63,8 @@ def test_the_selective_curve_has_its_hand_computed_values():
     assert np.allclose(curve.coverage, [0.25, 0.5, 0.75, 1])
     assert np.allclose(curve.risk, [0, 0, 1 / 3, 0.5])
     assert np.isclose(curve.area, (1 / 3 + 0.5) / 4)
-    assert curve.risk_at(0.5) == 0 and np.isclose(curve.risk_at(0.6), 1 / 3)
+    assert curve.risk_at(0.5) == 0
+    assert np.isclose(curve.risk_at(0.6), 1 / 3)
     assert curve.risk_at(1.0) == 0.5
 
 

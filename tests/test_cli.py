@@ -32,7 +32,8 @@ def digits(tmp_path_factory):
     command = [sys.executable, "-m", "meanfield", "train", "--out", str(folder)]
     done = subprocess.run([*command, *QUICK], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "test accuracy" in done.stdout and str(folder) in done.stdout
+    assert "test accuracy" in done.stdout
+    assert str(folder) in done.stdout
     return folder
 
 
@@ -73,11 +74,14 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
         assert file.stat().st_size == entry["bytes"]
         assert {"num_weights", "num_nonzero", "accuracy", "nll"} <= set(entry)
     found = json.loads((digits / "coalitions.json").read_text())["layers"]
-    assert set(found) == {"layers/0"} and len(found["layers/0"]["values"]) == 8
+    assert set(found) == {"layers/0"}
+    assert len(found["layers/0"]["values"]) == 8
     page = (digits / "report.html").read_text()
-    assert "data:image/png;base64" in page and "<script" not in page
+    assert "data:image/png;base64" in page
+    assert "<script" not in page
     # Missing: the physics, and the sub-networks, which went elsewhere.
-    assert page.count('class="missing"') == 2 and "meanfield analyze" in page
+    assert page.count('class="missing"') == 2
+    assert "meanfield analyze" in page
 
 
 def test_a_shipped_archive_is_exported_and_checked(
@@ -89,16 +93,21 @@ def test_a_shipped_archive_is_exported_and_checked(
     archive = folder / "subnetwork-0.safetensors"
     words = ["export", archive, "--format", "npz", "--out", out]
     code, text, err = run(monkeypatch, capsys, *words)
-    assert code == 0 and str(out) in text, err
+    assert code == 0, err
+    assert str(out) in text
     code, _, err = run(monkeypatch, capsys, *words)
-    assert code == 1 and "exists; choose another name" in err
+    assert code == 1
+    assert "exists; choose another name" in err
     code, text, err = run(monkeypatch, capsys, "serve-check", folder)
-    assert code == 0 and "subnetwork-0.safetensors" in text, err
+    assert code == 0, err
+    assert "subnetwork-0.safetensors" in text
     archive.write_bytes(archive.read_bytes()[:-1] + b"?")
     code, _, err = run(monkeypatch, capsys, "serve-check", folder)
-    assert code == 1 and "not the file that was shipped" in err
+    assert code == 1
+    assert "not the file that was shipped" in err
     code, _, err = run(monkeypatch, capsys, "export", tmp_path, "--out", out)
-    assert code == 1 and "is no file" in err
+    assert code == 1
+    assert "is no file" in err
     code, _, err = run(monkeypatch, capsys, "sample", digits, "-k", "0")
     assert code == 2
 
@@ -117,7 +126,8 @@ def test_help_explains_every_option(words, monkeypatch, capsys):
 
 def test_the_version_is_told(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "--version")
-    assert code == 0 and out.startswith("meanfield 0.")
+    assert code == 0
+    assert out.startswith("meanfield 0.")
 
 
 def test_help_needs_no_heavy_import():
@@ -133,7 +143,8 @@ def test_help_needs_no_heavy_import():
 def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
     before = (digits / "ensemble.safetensors").read_bytes()
     code, _, err = run(monkeypatch, capsys, "train", "--out", digits, *QUICK)
-    assert code == 1 and "holds a run already" in err
+    assert code == 1
+    assert "holds a run already" in err
     assert (digits / "ensemble.safetensors").read_bytes() == before
 
 
@@ -174,13 +185,16 @@ def test_a_tampered_run_is_refused(digits, monkeypatch, capsys, tmp_path):
     content[-5] ^= 1
     (copy / "ensemble.safetensors").write_bytes(bytes(content))
     code, _, err = run(monkeypatch, capsys, "evaluate", copy)
-    assert code == 1 and "changed" in err
+    assert code == 1
+    assert "changed" in err
     (copy / "ensemble.safetensors").write_bytes(bytes(content[:200]))
     code, _, err = run(monkeypatch, capsys, "evaluate", copy)
-    assert code == 1 and "truncated" in err
+    assert code == 1
+    assert "truncated" in err
     (copy / "config.json").write_text('{"format": 1')
     code, _, err = run(monkeypatch, capsys, "evaluate", copy)
-    assert code == 1 and "not readable JSON" in err
+    assert code == 1
+    assert "not readable JSON" in err
 
 
 def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path):
@@ -195,7 +209,8 @@ def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path
     )
     assert code == 0, err
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["rmse"] < 200 and "test RMSE" in printed
+    assert metrics["rmse"] < 200
+    assert "test RMSE" in printed
     x = rng.normal(size=(60, 3)).astype("float32")
     y = np.stack([x[:, 0], 1000 * x[:, 1]], 1)
     np.savez(tmp_path / "arrays.npz", x=x, y=y)
@@ -207,7 +222,8 @@ def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path
     frame.to_csv(tmp_path / "holes.csv", index=False)
     words = ["--data", tmp_path / "holes.csv", "--target", "price"]
     code, _, err = run(monkeypatch, capsys, "train", *words, *QUICK)
-    assert code == 1 and "'a'" in err
+    assert code == 1
+    assert "'a'" in err
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])

@@ -125,7 +125,8 @@ def test_what_feeds_the_units_is_found_and_silencing_it_silences_them(kind):
         silent = silence(ensemble, {layer: mask}, found.incoming)
         drawn = mf.Ensemble.from_points(silent.sample(KEY))
         values = mf.neurons.coalition_features(drawn, layer, x[:9])
-        assert (values[:, ~mask] == 0).all() and (values[:, mask] != 0).any()
+        assert (values[:, ~mask] == 0).all()
+        assert (values[:, mask] != 0).any()
 
 
 def test_silencing_nobody_changes_no_bit_and_the_cut_is_what_the_mask_says():
@@ -145,7 +146,8 @@ def test_silencing_nobody_changes_no_bit_and_the_cut_is_what_the_mask_says():
         weight = silence(ensemble, masks, found.incoming, forget=forget).weights()[
             "layers/0/weight"
         ]
-        assert (weight.spike_prob[~mask] == 1).all() and (weight.mean[~mask] == 0).all()
+        assert (weight.spike_prob[~mask] == 1).all()
+        assert (weight.mean[~mask] == 0).all()
         assert (weight.var[~mask] == 0).all()
         assert (weight.slab_mean[~mask] == 0).all() == forget
 
@@ -247,11 +249,13 @@ def test_only_the_coalition_is_left_and_shrinking_changes_no_answer(kind):
         model = mf.Ensemble.from_model(model, key=KEY)
     result = train(model)
     sizes = {name: int(mask.sum()) for name, mask in result.coalitions.items()}
-    assert sizes == {"layers/0": 4, "layers/1": 3} and result.num_active == 7
+    assert sizes == {"layers/0": 4, "layers/1": 3}
+    assert result.num_active == 7
     drawn = result.ensemble.sample(jax.random.key(1))
     small = mf.deploy.shrink(drawn, X).model
     widths = [layer.out_features for layer in small.layers]
-    assert widths[0] <= 4 and widths[1] <= 3
+    assert widths[0] <= 4
+    assert widths[1] <= 3
     np.testing.assert_allclose(
         jax.vmap(small)(X), jax.vmap(drawn)(X), rtol=1e-4, atol=1e-5
     )
@@ -320,7 +324,8 @@ def test_an_unheard_unit_is_left_out_and_one_whose_value_rises_returns():
         network(), layers=["layers/0"], credit=credit, keep=4, memory=0.5, epochs=9
     )
     first, second, last = result.rounds
-    assert first.mask.sum() == 6 and not first.mask[:2].any()
+    assert first.mask.sum() == 6
+    assert not first.mask[:2].any()
     assert last.mask.tolist() == [True] * 4 + [False] * 4
     assert second.num_returned + last.num_returned == 2
     np.testing.assert_allclose(

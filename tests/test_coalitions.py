@@ -78,7 +78,8 @@ def test_a_constant_unit_and_an_unread_unit_are_worth_exactly_nothing(dense):
     game = mf.NeuronGame(changed, "layers/1", (x, y))
     assert game.null_players()[2]
     values = mf.shapley_values(game, 5, budget=100, key=jax.random.key(4)).values
-    assert values[2] == 0 and values[4] == 0
+    assert values[2] == 0
+    assert values[4] == 0
 
 
 def test_draws_from_the_posterior_average_their_payoffs(dense):
@@ -108,8 +109,8 @@ def test_a_replayed_game_is_the_new_networks_own_and_compiles_nothing(dense):
     compiled = game._stage.scores._cached._cache_size()
     np.testing.assert_array_equal(game.replay(other, data)(masks), fresh)
     assert game._stage.scores._cached._cache_size() == compiled
+    wider = mf.Ensemble.from_model(mlp((3, 7, 5, 2), key=KEY), key=KEY)
     with pytest.raises(ValueError, match="`ensemble` must have the form"):
-        wider = mf.Ensemble.from_model(mlp((3, 7, 5, 2), key=KEY), key=KEY)
         game.replay(wider)
     with pytest.raises(ValueError, match="`data` must have the shapes"):
         game.replay(other, (x[:7], y[:7]))
@@ -177,7 +178,8 @@ def test_the_strong_coalition_is_the_smallest_prefix_that_passes(dense):
     values = mf.shapley_values(game, 5, method="exact")
     found = mf.strong_coalition(game, values, epsilon=0.3)
     order = np.argsort(-values.values, kind="stable")
-    assert found.mask[order[: found.size]].all() and found.mask.sum() == found.size
+    assert found.mask[order[: found.size]].all()
+    assert found.mask.sum() == found.size
     assert (found.lower_bounds[found.size :] >= 0).all()
     assert found.size == 0 or found.lower_bounds[found.size - 1] < 0
     everything = mf.strong_coalition(game, values, epsilon=0.0, level=0.999)

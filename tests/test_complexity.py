@@ -159,7 +159,8 @@ def test_the_marginal_sum_has_the_right_mean_and_constants_add_exactly_nothing()
     sums = []
     for _ in range(4000):
         bits, total = unit_entropies(rng.random((100, 5)) < p)
-        assert bits[3] == 0.0 and bits[4] == 0.0
+        assert bits[3] == 0.0
+        assert bits[4] == 0.0
         sums.append(total)
     truth = binary_entropy(p).sum()
     error = 5 * np.std(sums) / np.sqrt(len(sums)) + 3 * 3 / 100**2
@@ -184,7 +185,8 @@ def test_copies_of_one_unit_hold_one_bit_together(method):
     # A classifier may be certain to 1 in 2N: that much remains of every copy.
     assert abs(result.bits - 1) < 0.01
     assert abs(result.total_correlation - 3) < 0.01
-    assert result.null_mean is not None and abs(result.null_mean) < 0.02
+    assert result.null_mean is not None
+    assert abs(result.null_mean) < 0.02
 
 
 @pytest.mark.parametrize("method", ["counts", "chain rule"])
@@ -208,15 +210,18 @@ def test_units_that_never_change_add_nothing():
     padded = np.c_[states, np.ones((500, 4), bool), np.zeros((500, 2), bool)]
     result = joint_entropy(padded, key=KEY, num_permutations=0)
     assert result.bits == joint_entropy(states, key=KEY, num_permutations=0).bits
-    assert result.num_units == 3 and result.null_mean is None
+    assert result.num_units == 3
+    assert result.null_mean is None
     silent = joint_entropy(np.ones((500, 4), bool), key=KEY)
-    assert silent.bits == 0.0 and silent.interval == (0.0, 0.0)
+    assert silent.bits == 0.0
+    assert silent.interval == (0.0, 0.0)
 
 
 def test_counting_meets_the_closed_form_of_a_markov_chain():
     truth = 1 + 7 * float(binary_entropy(0.1))
     result = joint_entropy(markov_bits(6000, 8, 0.1), key=KEY)
-    assert result.method == "counts" and result.subsampled == ""
+    assert result.method == "counts"
+    assert result.subsampled == ""
     assert abs(result.bits - truth) < 5 * result.standard_error
 
 
@@ -224,7 +229,8 @@ def test_the_chain_rule_bounds_the_counted_entropy_of_the_same_sample_from_above
     states = markov_bits(3000, 7, 0.15)
     counted = joint_entropy(states, key=KEY, method="counts", num_permutations=0)
     chained = joint_entropy(states, key=KEY, method="chain rule", num_permutations=0)
-    assert chained.num_terms == 6 and chained.subsampled == ""
+    assert chained.num_terms == 6
+    assert chained.subsampled == ""
     assert counted.bits < chained.bits < 1.05 * counted.bits
 
 
@@ -236,9 +242,12 @@ def test_a_wide_layer_fits_some_terms_says_so_and_gives_an_interval():
     assert result.subsampled == "6 of 39 terms of the chain rule"
     # A thousand examples leave the full chain rule 12 % above the closed form.
     low, high = result.interval
-    assert low < 1.12 * truth and truth < high and high - low < 0.7 * truth
+    assert low < 1.12 * truth
+    assert truth < high
+    assert high - low < 0.7 * truth
     assert low < result.bits < high
-    assert result.null_mean is not None and abs(result.null_mean) < 1
+    assert result.null_mean is not None
+    assert abs(result.null_mean) < 1
     assert result.null_deviation is None
 
 
@@ -297,7 +306,8 @@ def exact_cloud(spectrum: np.ndarray, examples: int = 64) -> np.ndarray:
 def test_equal_variances_count_as_the_rank():
     result = effective_dimension(exact_cloud(np.r_[np.ones(5), np.zeros(4)]), key=KEY)
     np.testing.assert_allclose([result.dimension, result.participation], 5, rtol=1e-9)
-    assert result.num_features == 9 and not result.enough
+    assert result.num_features == 9
+    assert not result.enough
 
 
 def test_a_geometric_spectrum_meets_its_closed_sums():
@@ -313,7 +323,7 @@ def test_a_geometric_spectrum_meets_its_closed_sums():
 
 
 @pytest.mark.parametrize(
-    "examples, features, dimension, participation",
+    ("examples", "features", "dimension", "participation"),
     [(1000, 100, 95.05, 90.81), (2000, 500, 441.35, 400.2)],
 )
 def test_isotropic_data_meet_their_null(examples, features, dimension, participation):
@@ -322,7 +332,8 @@ def test_isotropic_data_meet_their_null(examples, features, dimension, participa
     assert result.dimension_null == isotropic_dimension(features, examples)
     assert result.participation_null == isotropic_participation(features, examples)
     errors = result.dimension_error, result.participation_error
-    assert errors[0] < 0.004 * dimension and errors[1] < 0.004 * participation
+    assert errors[0] < 0.004 * dimension
+    assert errors[1] < 0.004 * participation
     for null in (result.dimension_null, dimension):
         assert abs(result.dimension - null) < 5 * errors[0]
     for null in (result.participation_null, participation):
@@ -347,7 +358,8 @@ def test_scale_shift_and_rotation_change_nothing_and_dead_features_do_not_count(
     padded = np.c_[1e-7 * x @ turn + 2e-7, np.full((200, 3), 7.0)]
     moved = effective_dimension(padded, key=KEY, num_shuffles=0)
     np.testing.assert_allclose(moved.dimension, base.dimension, rtol=1e-9)
-    assert moved.num_features == 5 and moved.dimension_shuffled is None
+    assert moved.num_features == 5
+    assert moved.dimension_shuffled is None
     huge = effective_dimension(x * 1e200, key=KEY, num_shuffles=0)
     np.testing.assert_allclose(huge.dimension, base.dimension, rtol=1e-9)
 
@@ -371,11 +383,12 @@ def test_shuffling_removes_the_correlations_and_keeps_the_variances():
     x = rng.normal(size=(4000, 1)) + 0.1 * rng.normal(size=(4000, 4))
     result = effective_dimension(x, key=KEY)
     assert result.dimension < 1.1
-    assert result.dimension_shuffled is not None and result.dimension_shuffled > 3.99
+    assert result.dimension_shuffled is not None
+    assert result.dimension_shuffled > 3.99
 
 
 @pytest.mark.parametrize(
-    "features, message",
+    ("features", "message"),
     [
         (np.ones((20, 3)), "every feature is constant"),
         (np.full((20, 3), np.nan), "must be finite; got NaN or infinity at .0, 0."),
@@ -466,12 +479,15 @@ def test_a_network_whose_units_are_always_on_is_affine_and_has_no_complexity():
     x = jax.random.normal(KEY, (200, 5))
     recorded = layer_activations(net, x)
     result = measure_complexity(recorded, key=KEY, data="noise")
-    assert result.marginal == 0.0 and result.joint == 0.0 and result.data == "noise"
+    assert result.marginal == 0.0
+    assert result.joint == 0.0
+    assert result.data == "noise"
     assert [layer.always_on for layer in result.layers] == [8, 8, 2]
     ones = np.c_[x, np.ones(200)]
     _, residual, rank, _ = np.linalg.lstsq(ones, recorded["layers/2"], rcond=None)
     rounding = np.finfo(np.float32).eps * np.abs(recorded["layers/2"]).max()
-    assert rank == 6 and np.sqrt(residual / 200).max() < rounding
+    assert rank == 6
+    assert np.sqrt(residual / 200).max() < rounding
 
 
 def test_dead_units_are_counted_and_all_dead_features_have_no_dimension():
@@ -479,11 +495,17 @@ def test_dead_units_are_counted_and_all_dead_features_have_no_dimension():
     a[:, 3] = -1.0
     result = measure_complexity({"a": a, "b": -np.abs(a), "c": a}, key=KEY, joint=False)
     first, dead, last = result.layers
-    assert first.always_off == 1 and first.dimension is not None
-    assert first.unit_bits[3] == 0 and first.dimension.num_features == 4
-    assert dead.always_off == 5 and dead.marginal == 0.0 and dead.dimension is None
-    assert dead.verdict == "cannot tell" and "never vary" in dead.reason
-    assert last.verdict == "measured" and result.joint is None
+    assert first.always_off == 1
+    assert first.dimension is not None
+    assert first.unit_bits[3] == 0
+    assert first.dimension.num_features == 4
+    assert dead.always_off == 5
+    assert dead.marginal == 0.0
+    assert dead.dimension is None
+    assert dead.verdict == "cannot tell"
+    assert "never vary" in dead.reason
+    assert last.verdict == "measured"
+    assert result.joint is None
 
 
 def test_features_are_after_the_nonlinearity_except_in_the_last_layer():
@@ -493,7 +515,8 @@ def test_features_are_after_the_nonlinearity_except_in_the_last_layer():
     ).layers
     expected = effective_dimension(np.tanh(a), key=KEY, num_shuffles=0).dimension
     plain = effective_dimension(a, key=KEY, num_shuffles=0).dimension
-    assert hidden.dimension is not None and outputs.dimension is not None
+    assert hidden.dimension is not None
+    assert outputs.dimension is not None
     np.testing.assert_allclose(hidden.dimension.dimension, expected, rtol=1e-12)
     np.testing.assert_allclose(outputs.dimension.dimension, plain, rtol=1e-12)
 
@@ -509,7 +532,8 @@ def test_a_convolution_is_sampled_at_one_position_of_each_example():
     rng = np.random.default_rng(3)
     a = rng.normal(size=(3000, 3, 4, 5)) + np.linspace(-1, 1, 5)
     layer = measure_complexity({"conv": a}, key=KEY).layers[0]
-    assert layer.num_units == 3 and layer.num_examples == 3000
+    assert layer.num_units == 3
+    assert layer.num_examples == 3000
     share = (a > 0).mean(axis=(0, 2, 3))
     slope = np.log2((1 - share) / share)
     error = np.sqrt(share * (1 - share) / 3000) * np.maximum(np.abs(slope), 0.1)
@@ -523,25 +547,29 @@ def test_a_convolution_is_sampled_at_one_position_of_each_example():
 def test_too_few_examples_give_no_number_without_meaning():
     a = np.random.default_rng(4).normal(size=(80, 100))
     layer = measure_complexity({"a": a}, key=KEY).layers[0]
-    assert layer.verdict == "cannot tell" and "fewer than the 100 units" in layer.reason
-    assert layer.joint is None and layer.dimension is None
+    assert layer.verdict == "cannot tell"
+    assert "fewer than the 100 units" in layer.reason
+    assert layer.joint is None
+    assert layer.dimension is None
     assert layer.marginal is not None  # it looks at one unit at a time
     tiny = measure_complexity({"a": a[:20, :3]}, key=KEY).layers[0]
-    assert tiny.marginal is None and "at least 50" in tiny.reason
+    assert tiny.marginal is None
+    assert "at least 50" in tiny.reason
     some = measure_complexity({"a": a[:, :20]}, key=KEY, joint=False).layers[0]
-    assert some.verdict == "few examples" and some.dimension is not None
+    assert some.verdict == "few examples"
+    assert some.dimension is not None
 
 
 GOOD = np.random.default_rng(5).normal(size=(60, 3))
 
 
 @pytest.mark.parametrize(
-    "activations, message",
+    ("activations", "message"),
     [
         ({}, "at least one layer; got none"),
         ({"a": GOOD[:, 0]}, r"'a' must have shape .* got shape \(60,\)"),
         ({"a": GOOD[:0]}, "hold something"),
-        ({"a": np.where(GOOD == GOOD[7, 1], np.nan, GOOD)}, r"'a'.*at \(7, 1\)"),
+        ({"a": np.where(GOOD[7, 1] == GOOD, np.nan, GOOD)}, r"'a'.*at \(7, 1\)"),
         ({"a": GOOD, "b": GOOD + np.inf}, "'b' must be finite"),
         ({"a": GOOD + 1j}, "'a' must be real numbers; got complex128"),
         ({"a": np.full((60, 2), "x")}, "'a' must be real numbers; got <U1"),
@@ -602,8 +630,10 @@ X = jax.random.normal(jax.random.key(9), (120, 3))
 def test_networks_that_agree_have_no_spread_and_others_have_the_right_one():
     still = sampled_complexity(Toy(0.0), X, key=KEY, num_samples=3)
     first = still.layers[0]
-    assert first.marginal is not None and first.marginal.deviation < 1e-12
-    assert first.joint is None and first.dimension is not None
+    assert first.marginal is not None
+    assert first.marginal.deviation < 1e-12
+    assert first.joint is None
+    assert first.dimension is not None
 
     noisy = sampled_complexity(Toy(1.0), X, key=KEY, num_samples=4, joint=True)
     network_key, _ = jax.random.split(KEY)
@@ -612,7 +642,8 @@ def test_networks_that_agree_have_no_spread_and_others_have_the_right_one():
         states = layer_activations(Toy(1.0).sample(key), X)["layers/0"] > 0
         values.append(unit_entropies(states)[1])
     spread = noisy.layers[0].marginal
-    assert spread is not None and spread.num_draws == 4
+    assert spread is not None
+    assert spread.num_draws == 4
     np.testing.assert_allclose(spread.mean, np.mean(values), rtol=1e-6)
     np.testing.assert_allclose(spread.deviation, np.std(values, ddof=1), rtol=1e-6)
     assert noisy.layers[0].joint is not None
@@ -636,7 +667,8 @@ def test_the_callback_measures_the_mean_network_when_its_turn_comes():
     expected = unit_entropies(layer_activations(Toy(0.0).net, X)["layers/0"] > 0)[1]
     assert trace.curve("layers/0", "marginal") == [expected] * 2
     plain = json.loads(json.dumps(trace.to_dict(), allow_nan=False))
-    assert plain["steps"] == [2, 4] and plain["layers"]["layers/1"]["joint"][0] is None
+    assert plain["steps"] == [2, 4]
+    assert plain["layers"]["layers/1"]["joint"][0] is None
     with pytest.raises(ValueError, match="`number` must be one of marginal"):
         trace.curve("layers/0", "size")
     with pytest.raises(ValueError, match="`layer` must be one that was measured"):
@@ -683,8 +715,10 @@ CURVES = {
 def test_each_law_is_told_from_the_others(law):
     noise = np.random.default_rng(1).normal(size=40)
     fit = fit_scaling(T, CURVES[law] * np.exp(0.01 * noise), key=KEY, num_bootstrap=60)
-    assert fit.verdict == law and fit.decades == 3.0
-    assert fit.support[law] >= 0.95 and fit.block == 6
+    assert fit.verdict == law
+    assert fit.decades == 3.0
+    assert fit.support[law] >= 0.95
+    assert fit.block == 6
     json.dumps(fit.to_dict(), allow_nan=False)
 
 
@@ -692,15 +726,18 @@ def test_the_exponent_is_recovered_inside_its_interval():
     noise = np.random.default_rng(2).normal(size=40)
     fit = fit_scaling(T, 5 * T**-0.3 * np.exp(0.05 * noise), key=KEY, num_bootstrap=200)
     low, high = fit.interval
-    assert low < -0.3 < high and high - low < 0.03
+    assert low < -0.3 < high
+    assert high - low < 0.03
     exact = fit_scaling(T, 5 * T**-0.3, key=KEY, num_bootstrap=20)
     np.testing.assert_allclose([exact.exponent, exact.prefactor], [-0.3, 5], rtol=1e-12)
-    assert exact.verdict == "power law" and exact.r_squared == 1.0
+    assert exact.verdict == "power law"
+    assert exact.r_squared == 1.0
 
 
 def test_no_law_is_claimed_over_less_than_a_decade_and_a_half():
     fit = fit_scaling(T, 5 * T**-0.3, key=KEY, t_min=30, t_max=900, num_bootstrap=20)
-    assert fit.verdict == "cannot tell" and "decades are fewer than 1.5" in fit.reason
+    assert fit.verdict == "cannot tell"
+    assert "decades are fewer than 1.5" in fit.reason
     assert fit.num_points < 40
 
 
@@ -710,21 +747,24 @@ def test_noise_without_a_trend_is_no_law():
         fit = fit_scaling(T, y, key=KEY, num_bootstrap=40)
         assert fit.verdict == "cannot tell"
     flat = fit_scaling(T, np.full(40, 2.0), key=KEY, num_bootstrap=20)
-    assert flat.verdict == "cannot tell" and "no trend" in flat.reason
+    assert flat.verdict == "cannot tell"
+    assert "no trend" in flat.reason
     assert abs(flat.exponent) < 1e-12
 
 
 def test_laws_that_look_alike_are_not_decided():
     y = 5 * T**-0.02 * np.exp(0.03 * np.random.default_rng(3).normal(size=40))
     fit = fit_scaling(T, y, key=KEY, num_bootstrap=60)
-    assert fit.verdict == "cannot tell" and "not decided" in fit.reason
+    assert fit.verdict == "cannot tell"
+    assert "not decided" in fit.reason
 
 
 def test_a_curve_that_bends_back_is_no_law():
     noise = np.random.default_rng(6).normal(size=40)
     y = np.exp(0.2 * np.log(T) - 0.02 * np.log(T) ** 2 + 0.01 * noise)
     fit = fit_scaling(T, y, key=KEY, num_bootstrap=60)
-    assert fit.verdict == "cannot tell" and "bends away" in fit.reason
+    assert fit.verdict == "cannot tell"
+    assert "bends away" in fit.reason
     assert fit.aic["parabola"] == min(fit.aic.values())
 
 
@@ -737,7 +777,8 @@ def test_several_curves_are_drawn_whole():
     width = (fit.interval[1] - fit.interval[0]) / (2 * 1.96)
     # 8 curves and 200 draws fix the bootstrap's own spread to about a tenth.
     np.testing.assert_allclose(width, exponents.std() / np.sqrt(8), rtol=0.3)
-    assert fit.num_curves == 8 and fit.block == 0
+    assert fit.num_curves == 8
+    assert fit.block == 0
 
 
 def test_the_logarithmic_fit_is_the_least_squares_one():
@@ -750,7 +791,7 @@ def test_the_logarithmic_fit_is_the_least_squares_one():
 
 
 @pytest.mark.parametrize(
-    "t, y, message",
+    ("t", "y", "message"),
     [
         (T, T[:9], r"shape \(points,\) or \(curves, points\)"),
         (T - 1, T, r"`t` must be positive and finite.* got 0.0 at \(0,\)"),

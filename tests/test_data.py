@@ -50,13 +50,18 @@ MIXED = "size,colour,price\n" + "".join(
 
 def test_digits_are_scaled_split_by_class_and_always_the_same():
     first, second = data.load("digits"), data.digits()
-    assert first.x_train.shape == (1438, 64) and first.x_test.shape == (359, 64)
-    assert first.x_train.dtype == np.float32 and first.y_train.dtype == np.int32
-    assert first.x_train.min() == 0 and first.x_train.max() == 1
+    assert first.x_train.shape == (1438, 64)
+    assert first.x_test.shape == (359, 64)
+    assert first.x_train.dtype == np.float32
+    assert first.y_train.dtype == np.int32
+    assert first.x_train.min() == 0
+    assert first.x_train.max() == 1
     shares = np.bincount(first.y_test) / np.bincount(first.y_train)
     np.testing.assert_allclose(shares, 0.25, atol=0.01)
-    assert first.sha256 == second.sha256 and len(first.sha256) == 64
-    assert first.num_classes == 10 and first.image_shape == (8, 8)
+    assert first.sha256 == second.sha256
+    assert len(first.sha256) == 64
+    assert first.num_classes == 10
+    assert first.image_shape == (8, 8)
 
 
 def test_the_hash_changes_when_one_pixel_does():
@@ -79,8 +84,10 @@ def test_a_data_set_cannot_be_written_to():
 def test_idx_files_are_found_packed_or_not_in_either_folder(tmp_path, gz, inside):
     write_images(tmp_path / inside, gz=gz)
     found = data.load("mnist", data_dir=tmp_path)
-    assert found.x_train.shape == (12, 784) and found.x_test.shape == (5, 784)
-    assert found.image_shape == (28, 28) and found.x_train.max() <= 1
+    assert found.x_train.shape == (12, 784)
+    assert found.x_test.shape == (5, 784)
+    assert found.image_shape == (28, 28)
+    assert found.x_train.max() <= 1
     assert found.y_train.tolist() == [i % 10 for i in range(12)]
     assert "not the published ones" in found.provenance
 
@@ -89,7 +96,8 @@ def test_the_environment_names_the_folder(tmp_path, monkeypatch):
     write_images(tmp_path / "fashion_mnist", gz=True)
     monkeypatch.setenv("MEANFIELD_DATA", str(tmp_path))
     found = data.load("fashion_mnist")
-    assert found.class_names is not None and found.class_names[9] == "ankle boot"
+    assert found.class_names is not None
+    assert found.class_names[9] == "ankle boot"
 
 
 def test_a_missing_file_is_named_with_the_folder_it_belongs_in(tmp_path):
@@ -114,10 +122,13 @@ def test_a_label_file_of_another_length_is_refused(tmp_path):
         data.load("mnist", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name, mean", [("mnist", 0.13066), ("fashion_mnist", 0.28604)])
+@pytest.mark.parametrize(
+    ("name", "mean"), [("mnist", 0.13066), ("fashion_mnist", 0.28604)]
+)
 def test_the_published_files_are_recognised(data_dir, name, mean):
     found = data.load(name, data_dir=data_dir)
-    assert found.x_train.shape == (60000, 784) and found.x_test.shape == (10000, 784)
+    assert found.x_train.shape == (60000, 784)
+    assert found.x_test.shape == (10000, 784)
     assert "identical to the published" in found.provenance
     assert abs(float(found.x_train.mean(dtype=np.float64)) - mean) < 1e-5
     assert np.bincount(found.y_test).min() >= 892
@@ -175,7 +186,8 @@ def test_a_right_download_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setitem(images._SHA256, "mnist", hashes)
     asked = serve(monkeypatch, tmp_path / "cache", tmp_path / "source")
     found = data.load("mnist")
-    assert len(asked) == 4 and found.x_train.shape == (12, 784)
+    assert len(asked) == 4
+    assert found.x_train.shape == (12, 784)
     assert "identical to the published" in found.provenance
 
 
@@ -188,11 +200,12 @@ def test_idx_reads_big_endian_types_of_any_rank(tmp_path):
     (tmp_path / "a").write_bytes(header + array.tobytes())
     read = data.read_idx(tmp_path / "a")
     np.testing.assert_array_equal(read, array)
-    assert read.dtype == np.dtype("i4") and read.dtype.isnative
+    assert read.dtype == np.dtype("i4")
+    assert read.dtype.isnative
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (b"", "an empty file"),
         (b"\x89PNG\r\n", "got 89 50 4e 47"),
@@ -217,9 +230,11 @@ def test_a_file_that_is_not_whole_idx_is_refused(tmp_path, content, message):
 
 def test_numbers_are_standardised_by_the_training_rows_and_texts_one_hot(tmp_path):
     found = data.load(write_csv(tmp_path, MIXED), target="price")
-    assert found.task == "regression" and found.class_names is None
+    assert found.task == "regression"
+    assert found.class_names is None
     assert found.feature_names == ("size", "colour=green", "colour=red")
-    assert found.x_train.shape == (16, 3) and found.x_test.shape == (4, 3)
+    assert found.x_train.shape == (16, 3)
+    assert found.x_test.shape == (4, 3)
     np.testing.assert_allclose(found.x_train[:, 0].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(found.x_train[:, 0].std(), 1, atol=1e-6)
     np.testing.assert_array_equal(found.x_train[:, 1:].sum(1), 1)
@@ -240,7 +255,8 @@ def test_the_schema_goes_through_json_and_encodes_another_table(tmp_path):
     x, y = schema.encode(frame), schema.encode_target(frame)
     both = np.concatenate([found.x_train, found.x_test])
     np.testing.assert_array_equal(np.unique(x, axis=0), np.unique(both, axis=0))
-    assert y.dtype == np.float32 and y[3] == 4.75
+    assert y.dtype == np.float32
+    assert y[3] == 4.75
     # Column order and other columns do not matter.
     shuffled = frame[["price", "colour", "size"]].assign(other="?")
     np.testing.assert_array_equal(schema.encode(shuffled), x)
@@ -259,7 +275,7 @@ def test_a_category_training_never_saw_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, task, classes",
+    ("values", "task", "classes"),
     [
         (["yes", "no"], "classification", ("no", "yes")),
         (["True", "False"], "classification", ("False", "True")),
@@ -273,14 +289,16 @@ def test_the_target_tells_the_task(tmp_path, values, task, classes):
     rows = "".join(f"{i},{values[i % len(values)]}\n" for i in range(60))
     found = data.table(write_csv(tmp_path, "x,y\n" + rows), target="y")
     assert (found.task, found.class_names) == (task, classes)
-    assert found.schema is not None and found.schema.class_names == classes
+    assert found.schema is not None
+    assert found.schema.class_names == classes
 
 
 def test_the_task_can_be_forced(tmp_path):
     path = write_csv(tmp_path, "x,y\n" + "".join(f"{i},{i % 5}\n" for i in range(50)))
     assert data.load(path, target="y").task == "classification"
     forced = data.load(path, target="y", task="regression")
-    assert forced.task == "regression" and forced.y_train.dtype == np.float32
+    assert forced.task == "regression"
+    assert forced.y_train.dtype == np.float32
 
 
 def test_labels_line_up_with_class_names(tmp_path):
@@ -295,7 +313,8 @@ def test_quotes_byte_order_mark_and_windows_lines_are_understood(tmp_path):
     text = '"a, b",kind,y\r\n' + '1.5,"x, ""y""\r\nz",u\r\n' * 5 + "2,w,v\r\n" * 5
     path = write_csv(tmp_path, text, encoding="utf-8-sig", newline="")
     found = data.table(path, target="y")
-    assert found.feature_names is not None and found.feature_names[0] == "a, b"
+    assert found.feature_names is not None
+    assert found.feature_names[0] == "a, b"
     assert found.class_names == ("u", "v")
     assert found.schema is not None
     assert found.schema.columns[1].categories[1].startswith('x, "y"')
@@ -304,11 +323,12 @@ def test_quotes_byte_order_mark_and_windows_lines_are_understood(tmp_path):
 def test_a_constant_column_gives_zeros(tmp_path):
     text = "c,x,y\n" + "".join(f"0.1,{i},{i / 7}\n" for i in range(40))
     found = data.table(write_csv(tmp_path, text), target="y")
-    assert not found.x_train[:, 0].any() and not found.x_test[:, 0].any()
+    assert not found.x_train[:, 0].any()
+    assert not found.x_test[:, 0].any()
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("", "is empty"),
         ("a,y\n", "headings but no rows"),
@@ -357,9 +377,11 @@ def test_arrays_with_a_test_set_keep_it(tmp_path):
     y = np.asarray([3, 5, 7] * 3)
     np.savez(tmp_path / "a.npz", x=x, y=y, x_test=x[:2], y_test=y[:2])
     found = data.load(tmp_path / "a.npz")
-    assert found.image_shape == (4, 4, 3) and found.x_train.shape == (9, 48)
+    assert found.image_shape == (4, 4, 3)
+    assert found.x_train.shape == (9, 48)
     np.testing.assert_allclose(found.x_test[0], x[0].ravel() / 255, rtol=1e-6)
-    assert found.class_names == ("3", "5", "7") and found.y_test.tolist() == [0, 1]
+    assert found.class_names == ("3", "5", "7")
+    assert found.y_test.tolist() == [0, 1]
 
 
 def test_arrays_without_a_test_set_are_split_by_class(tmp_path):
@@ -377,14 +399,15 @@ def test_arrays_without_a_test_set_are_split_by_class(tmp_path):
 def test_floating_targets_are_a_regression_of_any_width(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.eye(10), y=np.ones((10, 2)))
     found = data.load(tmp_path / "a.npz")
-    assert found.task == "regression" and found.y_train.shape == (8, 2)
+    assert found.task == "regression"
+    assert found.y_train.shape == (8, 2)
 
 
 GOOD_X, GOOD_Y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
 
 
 @pytest.mark.parametrize(
-    "held, message",
+    ("held", "message"),
     [
         ({"x": GOOD_X}, r"an array `y`; it holds \['x'\]"),
         ({"y": GOOD_Y}, "an array `x_train`"),

@@ -94,7 +94,8 @@ def test_the_median_network_has_the_likely_connections_at_their_slab_mean(ensemb
     for name, weight in ensemble.weights().items():
         expected = np.where(weight.spike_prob < 0.5, weight.slab_mean, 0)
         np.testing.assert_array_equal(weights_of(median.model)[name], expected)
-    assert median.key_data is None and median.rule == "median"
+    assert median.key_data is None
+    assert median.rule == "median"
 
 
 def test_a_coalition_alone_runs_its_outsiders_at_their_mean(ensemble, data):
@@ -242,7 +243,8 @@ def shipped(ensemble, data, labels, tmp_path_factory):
 def test_a_card_says_everything_of_what_was_shipped(shipped, ensemble, data):
     out, card = shipped
     assert json.loads((out / "card.json").read_text()) == card
-    assert card["rule"] == "draw" and card["source"]["seed"] == 7
+    assert card["rule"] == "draw"
+    assert card["source"]["seed"] == 7
     assert {"python", "meanfield", "jax", "onnxruntime"} <= set(card["versions"])
     assert set(card["labels"]) == {*ensemble.weights(), "all"}
     x, y = data[0][:30], data[1][:30]
@@ -261,7 +263,8 @@ def test_a_card_says_everything_of_what_was_shipped(shipped, ensemble, data):
             assert set(state["latency"]) == {"batch_1_us", "batch_256_us"}
         assert before["num_weights"] == ensemble.num_weights
         assert before["num_nonzero"] == one.num_nonzero
-        assert after["macs"] <= before["macs"] and after["bytes"] <= before["bytes"]
+        assert after["macs"] <= before["macs"]
+        assert after["bytes"] <= before["bytes"]
         assert max(entry["largest_difference"].values()) <= 1e-5
         expected = score(np.asarray(jax.vmap(one.model)(x)), y, mf.Categorical())
         assert after["accuracy"] == before["accuracy"] == expected["accuracy"]

@@ -60,7 +60,8 @@ def test_a_model_comes_back_as_the_type_it_was(name):
     np.testing.assert_array_equal(call(ensemble.sample(KEY), X), call(drawn, X))
     assert ensemble.num_weights == sum(w.size for w in ensemble.weights().values())
     moments = ensemble.moments(X)
-    assert moments.mean.shape == call(model, X).shape and (moments.var > 0).all()
+    assert moments.mean.shape == call(model, X).shape
+    assert (moments.var > 0).all()
 
 
 @pytest.mark.parametrize("name", models())
@@ -77,7 +78,8 @@ def test_learning_leaves_running_statistics_alone(name):
     moved = {
         n for n in before if eqx.is_array(before[n]) and (before[n] != after[n]).any()
     }
-    assert moved and not moved & frozen
+    assert moved
+    assert not moved & frozen
 
 
 def mf_name(path):
@@ -189,4 +191,5 @@ def test_parameters_of_a_draw_and_of_the_mean_are_those_of_the_models():
     dictionary = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
     plain = mf.Ensemble.from_model((lambda p, x: x @ p["w"] + p["b"], dictionary))
     drawn = plain.sample_params(key)
-    assert set(drawn) == {"w", "b"} and drawn["w"].shape == (2, 3)
+    assert set(drawn) == {"w", "b"}
+    assert drawn["w"].shape == (2, 3)

@@ -218,7 +218,7 @@ def test_scores_in_half_precision_do_not_lose_the_count_of_draws(x):
 
 
 @pytest.mark.parametrize(
-    "x, y, message",
+    ("x", "y", "message"),
     [
         (np.zeros((4, 2)), np.zeros(4, int), r"`data`.*float32\[4, 2\].*model says"),
         (np.zeros((4, 3)), np.full(4, 9), "labels 0 … 3.*got 9 in row 0"),

@@ -31,7 +31,8 @@ def test_no_exchange_of_two_pays_when_all_are_tried(seed, size):
     n, game = 7, random_game(seed, 7)
     values = np.random.default_rng(seed).normal(size=n)
     found = mf.games.stable_coalition(game, values, size, width=n)
-    assert found.stable and found.mask.sum() == size
+    assert found.stable
+    assert found.mask.sum() == size
     assert found.payoff == game(found.mask[None])[0] >= found.first_payoff
     for out, into in itertools.product(
         np.flatnonzero(found.mask), np.flatnonzero(~found.mask)
@@ -45,7 +46,8 @@ def test_additive_players_stay_in_the_order_of_their_values():
     worth = np.array([0.3, -1.0, 2.0, 0.7, 0.1])
     found = mf.games.stable_coalition(lambda rows: rows @ worth, worth, 3)
     assert found.mask.tolist() == [True, False, True, True, False]
-    assert found.stable and found.num_exchanges == 0
+    assert found.stable
+    assert found.num_exchanges == 0
     assert found.payoff == found.first_payoff == pytest.approx(3.0)
 
 
@@ -68,7 +70,8 @@ def test_the_budget_ends_the_search():
         return (coalitions[:, :10] | coalitions[:, 10:]) @ worth
 
     found = mf.games.stable_coalition(game, np.tile(worth, 2), 10, width=2, budget=60)
-    assert not found.stable and found.num_exchanges == 2
+    assert not found.stable
+    assert found.num_exchanges == 2
     assert found.num_evaluations == sum(rows) == 1 + 2 * (20 + 4 + 1)
 
 

@@ -44,9 +44,13 @@ def test_the_umask_decides_who_may_read_the_file(tmp_path):
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with pytest.raises(RuntimeError, match="half-way"), atomic_path(target) as path:
+
+    def fail(path):
         path.write_text("half")
         raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"), atomic_path(target) as path:
+        fail(path)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 

@@ -113,8 +113,10 @@ def test_a_loss_that_breaks_keeps_the_last_good_state(ensemble):
 def test_early_stopping_returns_the_best_epoch(ensemble):
     wrong = (X, 1 - Y)  # Learning can only make it worse on these.
     result = learn(ensemble, validation=wrong, patience=2, epochs=50)
-    assert result.stopped == "early" and len(result.history["epoch"]) < 50
-    assert "val_nll" in result.history and "val_accuracy" in result.history
+    assert result.stopped == "early"
+    assert len(result.history["epoch"]) < 50
+    assert "val_nll" in result.history
+    assert "val_accuracy" in result.history
     best = int(np.argmin(result.history["val_nll"])) + 1
     again = learn(ensemble, epochs=50, callbacks=[lambda r: r.epoch == best])
     assert same(result.ensemble.params, again.ensemble.params)
@@ -240,7 +242,8 @@ def test_a_restraint_bounds_every_step_and_changes_without_a_new_program(ensembl
 def test_a_point_network_learns_by_plain_back_propagation():
     network = eqx.nn.MLP(3, 2, 8, 1, key=KEY)
     point = mf.Ensemble.from_points(network)
-    assert point.num_weights == 0 and not point.weights()
+    assert point.num_weights == 0
+    assert not point.weights()
     settings = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 96}
     learned = learn(point, **settings).ensemble.mean_network()
 

@@ -174,9 +174,11 @@ def trained(problem, untrained):
 
 def test_both_parametrizations_get_the_rule_that_suits_them(trained):
     found = label_connections(trained[mf.learning.Projected][1])
-    assert found.tolerance == 0 and found.overall["important"] > 0
+    assert found.tolerance == 0
+    assert found.overall["important"] > 0
     found = label_connections(trained[mf.learning.Unconstrained][1])
-    assert found.tolerance == 0.1 and found.overall["important"] > 0
+    assert found.tolerance == 0.1
+    assert found.overall["important"] > 0
 
 
 # Fractions
@@ -380,7 +382,8 @@ def test_the_table_gives_every_number_back(tmp_path):
         rows = table[table.layer == name]
         index = rows[[f"index_{axis}" for axis in range(weight.ndim)]].astype(int)
         place = tuple(index.to_numpy().T)
-        assert len(rows) == weight.size and len(set(zip(*place, strict=True)))
+        assert len(rows) == weight.size
+        assert len(set(zip(*place, strict=True)))
         for column in ("spike_prob", "slab_mean", "slab_var"):
             expected = np.asarray(getattr(weight, column))[place]
             assert (rows[column].to_numpy(np.float32) == expected).all()
@@ -399,7 +402,8 @@ def test_small_chunks_make_the_same_table_and_carry_the_mask():
     assert max(map(len, parts)) == 5
     pd.testing.assert_frame_equal(whole, pd.concat(parts, ignore_index=True))
     dead = whole[(whole.layer == "w") & (whole.index_0 == 1)]
-    assert dead.never_learned.all() and len(dead) == 4
+    assert dead.never_learned.all()
+    assert len(dead) == 4
 
 
 def test_labels_of_another_ensemble_are_refused_and_leave_no_file(tmp_path):

@@ -287,7 +287,9 @@ def test_unusable_numbers_give_cannot_tell_and_no_numbers(case):
     fit = fit_microstructure(values)
     assert fit.verdict == "cannot tell"
     assert reason in fit.reason
-    assert fit.mu is None and fit.bic_margin is None and fit.arbitrage is None
+    assert fit.mu is None
+    assert fit.bic_margin is None
+    assert fit.arbitrage is None
     assert json.loads(json.dumps(fit.to_dict()))["verdict"] == "cannot tell"
 
 
@@ -530,7 +532,8 @@ def test_a_regression_over_too_few_bins_gives_no_numbers():
     rng = np.random.default_rng(0)
     logs = np.concatenate([rng.normal(0, 1e-3, 58), [9.0, -9.0]])
     found = measure_arbitrage(logs)
-    assert found.regressed_alpha is None and found.r_squared is None
+    assert found.regressed_alpha is None
+    assert found.r_squared is None
     assert found.spread > found.noise_limit
     assert fit_microstructure(np.exp(logs)).verdict == "not lognormal"
 
@@ -545,7 +548,8 @@ def test_layers_of_one_law_are_level_and_others_are_not():
     assert other.p_value < 1e-6
     assert other.spread > 5 * other.noise_spread
     scaled = arbitrage_between_layers(alike, scaled=True)
-    assert scaled.p_value is None and set(scaled.levels) == set(alike)
+    assert scaled.p_value is None
+    assert set(scaled.levels) == set(alike)
 
 
 def test_level_p_values_are_uniform_enough_under_the_null():

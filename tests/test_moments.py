@@ -92,7 +92,8 @@ def test_at_zero_variance_value_and_gradient_are_the_limits(name):
         return ours(m, v), slopes
 
     (mean, var), got = jax.jit(jax.vmap(with_slopes))(m, np.zeros(2, np.float32))
-    assert np.allclose(mean, function(np.float64(m)), rtol=1e-6) and (var == 0).all()
+    assert np.allclose(mean, function(np.float64(m)), rtol=1e-6)
+    assert (var == 0).all()
     step, m = 1e-3, np.float64(m)
     slope = (function(m + step) - function(m - step)) / (2 * step)
     bend = (function(m + step) - 2 * function(m) + function(m - step)) / step**2

@@ -11,7 +11,8 @@ PATH = Path(__file__).parents[1] / "experiments" / "neurogame.py"
 @pytest.fixture
 def experiment():
     spec = importlib.util.spec_from_file_location("neurogame", PATH)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -39,7 +40,8 @@ def test_copies_of_a_picture_count_once_and_contradictory_ones_never(
     shown = {tuple(row) for row in pixels.reshape(26, -1)}
     inked = (images[5] / np.float32(255) - np.float32(0.5)) / np.float32(0.25)
     assert tuple(inked.ravel()) not in shown
-    assert task.likelihood is not other.likelihood and other.scale > 0
+    assert task.likelihood is not other.likelihood
+    assert other.scale > 0
     np.testing.assert_allclose(other.train[1].mean(), 0, atol=1e-6)
 
 
@@ -98,10 +100,13 @@ def test_rows_that_are_known_are_not_run_again(experiment, tmp_path, monkeypatch
         c for c in cells if (c["network"], c["way"], c["keep"]) == ("MLP", way, keep)
     )
     whole, small = find("whole", 1.0), find("small", 0.25)
-    assert whole["score"] == 91.5 and np.isclose(whole["error"], 0.5)
+    assert whole["score"] == 91.5
+    assert np.isclose(whole["error"], 0.5)
     # Coalitions of half the units: half a point less for every seed, one more for 1.
-    assert whole["gap"] == 0.0 and np.isclose(whole["gap_error"], 0.5)
-    assert small["gap"] == 0.5 and np.isclose(small["gap_error"], 0.5)
+    assert whole["gap"] == 0.0
+    assert np.isclose(whole["gap_error"], 0.5)
+    assert small["gap"] == 0.5
+    assert np.isclose(small["gap_error"], 0.5)
     experiment.draw(cells, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
 

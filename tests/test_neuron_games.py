@@ -221,7 +221,8 @@ def test_null_players_are_not_played_and_get_exactly_zero(dense):
     dead = mf.NeuronGame(ensemble, "layers/1", (x, y)).null_players()
     game = mf.NeuronGame(silenced(ensemble), "layers/1", (x, y))
     null = game.null_players()
-    assert not dead[[2, 4]].any() and (~null).sum() >= 2
+    assert not dead[[2, 4]].any()
+    assert (~null).sum() >= 2
     np.testing.assert_array_equal(null, dead | np.array([0, 0, 1, 0, 1], bool))
     played = []
 
@@ -252,7 +253,8 @@ def test_zero_in_place_of_a_constant_unit_is_not_nothing(dense):
     )
     game = mf.NeuronGame(changed, "layers/1", (x, y), replacement="zero")
     null = game.null_players()
-    assert null[4] and not null[2]
+    assert null[4]
+    assert not null[2]
 
 
 def test_a_sweep_that_is_no_sweep_is_refused():

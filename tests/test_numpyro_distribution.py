@@ -67,11 +67,13 @@ def test_divergences_pass_through_expand_and_to_event():
 
 def test_shapes_broadcast_and_expand_like_any_distribution():
     law = SpikeAndSlab(jnp.full((3, 1), 0.2), jnp.zeros(4), 1.0)
-    assert law.batch_shape == (3, 4) and law.event_shape == ()
+    assert law.batch_shape == (3, 4)
+    assert law.event_shape == ()
     assert law.sample(jax.random.key(0), (2,)).shape == (2, 3, 4)
     assert law.mean.shape == law.variance.shape == law.entropy().shape == (3, 4)
     event = law.expand((5, 3, 4)).to_event(2)
-    assert event.batch_shape == (5,) and event.event_shape == (3, 4)
+    assert event.batch_shape == (5,)
+    assert event.event_shape == (3, 4)
     assert event.log_prob(event.sample(jax.random.key(1))).shape == (5,)
     masked = law.mask(jnp.arange(4) > 1)
     assert (masked.log_prob(jnp.zeros((3, 4)))[:, :2] == 0).all()
@@ -85,7 +87,8 @@ def test_it_is_a_pytree_for_jit_and_vmap():
     assert np.isclose(jax.jit(lambda d: d.log_prob(0.3))(LAW), LAW.log_prob(0.3))
     means = jax.vmap(lambda p: SpikeAndSlab(p, 1.0, 1.0).mean)(jnp.array([0.1, 0.9]))
     assert np.allclose(means, [0.9, 0.1])
-    assert LAW.support == real_with_atom and hash(type(LAW.support))
+    assert LAW.support == real_with_atom
+    assert hash(type(LAW.support))
 
 
 @pytest.mark.parametrize("mean", [-2.0, 0.1])
@@ -95,7 +98,8 @@ def test_quantiles_invert_the_distribution_function(mean):
     quantiles = np.asarray(law.icdf(levels))
     values = np.asarray(law.cdf(quantiles))
     at_atom = quantiles == 0
-    assert at_atom.any() and not at_atom.all()
+    assert at_atom.any()
+    assert not at_atom.all()
     assert np.allclose(values[~at_atom], levels[~at_atom], atol=1e-5)
     assert (values[at_atom] >= levels[at_atom]).all()
     draws = np.asarray(law.sample(jax.random.key(3), (100_000,)))

@@ -111,7 +111,8 @@ def test_places_are_drawn_without_replacement_and_nested():
         left = module._apply(start, changes, {"w": jnp.asarray(number)})["w"]
         gone = np.asarray(left == 0)
         assert gone.sum() == number
-        assert not (gone & ~mask).any() and not (before & ~gone).any()
+        assert not (gone & ~mask).any()
+        assert not (before & ~gone).any()
         before = gone
 
 

@@ -56,7 +56,8 @@ DRAWINGS = {
 def test_a_picture_is_drawn_on_the_axis_given_labelled_and_returned(name):
     axis = Figure().subplots()
     assert DRAWINGS[name](axis) is axis
-    assert axis.get_xlabel() and axis.get_ylabel()
+    assert axis.get_xlabel()
+    assert axis.get_ylabel()
     assert axis.has_data()
 
 
@@ -66,7 +67,8 @@ def test_without_an_axis_a_figure_is_made_and_saved_whole(name, tmp_path):
     assert isinstance(axis, Axes)
     plots.save(axis, tmp_path / "plots" / f"{name}.png")
     content = (tmp_path / "plots" / f"{name}.png").read_bytes()
-    assert content.startswith(b"\x89PNG") and len(content) > 5000
+    assert content.startswith(b"\x89PNG")
+    assert len(content) > 5000
     assert len(list((tmp_path / "plots").iterdir())) == 1
 
 

@@ -14,7 +14,8 @@ PATH = Path(__file__).parents[1] / "experiments" / "posterior_oracles.py"
 @pytest.fixture(scope="module")
 def experiment():
     spec = importlib.util.spec_from_file_location("posterior_oracles", PATH)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -68,7 +68,7 @@ def test_uncertainty_of_answers_is_that_of_a_slow_loop(x, outputs):
 
 
 @pytest.mark.parametrize(
-    "likelihood, law",
+    ("likelihood", "law"),
     [
         (mf.Gaussian(scale=0.7), lambda z: oracle.gaussian(z, z, 0.7)),
         (
@@ -113,7 +113,8 @@ LIKELIHOODS = [
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda one: repr(one)[:20])
 def test_the_parts_are_not_negative_and_add_up(x, likelihood):
     prediction = predict(ensemble_of(4), x, likelihood)
-    assert (prediction.aleatoric >= 0).all() and (prediction.epistemic > 0).all()
+    assert (prediction.aleatoric >= 0).all()
+    assert (prediction.epistemic > 0).all()
     np.testing.assert_array_equal(
         prediction.total, prediction.aleatoric + prediction.epistemic
     )
@@ -129,10 +130,7 @@ def test_an_ensemble_without_variance_has_no_epistemic_uncertainty(x, likelihood
     network = ensemble.mean_network()
     outputs = jax.vmap(network)(x)
     law = likelihood(outputs)
-    if has_labels:
-        mean = getattr(law, "base_dist", law).probs
-    else:
-        mean = law.mean
+    mean = getattr(law, "base_dist", law).probs if has_labels else law.mean
     np.testing.assert_allclose(prediction.mean, mean, rtol=1e-6)
 
 
@@ -160,8 +158,10 @@ def _product(weight, x):
 
 def test_noise_of_infinite_variance_leaves_a_finite_epistemic_part(x):
     prediction = predict(ensemble_of(2), x, mf.StudentT(df=1.5))
-    assert np.isinf(prediction.aleatoric).all() and np.isinf(prediction.total).all()
-    assert np.isfinite(prediction.epistemic).all() and (prediction.epistemic > 0).all()
+    assert np.isinf(prediction.aleatoric).all()
+    assert np.isinf(prediction.total).all()
+    assert np.isfinite(prediction.epistemic).all()
+    assert (prediction.epistemic > 0).all()
 
 
 def test_a_certain_class_has_no_entropy():
@@ -184,7 +184,7 @@ def test_two_confident_opinions_are_epistemic_uncertainty():
 
 
 @pytest.mark.parametrize(
-    "likelihood, quantile",
+    ("likelihood", "quantile"),
     [
         (mf.Gaussian(scale=0.7), lambda z, t: scipy.stats.norm.cdf(t, z, 0.7)),
         (mf.StudentT(4.0, 0.7), lambda z, t: scipy.stats.t.cdf(t, 4.0, z, 0.7)),
@@ -217,7 +217,7 @@ def test_intervals_hold_the_share_of_targets_that_evaluate_measures(x):
 
 
 @pytest.mark.parametrize(
-    "likelihood, level, message",
+    ("likelihood", "level", "message"),
     [
         (mf.Gaussian(scale=0.5), 1.0, r"`level` must lie in \(0, 1\)"),
         (mf.Categorical(), 0.9, "interval of continuous targets.*Categorical"),
@@ -280,7 +280,7 @@ def _sum_of_two(weight, x):
 
 
 @pytest.mark.parametrize(
-    "x, message",
+    ("x", "message"),
     [
         (np.zeros((4, 2)), r"`x` must be a batch.*float32\[4, 2\]"),
         (np.zeros(3), r"`x` must be a batch.*float32\[3\]"),

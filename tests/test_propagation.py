@@ -298,7 +298,8 @@ def test_what_has_no_rule_is_refused_by_name_path_and_ways_out(name):
     message = str(caught.value)
     assert any(f"`{each}`" in message for each in primitive.split("|"))
     assert "`w`" in message
-    assert "register_rule(" in message and "`where=`" in message
+    assert "register_rule(" in message
+    assert "`where=`" in message
     assert f"in the {reading} reading" in message
 
 
@@ -380,7 +381,8 @@ def test_other_number_types_have_the_same_law(dtype):
         ensemble = mf.mean_field(lambda w, x: jnp.tanh(x @ w))
         run = jax.vmap(lambda key: ensemble(weight, x.astype(dtype), key=key))
         z = run(keys(NUMBER))
-        assert z.dtype == dtype and bool(jnp.isfinite(z).all())
+        assert z.dtype == dtype
+        assert bool(jnp.isfinite(z).all())
         drawn = draws_of_weights(whole, NUMBER)
         explicit = jax.vmap(lambda d: place_weights(whole, d))(drawn)
         exact = x @ explicit
@@ -423,7 +425,8 @@ def test_noise_does_not_depend_on_how_arrays_are_split_over_devices():
     done = subprocess.run(
         [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "equal" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "equal" in done.stdout
 
 
 def x64(on=True):

@@ -57,7 +57,7 @@ PAIRS = [(0.3, 0.2), (1.7, -0.6), (4.0, 0.95)]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("q, c", PAIRS)
+@pytest.mark.parametrize(("q", "c"), PAIRS)
 def test_gaussian_moments_agree_with_adaptive_integration(name, q, c):
     phi = ACTIVATIONS[name]
     root = math.sqrt(q)
@@ -79,7 +79,7 @@ def test_gaussian_moments_agree_with_adaptive_integration(name, q, c):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("q, c", PAIRS)
+@pytest.mark.parametrize(("q", "c"), PAIRS)
 def test_pair_moments_agree_with_sampling(name, q, c):
     phi = ACTIVATIONS[name]
     rng = np.random.default_rng(0)
@@ -119,7 +119,8 @@ def test_an_unknown_activation_is_refused():
 
 
 @pytest.mark.parametrize(
-    "bias_var, critical, length", [(0.05, 1.76095, 0.57005), (0.10, 1.98607, 0.80580)]
+    ("bias_var", "critical", "length"),
+    [(0.05, 1.76095, 0.57005), (0.10, 1.98607, 0.80580)],
 )
 def test_critical_points_of_tanh_agree_with_the_known_ones(bias_var, critical, length):
     found = critical_weight_var(bias_var)
@@ -185,11 +186,13 @@ def test_the_length_grows_as_half_the_distance_above_criticality():
 def test_relu_is_scale_free_at_its_transition():
     assert fixed_point(1.0, 0.1, "relu").length == pytest.approx(0.2)
     critical = fixed_point(2.0, 0.0, "relu")
-    assert critical.length is None and critical.phase == "critical"
+    assert critical.length is None
+    assert critical.phase == "critical"
     assert fixed_point(2.0, 0.1, "relu").length == math.inf
     above = fixed_point(3.0, 0.1, "relu")
     assert (above.length, above.slope, above.phase) == (math.inf, 1.5, "chaotic")
-    assert above.depth_scale is None and above.correlation is None
+    assert above.depth_scale is None
+    assert above.correlation is None
     assert fixed_point(1.0, 0.0, "relu").length == 0.0
 
 
@@ -198,7 +201,8 @@ def test_phases_lie_on_their_sides_of_the_transition():
     assert fixed_point(critical - 0.2, 0.05).phase == "ordered"
     assert fixed_point(critical, 0.05).phase == "critical"
     chaotic = fixed_point(critical + 0.5, 0.05)
-    assert chaotic.phase == "chaotic" and chaotic.correlation < 1
+    assert chaotic.phase == "chaotic"
+    assert chaotic.correlation < 1
     assert math.isfinite(chaotic.depth_scale)
 
 
@@ -232,7 +236,8 @@ def test_maps_refuse_what_is_no_variance():
         fixed_length(1.0, math.nan)
     with pytest.raises(ValueError, match="`slope` must not exceed 1"):
         depth_scale(1.2)
-    assert depth_scale(1.0) == math.inf and depth_scale(0.0) == 0.0
+    assert depth_scale(1.0) == math.inf
+    assert depth_scale(0.0) == 0.0
 
 
 def dense_simulation(width, depth, weight_var, bias_var, name, seed, correlation=0.4):
@@ -251,7 +256,7 @@ def dense_simulation(width, depth, weight_var, bias_var, name, seed, correlation
 
 
 @pytest.mark.parametrize(
-    "name, weight_var, bias_var",
+    ("name", "weight_var", "bias_var"),
     [
         ("tanh", 1.76095, 0.05),
         ("tanh", 3.0, 0.1),
@@ -374,7 +379,8 @@ def test_equal_inputs_drift_apart_only_under_fresh_noise():
     variances = WeightVariances(1.4, 0.3)
     sampled = ensemble_map.ensemble_fixed_point(variances, 0.05, "tanh", "sampled")
     drawn = ensemble_map.ensemble_fixed_point(variances, 0.05, "tanh", "drawn")
-    assert drawn.correlation == 1.0 and sampled.correlation < 0.9
+    assert drawn.correlation == 1.0
+    assert sampled.correlation < 0.9
     assert sampled.length == drawn.length
     assert sampled.slope == pytest.approx(drawn.slope * 1.4 / 1.7)
     again = correlation_map(sampled.correlation, sampled.length, 1.4, 0.05)
@@ -491,7 +497,8 @@ def test_any_grouping_of_linear_layers_gives_the_same_end_map():
         decimation.decimate_linear(decimation.decimate_linear(by_two)),
         decimation.decimate_linear(by_two, 4),
     ]
-    assert len(by_two) == 4 and all(len(end) == 1 for end in ends)
+    assert len(by_two) == 4
+    assert all(len(end) == 1 for end in ends)
     for end in ends[1:]:
         np.testing.assert_allclose(end[0].weight, ends[0][0].weight, rtol=1e-10)
         np.testing.assert_allclose(end[0].bias, ends[0][0].bias, rtol=1e-10)
@@ -757,7 +764,8 @@ def test_small_noise_gives_back_the_ordinary_network():
         return float(jnp.abs(hidden[-1] - exact[-1]).max())
 
     gaps = [relaxed(noise, 400) for noise in (1e-1, 1e-2, 1e-3)]
-    assert gaps[1] < gaps[0] / 4 and gaps[2] < gaps[1] / 4
+    assert gaps[1] < gaps[0] / 4
+    assert gaps[2] < gaps[1] / 4
 
 
 def test_the_hamiltonian_is_checked():
@@ -814,7 +822,8 @@ def test_a_drift_of_the_gain_breaks_the_symmetry_and_is_seen_as_order():
     )
     assert found.verdict == "broken"
     assert found.score > found.score_null[1]
-    assert found.drift < 1 and found.drift_p < 0.05
+    assert found.drift < 1
+    assert found.drift_p < 0.05
     assert "drifts with depth" in found.reason
     order = [3, 0, 6, 1, 4, 2, 5]
     shuffled = translational_symmetry(
@@ -835,7 +844,7 @@ def test_another_law_of_the_same_variance_breaks_the_symmetry_by_its_shape():
 
 
 @pytest.mark.parametrize(
-    "stack, reason",
+    ("stack", "reason"),
     [
         ({"a": np.ones((9, 9))}, "no depth to compare"),
         ({}, "no depth to compare"),
@@ -846,8 +855,10 @@ def test_another_law_of_the_same_variance_breaks_the_symmetry_by_its_shape():
 )
 def test_symmetry_cannot_be_told_without_layers_to_compare(stack, reason):
     found = translational_symmetry(stack, key=jax.random.key(0))
-    assert found.verdict == "cannot tell" and reason in found.reason
-    assert found.score is None and found.drift_p is None
+    assert found.verdict == "cannot tell"
+    assert reason in found.reason
+    assert found.score is None
+    assert found.drift_p is None
 
 
 def test_nearly_empty_layers_are_compared_without_warnings():
@@ -943,7 +954,8 @@ def test_goodness_of_fit_is_measured_on_examples_not_used_for_it():
     rng = np.random.default_rng(0)
     states, z = rng.normal(size=(300, 60)), rng.normal(size=(300, 4))
     found = fit_effective_layer(states, z, "linear", key=jax.random.key(0))
-    assert found.r_squared < 0.05 and found.verdict == "poor"
+    assert found.r_squared < 0.05
+    assert found.verdict == "poor"
     constant = fit_effective_layer(
         states, np.zeros((300, 4)), "tanh", key=jax.random.key(0)
     )
@@ -954,11 +966,13 @@ def test_redrawn_networks_keep_their_variances_and_shapes():
     layers = deep_network(1.5, width=80)
     redrawn = redrawn_network(layers, key=jax.random.key(0))
     for (w, b), (new_w, new_b) in zip(layers, redrawn, strict=True):
-        assert new_w.shape == w.shape and new_b.shape == b.shape
+        assert new_w.shape == w.shape
+        assert new_b.shape == b.shape
         assert np.mean(new_w**2) == pytest.approx(np.mean(w**2), rel=0.1)
         assert abs(np.corrcoef(w.ravel(), new_w.ravel())[0, 1]) < 5 / 80
     states, preactivations = propagate(layers, np.ones((3, 80)), "tanh")
-    assert len(states) == 5 and len(preactivations) == 4
+    assert len(states) == 5
+    assert len(preactivations) == 4
     np.testing.assert_array_equal(states[2], np.tanh(preactivations[1]))
 
 
@@ -989,17 +1003,20 @@ def test_a_network_is_placed_and_followed():
         net[f"layers/{i}/bias"] = rng.normal(size=90) * math.sqrt(bias_var)
     found = analyze_renormalization(net, key=jax.random.key(0), activation="tanh")
     assert list(found.layers) == [f"layers/{i}/weight" for i in range(11)]
-    assert found.verdict == "ordered" and found.symmetry.verdict == "symmetric"
+    assert found.verdict == "ordered"
+    assert found.symmetry.verdict == "symmetric"
     for point in found.layers.values():
         assert abs(point.weight_var - weight_var) < 5 * point.weight_var_error
-        assert point.shared_var == point.weight_var and point.sampled is None
+        assert point.shared_var == point.weight_var
+        assert point.sampled is None
         expected = fixed_point(point.weight_var, point.bias_var)
         assert point.drawn == expected
     assert [layer.slope for layer in found.flow] == sorted(
         (layer.slope for layer in found.flow), reverse=True
     )
     plain = json.loads(json.dumps(found.to_dict()))
-    assert plain["verdict"] == "ordered" and len(plain["flow"]) == 9
+    assert plain["verdict"] == "ordered"
+    assert len(plain["flow"]) == 9
 
 
 def test_an_ensemble_is_placed_under_both_readings():
@@ -1047,7 +1064,7 @@ def test_the_verdict_waits_until_the_sampling_error_allows_it():
 
 
 @pytest.mark.parametrize(
-    "weight, reason",
+    ("weight", "reason"),
     [
         (np.full((9, 9), 0.5), "one value, 0.5"),
         (np.zeros((9, 9)), "exactly zero"),
@@ -1060,8 +1077,10 @@ def test_layers_that_say_nothing_get_no_numbers(weight, reason):
     found = analyze_renormalization(net, key=jax.random.key(0))
     assert found.layers["b"].verdict == "cannot tell"
     assert reason in found.layers["b"].reason
-    assert found.layers["b"].weight_var is None and found.layers["b"].drawn is None
-    assert found.verdict == "cannot tell" and found.flow == []
+    assert found.layers["b"].weight_var is None
+    assert found.layers["b"].drawn is None
+    assert found.verdict == "cannot tell"
+    assert found.flow == []
 
 
 def test_a_network_of_one_layer_has_no_depth():
@@ -1087,7 +1106,8 @@ def test_real_networks_are_placed_from_their_files(data_dir):
     assert len(convolutions) == 19
     assert found.layers["layer3.2.conv2.weight"].num_inputs == 576
     assert found.layers["linear.weight"].bias_var > 0
-    assert found.verdict == "cannot tell" and "normalised ('bn1" in found.reason
+    assert found.verdict == "cannot tell"
+    assert "normalised ('bn1" in found.reason
     assert found.symmetry.verdict == "broken"
 
 
@@ -1097,10 +1117,13 @@ def test_networks_outside_the_theory_get_no_phase(other):
     net = {f"{i}/weight": rng.normal(size=(9, 9)) for i in range(3)}
     plain = analyze_renormalization(net, key=jax.random.key(0))
     found = analyze_renormalization(net | {other: np.ones(9)}, key=jax.random.key(0))
-    assert plain.verdict == "chaotic" and plain.layers["0/weight"].drawn is not None
-    assert found.verdict == "cannot tell" and repr(other) in found.reason
+    assert plain.verdict == "chaotic"
+    assert plain.layers["0/weight"].drawn is not None
+    assert found.verdict == "cannot tell"
+    assert repr(other) in found.reason
     point = found.layers["0/weight"]
-    assert point.drawn is None and point.weight_var is not None
+    assert point.drawn is None
+    assert point.weight_var is not None
     assert found.symmetry.verdict == plain.symmetry.verdict
 
 

@@ -148,7 +148,9 @@ class Page(HTMLParser):
 def test_a_run_without_its_parts_says_what_is_missing_and_how_to_make_it(bare):
     text = runs.report.write_report(bare).read_text()
     page = Page(text)
-    assert page.open == [] and not page.images and len(page.headings) == 7
+    assert page.open == []
+    assert not page.images
+    assert len(page.headings) == 7
     for command in COMMANDS:
         assert f"<code>meanfield {command} &#x27;{bare}&#x27;" in text, command
     assert text.count('class="missing"') == len(COMMANDS) + 1
@@ -157,14 +159,17 @@ def test_a_run_without_its_parts_says_what_is_missing_and_how_to_make_it(bare):
 def test_a_whole_run_has_every_figure_and_misses_nothing(whole):
     text = runs.report.write_report(whole).read_text()
     page = Page(text)
-    assert page.open == [] and 'class="missing"' not in text
+    assert page.open == []
+    assert 'class="missing"' not in text
     assert len(page.images) == 11
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert all(a.startswith(("data:", "#")) for a in page.addresses)
-    assert "<script" not in text and "http" not in text
+    assert "<script" not in text
+    assert "http" not in text
     for said in ("91.00 %", "50.00 %", "42 → 30", "meanfield train --data digits"):
         assert said in text, said
-    assert "--seed 3" in text and "--slab-scale" not in text
+    assert "--seed 3" in text
+    assert "--slab-scale" not in text
 
 
 def test_a_damaged_part_is_named(whole, tmp_path):
@@ -182,7 +187,8 @@ def test_names_from_outside_cannot_become_markup(bare, tmp_path):
     config["data"]["source"] = "<b>&.csv"
     write_json(tmp_path / "run" / "config.json", config)
     text = runs.report.write_report(tmp_path / "run").read_text()
-    assert "<b>" not in text and "&lt;b&gt;&amp;.csv" in text
+    assert "<b>" not in text
+    assert "&lt;b&gt;&amp;.csv" in text
 
 
 PROBE = """<script>addEventListener('load', () => parent.postMessage(JSON.stringify({
@@ -221,7 +227,8 @@ def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, theme
     found = re.search(r"<pre>({.*?})</pre>", done.stdout)
     assert found, done.stderr[-2000:]
     seen = json.loads(found[1])
-    assert seen["images"] == 11 and seen["asked"] == []
+    assert seen["images"] == 11
+    assert seen["asked"] == []
     # Nothing sticks out: wide tables scroll by themselves.
     assert seen["content"] <= seen["width"] <= width
     assert seen["ink"] == ink

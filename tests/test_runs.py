@@ -33,7 +33,8 @@ def test_a_run_of_an_earlier_version_opens_and_scores_as_it_did(earlier):
 
 def test_a_run_of_an_earlier_version_goes_on(earlier):
     settings = workflow.resumed(earlier, progress=False)
-    assert settings.hidden == (2,) and settings.epochs == 2
+    assert settings.hidden == (2,)
+    assert settings.epochs == 2
     run = workflow.train(settings)
     assert run.metrics["epochs"] == 2
 

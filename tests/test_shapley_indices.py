@@ -31,7 +31,8 @@ def test_banzhaf_by_enumeration_meets_the_definition(n):
     np.testing.assert_allclose(
         result.values, banzhaf_by_definition(game, n), atol=1e-12
     )
-    assert result.method == "exact" and result.num_evaluations == 2**n
+    assert result.method == "exact"
+    assert result.num_evaluations == 2**n
 
 
 def test_banzhaf_of_gloves_and_of_the_airport_are_the_published_ones():
@@ -81,7 +82,8 @@ def test_owen_by_enumeration_meets_the_mean_over_orders(unions):
     game = random_game(5, seed=1)
     result = owen_values(game, unions, budget=100)
     np.testing.assert_allclose(result.values, owen_by_orders(game, unions), atol=1e-12)
-    assert result.method == "exact" and result.num_evaluations <= 2**5
+    assert result.method == "exact"
+    assert result.num_evaluations <= 2**5
 
 
 def test_owen_values_of_gloves_are_the_published_ones():
@@ -125,7 +127,8 @@ def test_sampled_owen_is_efficient_keeps_null_players_at_zero_and_covers():
     held = 0
     for seed in range(200):
         result = owen_values(game, unions, key=jax.random.key(seed), budget=400)
-        assert result.method == "antithetic" and result.num_evaluations <= 400
+        assert result.method == "antithetic"
+        assert result.num_evaluations <= 400
         assert abs(result.values.sum() - 3.5) < 1e-12
         assert (result.values[[6, 7, 12, 13]] == 0).all()
         held += (
@@ -173,7 +176,8 @@ def test_sampled_interactions_are_unbiased_and_cover(n):
     ]
     values = np.array([result.values for result in results])
     assert all(result.num_evaluations <= budget for result in results)
-    assert (values[:, n:] == 0).all() and (values[:, :, n:] == 0).all()
+    assert (values[:, n:] == 0).all()
+    assert (values[:, :, n:] == 0).all()
     upper = np.triu_indices(n, 1)
     error = values.std(axis=0, ddof=1)[:n, :n] / np.sqrt(60)
     deviation = values.mean(axis=0)[:n, :n] - truth

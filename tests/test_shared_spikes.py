@@ -259,7 +259,8 @@ def test_every_layer_shares_spikes_by_the_units_it_reads():
     shapes = {n: w.spike_prob.shape for n, w in ensemble.weights().items()}
     assert shapes["conv/weight"] == (1, 2, 1, 1)
     assert shapes["grouped/weight"] == (4, 1, 2, 2)
-    assert shapes["cell/weight_ih"] == (1, 4) and shapes["cell/weight_hh"] == (1, 5)
+    assert shapes["cell/weight_ih"] == (1, 4)
+    assert shapes["cell/weight_hh"] == (1, 5)
     assert shapes["out/weight"] == (1, 5)
     assert ensemble(jnp.ones((3, 2, 6, 6)), key=KEY).shape == (3, 3)
     with pytest.raises(ValueError, match="`spikes` must be 'connection' or 'unit'"):
@@ -312,7 +313,8 @@ def test_learning_finds_the_inputs_that_matter(parametrization):
     )
     weights = result.ensemble.weights()
     present = 1 - np.asarray(weights["layers/0/weight"].spike_prob)[0]
-    assert present[:2].min() > 0.9 and present[2:].max() < 0.5
+    assert present[:2].min() > 0.9
+    assert present[2:].max() < 0.5
     labels = mf.label_connections(result.ensemble, tolerance=0.1)
     for rule in ("draw", "labels", "median"):
         kind = {"labels": labels} if rule == "labels" else {}

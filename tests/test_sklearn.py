@@ -71,7 +71,8 @@ def test_the_classifier_learns_and_names_its_classes(classifier):
 def test_the_regressor_works_in_the_units_of_the_targets(regressor):
     assert regressor.score(X, TARGETS) > 0.9
     mean, std = regressor.predict(X[:5], return_std=True)
-    assert mean.shape == std.shape == (5,) and (std > 0).all()
+    assert mean.shape == std.shape == (5,)
+    assert (std > 0).all()
 
 
 def test_a_prediction_depends_on_its_example_alone(classifier):
@@ -153,8 +154,10 @@ def test_the_columns_of_a_frame_are_read_by_their_type():
     )
     encoder = FrameEncoder.learn(frame)
     kinds = dict(encoder.columns or ())
-    assert kinds["code"] == ("1", "3") and kinds["word"] == ("(missing)", "x", "y")
-    assert kinds["count"] is None and kinds["flag"] is None
+    assert kinds["code"] == ("1", "3")
+    assert kinds["word"] == ("(missing)", "x", "y")
+    assert kinds["count"] is None
+    assert kinds["flag"] is None
     np.testing.assert_allclose(encoder.apply(frame).mean(0)[[2, 6]], 0, atol=1e-6)
     holes = frame.assign(count=pd.array([1, None, 3], dtype="Int64"))
     with pytest.raises(ValueError, match="'count' holds NaN"):
@@ -226,7 +229,8 @@ def test_a_factory_of_ones_own_makes_the_network():
     model = mf.MeanFieldClassifier(model=wide, **SMALL).fit(X, LABELS)
     assert isinstance(model.sample_network(0), eqx.nn.MLP)
     shapes = {name: label.shape for name, label in model.connection_labels_.items()}
-    assert shapes["layers/1/weight"] == (6, 6) and len(shapes) == 3
+    assert shapes["layers/1/weight"] == (6, 6)
+    assert len(shapes) == 3
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     with pytest.raises(ValueError, match="it made a tuple"):
@@ -237,7 +241,8 @@ def test_several_targets_are_learned_at_once():
     both = np.stack([TARGETS, -TARGETS / 50], 1)
     model = mf.MeanFieldRegressor(**SMALL).fit(X, both)
     mean, std = model.predict(X, return_std=True)
-    assert mean.shape == std.shape == (90, 2) and model.score(X, both) > 0.9
+    assert mean.shape == std.shape == (90, 2)
+    assert model.score(X, both) > 0.9
 
 
 def test_every_target_has_a_noise_of_its_own():
@@ -246,7 +251,9 @@ def test_every_target_has_a_noise_of_its_own():
     model = mf.MeanFieldRegressor(**SMALL).fit(X, both)
     noise = np.asarray(model.likelihood_.scale)
     # The second is noise and nothing else; the first has none.
-    assert noise.shape == (2,) and noise[1] > 0.7 and noise[0] < 0.6 * noise[1]
+    assert noise.shape == (2,)
+    assert noise[1] > 0.7
+    assert noise[0] < 0.6 * noise[1]
     _, std = model.predict(X, return_std=True)
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X, return_std=True)[1], std)
@@ -262,7 +269,8 @@ def test_a_drawn_network_is_an_ordinary_model(classifier):
 def test_early_stopping_ends_before_the_last_epoch():
     settings = SMALL | {"early_stopping": True, "patience": 2, "learning_rate": 0.2}
     model = mf.MeanFieldRegressor(**settings).fit(X, TARGETS)
-    assert model.n_iter_ < 60 and "val_nll" in model.history_
+    assert model.n_iter_ < 60
+    assert "val_nll" in model.history_
 
 
 def test_an_unfitted_estimator_says_so():

@@ -45,7 +45,8 @@ def test_dead_units_leave_and_the_scored_network_stays_the_same(sparsity, ensemb
     kept = [np.arange(width) for width in WIDTHS]
     smaller, kept = sparsity.narrow(ensemble, kept)
     assert [len(places) for places in kept] == [5, 5, 3, 3]
-    assert kept[0].tolist() == [0, 1, 3, 4, 5] and kept[2].tolist() == [0, 2, 3]
+    assert kept[0].tolist() == [0, 1, 3, 4, 5]
+    assert kept[2].tolist() == [0, 2, 3]
     back = sparsity.widen(smaller, kept, ensemble)
     x = jax.random.normal(jax.random.key(1), (7, 6))
     (before,), (after,) = (
@@ -68,7 +69,8 @@ def test_a_unit_without_successors_takes_its_inputs_along(sparsity, ensemble):
         [first.at[:4, 5].set(1.0), second.at[:, 4].set(1.0)],
     )
     _, kept = sparsity.narrow(lonely, [np.arange(width) for width in WIDTHS])
-    assert 4 not in kept[1] and 5 not in kept[0]
+    assert 4 not in kept[1]
+    assert 5 not in kept[0]
 
 
 def test_the_temperature_rises_over_the_stages_and_then_stays(sparsity):
@@ -88,4 +90,5 @@ def test_what_is_scored_is_counted_in_the_full_network(sparsity, ensemble):
     y[0] = (y[0] + 1) % 3
     score = sparsity.median_score(ensemble, sparsity.Images(x, y, x, y, (2, 3)))
     assert score["accuracy"] == pytest.approx(6 / 7)
-    assert score["weights"] == sum(score["layers"]) == 48 and score["of"] == 62
+    assert score["weights"] == sum(score["layers"]) == 48
+    assert score["of"] == 62

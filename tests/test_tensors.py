@@ -28,7 +28,8 @@ def test_every_type_and_shape_comes_back_to_the_bit(tmp_path, dtype, shape):
     tree = {"a": jnp.asarray(values).astype(dtype)}
     save_tree(tmp_path / "t.safetensors", tree)
     back, _ = load_tree(tmp_path / "t.safetensors", tree)
-    assert back["a"].dtype == tree["a"].dtype and back["a"].shape == shape
+    assert back["a"].dtype == tree["a"].dtype
+    assert back["a"].shape == shape
     assert bits(back["a"]) == bits(tree["a"])
 
 
@@ -146,7 +147,7 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "like, message",
+    ("like", "message"),
     [
         ({"a": jnp.zeros((2, 3))}, "has the unknown array `b`"),
         (

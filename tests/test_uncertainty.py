@@ -34,7 +34,8 @@ def test_certain_and_unanimous_draws_have_exact_limits():
     same = decompose_classes(np.repeat(DRAWS[:1], 5, 0))
     assert np.allclose(same.epistemic, 0, atol=1e-12)
     torn = decompose_classes(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))
-    assert np.isclose(torn.epistemic[0], np.log(2)) and torn.aleatoric[0] == 0
+    assert np.isclose(torn.epistemic[0], np.log(2))
+    assert torn.aleatoric[0] == 0
     assert entropy([1.0, 0.0]) == 0
 
 
@@ -58,7 +59,8 @@ def test_sums_take_one_draw_at_a_time():
     sums = ClassSums()
     for probs in DRAWS:
         sums = sums.add(probs)
-    assert sums.num_samples == 40 and sums.probs.shape == (6, 3)
+    assert sums.num_samples == 40
+    assert sums.probs.shape == (6, 3)
     assert np.allclose(sums.decompose().total, decompose_classes(DRAWS).total)
 
 

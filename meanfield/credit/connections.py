@@ -89,7 +89,9 @@ def write_connections(
         OSError: the disk is full or the folder not writable; the old file stays.
         ValueError: the labels belong to another ensemble.
     """
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            for number, table in enumerate(connections(ensemble, labels)):
-                table.to_csv(file, index=False, header=number == 0)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        for number, table in enumerate(connections(ensemble, labels)):
+            table.to_csv(file, index=False, header=number == 0)

@@ -226,7 +226,7 @@ def _too_many(n: int) -> str:
 
 
 def _minimum_budget(method: str, n: int) -> int:
-    minimum = {
+    return {
         "antithetic": 2 + sampling.pair_cost(n),
         "stratified": stratified.minimum_budget(n),
         "kernel": regression.minimum_budget(n),
@@ -234,7 +234,6 @@ def _minimum_budget(method: str, n: int) -> int:
         "surrogate": 2 * n,
         "exact": 2**n,
     }[method]
-    return minimum
 
 
 def _check_tolerance(tolerance: float | None, method: str) -> None:

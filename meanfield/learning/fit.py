@@ -287,7 +287,8 @@ def fit(
             report = EpochReport(
                 epoch + 1, epochs, run.history, run.current, run.restrain
             )
-            if any([callback(report) is True for callback in callbacks]):
+            answers = [callback(report) for callback in callbacks]
+            if any(answer is True for answer in answers):
                 stopped = "callback"
                 break
             if wish.asked:

@@ -349,7 +349,7 @@ def _passed(program: Program, step: Step, tracked: Tracked, *, mixing: bool) -> 
         return {out: (axis, owner[cut])}
     if name == "split":
         if params["axis"] != axis:
-            return {place: (axis, owner) for place in step.outputs}
+            return dict.fromkeys(step.outputs, (axis, owner))
         ends = np.cumsum(params["sizes"])[:-1]
         parts = np.split(owner, ends)
         return {p: (axis, o) for p, o in zip(step.outputs, parts, strict=True)}

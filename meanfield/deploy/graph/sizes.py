@@ -144,9 +144,9 @@ def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(layer, linen.Dense | linen.Conv) and "kernel" in arrays:
             kernel = arrays["kernel"].shape
             object.__setattr__(layer, "features", kernel[-1])
-            if isinstance(layer, linen.Conv) and layer.feature_group_count > 1:
-                if kernel[-2] == 1:
-                    object.__setattr__(layer, "feature_group_count", kernel[-1])
+            grouped = isinstance(layer, linen.Conv) and layer.feature_group_count > 1
+            if grouped and kernel[-2] == 1:
+                object.__setattr__(layer, "feature_group_count", kernel[-1])
         if isinstance(layer, linen.Embed) and "embedding" in arrays:
             object.__setattr__(layer, "features", arrays["embedding"].shape[-1])
         return call(*args, **kwargs)

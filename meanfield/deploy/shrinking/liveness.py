@@ -122,7 +122,7 @@ def is_constant(units: Units, live: Liveness) -> bool:
     inputs = np.concatenate([roots[roots != FIXED] for roots in inputs])
     if inputs.size and not live.alive[inputs].any():
         return True
-    return all(map(lambda v: _is_still(units.of(v), live), units.graph.outputs))
+    return all(_is_still(units.of(v), live) for v in units.graph.outputs)
 
 
 def _is_still(labels: Sequence[np.ndarray], live: Liveness) -> bool:
