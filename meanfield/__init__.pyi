@@ -26,7 +26,7 @@ from .interop.sklearn.estimators import (
     MeanFieldRegressor as MeanFieldRegressor,
 )
 from .learning.checkpoint import Checkpoint as Checkpoint
-from .learning.fit import FitResult as FitResult, fit as fit
+from .learning.fit import fit as fit
 from .learning.likelihoods import (
     Bernoulli as Bernoulli,
     Categorical as Categorical,
@@ -35,6 +35,7 @@ from .learning.likelihoods import (
     StudentT as StudentT,
 )
 from .learning.priors import SpikeSlabPrior as SpikeSlabPrior
+from .learning.results import FitResult as FitResult
 from .neurons.neuron_game import NeuronGame as NeuronGame
 from .neurons.strong import strong_coalition as strong_coalition
 from .prediction.evaluate import (

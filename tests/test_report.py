@@ -13,7 +13,7 @@ import pytest
 import meanfield as mf
 from meanfield import runs
 from meanfield.ensemble.networks import mlp
-from meanfield.learning.fit import FitResult
+from meanfield.learning.results import FitResult
 from meanfield.runs.run import save_run, write_json
 
 CONFIG = {

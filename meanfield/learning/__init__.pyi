@@ -1,10 +1,5 @@
 from .checkpoint import Checkpoint as Checkpoint
-from .fit import (
-    EpochReport as EpochReport,
-    FitResult as FitResult,
-    NonFiniteLossError as NonFiniteLossError,
-    fit as fit,
-)
+from .fit import fit as fit
 from .likelihoods import (
     Bernoulli as Bernoulli,
     Categorical as Categorical,
@@ -18,5 +13,10 @@ from .parametrization import Projected as Projected, Unconstrained as Unconstrai
 from .priors import (
     SpikeSlabPrior as SpikeSlabPrior,
     posterior_as_prior as posterior_as_prior,
+)
+from .results import (
+    EpochReport as EpochReport,
+    FitResult as FitResult,
+    NonFiniteLossError as NonFiniteLossError,
 )
 from .sharding import device_mesh as device_mesh

@@ -4,15 +4,20 @@ import dataclasses
 import os
 import re
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from meanfield.checks import require
 from meanfield.tensors import fill_tree, load_arrays, save_tree
 
 from .sharding import come_home
+from .training import Recipe
 
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
 _HALF = re.compile(r"\.(best|epoch-\d+)\.safetensors\..*")
@@ -129,3 +134,31 @@ class Checkpoint:
         folder = Path(self.folder)
         files = folder.iterdir() if folder.is_dir() else ()
         return sorted(path for path in files if _NAME.fullmatch(path.name))
+
+
+def run_fingerprint(
+    recipe: Recipe, key: Any, batch_size: int, arrays: Any, patience: int | None
+) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with.
+
+    Whatever changes the shape of the state (architecture, optimizer) shows anyway.
+    """
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    data, checksum = jax.tree.leaves(arrays), 0
+    for array in data:
+        checksum = zlib.crc32(np.asarray(array, order="C").tobytes(), checksum)
+    steady = not callable(recipe.temperature)
+    return {
+        "key": np.asarray(jax.random.key_data(key) if typed else key).tolist(),
+        "num_data": recipe.num_data,
+        "batch_size": batch_size if arrays is not None else None,
+        "data_crc32": checksum if arrays is not None else None,
+        "parametrization": eqx.tree_pformat(recipe.parametrization),
+        "prior": eqx.tree_pformat(recipe.prior),
+        "temperature": recipe.temperature if steady else "schedule",
+        "early_stopping": patience is not None,
+        # None where nothing is asked for, as in runs from before there was a choice.
+        "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
+        "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
+        "augmented": True if recipe.augment is not None else None,
+    }

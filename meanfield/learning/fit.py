@@ -1,17 +1,11 @@
 """`fit`: small parts assembled into a training run."""
 
-import dataclasses
-import math
 import os
-import time
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
@@ -20,88 +14,22 @@ from tqdm import tqdm
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 
-from .batches import array_data, check_augment, check_batch, iterate
-from .checkpoint import Checkpoint
+from .arguments import check_arguments
+from .checkpoint import Checkpoint, run_fingerprint
 from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
+from .loop import Loop
 from .optimizers import default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
-from .sharding import Layout, come_home
-from .targets import check_targets
+from .results import EpochReport, FitResult
+from .sharding import Layout
 from .training import (
     AbstractRestraint,
     Recipe,
     Temperature,
-    TrainState,
-    Weighted,
-    run_batch,
-    run_epoch,
     split_learned,
     starting_state,
 )
-from .validation import validation_scores
-
-
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """What `fit` returns.
-
-    Attributes:
-        ensemble: the trained ensemble.
-        likelihood: the likelihood, with what it learned.
-        history: sequences of equal length, one entry an epoch: `epoch`, `loss`, `nll`
-            and `kl` (nats per example), `seconds`, and with validation data `val_nll`
-            and, for labels, `val_accuracy`.
-        stopped: "finished", "early" (no improvement), "callback" or "interrupted".
-    """
-
-    ensemble: Ensemble
-    likelihood: Any
-    history: dict[str, list[Any]]
-    stopped: str
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochReport:
-    """What a callback sees after an epoch.
-
-    Attributes:
-        epoch: number of epochs done.
-        epochs: number of epochs asked for.
-        history: as in `FitResult`.
-        get: builds the ensemble and the likelihood of this moment.
-        restrain: sets the `restraint` of the epochs that follow.
-    """
-
-    epoch: int
-    epochs: int
-    history: dict[str, list[Any]]
-    get: Callable[[], tuple[Ensemble, Any]]
-    restrain: Callable[[AbstractRestraint], None]
-
-    @property
-    def ensemble(self) -> Ensemble:
-        """The ensemble after this epoch."""
-        return self.get()[0]
-
-    @property
-    def likelihood(self) -> Any:
-        """The likelihood after this epoch."""
-        return self.get()[1]
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient stopped being finite.
-
-    Attributes:
-        step: the step, counted from 0, at which it happened.
-        result: a `FitResult` with the state before that step.
-    """
-
-    def __init__(self, message: str, step: int, result: FitResult):
-        super().__init__(message)
-        self.step = step
-        self.result = result
 
 
 def fit(
@@ -201,34 +129,26 @@ def fit(
     References:
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
-    arrays = array_data(data)
-    validation = _check(epochs, batch_size, temperature, patience, validation)
-    compute_dtype = _check_compute(accumulate, compute_dtype)
+    arguments = check_arguments(
+        ensemble,
+        data,
+        likelihood,
+        epochs=epochs,
+        batch_size=batch_size,
+        prior=prior,
+        temperature=temperature,
+        validation=validation,
+        patience=patience,
+        accumulate=accumulate,
+        compute_dtype=compute_dtype,
+        num_data=num_data,
+        sample_weight=sample_weight,
+        augment=augment,
+    )
+    arrays, validation = arguments.arrays, arguments.validation
+    steps = None
     if arrays is not None:
-        given = len(jax.tree.leaves(arrays[0])[0])
-        num_data = given if num_data is None else num_data
-        require(
-            batch_size <= given,
-            f"`batch_size` must not exceed the number of examples; got {batch_size} "
-            f"for {given} examples. Use a smaller batch.",
-        )
-        check_batch(ensemble, likelihood, *arrays)
-        check_augment(augment, arrays[0], batch_size)
-        if sample_weight is not None:
-            arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
-    if validation is not None:
-        check_batch(ensemble, likelihood, *validation, name="validation")
-    require(
-        arrays is not None or sample_weight is None,
-        "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
-        "batches by weight instead.",
-    )
-    require(
-        num_data is not None or prior is None,
-        "`num_data` is needed with a prior when `data` is an iterable: the KL term is "
-        "divided by the number of training examples. Pass num_data=....",
-    )
-    steps = None if arrays is None else epochs * (given // batch_size)
+        steps = epochs * (len(jax.tree.leaves(arrays[0])[0]) // batch_size)
     if parametrization is None:
         parametrization = Projected() if prior is None else Unconstrained()
     if isinstance(parametrization, Projected) and prior is not None:
@@ -240,9 +160,9 @@ def fit(
         optimizer=optimizer or default_optimizer(steps),
         parametrization=parametrization,
         temperature=temperature if callable(temperature) else float(temperature),
-        num_data=num_data or 0,
+        num_data=arguments.num_data,
         accumulate=accumulate,
-        compute_dtype=compute_dtype,
+        compute_dtype=arguments.compute_dtype,
         restraint=restraint,
         augment=augment,
     )
@@ -256,13 +176,13 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
     history, first = {}, 0
     if checkpoint is not None:
-        fingerprint = _fingerprint(recipe, key, batch_size, arrays, patience)
+        fingerprint = run_fingerprint(recipe, key, batch_size, arrays, patience)
         found = checkpoint.restore((state, best), fingerprint)
         if found is not None:
             (state, best), metadata = found
             history, first = metadata["history"], metadata["epoch"]
     layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
-    run = _Run(recipe, state, key, history, validation, layout)
+    run = Loop(recipe, state, key, history, validation, layout)
     arrays = layout.everywhere(arrays)
     best = jax.tree.map(jnp.copy, best)
     stopped = "finished"
@@ -295,181 +215,3 @@ def fit(
                 stopped = "interrupted"
                 break
     return run.result(stopped, best)
-
-
-class _Run:
-    """The moving parts of one call of `fit`."""
-
-    def __init__(self, recipe, state, key, history, validation, layout):
-        self.recipe: Recipe = layout.recipe(recipe)
-        self.state: TrainState = layout.weights(state)
-        self.key = key
-        self.history: dict[str, list[Any]] = history
-        self.validation = validation
-        self.layout: Layout = layout
-        self.parts: dict[str, Any] = {}
-        self.outputs: Any = None
-        self.started = time.perf_counter()
-
-    def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
-        """Dispatch one epoch."""
-        self.started = time.perf_counter()
-        if arrays is not None:
-            key, number = self.layout.everywhere((self.key, jnp.asarray(epoch)))
-            constants = (self.recipe, *arrays, key, number, batch_size)
-            self.state, self.parts = run_epoch(constants, self.state)
-            return
-        key = self.layout.everywhere(self.key)
-        first_pass = self.outputs is None
-        ensemble, likelihood = self.current()
-        sums: list[Any] = []
-        for x, y in iterate(data, epoch):
-            if self.outputs is None:
-                self.outputs = check_batch(ensemble, likelihood, x, come_home(y))
-                check_augment(self.recipe.augment, x)
-            elif first_pass:
-                check_targets(likelihood, self.outputs, come_home(y))
-            constants = (self.recipe, *self.layout.split((x, y)), key)
-            self.state, parts = run_batch(constants, self.state)
-            sums.append(parts)
-            if len(sums) % 100 == 0 and not bool(self.state.healthy):
-                break
-        require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
-        values = jax.device_get(sums)
-        self.parts = {name: np.mean([v[name] for v in values]) for name in values[0]}
-
-    def settle(self, epoch: int) -> None:
-        """Write the epoch into the history; refuse to go on from a sick state."""
-        if not bool(self.state.healthy):
-            step = int(self.state.step)
-            result = self.result("not finite", None)
-            raise NonFiniteLossError(
-                f"the loss or its gradient was not finite at step {step} (epoch "
-                f"{epoch + 1}). The state before that step is in this error's "
-                "`.result`. Try a smaller learning rate, scale the inputs, or look for "
-                "NaN in the data.",
-                step,
-                result,
-            )
-        row = {"epoch": epoch + 1} | {k: float(v) for k, v in self.parts.items()}
-        row["seconds"] = time.perf_counter() - self.started
-        if self.validation is not None:
-            ensemble, likelihood = self.current()
-            key = jax.random.fold_in(jax.random.fold_in(self.key, 1), epoch)
-            if self.recipe.restraint is not None:
-                ensemble = self.recipe.restraint.restrict(ensemble, key)
-            row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
-        for name, value in row.items():
-            self.history.setdefault(name, []).append(value)
-
-    def restrain(self, restraint: AbstractRestraint) -> None:
-        """Go on under another restraint."""
-        restraint = self.layout.everywhere(restraint)
-        self.recipe = dataclasses.replace(self.recipe, restraint=restraint)
-
-    def scores(self) -> list[float]:
-        """What early stopping and the best checkpoint go by; less is better."""
-        return self.history.get("loss" if self.validation is None else "val_nll", [])
-
-    def epochs_since_best(self) -> int:
-        """Epochs since the least score; read off the history, so it survives a stop."""
-        since, best = 0, math.nan
-        for score in self.scores():
-            better = score < best or math.isnan(best)
-            since, best = (0, score) if better else (since + 1, best)
-        return since
-
-    def summary(self) -> dict[str, str]:
-        """The last epoch in a few words."""
-        names = ("nll", "kl", "val_nll", "val_accuracy")
-        return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
-
-    def current(self) -> tuple[Ensemble, Any]:
-        """Ensemble and likelihood of this moment, in buffers of their own."""
-        return self._open(jax.tree.map(jnp.copy, self.state.learned))
-
-    def result(self, stopped: str, learned: Any) -> FitResult:
-        """The outcome; of another state than the last when `learned` is given."""
-        if learned is None:
-            learned = self.state.learned
-        return FitResult(*self._open(learned), self.history, stopped)
-
-    def _open(self, learned: Any) -> tuple[Ensemble, Any]:
-        return come_home(self.recipe.ensemble_and_likelihood(learned))
-
-
-def _check(epochs, batch_size, temperature, patience, validation) -> Any:
-    require(epochs >= 1, f"`epochs` must be at least 1; got {epochs}.")
-    require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
-    require(
-        callable(temperature) or (math.isfinite(temperature) and temperature >= 0),
-        f"`temperature` must be a finite number ≥ 0 or a schedule; got {temperature}. "
-        "0 leaves the prior out, 1 is the evidence bound.",
-    )
-    if callable(temperature):
-        first = np.asarray(temperature(jnp.asarray(0)))
-        require(
-            first.shape == () and bool(np.isfinite(first)) and bool(first >= 0),
-            f"`temperature` must be a schedule of one finite number ≥ 0; at step 0 it "
-            f"gives {first}.",
-        )
-    require(
-        patience is None or (patience >= 1 and validation is not None),
-        f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
-    )
-    return None if validation is None else array_data(validation, name="validation")
-
-
-def _check_compute(accumulate, compute_dtype) -> Any:
-    require(accumulate >= 1, f"`accumulate` must be at least 1; got {accumulate}.")
-    if compute_dtype is None:
-        return None
-    dtype = jnp.dtype(compute_dtype)
-    require(
-        jnp.issubdtype(dtype, jnp.floating),
-        f"`compute_dtype` must be a floating-point type such as jnp.bfloat16; got "
-        f"{dtype}.",
-    )
-    return dtype
-
-
-def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
-    weights = np.asarray(weights, np.float64)
-    require(
-        weights.shape == (num_examples,),
-        f"`sample_weight` must have one number for each of the {num_examples} "
-        f"examples; got shape {weights.shape}.",
-    )
-    good = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
-    require(
-        bool(good),
-        "`sample_weight` must be finite, not negative, and not all zero; got "
-        f"minimum {weights.min()} and sum {weights.sum()}.",
-    )
-    return Weighted(y, jnp.asarray(weights / weights.mean(), jnp.result_type(float)))
-
-
-def _fingerprint(recipe, key, batch_size, arrays, patience) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with.
-
-    Whatever changes the shape of the state (architecture, optimizer) shows anyway.
-    """
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    data, checksum = jax.tree.leaves(arrays), 0
-    for array in data:
-        checksum = zlib.crc32(np.asarray(array, order="C").tobytes(), checksum)
-    steady = not callable(recipe.temperature)
-    return {
-        "key": np.asarray(jax.random.key_data(key) if typed else key).tolist(),
-        "num_data": recipe.num_data,
-        "batch_size": batch_size if arrays is not None else None,
-        "data_crc32": checksum if arrays is not None else None,
-        "parametrization": eqx.tree_pformat(recipe.parametrization),
-        "prior": eqx.tree_pformat(recipe.prior),
-        "temperature": recipe.temperature if steady else "schedule",
-        "early_stopping": patience is not None,
-        # None where nothing is asked for, as in runs from before there was a choice.
-        "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
-        "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
-        "augmented": True if recipe.augment is not None else None,
-    }

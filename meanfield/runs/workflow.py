@@ -26,9 +26,10 @@ from meanfield.deploy.shipping.ship import ship
 from meanfield.deploy.shipping.subnetworks import sample_subnetworks
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.checkpoint import Checkpoint
-from meanfield.learning.fit import NonFiniteLossError, fit
+from meanfield.learning.fit import fit
 from meanfield.learning.optimizers import cosine_adam
 from meanfield.learning.priors import SpikeSlabPrior
+from meanfield.learning.results import NonFiniteLossError
 from meanfield.learning.sharding import device_mesh
 from meanfield.neurons.label_game import label_game
 from meanfield.neurons.links import link_test, neuron_links

@@ -22,10 +22,11 @@ from meanfield.checks import require
 from meanfield.credit.labels import label_connections
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.networks import mlp
-from meanfield.learning.fit import FitResult, fit
+from meanfield.learning.fit import fit
 from meanfield.learning.likelihoods import Categorical, Gaussian
 from meanfield.learning.optimizers import cosine_adam, steady_adam
 from meanfield.learning.priors import SpikeSlabPrior
+from meanfield.learning.results import FitResult
 
 from .frames import FrameEncoder, has_categories, mean_and_spread
 

@@ -21,7 +21,7 @@ from meanfield.credit.energy import gibbs_membership
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.games.banzhaf import banzhaf_values
 from meanfield.games.shapley import shapley_values
-from meanfield.learning.fit import EpochReport
+from meanfield.learning.results import EpochReport
 from meanfield.neurons.neuron_game import NeuronGame
 from meanfield.neurons.silence import silence
 from meanfield.neurons.strong import strong_coalition

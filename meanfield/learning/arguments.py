@@ -1,0 +1,135 @@
+"""The arguments of `fit`, checked before anything is compiled."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+
+from .batches import array_data, check_augment, check_batch
+from .training import Weighted
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the checks made of the arguments.
+
+    Attributes:
+        arrays: (x, y) on the device, targets with their weights; None for an iterable.
+        validation: held-out (x, y), or None.
+        num_data: number of training examples; 0 if unknown and not needed.
+        compute_dtype: the type that the network computes in, or None.
+    """
+
+    arrays: tuple[Any, Any] | None
+    validation: tuple[Any, Any] | None
+    num_data: int
+    compute_dtype: Any
+
+
+def check_arguments(
+    ensemble: Ensemble,
+    data: Any,
+    likelihood: Any,
+    *,
+    epochs: int,
+    batch_size: int,
+    prior: Any,
+    temperature: Any,
+    validation: Any,
+    patience: int | None,
+    accumulate: int,
+    compute_dtype: Any,
+    num_data: int | None,
+    sample_weight: Any,
+    augment: Any,
+) -> Arguments:
+    """Check everything that `fit` is given; see there.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which and why.
+    """
+    arrays = array_data(data)
+    validation = _check_numbers(epochs, batch_size, temperature, patience, validation)
+    compute_dtype = _check_compute(accumulate, compute_dtype)
+    if arrays is not None:
+        given = len(jax.tree.leaves(arrays[0])[0])
+        num_data = given if num_data is None else num_data
+        require(
+            batch_size <= given,
+            f"`batch_size` must not exceed the number of examples; got {batch_size} "
+            f"for {given} examples. Use a smaller batch.",
+        )
+        check_batch(ensemble, likelihood, *arrays)
+        check_augment(augment, arrays[0], batch_size)
+        if sample_weight is not None:
+            arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
+    if validation is not None:
+        check_batch(ensemble, likelihood, *validation, name="validation")
+    require(
+        arrays is not None or sample_weight is None,
+        "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
+        "batches by weight instead.",
+    )
+    require(
+        num_data is not None or prior is None,
+        "`num_data` is needed with a prior when `data` is an iterable: the KL term is "
+        "divided by the number of training examples. Pass num_data=....",
+    )
+    return Arguments(arrays, validation, num_data or 0, compute_dtype)
+
+
+def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any:
+    require(epochs >= 1, f"`epochs` must be at least 1; got {epochs}.")
+    require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
+    require(
+        callable(temperature) or (math.isfinite(temperature) and temperature >= 0),
+        f"`temperature` must be a finite number ≥ 0 or a schedule; got {temperature}. "
+        "0 leaves the prior out, 1 is the evidence bound.",
+    )
+    if callable(temperature):
+        first = np.asarray(temperature(jnp.asarray(0)))
+        require(
+            first.shape == () and bool(np.isfinite(first)) and bool(first >= 0),
+            f"`temperature` must be a schedule of one finite number ≥ 0; at step 0 it "
+            f"gives {first}.",
+        )
+    require(
+        patience is None or (patience >= 1 and validation is not None),
+        f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
+    )
+    return None if validation is None else array_data(validation, name="validation")
+
+
+def _check_compute(accumulate, compute_dtype) -> Any:
+    require(accumulate >= 1, f"`accumulate` must be at least 1; got {accumulate}.")
+    if compute_dtype is None:
+        return None
+    dtype = jnp.dtype(compute_dtype)
+    require(
+        jnp.issubdtype(dtype, jnp.floating),
+        f"`compute_dtype` must be a floating-point type such as jnp.bfloat16; got "
+        f"{dtype}.",
+    )
+    return dtype
+
+
+def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
+    weights = np.asarray(weights, np.float64)
+    require(
+        weights.shape == (num_examples,),
+        f"`sample_weight` must have one number for each of the {num_examples} "
+        f"examples; got shape {weights.shape}.",
+    )
+    good = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
+    require(
+        bool(good),
+        "`sample_weight` must be finite, not negative, and not all zero; got "
+        f"minimum {weights.min()} and sum {weights.sum()}.",
+    )
+    return Weighted(y, jnp.asarray(weights / weights.mean(), jnp.result_type(float)))

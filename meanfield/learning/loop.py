@@ -1,0 +1,121 @@
+"""The state of one call of `fit` between epochs: learn one, write it down, go on."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+
+from .batches import check_augment, check_batch, iterate
+from .results import FitResult, NonFiniteLossError
+from .sharding import Layout, come_home
+from .targets import check_targets
+from .training import AbstractRestraint, Recipe, TrainState, run_batch, run_epoch
+from .validation import validation_scores
+
+
+class Loop:
+    """The moving parts of one call of `fit`."""
+
+    def __init__(self, recipe, state, key, history, validation, layout):
+        self.recipe: Recipe = layout.recipe(recipe)
+        self.state: TrainState = layout.weights(state)
+        self.key = key
+        self.history: dict[str, list[Any]] = history
+        self.validation = validation
+        self.layout: Layout = layout
+        self.parts: dict[str, Any] = {}
+        self.outputs: Any = None
+        self.started = time.perf_counter()
+
+    def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
+        """Dispatch one epoch."""
+        self.started = time.perf_counter()
+        if arrays is not None:
+            key, number = self.layout.everywhere((self.key, jnp.asarray(epoch)))
+            constants = (self.recipe, *arrays, key, number, batch_size)
+            self.state, self.parts = run_epoch(constants, self.state)
+            return
+        key = self.layout.everywhere(self.key)
+        first_pass = self.outputs is None
+        ensemble, likelihood = self.current()
+        sums: list[Any] = []
+        for x, y in iterate(data, epoch):
+            if self.outputs is None:
+                self.outputs = check_batch(ensemble, likelihood, x, come_home(y))
+                check_augment(self.recipe.augment, x)
+            elif first_pass:
+                check_targets(likelihood, self.outputs, come_home(y))
+            constants = (self.recipe, *self.layout.split((x, y)), key)
+            self.state, parts = run_batch(constants, self.state)
+            sums.append(parts)
+            if len(sums) % 100 == 0 and not bool(self.state.healthy):
+                break
+        require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
+        values = jax.device_get(sums)
+        self.parts = {name: np.mean([v[name] for v in values]) for name in values[0]}
+
+    def settle(self, epoch: int) -> None:
+        """Write the epoch into the history; refuse to go on from a sick state."""
+        if not bool(self.state.healthy):
+            step = int(self.state.step)
+            result = self.result("not finite", None)
+            raise NonFiniteLossError(
+                f"the loss or its gradient was not finite at step {step} (epoch "
+                f"{epoch + 1}). The state before that step is in this error's "
+                "`.result`. Try a smaller learning rate, scale the inputs, or look for "
+                "NaN in the data.",
+                step,
+                result,
+            )
+        row = {"epoch": epoch + 1} | {k: float(v) for k, v in self.parts.items()}
+        row["seconds"] = time.perf_counter() - self.started
+        if self.validation is not None:
+            ensemble, likelihood = self.current()
+            key = jax.random.fold_in(jax.random.fold_in(self.key, 1), epoch)
+            if self.recipe.restraint is not None:
+                ensemble = self.recipe.restraint.restrict(ensemble, key)
+            row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
+        for name, value in row.items():
+            self.history.setdefault(name, []).append(value)
+
+    def restrain(self, restraint: AbstractRestraint) -> None:
+        """Go on under another restraint."""
+        restraint = self.layout.everywhere(restraint)
+        self.recipe = dataclasses.replace(self.recipe, restraint=restraint)
+
+    def scores(self) -> list[float]:
+        """What early stopping and the best checkpoint go by; less is better."""
+        return self.history.get("loss" if self.validation is None else "val_nll", [])
+
+    def epochs_since_best(self) -> int:
+        """Epochs since the least score; read off the history, so it survives a stop."""
+        since, best = 0, math.nan
+        for score in self.scores():
+            better = score < best or math.isnan(best)
+            since, best = (0, score) if better else (since + 1, best)
+        return since
+
+    def summary(self) -> dict[str, str]:
+        """The last epoch in a few words."""
+        names = ("nll", "kl", "val_nll", "val_accuracy")
+        return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
+
+    def current(self) -> tuple[Ensemble, Any]:
+        """Ensemble and likelihood of this moment, in buffers of their own."""
+        return self._open(jax.tree.map(jnp.copy, self.state.learned))
+
+    def result(self, stopped: str, learned: Any) -> FitResult:
+        """The outcome; of another state than the last when `learned` is given."""
+        if learned is None:
+            learned = self.state.learned
+        return FitResult(*self._open(learned), self.history, stopped)
+
+    def _open(self, learned: Any) -> tuple[Ensemble, Any]:
+        return come_home(self.recipe.ensemble_and_likelihood(learned))

@@ -1,0 +1,71 @@
+"""What `fit` gives: to its caller, to callbacks after an epoch, and on a breakdown."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from meanfield.ensemble.ensemble import Ensemble
+
+from .training import AbstractRestraint
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes:
+        ensemble: the trained ensemble.
+        likelihood: the likelihood, with what it learned.
+        history: sequences of equal length, one entry an epoch: `epoch`, `loss`, `nll`
+            and `kl` (nats per example), `seconds`, and with validation data `val_nll`
+            and, for labels, `val_accuracy`.
+        stopped: "finished", "early" (no improvement), "callback" or "interrupted".
+    """
+
+    ensemble: Ensemble
+    likelihood: Any
+    history: dict[str, list[Any]]
+    stopped: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochReport:
+    """What a callback sees after an epoch.
+
+    Attributes:
+        epoch: number of epochs done.
+        epochs: number of epochs asked for.
+        history: as in `FitResult`.
+        get: builds the ensemble and the likelihood of this moment.
+        restrain: sets the `restraint` of the epochs that follow.
+    """
+
+    epoch: int
+    epochs: int
+    history: dict[str, list[Any]]
+    get: Callable[[], tuple[Ensemble, Any]]
+    restrain: Callable[[AbstractRestraint], None]
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble after this epoch."""
+        return self.get()[0]
+
+    @property
+    def likelihood(self) -> Any:
+        """The likelihood after this epoch."""
+        return self.get()[1]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient stopped being finite.
+
+    Attributes:
+        step: the step, counted from 0, at which it happened.
+        result: a `FitResult` with the state before that step.
+    """
+
+    def __init__(self, message: str, step: int, result: FitResult):
+        super().__init__(message)
+        self.step = step
+        self.result = result
