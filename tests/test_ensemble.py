@@ -193,3 +193,28 @@ def test_parameters_of_a_draw_and_of_the_mean_are_those_of_the_models():
     drawn = plain.sample_params(key)
     assert set(drawn) == {"w", "b"}
     assert drawn["w"].shape == (2, 3)
+
+
+def test_numbers_of_python_among_the_parameters_are_settings_and_stay():
+    params = {"w": np.ones((4, 3), np.float32), "steepness": 0.2, "layers": 2}
+
+    def apply(p, x):
+        for _ in range(p["layers"]):
+            x = jax.nn.leaky_relu(x, p["steepness"])
+        return x @ p["w"]
+
+    ensemble = mf.Ensemble.from_model((apply, params))
+    assert ensemble.params["steepness"] == 0.2
+    assert ensemble.params["layers"] == 2
+    point, x = mf.Ensemble.from_points((apply, params)), jnp.full((5, 4), -1.0)
+    expected = np.full((5, 3), -4 * 0.2**2, np.float32)
+    np.testing.assert_allclose(point(x, key=KEY), expected, rtol=1e-6)
+
+
+def test_a_pair_with_a_module_keeps_what_the_module_fixes():
+    layers = [eqx.nn.Linear(4, 8, key=KEY), eqx.nn.Dropout(0.5)]
+    network = eqx.nn.inference_mode(eqx.nn.Sequential(layers))
+    pair = (lambda m, x: jax.vmap(lambda row: m(row))(x), network)
+    x = jax.random.normal(KEY, (16, 4))
+    point = mf.Ensemble.from_points(pair)
+    np.testing.assert_allclose(point(x, key=KEY), pair[0](network, x), rtol=1e-6)

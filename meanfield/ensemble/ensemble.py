@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
@@ -14,6 +13,7 @@ from meanfield.propagation import mean_field
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
+from .frameworks import OpenedModel, open_model
 from .initial import (
     Initial,
     critical,
@@ -96,14 +96,17 @@ class Ensemble(eqx.Module):
             >>> sorted(ensemble.weights())[0]
             'layers/0/weight'
         """
-        params, apply_fn, rebuild, frozen, inputs_last, fans = _open(model)
+        opened = open_model(model)
+        params, frozen = opened.params, opened.frozen
         start = _choose_initial(initial, key)
         chosen = where or (lambda name, array: array.ndim >= 2)
         require(
             spikes in ("connection", "unit"),
             f"`spikes` must be 'connection' or 'unit'; got {spikes!r}.",
         )
-        units = input_axes(params, inputs_last) if spikes == "unit" else {}
+        units = {}
+        if spikes == "unit":
+            units = input_axes(params, opened.kind == "equinox")
         selected = [
             name
             for name, leaf in named_leaves(params).items()
@@ -115,8 +118,9 @@ class Ensemble(eqx.Module):
             "more dimensions (or none that `where` accepts); its arrays are "
             f"{_describe(params)}. Check the model, or pass `where`.",
         )
+        fans = _fan_ins_of(model, opened)
         if example is not None:
-            fans |= fan_ins_by_example(apply_fn, params, selected, example)
+            fans |= fan_ins_by_example(opened.apply_fn, params, selected, example)
         seed = jax.random.key(0) if key is None else key
         keys = dict(zip(selected, jax.random.split(seed, len(selected)), strict=True))
 
@@ -128,7 +132,7 @@ class Ensemble(eqx.Module):
             weight = start(name, leaf, fans[name], keys[name])
             return share_spikes(weight, units[name]) if name in units else weight
 
-        return cls(map_named(convert, params), apply_fn, rebuild, frozen)
+        return cls(map_named(convert, params), opened.apply_fn, opened.rebuild, frozen)
 
     @classmethod
     def from_points(cls, model: Any) -> "Ensemble":
@@ -151,8 +155,8 @@ class Ensemble(eqx.Module):
             >>> bool((point(x, key=jax.random.key(1)) == ordinary(net, x)).all())
             True
         """
-        params, apply_fn, rebuild, frozen, *_ = _open(model)
-        return cls(params, apply_fn, rebuild, frozen)
+        opened = open_model(model)
+        return cls(opened.params, opened.apply_fn, opened.rebuild, opened.frozen)
 
     def __call__(self, x: Any, *, key: PRNGKeyArray) -> Any:
         """Outputs for a batch, with one draw of the noise for each example.
@@ -285,87 +289,12 @@ def _choose_initial(initial: Initial | str | None, key: Any) -> Initial:
     return critical() if name == "critical" else from_weights()
 
 
-def _open(model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...], bool, dict]:
-    """Parameters, apply function, way back, frozen names, layout, and fan-ins.
-
-    The layout says whether inputs are last.
-    """
-    nnx = sys.modules.get("flax.nnx")
-    if nnx is not None and isinstance(model, nnx.Module):
-        params, apply_fn, rebuild, frozen = _open_nnx(nnx, model)
-        fans = fan_ins(params, False) | nnx_fan_ins(nnx, model)
-        return params, apply_fn, rebuild, frozen, False, fans
-    if isinstance(model, eqx.Module):
-        return model, _apply_equinox, _same, (), True, fan_ins(model, True)
-    if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
-        apply_fn, params = model
-        params = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf) if eqx.is_array_like(leaf) else leaf, params
-        )
-        way_back, frozen = _Pair(apply_fn), _collections(params)
-        return params, apply_fn, way_back, frozen, False, fan_ins(params, False)
-    raise TypeError(
-        "`model` must be an Equinox module, a Flax NNX module or a pair (apply_fn, "
-        f"params); got {type(model).__name__}. A Flax Linen module goes in as "
-        "(module.apply, variables)."
-    )
-
-
-def _apply_equinox(model: Any, x: Any) -> Any:
-    return jax.vmap(model)(x)
-
-
-def _same(model: Any) -> Any:
-    return model
-
-
-class _Pair(eqx.Module):
-    """Way back to the pair (apply_fn, params)."""
-
-    apply_fn: Callable[..., Any] = eqx.field(static=True)
-
-    def __call__(self, params: Any) -> Any:
-        return self.apply_fn, params
-
-
-def _collections(params: Any) -> tuple[str, ...]:
-    """Flax Linen keeps what is learned in the collection "params"."""
-    if not isinstance(params, Mapping) or "params" not in params:
-        return ()
-    return tuple(n for n in named_leaves(params) if not n.startswith("params/"))
-
-
-class _NNX(eqx.Module):
-    """A Flax NNX module as a function of a flat dictionary of its arrays."""
-
-    graph: Any = eqx.field(static=True)
-    treedef: Any = eqx.field(static=True)
-    names: tuple[str, ...] = eqx.field(static=True)
-
-    def rebuild(self, params: Mapping[str, Any]) -> Any:
-        """The module with these arrays."""
-        nnx = sys.modules["flax.nnx"]
-        leaves = [params[name] for name in self.names]
-        return nnx.merge(self.graph, jax.tree.unflatten(self.treedef, leaves))
-
-    def apply(self, params: Mapping[str, Any], x: Any) -> Any:
-        """Outputs for a batch."""
-        return self.rebuild(params)(x)
-
-
-def _open_nnx(nnx: Any, model: Any) -> tuple[Any, Callable, Callable, tuple[str, ...]]:
-    graph, state = nnx.split(model)
-    learned = set(_nnx_names(nnx.state(model, nnx.Param)))
-    names = _nnx_names(state)
-    leaves, treedef = jax.tree.flatten(state)
-    network = _NNX(graph, treedef, tuple(names))
-    params = dict(zip(names, leaves, strict=True))
-    frozen = tuple(name for name in names if name not in learned)
-    return params, network.apply, network.rebuild, frozen
-
-
-def _nnx_names(state: Any) -> list[str]:
-    return [name.removesuffix("/value") for name in named_leaves(state)]
+def _fan_ins_of(model: Any, opened: OpenedModel) -> dict[str, int | float]:
+    """Fan-ins by path name, as far as types, names and shapes tell."""
+    fans = fan_ins(opened.params, opened.kind == "equinox")
+    if opened.kind == "nnx":
+        fans |= nnx_fan_ins(sys.modules["flax.nnx"], model)
+    return fans
 
 
 def _describe(params: Any) -> str:

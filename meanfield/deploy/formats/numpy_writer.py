@@ -37,7 +37,7 @@ def save_numpy(path: str | os.PathLike, graph: Graph) -> None:
 
 def runtime_source() -> str:
     """The text of the NumPy runtime."""
-    folder = importlib.resources.files("meanfield.deploy.formats.formats")
+    folder = importlib.resources.files("meanfield.deploy.formats")
     return (folder / RUNTIME).read_text(encoding="utf-8")
 
 

@@ -1,19 +1,18 @@
-"""A network of any kind seen as named arrays and a function of a batch.
+"""A network of any framework as named arrays and a function of a batch.
 
-An Equinox module, a Flax NNX module, and a pair ``(apply_fn, params)`` differ in how
-they are called and taken apart. Everything after this module sees one shape of thing.
+What ships runs in inference mode, and its arrays may shrink.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.ensemble.frameworks import open_model
 from meanfield.trees import map_named, named_leaves
 
 from .sizes import resize_equinox, resize_nnx, resized_apply
@@ -42,28 +41,27 @@ class Network:
 
 
 def as_network(model: Any) -> Network:
-    """Take a model apart.
+    """Take a model apart, for running in inference mode.
 
     Args:
         model: an Equinox module (acts on one example), a Flax NNX module or a pair
             ``(apply_fn, params)`` (these take the batch).
 
     Raises:
-        ValueError: the model is none of these.
+        UnknownModelError: the model is none of these.
     """
     if isinstance(model, Network):
         return model
-    if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
-        return _from_function(*model)
-    if isinstance(model, eqx.Module):
-        return _from_equinox(model)
-    if _is_nnx(model):
-        return _from_nnx(model)
-    raise ValueError(
-        "`model` must be an Equinox module, a Flax NNX module or a pair "
-        f"(apply_fn, params); got {type(model).__name__}. Wrap a plain function as "
-        "(apply_fn, params) with apply_fn(params, x) on a batch x."
-    )
+    opened = open_model(model)
+    numbers = {k: v for k, v in named_leaves(opened.params).items() if is_array(v)}
+
+    def apply(arrays: Arrays, x: Any) -> Any:
+        return opened.inference_fn(put_arrays(opened.params, arrays), x)
+
+    def rebuild(arrays: Arrays) -> Any:
+        return _RESIZED[opened.kind](opened.rebuild(put_arrays(opened.params, arrays)))
+
+    return Network(numbers, apply, rebuild)
 
 
 def put_arrays(tree: Any, arrays: Arrays) -> Any:
@@ -88,58 +86,14 @@ def is_array(leaf: Any) -> bool:
     )
 
 
-def _numbers(tree: Any) -> dict[str, Any]:
-    return {k: leaf for k, leaf in named_leaves(tree).items() if is_array(leaf)}
+def _resize_pair(pair: tuple[Callable[..., Any], Any]) -> Any:
+    apply_fn, params = pair
+    return resized_apply(apply_fn), params
 
 
-def _from_equinox(model: Any) -> Network:
-    def apply(arrays: Arrays, x: Any) -> Any:
-        # Dropout and its kin must be silent in a network that ships.
-        network = eqx.nn.inference_mode(put_arrays(model, arrays))
-        return jax.vmap(network)(x)
-
-    def rebuild(arrays: Arrays) -> Any:
-        return resize_equinox(put_arrays(model, arrays))
-
-    return Network(_numbers(model), apply, rebuild)
-
-
-def _from_function(apply_fn: Callable[..., Any], params: Any) -> Network:
-    def apply(arrays: Arrays, x: Any) -> Any:
-        return apply_fn(put_arrays(params, arrays), x)
-
-    def rebuild(arrays: Arrays) -> Any:
-        return resized_apply(apply_fn), put_arrays(params, arrays)
-
-    return Network(_numbers(params), apply, rebuild)
-
-
-def _is_nnx(model: Any) -> bool:
-    # An object of Flax can exist only where Flax is installed.
-    if not any(base.__module__.startswith("flax.nnx") for base in type(model).__mro__):
-        return False
-    from flax import nnx
-
-    return isinstance(model, nnx.Module)
-
-
-def _from_nnx(model: Any) -> Network:
-    from flax import nnx
-
-    definition, state = nnx.split(model)
-    pure = nnx.to_pure_dict(state)
-
-    def merged(arrays: Arrays) -> Any:
-        filled = jax.tree.map(lambda leaf: leaf, state)
-        nnx.replace_by_pure_dict(filled, put_arrays(pure, arrays))
-        return nnx.merge(definition, filled)
-
-    def apply(arrays: Arrays, x: Any) -> Any:
-        network = merged(arrays)
-        network.eval()
-        return network(x)
-
-    def rebuild(arrays: Arrays) -> Any:
-        return resize_nnx(merged(arrays))
-
-    return Network(_numbers(pure), apply, rebuild)
+# The sizes that a framework keeps beside its arrays, brought in line with them.
+_RESIZED: dict[str, Callable[[Any], Any]] = {
+    "equinox": resize_equinox,
+    "nnx": resize_nnx,
+    "function": _resize_pair,
+}
