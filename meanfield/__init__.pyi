@@ -11,11 +11,8 @@ from . import (
     prediction as prediction,
     propagation as propagation,
 )
-from .credit.labels import (
-    ConnectionLabels as ConnectionLabels,
-    Label as Label,
-    label_connections as label_connections,
-)
+from .credit.labelling import label_connections as label_connections
+from .credit.labels import ConnectionLabels as ConnectionLabels, Label as Label
 from .ensemble.ensemble import Ensemble as Ensemble
 from .games.shapley import shapley_values as shapley_values
 from .interop import numpyro as numpyro

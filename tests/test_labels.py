@@ -11,7 +11,8 @@ from scipy.stats import norm
 
 import meanfield as mf
 from meanfield.credit.connections import connections, write_connections
-from meanfield.credit.labels import Label, label, label_connections, mean_entropy
+from meanfield.credit.labelling import label_connections
+from meanfield.credit.labels import Label, label, mean_entropy
 
 I, A, V = Label.IMPORTANT, Label.ABSENT, Label.VARIABLE
 

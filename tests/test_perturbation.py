@@ -9,7 +9,8 @@ from scipy import stats
 
 import meanfield as mf
 from meanfield.credit import perturbation as module
-from meanfield.credit.labels import ConnectionLabels, Label, label_connections
+from meanfield.credit.labelling import label_connections
+from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.credit.perturbation import perturb_connections
 
 KEY = jax.random.key(7)

@@ -1,10 +1,8 @@
+from .certificates import Certificate as Certificate
 from .inclusion import (
     inclusion_gradients as inclusion_gradients,
     probabilistic_values as probabilistic_values,
 )
-from .labels import (
-    ConnectionLabels as ConnectionLabels,
-    Label as Label,
-    label_connections as label_connections,
-)
+from .labelling import label_connections as label_connections
+from .labels import ConnectionLabels as ConnectionLabels, Label as Label
 from .perturbation import perturb_connections as perturb_connections

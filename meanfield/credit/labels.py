@@ -1,5 +1,7 @@
 r"""Labels of connections: important, absent, variable.
 
+By the posterior alone (the certified rule is in `meanfield.credit.certificates`):
+
 | label       | exact rule       | with a tolerance τ                        | paper |
 |-------------|------------------|-------------------------------------------|-------|
 | `IMPORTANT` | π = 0 and Ξ = 0  | π ≤ τ and P(sign of the slab flips) ≤ τ   | VIP   |
@@ -17,22 +19,17 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int8, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int8
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
-from .never_learned import silent_connections
-
-# π ≤ 0.1 is the published threshold for important connections where no exact zeros
-# occur (the recurrent follow-up, Zou, Li & Huang, arXiv:2102.03740, its code).
-TOLERANCE = 0.1
+from .certificates import Certificate
 
 Fractions = dict[str, float]
 
@@ -51,16 +48,27 @@ class ConnectionLabels:
 
     Attributes:
         labels: an int8 array of `Label` for every random weight, by path name.
-        tolerance: τ of the rule; 0 is the exact rule.
-        chosen: "given" by the caller, or how τ was chosen, in words.
+        tolerance: τ of the posterior rule, 0 the exact one; None of the certified rule.
+        chosen: "given" by the caller, or how the rule was chosen, in words.
         never_learned: for every weight, where the gradient is exactly zero on all the
-            data; None when no data was given.
+            data that was asked; None when no data was given.
+        certificate: what the certified labels promise; None of the other rules.
+        values: of the certified rule, the credit φ of every connection: what the payoff
+            loses with it where half of the others are there.
+        rms: likewise, the root mean square over examples of ∂ ln P/∂q.
+        inclusion_prob: 1 − π of every connection; empty if the rule gives none.
     """
 
     labels: dict[str, Int8[np.ndarray, "..."]]
-    tolerance: float
+    tolerance: float | None
     chosen: str
     never_learned: dict[str, Bool[np.ndarray, "..."]] | None = None
+    certificate: Certificate | None = None
+    values: dict[str, Float[np.ndarray, "..."]] | None = None
+    rms: dict[str, Float[np.ndarray, "..."]] | None = None
+    inclusion_prob: Mapping[str, Float[np.ndarray, "..."]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -125,85 +133,6 @@ class ConnectionLabels:
         return self.never_learned
 
 
-def label_connections(
-    ensemble: Ensemble,
-    *,
-    tolerance: float | int | None = None,
-    data: Any = None,
-    key: PRNGKeyArray | None = None,
-    num_samples: int = 1,
-    batch_size: int = 1024,
-) -> ConnectionLabels:
-    r"""Label every connection important, absent or variable.
-
-        important  π ≤ τ and Φ(−|m|/√Ξ) ≤ τ      absent  π ≥ 1 − τ      else variable
-
-    τ = 0 is the exact rule of the paper: π = 0 and Ξ = 0, π = 1, the rest.
-
-    Without `tolerance` the ensemble itself decides, as a whole: if π = 0 or Ξ = 0
-    holds exactly anywhere, τ = 0; else τ = 0.1. The projected parametrization (and an
-    untrained start) has such zeros; logit π and ln √Ξ would have to pass −100 for one.
-    The result says what was chosen in `.chosen`. A run with a prior keeps Ξ above a
-    floor even when projected: pass `tolerance` there to see important connections.
-
-    A connection whose gradient is exactly zero on all the data, because its input is
-    always zero (a black pixel, a dead unit) or its output never matters, stays
-    where it started and says nothing about learning: with `data` these are told apart.
-    A constant input other than zero does teach its connections; they act as biases.
-
-    Args:
-        ensemble: a trained ensemble.
-        tolerance: τ in [0, 0.5), a probability; None chooses as said above.
-        data: inputs x (no targets), such as those trained on. Optional.
-        key: a `jax.random.key` for the noise; needed with `data`.
-        num_samples: noise draws for each example of `data`. A unit that fires in none
-            of them counts as dead.
-        batch_size: examples of `data` in memory at once.
-
-    Returns:
-        `ConnectionLabels`: labels, counts and fractions by layer and overall.
-
-    Raises:
-        ValueError: `tolerance` out of range, `data` without `key`, or data that the
-            network cannot take.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, meanfield as mf
-        >>> weight = mf.SpikeSlab([[0.0, 1.0, 0.5]], [[2.0, 2.0, 2.0]], [[0.0] * 3])
-        >>> network = lambda params, x: x @ params["w"]
-        >>> ensemble = mf.Ensemble.from_model(
-        ...     (network, {"w": jnp.ones((1, 3))}), initial=lambda *_: weight)
-        >>> mf.label_connections(ensemble).labels["w"].tolist()
-        [[0, 1, 2]]
-
-    References:
-        Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
-    """
-    require(
-        tolerance is None or 0 <= tolerance < 0.5,
-        "`tolerance` must lie in [0, 0.5), beyond it a connection could be absent and "
-        f"important at once; got {tolerance}. 0 is the exact rule.",
-    )
-    weights = ensemble.weights()
-    chosen = "given"
-    if tolerance is None:
-        tolerance, chosen = _choose(weights)
-    labels = {
-        name: np.asarray(_label(weight, tolerance)) for name, weight in weights.items()
-    }
-    never_learned = None
-    if data is not None:
-        if key is None:
-            raise ValueError(
-                "`key` is needed with `data`, for the noise of the ensemble; pass "
-                "key=jax.random.key(seed)."
-            )
-        never_learned = silent_connections(
-            ensemble, data, key=key, num_samples=num_samples, batch_size=batch_size
-        )
-    return ConnectionLabels(labels, tolerance, chosen, never_learned)
-
-
 def label(weight: SpikeSlab, tolerance: float = 0.0) -> Int8[Array, "*shape"]:
     """Labels of one array of weights, for use under `jit`.
 
@@ -265,19 +194,7 @@ def mean_entropy(
 
 
 # One program for each shape, instead of one for each operation.
-_label = eqx.filter_jit(label)
 _entropy = eqx.filter_jit(SpikeSlab.entropy)
-
-
-def _choose(weights: Mapping[str, SpikeSlab]) -> tuple[float, str]:
-    exact = any(
-        bool((np.asarray(part) == 0).any())
-        for weight in weights.values()
-        for part in (weight.spike_prob, weight.slab_var)
-    )
-    if exact:
-        return 0.0, "exact: some connection has π = 0 or Ξ = 0"
-    return TOLERANCE, "tolerance: no connection has π = 0 or Ξ = 0"
 
 
 def _counts(labels: np.ndarray) -> dict[str, int]:

@@ -16,7 +16,8 @@ import numpy as np
 from meanfield import plots
 from meanfield.checks import require
 from meanfield.credit.connections import write_connections
-from meanfield.credit.labels import label_connections, mean_entropy
+from meanfield.credit.labelling import label_connections
+from meanfield.credit.labels import mean_entropy
 from meanfield.data import Dataset, load
 from meanfield.deploy.formats.archive import load_archive
 from meanfield.deploy.formats.formats import Exported

@@ -19,7 +19,7 @@ from sklearn.utils.validation import (
 )
 
 from meanfield.checks import require
-from meanfield.credit.labels import label_connections
+from meanfield.credit.labelling import label_connections
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.networks import mlp
 from meanfield.learning.fit import fit

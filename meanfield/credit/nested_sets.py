@@ -1,0 +1,157 @@
+r"""Nested sets of connections, tested one after the other.
+
+The sets grow along an order. H_k says of the k-th that the payoff falls by more than ε
+(or, of the important ones, by less than the share that matters). The H_k are tested in
+a sequence that was fixed before the certifying examples were looked at, each at level
+α, and the first that is not rejected ends the tests. If H_j is the first true one of
+the sequence, some true one is rejected only when H_j is: with probability at most α.
+No correction for the number of tests is needed.
+
+References:
+    Rosenbaum 2008, Biometrika 95:248 (testing hypotheses in order).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from . import bounds
+from .removal import Ranks
+
+# What is gone when the important ones go, as a part of v(N) − v(∅): most of it.
+SHARE = 0.8
+# Sizes of the sets that are tested, in units of what the choosing half suggests.
+STEPS = (8.0, 4.0, 2.8, 2.0, 1.6, 1.35, 1.2, 1.1, 1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5)
+GRID = 0.9
+
+Without = Callable[[Ranks, int], np.ndarray]
+
+
+def ranks_of(scores: Mapping[str, np.ndarray]) -> Ranks:
+    """The place of every connection in the rising order of all, ties as they come."""
+    flat = np.concatenate([np.ravel(score) for score in scores.values()])
+    ranks = np.empty(flat.size, np.int32)
+    ranks[np.argsort(flat, kind="stable")] = np.arange(flat.size, dtype=np.int32)
+    cuts = np.cumsum([score.size for score in scores.values()])[:-1]
+    parts = np.split(ranks, cuts)
+    return {
+        name: part.reshape(score.shape)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+class NestedSets:
+    """Both searches: what the choosing half suggests is tested on the other.
+
+    Args:
+        choosing: payoffs of the choosing examples, from an order and a size.
+        certifying: the same of the certifying examples.
+        total: number of connections.
+        alpha: level of each search.
+        exact: payoffs are 0 or 1, for the exact bound.
+    """
+
+    def __init__(
+        self,
+        choosing: Without,
+        certifying: Without,
+        total: int,
+        alpha: float,
+        exact: bool,
+    ):
+        self.choosing, self.certifying = choosing, certifying
+        self.total, self.alpha, self.exact = total, alpha, exact
+
+    def removable(self, ranks: Ranks, epsilon: float) -> tuple[int, float, str]:
+        """The largest certified size, the bound on its loss, and the verdict."""
+        self.full = self.certifying(ranks, 0)
+        self.empty = self.certifying(ranks, self.total)
+        number = len(self.full)
+        needed = bounds.examples_needed(epsilon, self.alpha, exact=self.exact)
+        if number < needed:
+            return (
+                0,
+                math.nan,
+                f"cannot tell what is absent: {number} examples certify, too few for "
+                f"`epsilon` = {epsilon:g} at this level, which takes {needed}",
+            )
+        whole = self.choosing(ranks, 0).mean()
+
+        def fits(kept: int) -> bool:
+            loss = whole - self.choosing(ranks, self.total - kept).mean()
+            return bool(loss <= epsilon)
+
+        suggested = _smallest(fits, self.total)
+        best, bound = 0, math.nan
+        for kept in _sequence(suggested, self.total):
+            lost = self.full - self.certifying(ranks, self.total - kept)
+            upper = bounds.upper_bound(lost, self.alpha, exact=self.exact)
+            if upper > epsilon:
+                break
+            best, bound = self.total - kept, upper
+        if best == 0:
+            return 0, math.nan, f"nothing can be removed within {epsilon:g}"
+        all_ = "all" if best == self.total else f"{best:,}"
+        return best, bound, f"{all_} of {self.total:,} can be removed at once"
+
+    def carrying(self, ranks: Ranks, num_absent: int) -> tuple[int, float, str]:
+        """The smallest certified size, the bound on what it costs, and the verdict."""
+        most = self.total - num_absent
+        if most == 0:
+            return 0, math.nan, "nothing is important, for all can go"
+        whole, none = self.choosing(ranks, 0), self.choosing(ranks, self.total)
+
+        def carries(size: int) -> bool:
+            left = self.choosing(ranks, size).mean()
+            return bool(left <= _left(whole, none).mean())
+
+        best, bound = 0, math.nan
+        for size in _sequence(_smallest(carries, most), most):
+            after = self.certifying(ranks, size)
+            above = after - _left(self.full, self.empty)
+            if bounds.upper_bound(above, self.alpha, exact=False) > 0:
+                break
+            best = size
+            bound = -bounds.upper_bound(after - self.full, self.alpha, exact=False)
+        if best == 0:
+            return (
+                0,
+                math.nan,
+                "cannot tell what is important: removing all that is not absent does "
+                f"not surely cost {SHARE:g} of v(N) − v(∅) = "
+                f"{float((self.full - self.empty).mean()):.3g}",
+            )
+        return best, bound, f"the payoff rests on {best:,}"
+
+    def mean_without(self, masks: Mapping[str, np.ndarray]) -> float:
+        """Mean payoff on the certifying half without the connections of a mask."""
+        ranks = {name: (~mask).astype(np.int32) for name, mask in masks.items()}
+        return float(self.certifying(ranks, 1).mean())
+
+
+def _left(full: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    """The payoff of every example when the share that matters is gone."""
+    return full - SHARE * (full - empty)
+
+
+def _smallest(holds: Callable[[int], bool], total: int) -> int:
+    """A size where a property begins to hold as sizes grow, on a geometric grid."""
+    sizes = [total]
+    while sizes[-1] > 1:
+        sizes.append(max(1, min(sizes[-1] - 1, round(GRID * sizes[-1]))))
+    low, high = 0, len(sizes) - 1  # sizes[low] is taken to hold.
+    if holds(sizes[high]):
+        return sizes[high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(sizes[middle]) else (low, middle)
+    return sizes[low]
+
+
+def _sequence(suggested: int, total: int) -> Sequence[int]:
+    """Falling sizes around the suggested one, beginning with the largest."""
+    sizes = {total, *(round(step * suggested) for step in STEPS)}
+    if suggested == 1:
+        sizes.add(0)
+    return sorted((size for size in sizes if size <= total), reverse=True)
