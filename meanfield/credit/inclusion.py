@@ -26,7 +26,7 @@ from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.games.evaluation import Evaluator, ValueFunction, check_game
 from meanfield.games.exact import MAX_PLAYERS, all_coalitions
-from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.propagation import mean_field
 from meanfield.spikeslab import SpikeSlab
@@ -123,10 +123,7 @@ def inclusion_gradients(
         >>> found["layers/0/weight"].shape
         (4, 2)
     """
-    pair = array_data(data)
-    if pair is None:
-        raise TypeError("`data` must be a pair of arrays (x, y).")
-    x, y = pair
+    x, y = array_pair(data)
     check_batch(ensemble, likelihood, x, y)
     require(
         payoff != "accuracy",

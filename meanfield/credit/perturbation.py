@@ -35,7 +35,7 @@ from scipy import stats
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.prediction.predictive import base_of, is_binary, is_categorical
@@ -145,9 +145,7 @@ def perturb_connections(
     References:
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
-    pair = array_data(data)
-    require(pair is not None, "`data` must be a pair of arrays (x, y).")
-    x, y = pair  # type: ignore[misc]
+    x, y = array_pair(data)
     weights = ensemble.weights()
     layers = tuple(weights) if layers is None else tuple(layers)
     _check(weights, labels, layers, fractions, arms, num_samples, absent_std)

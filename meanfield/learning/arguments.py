@@ -11,7 +11,7 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 
-from .batches import array_data, check_augment, check_batch
+from .batches import array_data, array_pair, check_augment, check_batch
 from .training import Weighted
 
 
@@ -103,7 +103,7 @@ def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any
         patience is None or (patience >= 1 and validation is not None),
         f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
     )
-    return None if validation is None else array_data(validation, name="validation")
+    return None if validation is None else array_pair(validation, name="validation")
 
 
 def _check_compute(accumulate, compute_dtype) -> Any:

@@ -17,7 +17,7 @@ from .targets import check_targets
 CHUNK = 8192
 
 
-def array_data(data: Any, name: str = "data") -> tuple[Any, Any] | None:
+def array_data(data: Any) -> tuple[Any, Any] | None:
     """Inputs and targets as arrays, or None when `data` is an iterable of batches.
 
     Raises:
@@ -25,13 +25,29 @@ def array_data(data: Any, name: str = "data") -> tuple[Any, Any] | None:
             NaN or infinite (the first is named).
         TypeError: `data` is neither.
     """
+    batches = callable(data) or hasattr(data, "__iter__")
+    if batches and not (isinstance(data, tuple) and len(data) == 2):
+        return None
+    return array_pair(data, hint="An iterable of such batches will do as well.")
+
+
+def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]:
+    """Inputs and targets as arrays, of the same number of examples.
+
+    Args:
+        data: a pair (x, y).
+        name: what the caller calls it, for the message.
+        hint: what else to do, for the message.
+
+    Raises:
+        ValueError: there are no examples, the two differ in number, or a feature is
+            NaN or infinite (the first is named).
+        TypeError: `data` is no pair.
+    """
     if not (isinstance(data, tuple) and len(data) == 2):
-        if name == "data" and (callable(data) or hasattr(data, "__iter__")):
-            return None
         raise TypeError(
-            f"`{name}` must be a pair of arrays (x, y)"
-            + (" or an iterable of such batches" if name == "data" else "")
-            + f"; got {type(data).__name__}."
+            f"`{name}` must be a pair of arrays (x, y); got {type(data).__name__}. "
+            f"{hint}".rstrip()
         )
     x = input_arrays(data[0], f"{name}` inputs `x")
     y = jax.tree.map(_array, data[1])
@@ -158,8 +174,7 @@ def iterate(data: Any, epoch: int) -> Iterator[tuple[Any, Any]]:
             f"`data` must give (x, y) batches; batch {number} is a "
             f"{type(batch).__name__}.",
         )
-        x, y = array_data(tuple(batch), name=f"data batch {number}") or (None, None)
-        yield x, y
+        yield array_pair(tuple(batch), name=f"data batch {number}")
 
 
 def _array(value: Any) -> Any:

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from meanfield.checks import require
 from meanfield.credit.payoffs import choose_payoff, payoff_measure
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.sharding import Layout, come_home
 from meanfield.program.steps import trace
@@ -293,9 +293,7 @@ class NeuronGame:
 
 
 def _checked_data(ensemble: Ensemble, likelihood: Any, data: Any) -> tuple[Any, Any]:
-    pair = array_data(data)
-    if pair is None:
-        raise TypeError("`data` must be a pair of arrays (x, y).")
+    pair = array_pair(data)
     check_batch(ensemble, likelihood, *pair)
     return pair
 

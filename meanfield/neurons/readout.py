@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.batches import array_data
+from meanfield.learning.batches import array_pair
 from meanfield.program.steps import Program, trace
 from meanfield.program.units import Reading, find_units, weight_axis
 from meanfield.spikeslab import SpikeSlab
@@ -65,10 +65,7 @@ def readout_values(
         >>> mf.neurons.readout_values(ensemble, "layers/0", (x, x[:, 0])).shape
         (4,)
     """
-    pair = array_data(data)
-    if pair is None:
-        raise TypeError("`data` must be a pair of arrays (x, y).")
-    x, y = pair
+    x, y = array_pair(data)
     require(
         replacement in ("mean", "zero"),
         f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",

@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import (
-    array_data,
+    array_pair,
     check_batch,
     check_inputs,
     input_arrays,
@@ -124,10 +124,7 @@ def evaluate(
         >>> mf.evaluate(ensemble, data, key=jax.random.key(2)).accuracy <= 1
         True
     """
-    pair = array_data(data)
-    if pair is None:
-        raise TypeError("`data` must be a pair of arrays (x, y); got an iterable.")
-    x, y = pair
+    x, y = array_pair(data)
     check_batch(ensemble, likelihood, x, y)
     means = average(
         ensemble,

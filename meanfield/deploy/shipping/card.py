@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.credit.labels import Label
+
 _PACKAGES = ("meanfield", "jax", "numpy", "onnx", "onnxruntime", "safetensors")
-# The codes of `mf.Label`.
-_LABELS = ("important", "absent", "variable")
+_LABELS = tuple(label.name.lower() for label in Label)
 
 
 def versions() -> dict[str, str]:
@@ -30,7 +31,7 @@ def label_fractions(labels: Mapping[str, Any] | None) -> dict[str, dict[str, flo
     arrays = {name: np.asarray(codes).ravel() for name, codes in labels.items()}
     arrays["all"] = np.concatenate(list(arrays.values()))
     return {
-        name: {word: float((codes == i).mean()) for i, word in enumerate(_LABELS)}
+        name: {label.name.lower(): float((codes == label).mean()) for label in Label}
         for name, codes in arrays.items()
     }
 

@@ -22,13 +22,12 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
+from meanfield.credit.labels import Label
 from meanfield.deploy.graph.network import as_network
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.spikeslab import SpikeSlab
 
 RULES = ("draw", "labels", "median", "coalition")
-# The codes of `mf.Label`, which lives in a room this one does not import.
-_IMPORTANT, _ABSENT = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +118,9 @@ def sample_subnetworks(
         f"`key` is needed for the rule {rule!r}; pass key=jax.random.key(seed).",
     )
     assert key is not None
-    laws, masks = ensemble, None
+    source, masks = ensemble, None
     if rule == "labels":
-        laws = ensemble.with_weights(_fixed_by_labels(ensemble.weights(), labels))
+        source = ensemble.with_weights(_fixed_by_labels(ensemble.weights(), labels))
     if rule == "coalition":
         require(
             bool(coalition),
@@ -130,7 +129,7 @@ def sample_subnetworks(
         )
         masks = {name: np.asarray(mask) for name, mask in (coalition or {}).items()}
     keys = [jax.random.fold_in(key, i) for i in range(num_networks)]
-    return [_describe(ensemble, laws.sample(k), rule, k, masks) for k in keys]
+    return [_describe(ensemble, source.sample(k), rule, k, masks) for k in keys]
 
 
 def hash_masks(masks: Mapping[str, np.ndarray]) -> str:
@@ -150,7 +149,7 @@ def _median(name: str, weight: SpikeSlab) -> Any:
 def _fixed_by_labels(
     weights: Mapping[str, SpikeSlab], labels: Any
 ) -> dict[str, SpikeSlab]:
-    """The laws with π = 0 for important and π = 1 for absent connections."""
+    """The distributions with π = 0 for important and π = 1 for absent connections."""
     arrays = getattr(labels, "labels", labels)
     require(
         isinstance(arrays, Mapping) and set(arrays) == set(weights),
@@ -168,8 +167,8 @@ def _fixed_by_labels(
         )
         # Connections that share a spike come with the first important one, and go
         # when all are absent.
-        important = (codes == _IMPORTANT).any(weight.shared, keepdims=True)
-        absent = (codes == _ABSENT).all(weight.shared, keepdims=True)
+        important = (codes == Label.IMPORTANT).any(weight.shared, keepdims=True)
+        absent = (codes == Label.ABSENT).all(weight.shared, keepdims=True)
         spike = jnp.where(important, 0, weight.spike_prob)
         spike = jnp.where(absent, 1, spike)
         fixed[name] = SpikeSlab(spike, weight.slab_mean, weight.slab_var)

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.spikeslab import SpikeSlab
@@ -64,10 +64,7 @@ def to_arviz(
         >>> dict(found["log_likelihood"].sizes)["example"]
         5
     """
-    pair = array_data(data)
-    if pair is None:
-        raise TypeError("`data` must be a pair of arrays (x, y); got an iterable.")
-    x, y = pair
+    x, y = array_pair(data)
     check_batch(ensemble, likelihood, x, y)
     require(
         num_chains >= 1 and num_samples >= num_chains and num_samples % num_chains == 0,

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.batches import array_data, check_batch
+from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.fit import fit
 from meanfield.learning.likelihoods import Categorical
 from meanfield.neurons.features import coalition_features
@@ -235,13 +235,11 @@ def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
 def _hold_out(data: Any, held_out: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
     """Examples to learn from, and those that the games are played on."""
     if isinstance(held_out, tuple):
-        return data, array_data(held_out, name="held_out")
-    pair = array_data(data)
-    if pair is None:
-        raise TypeError(
-            "`data` must be a pair of arrays (x, y) for a part of it to be held out; "
-            "got an iterable of batches. Pass other examples as `held_out=(x, y)`."
-        )
+        return data, array_pair(held_out, name="held_out")
+    pair = array_pair(
+        data,
+        hint="A part of it is held out; or pass other examples as `held_out=(x, y)`.",
+    )
     count = len(jax.tree.leaves(pair[0])[0])
     part = round(held_out * count) if 0 < held_out < 1 else 0
     require(
