@@ -26,7 +26,7 @@ nb_execution_mode = "auto"
 nb_execution_excludepatterns = ["*.ipynb"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
-nb_merge_streams = True
+nb_output_stderr = "remove"
 exclude_patterns = ["build"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 copybutton_exclude = ".linenos, .gp, .go"
@@ -38,6 +38,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_sidebars = {"gallery": [], "index": []}
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,

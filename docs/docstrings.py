@@ -51,15 +51,18 @@ def markdown(text: str, links: Mapping[str, str]) -> str:
         text: the docstring, its common indentation removed.
         links: the full name of everything that a name in backticks links to.
     """
-    prose, fields = [], []
+    before, fields, after = [], [], []
     for heading, body in sections(text):
         if heading in LISTS:
             fields += [_field(FIELDS[heading], *item) for item in items(body)]
         elif heading in FIELDS:
             fields.append(_field(FIELDS[heading], "", body.strip()))
+        elif heading:
+            after.append(f"**{heading}**\n\n{body}")
         else:
-            prose.append(f"**{heading}**\n\n{body}" if heading else body)
-    return _linked(_fenced("\n\n".join(prose + ["\n".join(fields)])), links)
+            (after if fields else before).append(body)
+    parts = [*before, "\n".join(fields), *after]
+    return _linked(_fenced("\n\n".join(parts)), links)
 
 
 def _field(kind: str, name: str, text: str) -> str:

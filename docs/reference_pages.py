@@ -22,6 +22,9 @@ from public import docstring, namespaces, public_methods, public_names
 
 from meanfield.cli import app
 
+# The order in which the names at the top are explained; others follow.
+ROOMS = ("spikeslab", "propagation", "ensemble", "learning", "prediction", "credit")
+
 
 def write_reference(folder: Path) -> None:
     """Write a page for `meanfield`, one for each namespace, and the command line's."""
@@ -52,20 +55,23 @@ def documented(name: str) -> bool:
 
 def top_page(members: list[str]) -> str:
     """The page of the names at the top of the package, by what they are about."""
-    rooms: dict[str, list[str]] = {}
+    rooms: dict[str, list[str]] = {room: [] for room in ROOMS}
     for name in members:
-        module = getattr(public_names()[name], "__module__", "meanfield.other")
-        rooms.setdefault(module.split(".")[1], []).append(name)
-    parts = [
-        "# The top of `meanfield`",
-        "```{py:module} meanfield\n```",
-        table(members),
-    ]
-    for room, inside in rooms.items():
-        package = importlib.import_module(f"meanfield.{room}")
-        title = docstring(package).split("\n")[0].rstrip(".")
-        parts += [f"## {title}", *map(entry, inside)]
+        rooms.setdefault(public_names()[name].__module__.split(".")[1], []).append(name)
+    parts = ["# Top level", "```{py:module} meanfield\n```"]
+    parts.append("Everything here is used as `mf.name` after `import meanfield as mf`.")
+    inside = {room: names for room, names in rooms.items() if names}
+    for room, names in inside.items():
+        parts += [f"**{title(room)}**", table(names)]
+    for room, names in inside.items():
+        parts += [f"## {title(room)}", *map(entry, names)]
     return "\n\n".join(parts)
+
+
+def title(room: str) -> str:
+    """What a package of ours is about: the first line of its docstring."""
+    package = importlib.import_module(f"meanfield.{room}")
+    return docstring(package).split("\n")[0].split(":")[0].rstrip(".")
 
 
 def namespace_page(space: str, members: list[str]) -> str:
@@ -86,7 +92,7 @@ def namespace_page(space: str, members: list[str]) -> str:
 def table(members: list[str]) -> str:
     """The names of a page with the first sentence of each."""
     rows = [f"| {{py:obj}}`{n} <meanfield.{n}>` | {summary(n)} |" for n in members]
-    return "\n".join(["| name | |", "|---|---|", *rows])
+    return "\n".join(["| name | is |", "|---|---|", *rows])
 
 
 def summary(name: str) -> str:
