@@ -32,8 +32,8 @@ from meanfield.data import Dataset, load
 from meanfield.files import atomic_path, write_text
 from meanfield.physics.complexity.measure import NetworkComplexity, measure_complexity
 from meanfield.physics.complexity.recording import layer_activations
-from meanfield.physics.complexity.subnetworks import ComplexityTrace
-from meanfield.physics.renormalization.scaling import ScalingFit, fit_scaling
+from meanfield.physics.complexity.scaling import ScalingFit, fit_scaling
+from meanfield.physics.complexity.trace import ComplexityTrace
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
@@ -147,7 +147,7 @@ def print_layers(
         )
 
 
-def laws(traces, marks, depth: int, key) -> dict[str, ScalingFit]:
+def power_laws(traces, marks, depth: int, key) -> dict[str, ScalingFit]:
     """Scaling of the bits of all hidden layers, and of the last one's dimension."""
     hidden = [f"layers/{index}" for index in range(depth)]
     bits = sum(curves(traces, layer, "marginal") for layer in hidden)
@@ -251,7 +251,7 @@ def main() -> None:
                 )
             title = f"{name}, {depth} hidden layers, {kind} labels, test {score:.2%}"
             print_layers(title, traces, joints)
-            fits = laws(traces, marks, depth, jax.random.key(0))
+            fits = power_laws(traces, marks, depth, jax.random.key(0))
             verdicts += [(name, depth, kind, what, fit) for what, fit in fits.items()]
             saved[f"{name}/{depth}/{kind}"] = {
                 "accuracy": float(score),

@@ -45,7 +45,7 @@ from meanfield.physics.renormalization.fixed_points import (
     fixed_point,
 )
 from meanfield.physics.renormalization.meanfield_map import trajectory
-from meanfield.physics.renormalization.position import (
+from meanfield.physics.renormalization.network_phase import (
     Renormalization,
     analyze_renormalization,
 )
@@ -106,21 +106,21 @@ def simulate(
         m = rng.normal(size=shape) * math.sqrt(slab_mean_var / WIDTH)
         v = slab_var / WIDTH
         bias = rng.normal(size=WIDTH) * math.sqrt(bias_var)
-        a, slope = np.tanh(z), 1 - np.tanh(z[0]) ** 2
+        a, derivative = np.tanh(z), 1 - np.tanh(z[0]) ** 2
         mu = (1 - spike_prob) * m
         if reading == "drawn":
             w = m + math.sqrt(v) * rng.normal(size=shape)
             w = np.where(rng.random(shape) < spike_prob, 0.0, w)
-            z, tangent = a @ w.T + bias, w @ (slope * tangent)
+            z, tangent = a @ w.T + bias, w @ (derivative * tangent)
         elif reading == "mean":
-            z, tangent = a @ mu.T + bias, mu @ (slope * tangent)
+            z, tangent = a @ mu.T + bias, mu @ (derivative * tangent)
         else:
             var = (1 - spike_prob) * (v + spike_prob * m**2)
             spread = np.sqrt(np.square(a) @ var.T)
             noise = rng.normal(size=z.shape)
             z = a @ mu.T + bias + noise * spread
             gain = (noise[0] / np.maximum(spread[0], 1e-300))[:, None]
-            tangent = (mu + gain * var * a[0]) @ (slope * tangent)
+            tangent = (mu + gain * var * a[0]) @ (derivative * tangent)
         rows.append((np.mean(z[0] ** 2), np.mean(z[0] * z[1]), np.mean(tangent**2)))
     return np.array(rows)
 
@@ -146,15 +146,17 @@ def ensemble_checks(draws: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.nd
         total = variances.shared if reading == "mean" else variances.total
         seen = variances.total if reading == "drawn" else variances.shared
         path = trajectory(1.0, 0.4, DEPTH, total, bias_var, "tanh", seen)
-        slopes = [seen * ACTIVATIONS["tanh"].slope_moment(q) for q in path[:-1, 0]]
+        gradients = [
+            seen * ACTIVATIONS["tanh"].derivative_moment(q) for q in path[:-1, 0]
+        ]
         expected = np.stack(
-            [path[:, 0], path[:, 0] * path[:, 1], np.cumprod([1.0, *slopes])], axis=1
+            [path[:, 0], path[:, 0] * path[:, 1], np.cumprod([1.0, *gradients])], axis=1
         )
         errors = runs.std(axis=0, ddof=1) / math.sqrt(draws)
         deviation = np.abs(runs.mean(axis=0) - expected) / errors
         print(
             f"{reading:8s} {spike:.1f}  {slab_var:.1f}  {mean_var:.4f}  "
-            f"{point.slope:.4f}  {point.correlation:.4f}  "
+            f"{point.gradient:.4f}  {point.correlation:.4f}  "
             + " ".join(f"{d:.1f}" for d in deviation[1:].max(axis=0))
         )
         kept[reading] = (expected, runs.mean(axis=0), errors)
@@ -243,7 +245,7 @@ def show_levels(label: str, levels: list[list[EffectiveLayer]]) -> None:
         print(
             f"{label:36s} b = {level[0].block}  σ_w² {middle('weight_var'):7.3f}  σ_b² "
             f"{middle('bias_var'):6.3f}  τ {middle('noise_var'):6.3f}  χ₁ "
-            f"{middle('slope'):6.3f}  R² {middle('r_squared'):.3f}  good {good}/"
+            f"{middle('gradient'):6.3f}  R² {middle('r_squared'):.3f}  good {good}/"
             f"{len(level)}"
         )
 
@@ -386,7 +388,7 @@ def main() -> None:
     print("\nflow of (1.7, 0.05), tanh, b = 2: σ_w², σ_b², χ₁, ξ")
     for layer in flow:
         print(
-            f"  {layer.weight_var:.4f}  {layer.bias_var:.4f}  {layer.slope:.4f}  "
+            f"  {layer.weight_var:.4f}  {layer.bias_var:.4f}  {layer.gradient:.4f}  "
             f"{layer.depth_scale:.3f}"
         )
     checks = ensemble_checks(settings.draws)

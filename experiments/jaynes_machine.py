@@ -29,7 +29,7 @@ import meanfield as mf
 from meanfield.ensemble.jaynes import critical_initialize, jaynes_initialize
 from meanfield.ensemble.networks import mlp
 from meanfield.physics.microstructure.arbitrage import arbitrage_between_layers
-from meanfield.physics.microstructure.verdicts import (
+from meanfield.physics.microstructure.lognormal_fit import (
     Microstructure,
     analyze_microstructure,
     fit_microstructure,
@@ -139,10 +139,10 @@ def show(name: str, fits: dict[str, Microstructure], kinds: tuple[str, ...]) -> 
 
 
 def null_table() -> None:
-    """The verdict on laws that are known."""
+    """The verdict on known distributions."""
     rng = np.random.default_rng(0)
     gaussian = rng.normal(size=NULL_SIZE)
-    laws = {
+    known = {
         "gaussian": gaussian,
         "laplace": rng.laplace(size=NULL_SIZE),
         "student-3": rng.standard_t(3, size=NULL_SIZE),
@@ -150,8 +150,8 @@ def null_table() -> None:
         "gaussian, |w| < 0.25 rms dropped": gaussian[np.abs(gaussian) >= 0.25],
         "lognormal": rng.lognormal(-3.2225, 0.65, size=NULL_SIZE),
     }
-    fits = {name: fit_microstructure(values) for name, values in laws.items()}
-    show("known laws, n = 200,000", fits, ("values",))
+    fits = {name: fit_microstructure(values) for name, values in known.items()}
+    show("known distributions, n = 200,000", fits, ("values",))
 
 
 def pretrained(folder: Path) -> dict[str, Microstructure]:
@@ -166,7 +166,7 @@ def pretrained(folder: Path) -> dict[str, Microstructure]:
 
 
 def trained_here(name: str, data_dir: Path | None, epochs: int) -> dict:
-    """Networks before and after training, from two initial laws."""
+    """Networks before and after training, from two initial distributions."""
     x, y, x_test, y_test = load_images(name, data_dir)
     sizes = (x.shape[1], *HIDDEN, 10)
     key = jax.random.key(0)

@@ -6,13 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from meanfield import plots
-from meanfield.physics.microstructure.verdicts import (
+from meanfield.physics.microstructure.lognormal_fit import (
     analyze_microstructure,
     fit_microstructure,
 )
 from meanfield.physics.renormalization.fitted_decimation import decimate_network
-from meanfield.physics.renormalization.position import analyze_renormalization
-from meanfield.physics.renormalization.wide_flow import wide_flow, wide_layer
+from meanfield.physics.renormalization.network_phase import analyze_renormalization
 
 
 @pytest.fixture
@@ -79,11 +78,6 @@ def test_flows_are_drawn_in_both_phases(axis):
     starts = [(1.2, 0.05), (1.7609546396, 0.05), (2.0, 0.05)]
     assert plots.decimation_flow(starts, axis) is axis
     assert len(axis.texts) >= 6
-    scale = Figure().add_subplot()
-    flow = wide_flow(wide_layer(1.2, 0.05))
-    assert plots.depth_scale_flow(flow, scale) is scale
-    drawn = scale.get_lines()[0].get_ydata()
-    np.testing.assert_allclose(drawn[:-1] / drawn[1:], 2.0)
 
 
 def test_measured_flows_and_critical_slabs_are_drawn(axis):

@@ -1,9 +1,9 @@
-"""How often the lognormal verdict is wrong: null and true laws, many draws.
+"""How often the lognormal verdict is wrong: null and true distributions, many draws.
 
     python experiments/benchmarks/microstructure_power.py --draws 1000 --sizes 2000
 
-For every law and size it prints the share of each verdict. The target is at most 1 %
-"lognormal" on every null and at least 95 % on the true lognormals.
+For every distribution and size it prints the share of each verdict. The target is at
+most 1 % "lognormal" on every null and at least 95 % on the true lognormals.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from meanfield.keys import numpy_generator
-from meanfield.physics.microstructure.verdicts import fit_microstructure
+from meanfield.physics.microstructure.lognormal_fit import fit_microstructure
 
 MIN_CUT = 0.25
 
@@ -25,7 +25,7 @@ def _gaussian_without_small(rng: np.random.Generator, size: int) -> np.ndarray:
     return draws[np.abs(draws) >= MIN_CUT][:size]
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "gaussian": lambda rng, size: rng.normal(size=size),
     "laplace": lambda rng, size: rng.laplace(size=size),
     "student-3": lambda rng, size: rng.standard_t(3, size=size),
@@ -35,33 +35,42 @@ LAWS = {
     "lognormal-0.65": lambda rng, size: rng.lognormal(-3.2225, 0.65, size=size),
     "lognormal-1.50": lambda rng, size: rng.lognormal(-3.0, 1.50, size=size),
 }
-NULLS = tuple(name for name in LAWS if not name.startswith("lognormal"))
+NULLS = tuple(name for name in DISTRIBUTIONS if not name.startswith("lognormal"))
 
 
-def measure_law(name: str, size: int, draws: int, seed: int) -> dict[str, float]:
-    """Share of each verdict over independent draws of one law."""
+def measure_distribution(
+    name: str, size: int, draws: int, seed: int
+) -> dict[str, float]:
+    """Share of each verdict over independent draws of one distribution."""
     verdicts = collections.Counter()
     for key in jax.random.split(jax.random.key(seed), draws):
         verdicts[
             fit_microstructure(
-                LAWS[name](numpy_generator(key, spawn_key=(1,)), size)
+                DISTRIBUTIONS[name](numpy_generator(key, spawn_key=(1,)), size)
             ).verdict
         ] += 1
     return {verdict: count / draws for verdict, count in verdicts.items()}
 
 
 def main() -> None:
-    """Print one row for every law and size."""
+    """Print one row for every distribution and size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--draws", type=int, default=200, help="draws of every law")
+    parser.add_argument(
+        "--draws", type=int, default=200, help="draws of every distribution"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 200_000])
-    parser.add_argument("--laws", nargs="+", default=list(LAWS), choices=list(LAWS))
+    parser.add_argument(
+        "--distributions",
+        nargs="+",
+        default=list(DISTRIBUTIONS),
+        choices=list(DISTRIBUTIONS),
+    )
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
     for size in settings.sizes:
-        for name in settings.laws:
+        for name in settings.distributions:
             start = time.perf_counter()
-            shares = measure_law(name, size, settings.draws, settings.seed)
+            shares = measure_distribution(name, size, settings.draws, settings.seed)
             wrong = (
                 shares.get("lognormal", 0.0)
                 if name in NULLS

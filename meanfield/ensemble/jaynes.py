@@ -3,9 +3,10 @@ r"""Initial weights taken from the physics: lognormal magnitudes, critical varia
     Jaynes     |w| ~ LN(μ, σ²), random sign,   μ = ½ ln(g/N) − σ²,   so E w² = g/N
     critical   N E[(1 − π)(Ξ + m²)] = σ_w²                       N the fan-in
 
-The first has the law claimed for trained networks with the variance of an ordinary
-initialisation (g = 2 for ReLU); the second puts a spike-and-slab layer at the order to
-chaos transition when σ_w² is its critical value (`fixed_points.critical_weight_var`).
+The first has the distribution claimed for trained networks with the variance of an
+ordinary initialisation (g = 2 for ReLU); the second puts a spike-and-slab layer at the
+order to chaos transition when σ_w² is its critical value
+(`fixed_points.critical_weight_var`).
 """
 
 import math

@@ -1,36 +1,25 @@
-from .complexity.chain import ChainGain as ChainGain, chain_gain as chain_gain
 from .complexity.dimension import (
     EffectiveDimension as EffectiveDimension,
     effective_dimension as effective_dimension,
-    isotropic_dimension as isotropic_dimension,
-    isotropic_participation as isotropic_participation,
-    spectrum_dimensions as spectrum_dimensions,
-)
-from .complexity.entropy import (
-    binary_entropy as binary_entropy,
-    count_entropy as count_entropy,
-    count_entropy_error as count_entropy_error,
-    count_states as count_states,
-    unit_entropies as unit_entropies,
 )
 from .complexity.joint_entropy import (
     JointEntropy as JointEntropy,
     joint_entropy as joint_entropy,
 )
-from .complexity.measure import (
+from .complexity.layer_complexity import (
     LayerComplexity as LayerComplexity,
     NetworkComplexity as NetworkComplexity,
-    measure_complexity as measure_complexity,
 )
+from .complexity.measure import measure_complexity as measure_complexity
 from .complexity.recording import layer_activations as layer_activations
-from .complexity.subnetworks import (
+from .complexity.scaling import ScalingFit as ScalingFit, fit_scaling as fit_scaling
+from .complexity.spread import (
     ComplexitySpread as ComplexitySpread,
-    ComplexityTrace as ComplexityTrace,
     LayerSpread as LayerSpread,
     Spread as Spread,
-    complexity_spread as complexity_spread,
     sampled_complexity as sampled_complexity,
 )
+from .complexity.trace import ComplexityTrace as ComplexityTrace
 from .microstructure.arbitrage import (
     Arbitrage as Arbitrage,
     LayerArbitrage as LayerArbitrage,
@@ -41,32 +30,20 @@ from .microstructure.boltzmann import (
     boltzmann_utility as boltzmann_utility,
     equilibrium_shares as equilibrium_shares,
     hebbian_weights as hebbian_weights,
-    quadratic_utility as quadratic_utility,
     spin_states as spin_states,
 )
-from .microstructure.lognormality import Measures as Measures
-from .microstructure.rivals import FittedLaw as FittedLaw, fit_rivals as fit_rivals
-from .microstructure.utility import (
-    effective_utility as effective_utility,
-    equilibrium_law as equilibrium_law,
-    potential as potential,
-    utility_coefficients as utility_coefficients,
-)
-from .microstructure.verdicts import (
+from .microstructure.lognormal_fit import (
     Microstructure as Microstructure,
     analyze_microstructure as analyze_microstructure,
     fit_microstructure as fit_microstructure,
 )
-from .named_weights import (
-    Tensor as Tensor,
-    named_tensors as named_tensors,
-    read_tensors as read_tensors,
+from .microstructure.utility import (
+    effective_utility as effective_utility,
+    equilibrium_distribution as equilibrium_distribution,
+    potential as potential,
+    utility_coefficients as utility_coefficients,
 )
-from .renormalization.activations import (
-    Activation as Activation,
-    find_activation as find_activation,
-    gaussian_mean as gaussian_mean,
-)
+from .renormalization.activations import Activation as Activation
 from .renormalization.decimation import (
     LinearLayer as LinearLayer,
     binary_depth_scale as binary_depth_scale,
@@ -85,15 +62,10 @@ from .renormalization.ensemble_map import (
 from .renormalization.fitted_decimation import (
     EffectiveLayer as EffectiveLayer,
     decimate_network as decimate_network,
-    fit_effective_layer as fit_effective_layer,
-    redrawn_network as redrawn_network,
 )
 from .renormalization.fixed_points import (
     FixedPoint as FixedPoint,
     critical_weight_var as critical_weight_var,
-    depth_scale as depth_scale,
-    fixed_correlation as fixed_correlation,
-    fixed_length as fixed_length,
     fixed_point as fixed_point,
 )
 from .renormalization.hamiltonian import (
@@ -101,19 +73,11 @@ from .renormalization.hamiltonian import (
     layer_energies as layer_energies,
     layered_hamiltonian as layered_hamiltonian,
 )
-from .renormalization.meanfield_map import (
-    correlation_map as correlation_map,
-    length_map as length_map,
-    trajectory as trajectory,
-)
-from .renormalization.phase import LayerPoint as LayerPoint
-from .renormalization.position import (
+from .renormalization.layer_phase import LayerPoint as LayerPoint
+from .renormalization.meanfield_map import trajectory as trajectory
+from .renormalization.network_phase import (
     Renormalization as Renormalization,
     analyze_renormalization as analyze_renormalization,
-)
-from .renormalization.scaling import (
-    ScalingFit as ScalingFit,
-    fit_scaling as fit_scaling,
 )
 from .renormalization.symmetry import (
     Symmetry as Symmetry,

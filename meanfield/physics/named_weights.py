@@ -2,7 +2,7 @@
 
 A network comes as a mapping of names to arrays, as an open npz file, as any JAX
 parameter tree, or as the weights of an ensemble. A spike-and-slab leaf has several
-honest readings, and they need not share a law, so each is read on its own:
+honest readings, and they need not share a distribution, so each is read on its own:
 
 | reading          | values                                              |
 |------------------|-----------------------------------------------------|
@@ -34,8 +34,8 @@ class Tensor:
         name: its path, such as ``layers/0/weight``.
         values: the numbers, in their own shape.
         kind: ``connections`` (two or more dimensions), ``embedding`` (the same, with
-            "embed" in its name) or ``vector`` (biases and norm scales). Laws of
-            connection weights are claims about the first kind only.
+            "embed" in its name) or ``vector`` (biases and norm scales). What is claimed
+            of connection weights is claimed of the first kind only.
         reading: ``weights`` for plain arrays, else a row of the table above.
     """
 

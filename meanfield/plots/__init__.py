@@ -11,28 +11,29 @@ Example:
     'entropy (nats per weight)'
 """
 
+from .bits import complexity as complexity
 from .learning import (
     interval_coverage as interval_coverage,
     predictions as predictions,
     reliability_diagram as reliability_diagram,
     training_history as training_history,
 )
+from .microstructure import (
+    log_magnitude_quantiles as log_magnitude_quantiles,
+    log_magnitudes as log_magnitudes,
+    microstructure_verdicts as microstructure_verdicts,
+    utilities as utilities,
+)
 from .neurons import (
     coalition_network as coalition_network,
     payoff_curves as payoff_curves,
     shapley_values as shapley_values,
 )
-from .physics import (
-    complexity as complexity,
+from .phases import (
     critical_slabs as critical_slabs,
     decimation_flow as decimation_flow,
-    depth_scale_flow as depth_scale_flow,
-    log_magnitude_quantiles as log_magnitude_quantiles,
-    log_magnitudes as log_magnitudes,
     measured_flow as measured_flow,
-    microstructure_verdicts as microstructure_verdicts,
     phase_diagram as phase_diagram,
-    utilities as utilities,
 )
 from .style import new_axis as new_axis, save as save
 from .weights import (

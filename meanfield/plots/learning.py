@@ -136,7 +136,7 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
     interval of level q where |2 P(Y ≤ y) − 1| ≤ q.
 
     Args:
-        levels: by target, P(Y ≤ y) of every example under its predictive law.
+        levels: by target, P(Y ≤ y) of every example under its predictive distribution.
         axis: where to draw.
     """
     require(bool(levels), "`levels` is empty; give the levels of one target at least.")

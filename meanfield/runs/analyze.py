@@ -14,8 +14,8 @@ from meanfield import plots
 from meanfield.checks import require
 from meanfield.physics.complexity.measure import measure_complexity
 from meanfield.physics.complexity.recording import layer_activations
-from meanfield.physics.microstructure.verdicts import analyze_microstructure
-from meanfield.physics.renormalization.position import analyze_renormalization
+from meanfield.physics.microstructure.lognormal_fit import analyze_microstructure
+from meanfield.physics.renormalization.network_phase import analyze_renormalization
 from meanfield.trees import path_name
 
 from .run import Run, write_json

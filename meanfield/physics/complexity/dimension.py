@@ -177,11 +177,13 @@ def _errors(x: np.ndarray, spectrum: np.ndarray, axes: np.ndarray) -> tuple:
     total, square = spectrum.sum(), (spectrum**2).sum()
     p = spectrum / total
     entropy = -(p * np.log(p)).sum()
-    slopes = (
+    gradients = (
         -np.exp(entropy) * (np.log(p) + entropy) / total,
         2 * total / square * (1 - spectrum * total / square),
     )
-    return tuple(float(np.std(moved @ slope) / np.sqrt(len(x))) for slope in slopes)
+    return tuple(
+        float(np.std(moved @ gradient) / np.sqrt(len(x))) for gradient in gradients
+    )
 
 
 def _spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

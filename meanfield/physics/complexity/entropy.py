@@ -36,7 +36,7 @@ def binary_entropy(probability: Any) -> Float64[np.ndarray, "..."]:
 def count_entropy(
     counts: Int[np.ndarray, " states"], estimator: str = "grassberger"
 ) -> float:
-    r"""Entropy in bits of the law that produced the counts.
+    r"""Entropy in bits of the distribution that produced the counts.
 
         plug-in        −Σ (n/N) log₂ (n/N)
         miller-madow   plug-in + (K − 1)/(2N ln 2), K the number of states seen

@@ -20,98 +20,22 @@ References:
     characteristics of deep feature representations, arXiv:2006.04791.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float64, PRNGKeyArray, Real
+from jaxtyping import PRNGKeyArray, Real
 
 from meanfield.checks import first_bad, require
 from meanfield.keys import numpy_generator
 
-from .dimension import EffectiveDimension, effective_dimension
-from .entropy import unit_entropies
-from .joint_entropy import JointEntropy, joint_entropy
+from .dimension import effective_dimension
+from .joint_entropy import joint_entropy
+from .layer_complexity import NetworkComplexity, judge_layer, too_few_examples
 
-Verdict = Literal["measured", "few examples", "cannot tell"]
-Activation = Callable[[np.ndarray], Any]
-# A share of examples has an error of at least 7 % of one half below this many.
-MIN_EXAMPLES = 50
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerComplexity:
-    """One layer: complexity in bits, dimension of its features, and a verdict.
-
-    Args:
-        layer: its name.
-        verdict: "measured"; "few examples" (fewer than 10 a unit: the joint entropy
-            and the dimension are biased, the dimension low); "cannot tell".
-        reason: why it is not "measured"; empty otherwise.
-        num_units: units (channels of a convolution).
-        num_examples: N.
-        always_on: units that are on for every example: affine on these data.
-        always_off: units that are off for every example: dead on these data.
-        unit_bits: c_i of every unit, plug-in.
-        marginal: Σ c_i with the Miller–Madow correction, in bits.
-        joint: the joint entropy, or None.
-        dimension: of the features, or None.
-    """
-
-    layer: str
-    verdict: Verdict
-    reason: str
-    num_units: int
-    num_examples: int
-    always_on: int
-    always_off: int
-    unit_bits: Float64[np.ndarray, " units"]
-    marginal: float | None
-    joint: JointEntropy | None
-    dimension: EffectiveDimension | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold; `unit_bits` as a list."""
-        plain = {field.name: getattr(self, field.name) for field in _fields(self)}
-        plain["unit_bits"] = self.unit_bits.tolist()
-        for part in ("joint", "dimension"):
-            plain[part] = None if plain[part] is None else plain[part].to_dict()
-        return plain
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NetworkComplexity:
-    """All layers of a network on one data set.
-
-    Args:
-        data: name of the data the network was run on.
-        layers: in forward order.
-    """
-
-    data: str
-    layers: tuple[LayerComplexity, ...]
-
-    @property
-    def marginal(self) -> float | None:
-        """Sum of the layers' marginal complexities (not a chain over layers), bits."""
-        return _sum(layer.marginal for layer in self.layers)
-
-    @property
-    def joint(self) -> float | None:
-        """Sum of the layers' joint entropies, in bits; None where one is unknown."""
-        return _sum(layer.joint and layer.joint.bits for layer in self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return {
-            "data": self.data,
-            "marginal": self.marginal,
-            "joint": self.joint,
-            "layers": {layer.layer: layer.to_dict() for layer in self.layers},
-        }
+Nonlinearity = Callable[[np.ndarray], Any]
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -124,7 +48,7 @@ def measure_complexity(
     *,
     key: PRNGKeyArray,
     data: str = "",
-    activation: Activation = relu,
+    activation: Nonlinearity = relu,
     threshold: float | int = 0.0,
     joint: bool = True,
     num_terms: int = 32,
@@ -190,9 +114,9 @@ def measure_complexity(
             ),
         )
         states = rows > threshold
-        reason = _too_few(*rows.shape)
+        reason = too_few_examples(*rows.shape)
         layers.append(
-            _layer(
+            judge_layer(
                 name,
                 states,
                 joint_entropy(
@@ -212,52 +136,6 @@ def measure_complexity(
             )
         )
     return NetworkComplexity(data, tuple(layers))
-
-
-def _layer(
-    name: str,
-    states: Bool[np.ndarray, "examples units"],
-    joint: JointEntropy | None,
-    dimension: EffectiveDimension | None,
-    reason: str,
-) -> LayerComplexity:
-    num_examples, num_units = states.shape
-    bits, marginal = unit_entropies(states)
-    verdict: Verdict = "measured"
-    if reason:
-        verdict = "cannot tell"
-    elif dimension is None:
-        verdict = "cannot tell"
-        reason = "the features never vary: they have no dimension"
-    elif num_examples < 10 * num_units:
-        verdict = "few examples"
-        reason = f"{num_examples} examples are fewer than 10 a unit"
-    return LayerComplexity(
-        layer=name,
-        verdict=verdict,
-        reason=reason,
-        num_units=num_units,
-        num_examples=num_examples,
-        always_on=int(states.all(axis=0).sum()),
-        always_off=int((~states).all(axis=0).sum()),
-        unit_bits=bits,
-        marginal=None if num_examples < MIN_EXAMPLES else marginal,
-        joint=joint,
-        dimension=dimension,
-    )
-
-
-def _too_few(num_examples: int, num_units: int) -> str:
-    if num_examples < MIN_EXAMPLES:
-        return (
-            f"{num_examples} examples are too few: at least {MIN_EXAMPLES} are needed"
-        )
-    if num_examples < num_units:
-        return (
-            f"{num_examples} examples are fewer than the {num_units} units: joint "
-            "entropy and dimension would measure the sample"
-        )
-    return ""
 
 
 def _checked(activations: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -303,12 +181,3 @@ def _one_position(
     flat = values.reshape(*values.shape[:2], -1)
     chosen = rng.integers(flat.shape[2], size=len(flat))
     return flat[np.arange(len(flat)), :, chosen]
-
-
-def _sum(values: Any) -> float | None:
-    listed = list(values)
-    return None if any(value is None for value in listed) else float(sum(listed))
-
-
-def _fields(result: Any) -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(result)

@@ -1,5 +1,6 @@
 """Pre-activations of every layer of an Equinox network, in the order they happen."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float
 from meanfield.checks import require
 from meanfield.trees import path_name
 
+# What turns a network and examples into {layer name: pre-activations}.
+Recorder = Callable[[Any, Any], Mapping[str, Any]]
 # They own an array of two dimensions, but what they return is no weighted sum.
 _NOT_LAYERS = (eqx.nn.Embedding, eqx.nn.LayerNorm, eqx.nn.RMSNorm)
 

@@ -15,11 +15,11 @@ form:
 | the same, T → 0         | b/T    | −W/T     | Hopfield network: p on its minima   |
 
 (The 1 in the first row is the Jacobian: p is there the density of x = ln|w|, not of
-|w|.) What is derived here, and tested by enumeration, is exactly this: at the Gibbs law
-of the energy E(s) = −½ sᵀW s − bᵀs every state has h = ln Z, so nothing is gained by
-moving; and as T → 0, T h tends to minus the minimum of the energy on the stored
-patterns that share it. That both are the same special case is the paper's statement
-(arXiv:2310.06960, abstract); this derivation is ours.
+|w|.) What is derived here, and tested by enumeration, is exactly this: at the Gibbs
+distribution of the energy E(s) = −½ sᵀW s − bᵀs every state has h = ln Z, so nothing is
+gained by moving; and as T → 0, T h tends to minus the minimum of the energy on the
+stored patterns that share it. That both are the same special case is the paper's
+statement (arXiv:2310.06960, abstract); this derivation is ours.
 """
 
 import numpy as np

@@ -117,7 +117,7 @@ def qq_r_squared(standard: Float[np.ndarray, " weights"]) -> float:
 
 
 def kolmogorov_distance(standard: Float[np.ndarray, " weights"]) -> float:
-    """Largest gap between the empirical law of sorted values and N(0, 1)."""
+    """Largest gap between the empirical distribution of sorted values and N(0, 1)."""
     n = standard.size
     gap = special.ndtr(standard)
     gap -= np.arange(n) / n

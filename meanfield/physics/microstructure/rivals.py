@@ -1,7 +1,7 @@
-r"""Rival laws of a positive magnitude, fitted by maximum likelihood.
+r"""Rival distributions of a positive magnitude, fitted by maximum likelihood.
 
-The lognormal is judged against the laws that trained and untrained weights are known
-to follow. All live on w > 0, being laws of |w|:
+The lognormal is judged against the distributions that trained and untrained weights are
+known to follow. All live on w > 0, being distributions of |w|:
 
     half-normal          2 N(w | 0, s²)                     1 parameter
     half-Laplace         exp(−w/b)/b                        1
@@ -36,14 +36,14 @@ DEGREES_BOUNDS = (np.log(0.05), np.log(1e4))
 
 
 @dataclass(frozen=True)
-class FittedLaw:
-    """One fitted law of a positive magnitude.
+class FittedDistribution:
+    """One fitted distribution of a positive magnitude.
 
     Args:
         name: as in the table above.
         parameters: by name, for magnitudes in the caller's units.
         distribution: the frozen SciPy distribution.
-        log_factor: added to its log density (ln 2 where SciPy's law is two-sided).
+        log_factor: added to its log density (ln 2 where SciPy's is two-sided).
     """
 
     name: str
@@ -63,20 +63,20 @@ class FittedLaw:
         return self.distribution.logpdf(magnitudes) + self.log_factor
 
 
-def fit_rivals(logs: Float[np.ndarray, " weights"]) -> list[FittedLaw]:
-    """Maximum-likelihood fit of the six rival laws.
+def fit_rivals(logs: Float[np.ndarray, " weights"]) -> list[FittedDistribution]:
+    """Maximum-likelihood fit of the rival distributions.
 
     Args:
         logs: ln w of every magnitude. Centre them (mean 0) to keep powers in range.
 
     Returns:
-        The fitted laws, in the order of the table above.
+        The fitted distributions, in the order of the table above.
 
     Example:
         >>> import numpy as np
         >>> w = np.abs(np.random.default_rng(0).normal(size=4000))
-        >>> law = fit_rivals(np.log(w))[0]
-        >>> law.name, round(law.parameters["scale"], 1)
+        >>> fitted = fit_rivals(np.log(w))[0]
+        >>> fitted.name, round(fitted.parameters["scale"], 1)
         ('half-normal', 1.0)
     """
     mean_log = float(np.mean(logs))
@@ -119,16 +119,18 @@ def _compress(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sums[occupied] / counts[occupied], counts[occupied] / logs.size
 
 
-def _half_normal(mean_square: float) -> FittedLaw:
+def _half_normal(mean_square: float) -> FittedDistribution:
     scale = float(np.sqrt(mean_square))
-    return FittedLaw("half-normal", {"scale": scale}, stats.halfnorm(scale=scale))
+    return FittedDistribution(
+        "half-normal", {"scale": scale}, stats.halfnorm(scale=scale)
+    )
 
 
-def _half_laplace(mean: float) -> FittedLaw:
-    return FittedLaw("half-Laplace", {"scale": mean}, stats.expon(scale=mean))
+def _half_laplace(mean: float) -> FittedDistribution:
+    return FittedDistribution("half-Laplace", {"scale": mean}, stats.expon(scale=mean))
 
 
-def _gamma(mean: float, mean_log: float) -> FittedLaw:
+def _gamma(mean: float, mean_log: float) -> FittedDistribution:
     # The likelihood equation is ln k − ψ(k) = ln(mean) − mean(ln); its left side
     # falls from ∞ to 0, and lies between 1/(2k) and 1/k.
     gap = np.log(mean) - mean_log
@@ -136,14 +138,16 @@ def _gamma(mean: float, mean_log: float) -> FittedLaw:
         lambda k: np.log(k) - special.digamma(k) - gap, 0.4 / gap, 1.1 / gap
     )
     parameters = {"shape": shape, "scale": mean / shape}
-    return FittedLaw("gamma", parameters, stats.gamma(shape, scale=parameters["scale"]))
+    return FittedDistribution(
+        "gamma", parameters, stats.gamma(shape, scale=parameters["scale"])
+    )
 
 
 def _log_mean_power(points: np.ndarray, counts: np.ndarray, power: float) -> float:
     return float(special.logsumexp(power * points, b=counts))
 
 
-def _weibull(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
+def _weibull(points: np.ndarray, counts: np.ndarray) -> FittedDistribution:
     mean_log = float(np.sum(counts * points))
 
     def loss(log_shape: float) -> float:
@@ -152,11 +156,11 @@ def _weibull(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
 
     k = _minimise_shape(loss)
     scale = float(np.exp(_log_mean_power(points, counts, k) / k))
-    law = stats.weibull_min(k, scale=scale)
-    return FittedLaw("Weibull", {"shape": k, "scale": scale}, law)
+    fitted = stats.weibull_min(k, scale=scale)
+    return FittedDistribution("Weibull", {"shape": k, "scale": scale}, fitted)
 
 
-def _generalized_normal(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
+def _generalized_normal(points: np.ndarray, counts: np.ndarray) -> FittedDistribution:
     def log_scale(p: float) -> float:
         return (np.log(p) + _log_mean_power(points, counts, p)) / p
 
@@ -166,11 +170,13 @@ def _generalized_normal(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
 
     p = _minimise_shape(loss)
     scale = float(np.exp(log_scale(p)))
-    law = stats.halfgennorm(p, scale=scale)
-    return FittedLaw("generalized normal", {"shape": p, "scale": scale}, law)
+    fitted = stats.halfgennorm(p, scale=scale)
+    return FittedDistribution(
+        "generalized normal", {"shape": p, "scale": scale}, fitted
+    )
 
 
-def _half_t(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
+def _half_t(points: np.ndarray, counts: np.ndarray) -> FittedDistribution:
     def mean(values: np.ndarray) -> float:
         # Not a dot product: BLAS would start threads for these short sums.
         return float(np.sum(counts * values))
@@ -193,8 +199,10 @@ def _half_t(points: np.ndarray, counts: np.ndarray) -> FittedLaw:
 
     nu = _minimise_shape(loss, DEGREES_BOUNDS)
     scale = float(np.exp(log_scale(np.log(nu))))
-    law = stats.t(nu, scale=scale)
-    return FittedLaw("half-t", {"degrees": nu, "scale": scale}, law, float(np.log(2)))
+    fitted = stats.t(nu, scale=scale)
+    return FittedDistribution(
+        "half-t", {"degrees": nu, "scale": scale}, fitted, float(np.log(2))
+    )
 
 
 def _minimise_shape(loss: Any, bounds: tuple[float, float] = SHAPE_BOUNDS) -> float:

@@ -47,7 +47,7 @@ def utility_coefficients(
     return float(precision * mu - competition), float(precision / 2)
 
 
-def equilibrium_law(
+def equilibrium_distribution(
     alpha: float | int, beta: float | int, competition: float | int = 1.0
 ) -> tuple[float, float]:
     """Parameters (μ, σ) of the lognormal at which every connection has equal h.
@@ -58,7 +58,7 @@ def equilibrium_law(
         ValueError: β or γ is not positive: no equilibrium exists.
 
     Example:
-        >>> equilibrium_law(5.0, 2.0)
+        >>> equilibrium_distribution(5.0, 2.0)
         (1.5, 0.5)
     """
     require_positive("beta", beta)

@@ -31,20 +31,20 @@ class Activation:
     Args:
         name: what it is called.
         value: φ, elementwise on arrays.
-        slope: φ', elementwise on arrays.
+        derivative: φ', elementwise on arrays.
         second_moment_form: closed form of E φ(√q z)², if known.
-        slope_moment_form: closed form of E φ'(√q z)², if known.
+        derivative_moment_form: closed form of E φ'(√q z)², if known.
         product_moment_form: closed form (q, c) → E φ(√q z₁) φ(√q z₂), if known.
-        slope_product_form: closed form (q, c) → E φ'(√q z₁) φ'(√q z₂), if known.
+        derivative_product_form: closed form (q, c) → E φ'(√q z₁) φ'(√q z₂), if known.
     """
 
     name: str
     value: Function
-    slope: Function
+    derivative: Function
     second_moment_form: Moment | None = None
-    slope_moment_form: Moment | None = None
+    derivative_moment_form: Moment | None = None
     product_moment_form: Callable[[float, float], float] | None = None
-    slope_product_form: Callable[[float, float], float] | None = None
+    derivative_product_form: Callable[[float, float], float] | None = None
 
     def second_moment(self, q: float | int) -> float:
         """E φ(√q z)²."""
@@ -52,11 +52,11 @@ class Activation:
             return float(self.second_moment_form(q))
         return gaussian_mean(lambda z: self.value(np.sqrt(q) * z) ** 2)
 
-    def slope_moment(self, q: float | int) -> float:
+    def derivative_moment(self, q: float | int) -> float:
         """E φ'(√q z)²."""
-        if self.slope_moment_form is not None:
-            return float(self.slope_moment_form(q))
-        return gaussian_mean(lambda z: self.slope(np.sqrt(q) * z) ** 2)
+        if self.derivative_moment_form is not None:
+            return float(self.derivative_moment_form(q))
+        return gaussian_mean(lambda z: self.derivative(np.sqrt(q) * z) ** 2)
 
     def product_moment(self, q: float | int, c: float | int) -> float:
         """E φ(√q z₁) φ(√q z₂) for standard normals of correlation c."""
@@ -64,11 +64,11 @@ class Activation:
             return float(self.product_moment_form(q, c))
         return _pair_mean(self.value, q, c)
 
-    def slope_product(self, q: float | int, c: float | int) -> float:
+    def derivative_product(self, q: float | int, c: float | int) -> float:
         """E φ'(√q z₁) φ'(√q z₂) for standard normals of correlation c."""
-        if self.slope_product_form is not None:
-            return float(self.slope_product_form(q, c))
-        return _pair_mean(self.slope, q, c)
+        if self.derivative_product_form is not None:
+            return float(self.derivative_product_form(q, c))
+        return _pair_mean(self.derivative, q, c)
 
 
 def gaussian_mean(function: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -83,7 +83,7 @@ def find_activation(activation: str | Activation) -> Activation:
         ValueError: an unknown name.
 
     Example:
-        >>> find_activation("relu").slope_moment(0.3)
+        >>> find_activation("relu").derivative_moment(0.3)
         0.5
     """
     if isinstance(activation, Activation):
@@ -109,11 +109,11 @@ def _normal_weights(nodes: np.ndarray) -> np.ndarray:
     return density / density.sum()
 
 
-def _tanh_slope(z: np.ndarray) -> np.ndarray:
+def _tanh_derivative(z: np.ndarray) -> np.ndarray:
     return 1 - np.tanh(z) ** 2
 
 
-def _erf_slope(z: np.ndarray) -> np.ndarray:
+def _erf_derivative(z: np.ndarray) -> np.ndarray:
     return 2 / np.sqrt(np.pi) * np.exp(-np.square(z))
 
 
@@ -121,7 +121,7 @@ def _erf_product(q: float, c: float) -> float:
     return 2 / np.pi * np.arcsin(2 * c * q / (1 + 2 * q))
 
 
-def _erf_slope_product(q: float, c: float) -> float:
+def _erf_derivative_product(q: float, c: float) -> float:
     return 4 / np.pi / np.sqrt((1 + 2 * q) ** 2 - (2 * c * q) ** 2)
 
 
@@ -130,20 +130,20 @@ def _relu_product(q: float, c: float) -> float:
     return q / (2 * np.pi) * (np.sin(angle) + (np.pi - angle) * np.cos(angle))
 
 
-def _relu_slope_product(q: float, c: float) -> float:
+def _relu_derivative_product(q: float, c: float) -> float:
     return 0.5 - np.arccos(np.clip(c, -1, 1)) / (2 * np.pi)
 
 
 ACTIVATIONS = {
-    "tanh": Activation("tanh", np.tanh, _tanh_slope),
+    "tanh": Activation("tanh", np.tanh, _tanh_derivative),
     "erf": Activation(
         "erf",
         special.erf,
-        _erf_slope,
+        _erf_derivative,
         lambda q: _erf_product(q, 1.0),
-        lambda q: _erf_slope_product(q, 1.0),
+        lambda q: _erf_derivative_product(q, 1.0),
         _erf_product,
-        _erf_slope_product,
+        _erf_derivative_product,
     ),
     "relu": Activation(
         "relu",
@@ -152,7 +152,7 @@ ACTIVATIONS = {
         lambda q: q / 2,
         lambda q: 0.5,
         _relu_product,
-        _relu_slope_product,
+        _relu_derivative_product,
     ),
     "linear": Activation(
         "linear",

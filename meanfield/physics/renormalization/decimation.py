@@ -5,7 +5,7 @@ r"""Exact decimation in depth: integrate out layers, keep the large-scale behavi
 | linear chain h' = w h + N(0, τ) | w' = w^b,  τ' = τ (1 + w² + … + w^{2(b−1)})      |
 | linear layers                   | W' = W₂W₁,  Σ' = Σ₂ + W₂Σ₁W₂ᵀ,  b' = b₂ + W₂b₁   |
 | binary chain, coupling K        | tanh K' = tanhᵇ K                                |
-| binary mean field m' = tanh(Km) | same m*, slope^b                                 |
+| binary mean field m' = tanh(Km) | same m*, gradient^b                              |
 
 Each obeys the composition law: decimating by 2 twice is decimating by 4. ξ falls to
 ξ/b at every step. Wide nonlinear layers are in `wide_flow`. These flows are this
@@ -115,7 +115,9 @@ def binary_depth_scale(coupling: float | int) -> float:
 
 
 def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
-    """Magnetisation m* and slope there of the mean-field layer m' = tanh(K m), K = βw.
+    """Magnetisation m* of the layer m' = tanh(K m), and the map's gradient there.
+
+    K = βw is the gain of a mean-field layer of spins.
 
     Critical at K = 1, with m* → √(3(K − 1)) above it.
 

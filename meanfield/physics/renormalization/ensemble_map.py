@@ -1,8 +1,8 @@
 r"""Signal propagation through a wide spike-and-slab ensemble, and its critical line.
 
-The weights of a layer with fan-in N have laws (π, m, Ξ) drawn independently of each
-other, with E m = 0. Their second moment splits into what every input shares and what is
-noise around it:
+The weights of a layer with fan-in N have parameters (π, m, Ξ) drawn independently of
+each other, with E m = 0. Their second moment splits into what every input shares and
+what is noise around it:
 
     σ_w² = N E[(1 − π)(Ξ + m²)] = σ_μ² + σ_V²,   σ_μ² = N E μ²,   σ_V² = N E V
     μ = (1 − π) m,   V = (1 − π)(Ξ + π m²)
@@ -133,7 +133,7 @@ def ensemble_fixed_point(
         reading: "drawn", "sampled" or "mean", as in the module's table.
 
     Returns:
-        A `FixedPoint` whose `slope` is the gradient's χ. In the sampled reading its
+        A `FixedPoint` whose `gradient` is the gradient's χ. In the sampled reading its
         `correlation` is where two inputs end, below 1 when there is noise, and
         `depth_scale` the layers they take to get there.
 
@@ -152,16 +152,16 @@ def ensemble_fixed_point(
         return fixed_point(total, bias_var, phi)
     q = fixed_length(variances.total, bias_var, phi)
     reference = fixed_point(variances.total, bias_var, phi)
-    if reference.slope is None:
+    if reference.gradient is None:
         return FixedPoint(q, None, None, None, "unbounded")
-    slope = reference.slope * variances.shared / variances.total
-    phase = "critical" if abs(slope - 1) < 1e-9 else "ordered"
-    phase = "chaotic" if slope > 1 + 1e-9 else phase
+    gradient = reference.gradient * variances.shared / variances.total
+    phase = "critical" if abs(gradient - 1) < 1e-9 else "ordered"
+    phase = "chaotic" if gradient > 1 + 1e-9 else phase
     if q is None or not 0 < q < math.inf:
-        return FixedPoint(q, slope, None, None, phase)
+        return FixedPoint(q, gradient, None, None, phase)
     c = fixed_correlation(q, variances.shared, bias_var, phi)
-    scale = depth_scale(variances.shared * phi.slope_product(q, c))
-    return FixedPoint(q, slope, scale, c, phase)
+    scale = depth_scale(variances.shared * phi.derivative_product(q, c))
+    return FixedPoint(q, gradient, scale, c, phase)
 
 
 def critical_slab_mean_var(
@@ -216,8 +216,8 @@ def critical_slab_mean_var(
 
     def excess(slab_mean_var: float) -> float:
         variances = slab_variances(spike_prob, slab_mean_var, slab_var)
-        slope = ensemble_fixed_point(variances, bias_var, phi, "sampled").slope
-        return (0.0 if slope is None else slope) - 1
+        gradient = ensemble_fixed_point(variances, bias_var, phi, "sampled").gradient
+        return (0.0 if gradient is None else gradient) - 1
 
     upper = 1.0
     while excess(upper) < 0:

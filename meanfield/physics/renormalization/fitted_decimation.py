@@ -47,7 +47,7 @@ class EffectiveLayer:
             the network itself.
         noise_var: τ, mean square residual of z on held-out examples; 0 for a layer of
             the network itself.
-        slope: χ₁ = σ_w² mean φ'(z)² on held-out examples.
+        gradient: χ₁ = σ_w² mean φ'(z)² on held-out examples.
         depth_scale: ξ = −1/ln χ₁ in blocks, `None` where χ₁ ≥ 1.
         r_squared: R² of φ(z) on held-out examples; 1 for a layer of the network itself.
         verdict: "good" (R² ≥ 0.9), "poor", or "cannot tell".
@@ -61,7 +61,7 @@ class EffectiveLayer:
     bias_var: float
     fit_noise: float
     noise_var: float
-    slope: float
+    gradient: float
     depth_scale: float | None
     r_squared: float
     verdict: str
@@ -242,7 +242,7 @@ def _effective_layer(
     weight = np.asarray(weight, np.float64)
     bias = np.asarray(bias, np.float64)
     weight_var = float(weight.shape[1] * np.mean(np.square(weight)))
-    slope = weight_var * float(np.mean(np.square(phi.slope(preactivations))))
+    gradient = weight_var * float(np.mean(np.square(phi.derivative(preactivations))))
     verdict = "good" if r_squared >= GOOD_FIT else "poor"
     return EffectiveLayer(
         first=first,
@@ -253,8 +253,8 @@ def _effective_layer(
         bias_var=float(np.mean(np.square(bias))),
         fit_noise=fit_noise,
         noise_var=noise_var,
-        slope=slope,
-        depth_scale=-1 / math.log(slope) if 0 < slope < 1 else None,
+        gradient=gradient,
+        depth_scale=-1 / math.log(gradient) if 0 < gradient < 1 else None,
         r_squared=r_squared,
         verdict="cannot tell" if math.isnan(r_squared) else verdict,
     )

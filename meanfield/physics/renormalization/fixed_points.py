@@ -31,9 +31,9 @@ class FixedPoint:
     Args:
         length: q*; infinite when lengths grow without bound, `None` when every length
             is a fixed point.
-        slope: χ₁ at q*, `None` when q* is infinite and χ₁ depends on it.
-        depth_scale: ξ in layers: −1/ln χ₁ in the ordered phase, −1/ln of the slope at
-            the correlation's own fixed point in the chaotic one; infinite at the
+        gradient: χ₁ at q*, `None` when q* is infinite and χ₁ depends on it.
+        depth_scale: ξ in layers: −1/ln χ₁ in the ordered phase, −1/ln of the gradient
+            at the correlation's own fixed point in the chaotic one; infinite at the
             transition.
         correlation: c*, the correlation two unlike inputs end with; `None` where the
             signal dies out, grows without bound, or keeps every length.
@@ -42,7 +42,7 @@ class FixedPoint:
     """
 
     length: float | None
-    slope: float | None
+    gradient: float | None
     depth_scale: float | None
     correlation: float | None
     phase: str
@@ -95,7 +95,7 @@ def fixed_point(
     bias_var: float | int,
     activation: str | Activation = "tanh",
 ) -> FixedPoint:
-    """Fixed point of both maps, slope, depth scale and phase.
+    """Fixed point of both maps, gradient, depth scale and phase.
 
     Args:
         weight_var: σ_w².
@@ -114,19 +114,23 @@ def fixed_point(
     rest = None if q is None or math.isinf(q) else q
     if rest is None and not _is_scale_free(phi):
         return FixedPoint(q, None, None, None, "unbounded")
-    slope = weight_var * phi.slope_moment(1.0 if rest is None else rest)
-    if abs(slope - 1) < CRITICAL_BAND:
-        return FixedPoint(q, slope, math.inf, 1.0 if q else None, "critical")
-    if slope < 1:
-        return FixedPoint(q, slope, depth_scale(slope), 1.0 if q else None, "ordered")
+    gradient = weight_var * phi.derivative_moment(1.0 if rest is None else rest)
+    if abs(gradient - 1) < CRITICAL_BAND:
+        return FixedPoint(q, gradient, math.inf, 1.0 if q else None, "critical")
+    if gradient < 1:
+        return FixedPoint(
+            q, gradient, depth_scale(gradient), 1.0 if q else None, "ordered"
+        )
     if not rest:
-        return FixedPoint(q, slope, None, None, "chaotic")
+        return FixedPoint(q, gradient, None, None, "chaotic")
     c = fixed_correlation(rest, weight_var, bias_var, phi)
     # Just above the transition 1 − c* is too small to resolve. With ε = 1 − c the map
     # is ε' = χ₁ ε − k ε², whose fixed point has slope 2 − χ₁.
-    near = slope < 1 + NEAR_CRITICAL
-    slope_there = 2 - slope if near else weight_var * phi.slope_product(rest, c)
-    return FixedPoint(q, slope, depth_scale(slope_there), c, "chaotic")
+    near = gradient < 1 + NEAR_CRITICAL
+    gradient_there = (
+        2 - gradient if near else weight_var * phi.derivative_product(rest, c)
+    )
+    return FixedPoint(q, gradient, depth_scale(gradient_there), c, "chaotic")
 
 
 def fixed_correlation(
@@ -153,17 +157,17 @@ def fixed_correlation(
     return bracketed_root(excess, 0.0, below)
 
 
-def depth_scale(slope: float | int) -> float:
+def depth_scale(gradient: float | int) -> float:
     """ξ = −1/ln|χ|, in layers; infinite at |χ| = 1, zero at χ = 0.
 
     Raises:
         ValueError: |χ| > 1: differences grow, and no depth scale exists.
     """
-    size = abs(slope)
+    size = abs(gradient)
     require(
         size <= 1 + CRITICAL_BAND,
-        f"`slope` must not exceed 1 in size; got {slope}. Use the slope at the stable "
-        "fixed point (see fixed_correlation).",
+        f"`gradient` must not exceed 1 in size; got {gradient}. Use the one at "
+        "the stable fixed point (see fixed_correlation).",
     )
     if size == 0:
         return 0.0
@@ -192,7 +196,7 @@ def critical_weight_var(
     _require_variance("bias_var", bias_var)
     phi = find_activation(activation)
     if _is_scale_free(phi):
-        return 1 / phi.slope_moment(1.0)
+        return 1 / phi.derivative_moment(1.0)
 
     def excess(weight_var: float) -> float:
         q = fixed_length(weight_var, bias_var, phi)
@@ -201,9 +205,9 @@ def critical_weight_var(
             f"`activation` {phi.name!r} must keep lengths bounded up to its "
             f"transition; they grow without bound at σ_w² = {weight_var:.4g}.",
         )
-        return weight_var * phi.slope_moment(float(q or 0.0)) - 1
+        return weight_var * phi.derivative_moment(float(q or 0.0)) - 1
 
-    at_rest = phi.slope_moment(0.0)
+    at_rest = phi.derivative_moment(0.0)
     if bias_var == 0 and at_rest > 0:
         return 1 / at_rest
     upper = 1.0
@@ -219,7 +223,9 @@ def critical_weight_var(
 
 def _is_scale_free(phi: Activation) -> bool:
     """Whether E φ'² is the same at every length, as for ReLU and the identity."""
-    return math.isclose(phi.slope_moment(1.0), phi.slope_moment(2.0), rel_tol=1e-9)
+    return math.isclose(
+        phi.derivative_moment(1.0), phi.derivative_moment(2.0), rel_tol=1e-9
+    )
 
 
 def _marginal_length(excess: Callable[[float], float]) -> float | None:

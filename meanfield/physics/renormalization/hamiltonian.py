@@ -5,9 +5,9 @@ r"""The layered Hamiltonian: neurons as degrees of freedom beside the weights.
 with l an example, m a layer, f^m(h) = σ(W^m h + b^m). The constraint that a neuron
 obeys its activation has become a Gaussian of variance ε; ε → 0 gives back the ordinary
 network. H couples only neighbouring layers and has one form for every m and l: it is
-invariant under a shift m → m + 1 when the layers have one law, and under permutations
-of the examples. Integrating out every second layer is a renormalization step in depth
-(`decimation` does it exactly where that can be done).
+invariant under a shift m → m + 1 when the layers have one distribution, and under
+permutations of the examples. Integrating out every second layer is a renormalization
+step in depth (`decimation` does it exactly where that can be done).
 
 The partition function with neurons as dynamic variables is that of arXiv:2410.00396;
 this Gaussian form is ours, consistent with it.

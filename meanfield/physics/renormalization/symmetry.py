@@ -1,11 +1,12 @@
-r"""Translational symmetry in depth: do all layers follow one law?
+r"""Translational symmetry in depth: do all layers share one distribution?
 
 The layered Hamiltonian is invariant under m → m + 1 when every layer has the same
 statistics. Two questions, each with its own shuffled null:
 
-- Same law?  The score is the standard deviation over layers of ln σ_w², and beside it
-  the largest Kolmogorov distance of one layer's law of √N w from that of all layers
-  together, read at 200 quantiles. Null: weights √N w are exchanged among the layers.
+- Same distribution?  The score is the standard deviation over layers of ln σ_w², and
+  beside it the largest Kolmogorov distance of one layer's distribution of √N w from
+  that of all layers together, read at 200 quantiles. Null: weights √N w are exchanged
+  among the layers.
 - No drift?  The von Neumann ratio Σ (x_{m+1} − x_m)² / Σ (x_m − x̄)² of x = ln σ_w² is
   near 2 for layers in no order and small when σ_w² changes smoothly with depth. Null:
   the order of the layers is shuffled.
@@ -46,7 +47,7 @@ class Symmetry:
         score: standard deviation over layers of ln σ_w².
         score_null: mean and 99 % value of the score when weights are exchanged.
         score_p: share of exchanges with at least this score.
-        distance: largest Kolmogorov distance of a layer's law of √N w from the
+        distance: largest Kolmogorov distance of a layer's distribution of √N w from the
             pooled one.
         distance_null: its mean and 99 % value under exchange.
         distance_p: share of exchanges with at least this distance.
@@ -77,7 +78,7 @@ def translational_symmetry(
     layout: str = "auto",
     num_shuffles: int = 400,
 ) -> Symmetry:
-    """Judge whether the layers of a network follow one law, by shuffled nulls.
+    """Judge whether the layers of a network share one distribution, by shuffled nulls.
 
     Args:
         layers: weights by name, in order of depth, each of two or more dimensions;
@@ -181,10 +182,10 @@ class _Pool:
         counts = np.bincount(cells, minlength=num * NUM_QUANTILES)
         counts = counts.reshape(num, NUM_QUANTILES)
         pooled = np.cumsum(counts.sum(axis=0)) / self.sizes.sum()
-        laws = np.cumsum(counts, axis=1) / self.sizes[:, None]
+        distributions = np.cumsum(counts, axis=1) / self.sizes[:, None]
         # A layer of a sparse network may be dealt zeros only.
         logs = np.log(np.maximum(variances, np.finfo(float).tiny))
-        return np.array([np.std(logs), np.abs(laws - pooled).max()])
+        return np.array([np.std(logs), np.abs(distributions - pooled).max()])
 
 
 def _drift(

@@ -3,8 +3,8 @@ r"""Renormalization flow of wide layers in depth, and critical exponents.
     q*' = q*,     χ₁' = χ₁^b,     ξ' = ξ/b                     b layers become one
 
 Two wide layers are not one wide layer of the same activation. What is kept exactly is
-the fixed point and the slope there; the effective (σ_w², σ_b²) are those of the single
-layer that has both:
+the fixed point and the gradient there; the effective (σ_w², σ_b²) are those of the
+single layer that has both:
 
     σ_w'² = χ₁^b / E φ'(√q* z)²,     σ_b'² = q* − σ_w'² E φ(√q* z)²
 
@@ -37,14 +37,14 @@ class WideLayer:
         weight_var: σ_w².
         bias_var: σ_b².
         length: q*, which the flow keeps.
-        slope: χ₁.
+        gradient: χ₁.
         depth_scale: ξ in layers of this level, `None` in the chaotic phase.
     """
 
     weight_var: float
     bias_var: float
     length: float
-    slope: float
+    gradient: float
     depth_scale: float | None
 
 
@@ -65,13 +65,13 @@ def wide_layer(
         f"`weight_var` and `bias_var` must give a finite, positive fixed length; got "
         f"q* = {q} at ({weight_var}, {bias_var}). Add biases, or change the gain.",
     )
-    return _wide(weight_var, bias_var, float(q or 0), float(point.slope or 0))
+    return _wide(weight_var, bias_var, float(q or 0), float(point.gradient or 0))
 
 
 def decimate_wide_layer(
     layer: WideLayer, activation: str | Activation = "tanh", block: int = 2
 ) -> WideLayer | None:
-    """The single wide layer with the fixed point and the slope of b layers.
+    """The single wide layer with the fixed point and the gradient of b layers.
 
     Returns:
         The layer, or `None` when its σ_b² would be negative: deep in the chaotic phase
@@ -84,12 +84,12 @@ def decimate_wide_layer(
     """
     require_block(block)
     phi = find_activation(activation)
-    slope = layer.slope**block
-    weight_var = slope / phi.slope_moment(layer.length)
+    gradient = layer.gradient**block
+    weight_var = gradient / phi.derivative_moment(layer.length)
     bias_var = layer.length - weight_var * phi.second_moment(layer.length)
     if bias_var < -1e-12 * layer.length:
         return None
-    return _wide(weight_var, max(bias_var, 0.0), layer.length, slope)
+    return _wide(weight_var, max(bias_var, 0.0), layer.length, gradient)
 
 
 def wide_flow(
@@ -125,7 +125,7 @@ def relevant_eigenvalue(
         ValueError: x* is not a fixed point of R.
 
     Example:
-        >>> round(relevant_eigenvalue(lambda slope: slope**2, 1.0), 6)
+        >>> round(relevant_eigenvalue(lambda gradient: gradient**2, 1.0), 6)
         1.0
     """
     require(
@@ -133,8 +133,8 @@ def relevant_eigenvalue(
         f"`fixed` must be a fixed point of `step`; got {fixed} -> {step(fixed)}.",
     )
     width = 1e-5 * max(1.0, abs(fixed))
-    slope = (step(fixed + width) - step(fixed - width)) / (2 * width)
-    return math.log(abs(slope)) / math.log(block)
+    gradient = (step(fixed + width) - step(fixed - width)) / (2 * width)
+    return math.log(abs(gradient)) / math.log(block)
 
 
 def critical_exponent(
@@ -169,6 +169,6 @@ def critical_exponent(
     return float(-solution[1]), error
 
 
-def _wide(weight_var: float, bias_var: float, q: float, slope: float) -> WideLayer:
-    scale = depth_scale(slope) if slope <= 1 else None
-    return WideLayer(float(weight_var), float(bias_var), q, slope, scale)
+def _wide(weight_var: float, bias_var: float, q: float, gradient: float) -> WideLayer:
+    scale = depth_scale(gradient) if gradient <= 1 else None
+    return WideLayer(float(weight_var), float(bias_var), q, gradient, scale)

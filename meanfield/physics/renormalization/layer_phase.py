@@ -40,7 +40,7 @@ class LayerPoint:
 
     Args:
         verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", by
-            where `slope_interval` lies.
+            where `gradient_interval` lies.
         reason: why, in words.
         num_inputs: N, the fan-in.
         weight_var: σ_w² = N E w² (of a drawn network, for an ensemble).
@@ -48,7 +48,7 @@ class LayerPoint:
         shared_var: σ_μ² = N E μ²; σ_w² itself for plain weights.
         bias_var: σ_b² = E b², 0 without a bias.
         bias_var_error: its standard error.
-        slope_interval: χ₁ with σ_w² and σ_b² two standard errors either way.
+        gradient_interval: χ₁ with σ_w² and σ_b² two standard errors either way.
         drawn: fixed point of drawn sub-networks, or of plain weights.
         sampled: fixed point of the sampled reading, for ensembles only.
     """
@@ -61,7 +61,7 @@ class LayerPoint:
     shared_var: float | None = None
     bias_var: float | None = None
     bias_var_error: float | None = None
-    slope_interval: tuple[float, float] | None = None
+    gradient_interval: tuple[float, float] | None = None
     drawn: FixedPoint | None = None
     sampled: FixedPoint | None = None
 
@@ -122,10 +122,10 @@ def place_layer(
     sampled = None
     if is_spike_slab(weight):
         sampled = ensemble_fixed_point(moments, bias_var, phi, "sampled")
-    interval = slope_interval(moments.total, error, bias_var, bias_error, phi)
-    where = describe_slope(drawn, interval)
+    interval = gradient_interval(moments.total, error, bias_var, bias_error, phi)
+    where = describe_gradient(drawn, interval)
     return LayerPoint(
-        verdict=judge_slope(drawn, interval),
+        verdict=judge_gradient(drawn, interval),
         reason=f"σ_w² = {moments.total:.4g} ± {error:.2g}, {where}.",
         num_inputs=inputs,
         weight_var=moments.total,
@@ -133,7 +133,7 @@ def place_layer(
         shared_var=moments.shared,
         bias_var=bias_var,
         bias_var_error=bias_error,
-        slope_interval=interval,
+        gradient_interval=interval,
         drawn=drawn,
         sampled=sampled,
     )
@@ -171,7 +171,7 @@ def find_bias(name: str, tensors: dict[str, Any]) -> Any:
     return None
 
 
-def slope_interval(
+def gradient_interval(
     weight_var: float,
     weight_error: float,
     bias_var: float,
@@ -181,16 +181,16 @@ def slope_interval(
     """χ₁ two standard errors either way; it rises with σ_w² and falls with σ_b²."""
     low = fixed_point(
         max(weight_var - 2 * weight_error, 0.0), bias_var + 2 * bias_error, phi
-    ).slope
+    ).gradient
     high = fixed_point(
         weight_var + 2 * weight_error, max(bias_var - 2 * bias_error, 0.0), phi
-    ).slope
+    ).gradient
     return None if low is None or high is None else (low, high)
 
 
-def judge_slope(point: FixedPoint, interval: tuple[float, float] | None) -> str:
+def judge_gradient(point: FixedPoint, interval: tuple[float, float] | None) -> str:
     """Phase whose side of χ₁ = 1 the whole interval lies on."""
-    if point.slope is None or interval is None:
+    if point.gradient is None or interval is None:
         return point.phase
     if interval[1] < 1 - ROUNDING:
         return "ordered"
@@ -199,11 +199,11 @@ def judge_slope(point: FixedPoint, interval: tuple[float, float] | None) -> str:
     return "critical" if interval[1] - interval[0] <= CRITICAL_WIDTH else CANNOT_TELL
 
 
-def describe_slope(point: FixedPoint, interval: tuple[float, float] | None) -> str:
+def describe_gradient(point: FixedPoint, interval: tuple[float, float] | None) -> str:
     """χ₁ with its interval, and ξ, in words."""
-    if point.slope is None or interval is None:
+    if point.gradient is None or interval is None:
         return "lengths grow without bound"
     low, high = interval
-    text = f"χ₁ = {point.slope:.4g} (between {low:.3g} and {high:.3g})"
+    text = f"χ₁ = {point.gradient:.4g} (between {low:.3g} and {high:.3g})"
     scale = point.depth_scale
     return text if scale is None else f"{text}, ξ = {scale:.4g} layers"

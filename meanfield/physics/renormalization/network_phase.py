@@ -26,15 +26,15 @@ from meanfield.physics.named_weights import named_tensors
 
 from .activations import Activation, find_activation
 from .fixed_points import fixed_point
-from .phase import (
+from .layer_phase import (
     CANNOT_TELL,
     LayerPoint,
-    describe_slope,
+    describe_gradient,
     find_bias,
-    judge_slope,
+    gradient_interval,
+    judge_gradient,
     outside_theory,
     place_layer,
-    slope_interval,
 )
 from .symmetry import Symmetry, translational_symmetry
 from .wide_flow import WideLayer, wide_flow, wide_layer
@@ -46,9 +46,9 @@ class Renormalization:
 
     Args:
         verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", for
-            the layers' median (σ_w², σ_b²), by where `slope_interval` lies.
+            the layers' median (σ_w², σ_b²), by where `gradient_interval` lies.
         reason: why, in words.
-        slope_interval: χ₁ with both medians two standard errors either way.
+        gradient_interval: χ₁ with both medians two standard errors either way.
         activation: name of the φ assumed.
         layers: place of every layer by name.
         symmetry: are the layers alike?
@@ -58,7 +58,7 @@ class Renormalization:
 
     verdict: str
     reason: str
-    slope_interval: tuple[float, float] | None
+    gradient_interval: tuple[float, float] | None
     activation: str
     layers: dict[str, LayerPoint]
     symmetry: Symmetry
@@ -129,19 +129,19 @@ def analyze_renormalization(
     )
     bias_var, bias_error = _median([(p.bias_var, p.bias_var_error) for p in placed])
     common = fixed_point(weight_var, bias_var, phi)
-    interval = slope_interval(weight_var, weight_error, bias_var, bias_error, phi)
+    interval = gradient_interval(weight_var, weight_error, bias_var, bias_error, phi)
     flow = []
     if common.length is not None and 0 < common.length < math.inf:
         flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
     reason = (
         f"Median over {len(placed)} layers: σ_w² = {weight_var:.4g} ± "
         f"{weight_error:.2g}, σ_b² = {bias_var:.4g} ± {bias_error:.2g}; for wide "
-        f"random {phi.name} layers {describe_slope(common, interval)}."
+        f"random {phi.name} layers {describe_gradient(common, interval)}."
     )
     return Renormalization(
-        verdict=judge_slope(common, interval),
+        verdict=judge_gradient(common, interval),
         reason=reason,
-        slope_interval=interval,
+        gradient_interval=interval,
         activation=phi.name,
         layers=layers,
         symmetry=symmetry,

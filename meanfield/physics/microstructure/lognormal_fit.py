@@ -1,4 +1,4 @@
-r"""Lognormal microstructure: is the law of |w| lognormal, and how sure are we?
+r"""Lognormal microstructure: is the distribution of |w| lognormal, and how sure are we?
 
     ln|w| ~ N(μ, σ²),     fitted by maximum likelihood: mean and deviation of ln|w|
 
@@ -42,7 +42,7 @@ MIN_SIGMA = 1e-5
 
 @dataclass(frozen=True)
 class Microstructure:
-    """Law of the magnitudes of one tensor; `None` where a number would mean nothing.
+    """Distribution of one tensor's magnitudes; `None` where a number means nothing.
 
     Args:
         verdict: "lognormal", "not lognormal" or "cannot tell".
@@ -92,7 +92,7 @@ class Microstructure:
 
     @property
     def best_rival(self) -> str | None:
-        """Name of the rival law of lowest BIC."""
+        """Name of the rival of lowest BIC."""
         margins = self.bic_margin
         return None if margins is None else min(margins, key=lambda name: margins[name])
 
@@ -263,8 +263,8 @@ def _compare(centred: np.ndarray, mu: float, sigma: float) -> dict[str, Any]:
         magnitudes = np.exp(part)
         ours = -0.5 * np.square(part / sigma) - part
         ours -= np.log(sigma) + 0.5 * np.log(2 * np.pi)
-        for index, law in enumerate(rivals):
-            gain = ours - law.log_density(magnitudes)
+        for index, rival in enumerate(rivals):
+            gain = ours - rival.log_density(magnitudes)
             sums[index] += gain.sum()
             squares[index] += float(gain @ gain)
     mean = sums / size
@@ -276,14 +276,14 @@ def _compare(centred: np.ndarray, mu: float, sigma: float) -> dict[str, Any]:
         "vuong_z": {},
         "rivals": {},
     }
-    for law, total, per_weight, spread in zip(
+    for rival, total, per_weight, spread in zip(
         rivals, sums, mean, deviation, strict=True
     ):
-        extra = law.num_parameters - 2
-        result["bic_margin"][law.name] = float(2 * total + extra * np.log(size))
-        result["log_likelihood_margin"][law.name] = float(per_weight)
-        result["vuong_z"][law.name] = float(per_weight / spread * size**0.5)
-        result["rivals"][law.name] = law.parameters | {
-            "scale": law.parameters["scale"] * scale
+        extra = rival.num_parameters - 2
+        result["bic_margin"][rival.name] = float(2 * total + extra * np.log(size))
+        result["log_likelihood_margin"][rival.name] = float(per_weight)
+        result["vuong_z"][rival.name] = float(per_weight / spread * size**0.5)
+        result["rivals"][rival.name] = rival.parameters | {
+            "scale": rival.parameters["scale"] * scale
         }
     return result

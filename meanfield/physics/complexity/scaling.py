@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
-from scipy.optimize import least_squares
 
 from meanfield.checks import first_bad, require
 from meanfield.keys import numpy_generator
+
+from .growth_models import MODELS, compare_models
 
 Verdict = Literal["power law", "exponential", "logarithmic", "cannot tell"]
 MIN_DECADES = 1.5
@@ -35,9 +36,6 @@ MIN_AIC_LEAD = 2.0
 MIN_SUPPORT = 0.95
 # The best of poor fits is no law: a curve that dips and rises must not pass.
 MIN_R_SQUARED = 0.9
-LAWS = ("power law", "exponential", "logarithmic", "constant")
-# Free parameters besides the error's size; two where nothing is said.
-_PARAMETERS = {"constant": 1, "parabola": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +105,7 @@ def fit_scaling(
 
     Example:
         >>> import jax, numpy as np
-        >>> from meanfield.physics.renormalization.scaling import fit_scaling
+        >>> from meanfield.physics.complexity.scaling import fit_scaling
         >>> t = np.geomspace(1, 1000, 40)
         >>> noise = np.random.default_rng(0).normal(size=40)
         >>> y = 3 * t**-0.5 * np.exp(0.02 * noise)
@@ -125,7 +123,7 @@ def fit_scaling(
     )
     num_curves, num_points = curves.shape
     log_t, log_y = np.log(t), np.log(curves)
-    aic, slope, offset = _compare(t, log_t, log_y.mean(axis=0))
+    aic, slope, offset = compare_models(t, log_t, log_y.mean(axis=0))
     rng = numpy_generator(key, spawn_key=(1,))
     block = 0 if num_curves > 1 else max(2, round(np.sqrt(num_points)))
     slopes, winners = [], []
@@ -136,10 +134,10 @@ def fit_scaling(
         else:
             index = _blocks(num_points, block, rng)
             drawn = log_y[0, index]
-        values, drawn_slope, _ = _compare(t[index], log_t[index], drawn)
+        values, drawn_slope, _ = compare_models(t[index], log_t[index], drawn)
         slopes.append(drawn_slope)
-        winners.append(min(LAWS, key=lambda law: values[law]))
-    support = {law: winners.count(law) / num_bootstrap for law in LAWS}
+        winners.append(min(MODELS, key=lambda law: values[law]))
+    support = {law: winners.count(law) / num_bootstrap for law in MODELS}
     mean_curve = log_y.mean(axis=0)
     residual = mean_curve - offset - slope * log_t
     scatter = float(np.sum((mean_curve - mean_curve.mean()) ** 2))
@@ -164,71 +162,6 @@ def fit_scaling(
     )
 
 
-def _compare(
-    t: np.ndarray, log_t: np.ndarray, log_y: np.ndarray
-) -> tuple[dict[str, float], float, float]:
-    """AIC of each law, and slope and offset of the power law."""
-    power_slope, power_offset, power = _line(log_t, log_y)
-    residuals = {
-        "power law": power,
-        "exponential": _line(t, log_y)[2],
-        "logarithmic": _logarithmic(log_t, log_y),
-        "constant": float(np.sum((log_y - log_y.mean()) ** 2)),
-        "parabola": _parabola(log_t, log_y),
-    }
-    # Errors below rounding tell no law from another.
-    floor = len(t) * (np.finfo(np.float64).eps * max(1.0, np.abs(log_y).max())) ** 2
-    aic = {
-        law: len(t) * float(np.log(max(rss, floor) / len(t)))
-        + 2 * _PARAMETERS.get(law, 2)
-        for law, rss in residuals.items()
-    }
-    return aic, power_slope, power_offset
-
-
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Slope, offset and residual sum of squares of ordinary least squares."""
-    spread = x - x.mean()
-    square = float(spread @ spread)
-    slope = float(spread @ y) / square if square > 0 else 0.0
-    offset = float(y.mean() - slope * x.mean())
-    return slope, offset, float(np.sum((y - offset - slope * x) ** 2))
-
-
-def _parabola(x: np.ndarray, y: np.ndarray) -> float:
-    """Residual sum of squares of a parabola."""
-    x = (x - x.mean()) / (np.ptp(x) or 1.0)
-    basis = np.stack([np.ones_like(x), x, x**2], axis=1)
-    coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
-    return float(np.sum((y - basis @ coefficients) ** 2))
-
-
-def _logarithmic(log_t: np.ndarray, log_y: np.ndarray) -> float:
-    """Residual sum of squares of ln(a + b ln t), positive by its two end values."""
-    span = log_t.max() - log_t.min()
-    if span == 0:
-        return float(np.sum((log_y - log_y.mean()) ** 2))
-    u = (log_t - log_t.min()) / span
-    slope, offset, _ = _line(u, log_y)
-
-    def residual(ends: np.ndarray) -> np.ndarray:
-        return np.logaddexp(ends[0] + _log(1 - u), ends[1] + _log(u)) - log_y
-
-    def jacobian(ends: np.ndarray) -> np.ndarray:
-        last = np.exp(ends[1] + _log(u) - residual(ends) - log_y)
-        return np.stack([1 - last, last], axis=1)
-
-    start = np.array([offset, offset + slope])
-    derivative: Any = jacobian  # SciPy's annotation knows only the names of methods
-    solution = least_squares(residual, start, jac=derivative, method="lm")
-    return float(2 * solution.cost)
-
-
-def _log(x: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.log(x)
-
-
 def _blocks(count: int, block: int, rng: np.random.Generator) -> np.ndarray:
     """Positions of a moving-block bootstrap draw, cut to the original length."""
     starts = rng.integers(count - block + 1, size=-(-count // block))
@@ -241,7 +174,7 @@ def _judge(
     decades: float,
     r_squared: float,
 ) -> tuple[Any, str]:
-    first, second = sorted(LAWS, key=lambda law: aic[law])[:2]
+    first, second = sorted(MODELS, key=lambda law: aic[law])[:2]
     lead = aic[second] - aic[first]
     if first == "constant":
         return "cannot tell", "no trend: a constant does as well as any law"

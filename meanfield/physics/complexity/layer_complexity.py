@@ -1,0 +1,162 @@
+"""What is said of one layer and of a network: numbers, errors and a verdict."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from .dimension import EffectiveDimension
+from .entropy import unit_entropies
+from .joint_entropy import JointEntropy
+
+Verdict = Literal["measured", "few examples", "cannot tell"]
+# A share of examples has an error of at least 7 % of one half below this many.
+MIN_EXAMPLES = 50
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerComplexity:
+    """One layer: complexity in bits, dimension of its features, and a verdict.
+
+    Args:
+        layer: its name.
+        verdict: "measured"; "few examples" (fewer than 10 a unit: the joint entropy
+            and the dimension are biased, the dimension low); "cannot tell".
+        reason: why it is not "measured"; empty otherwise.
+        num_units: units (channels of a convolution).
+        num_examples: N.
+        always_on: units that are on for every example: affine on these data.
+        always_off: units that are off for every example: dead on these data.
+        unit_bits: c_i of every unit, plug-in.
+        marginal: Σ c_i with the Miller–Madow correction, in bits.
+        joint: the joint entropy, or None.
+        dimension: of the features, or None.
+    """
+
+    layer: str
+    verdict: Verdict
+    reason: str
+    num_units: int
+    num_examples: int
+    always_on: int
+    always_off: int
+    unit_bits: Float64[np.ndarray, " units"]
+    marginal: float | None
+    joint: JointEntropy | None
+    dimension: EffectiveDimension | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold; `unit_bits` as a list."""
+        plain = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        plain["unit_bits"] = self.unit_bits.tolist()
+        for part in ("joint", "dimension"):
+            plain[part] = None if plain[part] is None else plain[part].to_dict()
+        return plain
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkComplexity:
+    """All layers of a network on one data set.
+
+    Args:
+        data: name of the data the network was run on.
+        layers: in forward order.
+    """
+
+    data: str
+    layers: tuple[LayerComplexity, ...]
+
+    @property
+    def marginal(self) -> float | None:
+        """Sum of the layers' marginal complexities (not a chain over layers), bits."""
+        return _sum(layer.marginal for layer in self.layers)
+
+    @property
+    def joint(self) -> float | None:
+        """Sum of the layers' joint entropies, in bits; None where one is unknown."""
+        return _sum(layer.joint and layer.joint.bits for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {
+            "data": self.data,
+            "marginal": self.marginal,
+            "joint": self.joint,
+            "layers": {layer.layer: layer.to_dict() for layer in self.layers},
+        }
+
+
+# How each number is read off a layer.
+LAYER_NUMBERS: dict[str, Callable[[LayerComplexity], float | None]] = {
+    "marginal": lambda layer: layer.marginal,
+    "joint": lambda layer: layer.joint and layer.joint.bits,
+    "dimension": lambda layer: layer.dimension and layer.dimension.dimension,
+    "participation": lambda layer: layer.dimension and layer.dimension.participation,
+    "always_on": lambda layer: float(layer.always_on),
+    "always_off": lambda layer: float(layer.always_off),
+}
+
+
+def judge_layer(
+    name: str,
+    states: Bool[np.ndarray, "examples units"],
+    joint: JointEntropy | None,
+    dimension: EffectiveDimension | None,
+    reason: str,
+) -> LayerComplexity:
+    """One layer's result, with its verdict.
+
+    Args:
+        name: of the layer.
+        states: which units were on.
+        joint: the joint entropy, if it was estimated.
+        dimension: of the features, if they vary.
+        reason: why neither can be said (`too_few_examples`); empty if both can.
+    """
+    num_examples, num_units = states.shape
+    bits, marginal = unit_entropies(states)
+    verdict: Verdict = "measured"
+    if reason:
+        verdict = "cannot tell"
+    elif dimension is None:
+        verdict = "cannot tell"
+        reason = "the features never vary: they have no dimension"
+    elif num_examples < 10 * num_units:
+        verdict = "few examples"
+        reason = f"{num_examples} examples are fewer than 10 a unit"
+    return LayerComplexity(
+        layer=name,
+        verdict=verdict,
+        reason=reason,
+        num_units=num_units,
+        num_examples=num_examples,
+        always_on=int(states.all(axis=0).sum()),
+        always_off=int((~states).all(axis=0).sum()),
+        unit_bits=bits,
+        marginal=None if num_examples < MIN_EXAMPLES else marginal,
+        joint=joint,
+        dimension=dimension,
+    )
+
+
+def too_few_examples(num_examples: int, num_units: int) -> str:
+    """Why so few examples allow no statement, in words; empty if they are enough."""
+    if num_examples < MIN_EXAMPLES:
+        return (
+            f"{num_examples} examples are too few: at least {MIN_EXAMPLES} are needed"
+        )
+    if num_examples < num_units:
+        return (
+            f"{num_examples} examples are fewer than the {num_units} units: joint "
+            "entropy and dimension would measure the sample"
+        )
+    return ""
+
+
+def _sum(values: Any) -> float | None:
+    listed = list(values)
+    return None if any(value is None for value in listed) else float(sum(listed))

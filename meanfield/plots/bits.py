@@ -1,0 +1,41 @@
+"""Picture of the entropic complexity of layers, in bits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanfield.checks import require
+
+from .style import BLACK, BLUE, SKY, layer_ticks, new_axis
+
+
+def complexity(
+    layers: Mapping[str, Mapping[str, Any]], axis: Axes | None = None
+) -> Axes:
+    """Entropic complexity of every layer in bits: sum over its units, and jointly.
+
+    Args:
+        layers: as in `ComplexityReport.to_dict()["layers"]`; a layer that was not
+            measured is left out.
+        axis: where to draw.
+    """
+    measured = {n: e for n, e in layers.items() if e["marginal"] is not None}
+    require(
+        len(measured) > 0, "`layers` holds no measured layer; there is nothing to draw."
+    )
+    axis = axis or new_axis()
+    places = np.arange(len(measured))
+    marginal = [entry["marginal"] for entry in measured.values()]
+    joint = [(e["joint"] or {}).get("bits", np.nan) for e in measured.values()]
+    axis.bar(
+        places - 0.2, marginal, 0.4, label="sum of units", color=SKY, edgecolor=BLACK
+    )
+    axis.bar(
+        places + 0.2, joint, 0.4, label="joint", color=BLUE, edgecolor=BLACK, hatch="//"
+    )
+    layer_ticks(axis, list(measured))
+    axis.set_ylabel("entropic complexity (bits)")
+    axis.legend(frameon=False, fontsize="small")
+    return axis

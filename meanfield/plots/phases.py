@@ -1,0 +1,154 @@
+"""Pictures of the phase diagram of wide layers and of flows through it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanfield.physics.renormalization.activations import Activation, find_activation
+from meanfield.physics.renormalization.ensemble_map import (
+    READINGS,
+    critical_slab_mean_var,
+)
+from meanfield.physics.renormalization.fitted_decimation import EffectiveLayer
+from meanfield.physics.renormalization.fixed_points import critical_weight_var
+from meanfield.physics.renormalization.network_phase import Renormalization
+from meanfield.physics.renormalization.wide_flow import wide_flow, wide_layer
+
+from .style import BLACK, BLUE, GREEN, GREY, RED, new_axis
+
+READING_COLOURS = dict(zip(READINGS, (BLUE, RED, GREEN), strict=True))
+
+
+def phase_diagram(
+    results: Mapping[str, Renormalization] | None = None,
+    axis: Axes | None = None,
+    *,
+    activation: str | Activation = "tanh",
+    max_bias_var: float = 0.3,
+) -> Axes:
+    """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points."""
+    axis = axis or new_axis()
+    phi = find_activation(activation)
+    # The line starts like a square root: put most points near 0.
+    biases = max_bias_var * np.linspace(0, 1, 41) ** 3
+    line = np.array([critical_weight_var(float(b), phi) for b in biases])
+    axis.plot(line, biases, color=BLACK, label="χ₁ = 1")
+    axis.fill_betweenx(biases, line, line.max() * 4, color="#F3E3D9", zorder=0)
+    axis.set_xlim(0, line.max() * 1.5)
+    for name, result in (results or {}).items():
+        points = np.array(
+            [
+                (p.weight_var, p.bias_var)
+                for p in result.layers.values()
+                if p.weight_var is not None
+            ]
+        ).reshape(-1, 2)
+        axis.plot(points[:, 0], points[:, 1], "o", markersize=4, label=name)
+        widest = points[:, 0].max(initial=0.0)
+        axis.set_xlim(0, max(axis.get_xlim()[1], 1.1 * widest))
+    axis.text(0.03, 0.9, "order", transform=axis.transAxes)
+    axis.text(0.85, 0.9, "chaos", transform=axis.transAxes)
+    axis.set_xlabel("σ_w²")
+    axis.set_ylabel("σ_b²")
+    axis.set_title(f"wide {phi.name} layers")
+    axis.legend(fontsize="small", frameon=False, loc="center left")
+    return axis
+
+
+def decimation_flow(
+    starts: Sequence[tuple[float, float]],
+    axis: Axes | None = None,
+    *,
+    activation: str | Activation = "tanh",
+    num_steps: int = 6,
+) -> Axes:
+    """Flow under b = 2 from several (σ_w², σ_b²), with the critical line.
+
+    Points run along lines of constant q*; arrows show one step. A chaotic start
+    (orange) stops where no single layer does what two of them do.
+    """
+    axis = axis or new_axis()
+    phi = find_activation(activation)
+    widest = 0.0
+    for weight_var, bias_var in starts:
+        flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
+        x = [layer.weight_var for layer in flow]
+        y = [layer.bias_var for layer in flow]
+        widest = max(widest, *x)
+        colour = BLUE if flow[0].gradient < 1 else RED
+        if abs(flow[0].gradient - 1) < 1e-6:
+            colour, x, y = BLACK, x[:1], y[:1]
+        axis.plot(x, y, "o", markersize=3, color=colour)
+        for i in range(len(x) - 1):
+            axis.annotate(
+                "",
+                (x[i + 1], y[i + 1]),
+                (x[i], y[i]),
+                arrowprops={"arrowstyle": "->", "color": colour},
+            )
+    top = max(axis.get_ylim()[1], 0.1)
+    biases = top * np.linspace(0, 1, 41) ** 3
+    line = [critical_weight_var(float(b), phi) for b in biases]
+    axis.plot(line, biases, color=BLACK, label="χ₁ = 1, fixed points")
+    axis.set_xlabel("σ_w²")
+    axis.set_ylabel("σ_b²")
+    axis.plot([], [], "o-", color=BLUE, label="ordered: to σ_w² = 0")
+    axis.plot([], [], "o-", color=RED, label="chaotic: away")
+    axis.set_title(f"two wide {phi.name} layers become one")
+    axis.legend(fontsize="small", frameon=False)
+    return axis
+
+
+def measured_flow(
+    levels: Sequence[Sequence[EffectiveLayer]], axis: Axes | None = None
+) -> Axes:
+    """χ₁ of effective layers by block size; filled where the single layer fits."""
+    axis = axis or new_axis()
+    for level in levels:
+        for layer in level:
+            good = layer.verdict == "good"
+            axis.plot(
+                layer.block * (1 + 0.02 * layer.first),
+                layer.gradient,
+                "o",
+                color=BLUE,
+                markerfacecolor=BLUE if good else "none",
+            )
+    axis.axhline(1, color=GREY, linewidth=1)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("layers in one effective layer")
+    axis.set_ylabel("χ₁")
+    axis.set_title("filled: R² ≥ 0.9 on held-out examples", fontsize="medium")
+    return axis
+
+
+def critical_slabs(
+    axis: Axes | None = None,
+    *,
+    activation: str | Activation = "tanh",
+    bias_var: float = 0.05,
+    slab_vars: Sequence[float] = (0.0, 0.5),
+) -> Axes:
+    """Critical N E m² of a spike-and-slab layer against π, for every reading."""
+    axis = axis or new_axis()
+    spikes = np.linspace(0, 0.8, 41)
+    styles = ("-", "--", ":", "-.")
+    for slab_var, style in zip(slab_vars, styles, strict=False):
+        for reading, colour in READING_COLOURS.items():
+            line = [
+                critical_slab_mean_var(
+                    float(p), slab_var, bias_var, activation, reading
+                )
+                for p in spikes
+            ]
+            label = f"{reading}, N Ξ = {slab_var:g}"
+            axis.plot(spikes, line, style, color=colour, label=label)
+    axis.set_yscale("log")
+    axis.set_xlabel("π, probability that a connection is absent")
+    axis.set_ylabel("critical N E m²")
+    name = find_activation(activation).name
+    axis.set_title(f"{name}, σ_b² = {bias_var:g}")
+    axis.legend(fontsize="small", frameon=False)
+    return axis
