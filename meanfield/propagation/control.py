@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -23,9 +24,16 @@ from .values import Random, is_random, lift
 
 
 def _call(equation: Equation, *operands: Any) -> list[Any]:
-    """`jit`, and `custom_jvp_call`, whose derivative rule knows no moments."""
+    """`jit`; and `custom_jvp_call`, whose derivative rule knows no moments."""
     inner = equation.params[CALLS[equation.name]]
     return evaluate(inner, operands, equation.context)
+
+
+def _custom_jvp(equation: Equation, *operands: Any) -> list[Any]:
+    """What is drawn keeps the derivative that the author gave it."""
+    if all(v.drawable if is_random(v) else eqx.is_array(v) for v in operands):
+        return equation.bind(*map(equation.draw, operands))
+    return _call(equation, *operands)
 
 
 def _remat(equation: Equation, *operands: Any) -> list[Any]:
@@ -46,6 +54,7 @@ for _name in CALLS:
     register_rule(_name, _call)
 for _name in REMAT:
     register_rule(_name, _remat)
+register_rule("custom_jvp_call", _custom_jvp, reading="sampled")
 
 
 @register_rule("custom_vjp_call")

@@ -1,6 +1,7 @@
 """One step of the program as a rule sees it, and the context it runs in."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from jax.extend.core import JaxprEqn
@@ -130,14 +131,26 @@ class Equation:
 
     def refuse(self, *operands: Any, because: str = "") -> UnsupportedPrimitiveError:
         """The error for operands that this primitive has no rule for."""
-        leaves = ", ".join(f"`{leaf}`" for leaf in merge_leaves(*operands))
-        line = source_line(self.eqn)
-        place = f" at {line}" if line else ""
-        reason = f" ({because})" if because else ""
-        return UnsupportedPrimitiveError(
-            f"the primitive `{self.name}`{place} met the random parameter {leaves} and "
-            f"has no rule for it in the {self.reading} reading{reason}. Either "
-            f'register one with meanfield.register_rule("{self.name}"), or leave '
-            f"{leaves} a point value: an ordinary array there, or `where=` in "
-            "Ensemble.from_model."
-        )
+        return refusal(self.eqn, self.reading, merge_leaves(*operands), because)
+
+
+def refusal(
+    eqn: JaxprEqn, reading: Reading, leaves: Iterable[str], because: str = ""
+) -> UnsupportedPrimitiveError:
+    """The error for weights that a primitive cannot take, with the ways out."""
+    names = ", ".join(f"`{leaf}`" for leaf in leaves)
+    primitive, line = eqn.primitive.name, source_line(eqn)
+    place = f" at {line}" if line else ""
+    reason = f" ({because})" if because else ""
+    draw = (
+        f'draw {names} once per call with noise="weights"'
+        if reading == "sampled"
+        else 'read it with reading="sampled"'
+    )
+    return UnsupportedPrimitiveError(
+        f"the primitive `{primitive}`{place} met the random parameter {names} and "
+        f"has no rule for it in the {reading} reading{reason}. Either {draw}; or "
+        f'register a rule with meanfield.register_rule("{primitive}"); or leave '
+        f"{names} a point value: an ordinary array there, or `where=` in "
+        "Ensemble.from_model."
+    )

@@ -72,9 +72,7 @@ def _neg(equation: Equation, x: Random) -> Random:
 @register_rule("dot_general")
 def _dot(equation: Equation, x: Any, y: Any) -> Any:
     x, y = _one_weight(equation, x, y)
-    (x_axes, y_axes), _ = equation.params["dimension_numbers"]
-    _refuse_copies(equation, x, x_axes)
-    _refuse_copies(equation, y, y_axes)
+    (x_axes, _), _ = equation.params["dimension_numbers"]
     summands = math.prod(jnp.shape(x)[axis] for axis in x_axes)
     sampled = equation.reading == "sampled"
     if sampled and is_random(x) and not is_random(y):
@@ -104,8 +102,6 @@ def _weight_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
 @register_rule("conv_general_dilated")
 def _conv(equation: Equation, x: Any, y: Any) -> Any:
     x, y = _one_weight(equation, x, y)
-    for value in (x, y):
-        _refuse_copies(equation, value, range(jnp.ndim(value)))
     _, inputs, *window = equation.params["dimension_numbers"].rhs_spec
     # A stride of the transposed convolution leaves zeros between the inputs.
     summands = math.prod(jnp.shape(y)[axis] for axis in (inputs, *window))
@@ -116,7 +112,6 @@ def _conv(equation: Equation, x: Any, y: Any) -> Any:
 
 @register_rule("reduce_sum")
 def _reduce_sum(equation: Equation, x: Random) -> Any:
-    _refuse_copies(equation, x, equation.params["axes"])
     if equation.reading == "sampled" and x.drawable and x.copied:
         return equation.bind(equation.draw(x))
     summands = math.prod(x.shape[axis] for axis in equation.params["axes"])
@@ -201,8 +196,3 @@ def _copied(result: Any, *operands: Any) -> tuple[int, ...]:
         spread = value.ndim == 0
         axes |= set(range(result.ndim)) if spread else set(value.copied)
     return tuple(sorted(axes))
-
-
-def _refuse_copies(equation: Equation, x: Any, axes: Any) -> None:
-    if is_random(x) and not x.drawable and set(x.copied) & set(axes):
-        raise equation.refuse(x, because="it sums over copies made by broadcasting")

@@ -55,6 +55,16 @@ def normal(
     return noise.reshape(shape).astype(dtype)
 
 
+def uniform(
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any
+) -> Float[Array, "*shape"]:
+    """Independent numbers, uniform on [0, 1); float64 from `jax.random.uniform`."""
+    if dtype == jnp.float64 or math.prod(shape) >= 2**32:
+        return jax.random.uniform(key, shape, dtype)
+    bits = _hash(key, math.prod(shape)) >> 8
+    return (bits.astype(jnp.float32) * 2.0**-24).reshape(shape).astype(dtype)
+
+
 def _words(key: PRNGKeyArray) -> list[Array]:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)

@@ -98,6 +98,13 @@ def _barrier(equation: Equation, *operands: Any) -> list[Any]:
     return list(operands)
 
 
+@register_rule("tile")
+def _tile(equation: Equation, x: Random) -> Random:
+    many = {axis for axis, number in enumerate(equation.params["reps"]) if number > 1}
+    return _moved(equation, x, many | set(x.copied))
+
+
+@register_rule("stack")
 @register_rule("concatenate")
 def _concatenate(equation: Equation, *operands: Any) -> Any:
     return _joined(equation, (), *operands)
@@ -111,16 +118,16 @@ def _select(equation: Equation, which: Any, *cases: Any) -> Any:
 
 
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
-    """Several arrays put together entry by entry."""
-    weights = [v for v in parts if is_random(v) and not v.drawable]
+    """Several arrays put together entry by entry.
+
+    One weight may be in several of them: no sum over both comes this far, see
+    `readings`.
+    """
     randoms = [v for v in parts if is_random(v)]
-    for weight in weights:
-        others = [v for v in randoms if v is not weight]
-        if set(weight.leaves) & set(merge_leaves(*others)):
-            raise equation.refuse(*randoms, because="one weight would appear twice")
     lifted = [lift(v) for v in parts]
     mean = equation.bind(*plain, *(v.mean for v in lifted))
     var = equation.bind(*plain, *(v.var for v in lifted))
-    copied = tuple(sorted({axis for v in randoms for axis in v.copied}))
+    new = {equation.params["axis"]} if equation.name == "stack" else ()
+    copied = {axis + sum(axis >= n for n in new) for v in randoms for axis in v.copied}
     drawable = any(v.drawable for v in randoms)
-    return Random(mean, var, merge_leaves(*parts), drawable, copied)
+    return Random(mean, var, merge_leaves(*parts), drawable, tuple(sorted(copied)))

@@ -1,12 +1,12 @@
 """`mean_field`: from a network function to the function of its ensemble."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
@@ -14,14 +14,24 @@ from meanfield.trees import path_name
 
 from . import control, linear, structure  # noqa: F401  (their rules register themselves)
 from .deferred import settle_moments
-from .equation import Context, Reading
+from .drawing import draw_weight
+from .equation import Context, Reading, refusal
 from .interpreter import evaluate
 from .joint import draw_jointly
+from .noise import fold_in
+from .readings import find_readings
 from .values import Gated, Moments, Random, is_random, variance_dtype
+
+Noise = str | Mapping[str, str] | Callable[[str], str]
+KINDS = ("preactivations", "weights")
+# Keys of drawn weights; those of pre-activations are counted from 0.
+FIRST_KEY = 2**30
 
 
 def mean_field(
-    apply_fn: Callable[..., Any], reading: Reading = "sampled"
+    apply_fn: Callable[..., Any],
+    reading: Reading = "sampled",
+    noise: Noise = "preactivations",
 ) -> Callable[..., Any]:
     r"""Transform a network function into the function of its mean-field ensemble.
 
@@ -35,6 +45,21 @@ def mean_field(
     With π = 0 and Ξ = 0 everywhere the result is `apply_fn`'s own: to the bit when
     JAX runs it operation by operation, or compiles without optimising. The optimiser
     fuses the two programs differently, and may so round their last digits differently.
+
+    Several pre-activations may read one weight: the places of a convolution, the steps
+    of a loop, tied layers. Each then has noise of its own, where a sub-network has one
+    weight. And what is no pre-activation cannot have noise of its own: functions of
+    weights alone (w − w̄, A w, a norm of w), one weight at several places of one sum
+    (w[[0, 0, 1, 1]]), complex products, arguments of a `jax.custom_jvp`. Such weights
+    are found before the program runs, and are drawn once for the whole call.
+
+    With ``noise="weights"`` every random leaf is drawn once for the whole call, with
+    exact zeros, as a sub-network has it, and the network runs as it is: all that JAX
+    can run, under the derivatives that its author gave. The examples of a batch then
+    share one sub-network; `jax.vmap` over examples and keys draws one for each. A
+    weight has the gradient of its mean and its deviation,
+
+        dw = dμ + η d√V,   η = (w − μ)/√V kept.
 
     In the moments reading nothing is drawn: mean and variance travel through the
     nonlinearities, and every output comes as `.mean` and `.var`. ReLU, |z|, z², exp,
@@ -54,13 +79,17 @@ def mean_field(
         apply_fn: ``apply_fn(params, *args, **kwargs)``, any function that JAX can
             trace: an Equinox or Flax model's call, or plain `jax.numpy`.
         reading: "sampled" (default; the one that trains) or "moments".
+        noise: in the sampled reading, "preactivations" (default) or "weights"; or a
+            mapping or function from path names to either, for each random leaf (a
+            mapping may leave leaves out).
 
     Returns:
         ``f(params, *args, key=key, **kwargs)``. It composes with `jit`, `grad`, `vmap`
         and sharding. `key` is a `jax.random.key`; the moments reading needs none.
 
     Raises:
-        ValueError: an unknown reading; no `key` in the sampled reading.
+        ValueError: an unknown reading or noise, a name that no random leaf has; no
+            `key` in the sampled reading.
         UnsupportedPrimitiveError: a primitive without a rule met a random array; the
             message names the primitive, the parameter, and the ways out.
 
@@ -71,6 +100,14 @@ def mean_field(
         >>> network(weight, jnp.ones((5, 3)), key=jax.random.key(0)).shape
         (5, 2)
 
+        A sub-network for every example:
+
+        >>> square = mf.mean_field(lambda w, x: x @ (w @ w.T), noise="weights")
+        >>> keys = jax.random.split(jax.random.key(0), 5)
+        >>> each = jax.vmap(lambda x, key: square(weight, x, key=key))
+        >>> each(jnp.ones((5, 3)), keys).shape
+        (5, 3)
+
     References:
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
@@ -78,21 +115,63 @@ def mean_field(
         reading in get_args(Reading),
         f"`reading` must be 'sampled' or 'moments'; got {reading!r}.",
     )
+    require(
+        not isinstance(noise, str) or noise in KINDS,
+        f"`noise` must be 'preactivations' or 'weights'; got {noise!r}.",
+    )
+    require(
+        reading == "sampled" or noise == "preactivations",
+        "`noise` belongs to the sampled reading; the moments reading draws nothing.",
+    )
 
     def ensemble_fn(
         params: Any, *args: Any, key: PRNGKeyArray | None = None, **kwargs: Any
     ) -> Any:
-        slabs = [leaf for leaf in _leaves(params) if is_spike_slab(leaf)]
+        names, slabs, points = _split(params)
         require(
             not slabs or key is not None or reading == "moments",
             "`key` is needed to draw the noise of the sampled reading; pass "
             "key=jax.random.key(seed).",
         )
+        drawn = drawn_leaves(names, noise)
+        if slabs and len(drawn) == len(slabs):
+            weights = [_draw(slab, key, n) for n, slab in enumerate(slabs)]
+            return apply_fn(_fill(points, weights), *args, **kwargs)
         context = Context(reading, key if reading == "sampled" else None)
-        results, rebuild = _evaluate(apply_fn, context, params, args, kwargs)
+        results, rebuild = _evaluate(apply_fn, context, params, args, kwargs, drawn)
         return rebuild([_finish(context, value) for value in results])
 
     return ensemble_fn
+
+
+def drawn_leaves(names: Sequence[str], noise: Noise) -> frozenset[str]:
+    """Which random leaves are drawn as weights.
+
+    Args:
+        names: path names of all random leaves.
+        noise: as for `mean_field`.
+
+    Raises:
+        ValueError: an unknown word, or a name that is not there.
+    """
+    if isinstance(noise, Mapping):
+        unknown = sorted(set(noise) - set(names))
+        require(
+            not unknown,
+            f"`noise` names {unknown}; the random parameters are {list(names)}.",
+        )
+        kinds = {name: noise.get(name, "preactivations") for name in names}
+    elif isinstance(noise, str):
+        kinds = dict.fromkeys(names, noise)
+    else:
+        kinds = {name: noise(name) for name in names}
+    for name, kind in kinds.items():
+        require(
+            kind in KINDS,
+            f"`noise` must be 'preactivations' or 'weights'; got {kind!r} for "
+            f"{name!r}.",
+        )
+    return frozenset(name for name, kind in kinds.items() if kind == "weights")
 
 
 def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,7 +189,8 @@ def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def law(params: Any, *args: Any) -> Callable[[PRNGKeyArray], Any]:
         context = Context("moments", None)
-        results, rebuild = _evaluate(apply_fn, context, params, args, {})
+        none = frozenset()
+        results, rebuild = _evaluate(apply_fn, context, params, args, {}, none)
         for value in results:
             _refuse_gates(value)
         draw = draw_jointly(context, results)
@@ -146,20 +226,37 @@ def count_summands(
 
 
 def _evaluate(
-    apply_fn: Callable[..., Any], context: Context, params: Any, args: Any, kwargs: Any
+    apply_fn: Callable[..., Any],
+    context: Context,
+    params: Any,
+    args: Any,
+    kwargs: Any,
+    drawn: frozenset[str] | None = None,
 ) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Results of the program, and the way from them to what `apply_fn` returns."""
+    """Results of the program, and the way from them to what `apply_fn` returns.
+
+    Some leaves are drawn: those given, and those whose noise would be wrong. None
+    draws no leaf.
+    """
     names, slabs, points = _split(params)
-    shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
-    call = eqx.filter_make_jaxpr(
-        lambda leaves, points, *args, **kwargs: apply_fn(
-            _fill(points, leaves), *args, **kwargs
-        )
-    )
-    program, outputs, static = call(shapes, points, *args, **kwargs)
-    randoms = list(map(_random, names, slabs))
+    program, outputs, static = _stage(apply_fn, points, slabs, args, kwargs)
+    if drawn is not None:
+        count = len(jax.tree.leaves(eqx.filter(points, eqx.is_array)))
+        found = find_readings(program, names, count, context.reading, drawn).drawn
+        if context.reading == "moments":
+            for name, (eqn, because) in found.items():
+                raise refusal(eqn, "moments", [name], because)
+        # What shares a spike is refused as a result of its own.
+        shared = {name for name, slab in zip(names, slabs, strict=True) if slab.shared}
+        drawn |= {name for name in found if found[name][0] or name not in shared}
+    leaves = [
+        _draw(slab, context.base_key, number)
+        if drawn and name in drawn
+        else _random(name, slab)
+        for number, (name, slab) in enumerate(zip(names, slabs, strict=True))
+    ]
     plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))
-    results = evaluate(program, [*randoms, *plain], context)
+    results = evaluate(program, [*leaves, *plain], context)
     treedef = jax.tree.structure(outputs)
 
     def rebuild(values: list[Any]) -> Any:
@@ -167,6 +264,24 @@ def _evaluate(
         return eqx.combine(tree, static, is_leaf=_is_moments)
 
     return results, rebuild
+
+
+def _stage(
+    apply_fn: Callable[..., Any], points: Any, slabs: Any, args: Any, kwargs: Any
+) -> tuple[Any, Any, Any]:
+    """The program of (random leaves, points, arguments), and what it returns."""
+    shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
+    call = eqx.filter_make_jaxpr(
+        lambda leaves, points, *args, **kwargs: apply_fn(
+            _fill(points, leaves), *args, **kwargs
+        )
+    )
+    return call(shapes, points, *args, **kwargs)
+
+
+def _draw(weight: SpikeSlab, key: Any, number: int) -> Array:
+    """The draw of a weight for a whole call."""
+    return draw_weight(weight, fold_in(key, FIRST_KEY + number))
 
 
 def _random(name: str, weight: SpikeSlab) -> Random | Gated:
@@ -197,10 +312,6 @@ def _finish(context: Context, value: Any) -> Any:
     if is_random(value):
         return Moments(value.mean, value.var)
     return Moments(value, jnp.zeros_like(value))
-
-
-def _leaves(params: Any) -> list[Any]:
-    return jax.tree.leaves(params, is_leaf=is_spike_slab)
 
 
 def _is_moments(node: Any) -> bool:
