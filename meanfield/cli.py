@@ -3,9 +3,13 @@
 Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
 """
 
+import dataclasses
+import functools
+import inspect
 import json
-import re
 import sys
+import typing
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +17,15 @@ from typing import Annotated, Any
 import typer
 
 from meanfield import learning, runs
+from meanfield.runs.settings import (
+    AnalyzeSettings,
+    CoalitionSettings,
+    ExportSettings,
+    OpenSettings,
+    SampleSettings,
+    ScoreSettings,
+    TrainSettings,
+)
 
 app = typer.Typer(
     name="meanfield",
@@ -20,16 +33,58 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-FORMATS = ("safetensors", "npz", "numpy", "onnx", "onnx-int8", "stablehlo")
-RULES = ("draw", "labels", "median", "coalition")
 RunFolder = Annotated[Path, typer.Argument(help="a run folder made by `train`")]
-DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
-SEED = "of all random choices: the same seed, the same numbers"
-DataDir = Annotated[str | None, typer.Option(help=DATA_DIR)]
-Seed = Annotated[int, typer.Option(help=SEED, min=0)]
 
 
-DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
+def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each field of some settings classes.
+
+    The command has one parameter annotated with each class, and gets the objects.
+    """
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        given = inspect.signature(command).parameters.values()
+        holders = {p.annotation: p.name for p in given if p.annotation in kinds}
+        own = [p for p in given if p.annotation not in kinds]
+        made = [
+            _option(kind, field) for kind in kinds for field in dataclasses.fields(kind)
+        ]
+
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            for kind, holder in holders.items():
+                names = [field.name for field in dataclasses.fields(kind)]
+                values[holder] = kind(**{name: values.pop(name) for name in names})
+            command(**values)
+
+        parameters = [*own, *made]
+        call.__dict__["__signature__"] = inspect.Signature(parameters)
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
+
+    return give
+
+
+def _option(kind: type, field: dataclasses.Field) -> inspect.Parameter:
+    """The option that sets a field of a settings class."""
+    about = field.metadata
+    parse, shown = about["parse"], about["shown"]
+    option = typer.Option(
+        *about["flags"],
+        help=about["help"],
+        rich_help_panel=about["panel"],
+        metavar=about["metavar"],
+        min=about["min"],
+        parser=parse,
+    )
+    # What is parsed has its default as text, which the help shows.
+    wanted = Any if parse else typing.get_type_hints(kind)[field.name]
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default if shown is None else shown,
+        annotation=Annotated[wanted, option],
+    )
 
 
 def _version(wanted: bool | None) -> None:
@@ -53,203 +108,15 @@ def start(
     """
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        widths = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a list like 100,100") from error
-    if any(width < 1 for width in widths):
-        raise typer.BadParameter(f"every width must be positive; got {text!r}")
-    return widths
-
-
-def _devices(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is neither a number nor like 4x2")
-    return int(found[1]), int(found[2] or 1)
-
-
 @app.command()
-def train(
-    data: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="digits (embedded), mnist, fashion_mnist, a .csv or a .npz",
-        ),
-    ] = "digits",
-    out: Annotated[
-        Path | None,
-        typer.Option(rich_help_panel=RUN, help="run folder to write (else runs/NAME)"),
-    ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(help=DATA_DIR, rich_help_panel=DATA)
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="column of the .csv to predict, or several",
-            metavar="NAME,NAME,…",
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="classification, regression, counts or binary (else by the target)",
-        ),
-    ] = None,
-    likelihood: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=DATA,
-            help="categorical, bernoulli, poisson, gaussian, student_t; heteroscedastic"
-            " or heteroscedastic_student_t where noise depends on the input (else by "
-            "the task: categorical, bernoulli, poisson or gaussian)",
-        ),
-    ] = None,
-    test_fraction: Annotated[
-        float,
-        typer.Option(
-            rich_help_panel=DATA, help="part of a .csv or .npz kept for testing"
-        ),
-    ] = 0.2,
-    hidden: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=LEARNING,
-            help="widths of the hidden layers",
-            metavar="N,N,…",
-        ),
-    ] = "100,100",
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=LEARNING,
-            min=1,
-            help="passes over the data (else 30; below 10,000 examples 60)",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=LEARNING,
-            min=1,
-            help="examples a step (else 128; below 10,000 examples 32)",
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float,
-        typer.Option(
-            rich_help_panel=LEARNING, help="of Adam; falls to 0 along a cosine"
-        ),
-    ] = 2e-3,
-    inclusion_prob: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=PRIOR,
-            help="of a spike-and-slab prior; left out: the published rule",
-        ),
-    ] = None,
-    slab_scale: Annotated[
-        float, typer.Option(rich_help_panel=PRIOR, help="of the prior's slab")
-    ] = 0.1,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            rich_help_panel=PRIOR, help="weight of the prior; 1 is the evidence bound"
-        ),
-    ] = 1.0,
-    spikes: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=PRIOR,
-            help="connection: each has its own spike; unit: all that read one unit "
-            "share it, and sub-networks shrink (give --inclusion-prob)",
-        ),
-    ] = "connection",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=LEARNING,
-            help="bfloat16 computes in it; parameters stay float32",
-        ),
-    ] = None,
-    accumulate: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=LEARNING,
-            help="parts that each batch goes through in",
-            min=1,
-        ),
-    ] = 1,
-    devices: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=LEARNING,
-            help="devices that share each batch, or DATAxMODEL to split wide weights",
-            metavar="N",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help=SEED, min=0, rich_help_panel=RUN)] = 0,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=RUN, help="go on with this run; its own settings hold"
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", rich_help_panel=RUN, help="replace the run in --out"
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", rich_help_panel=RUN, help="no progress bar")
-    ] = False,
-    json_lines: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            rich_help_panel=RUN,
-            help="a JSON object a line: each epoch, then the run",
-        ),
-    ] = False,
-) -> None:
+@with_options(TrainSettings)
+def train(settings: TrainSettings) -> None:
     """Train an ensemble, score it, label its connections; makes a run folder."""
-    mesh, progress = _devices(devices), not (quiet or json_lines)
-    if resume is not None:
-        settings = runs.workflow.resumed(resume, devices=mesh, progress=progress)
-    else:
-        settings = runs.workflow.TrainSettings(
-            data=data,
-            out=out or Path("runs") / Path(data).stem,
-            data_dir=data_dir,
-            target=target,
-            task=task,
-            likelihood=likelihood,
-            test_fraction=test_fraction,
-            hidden=_widths(hidden),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            inclusion_prob=inclusion_prob,
-            slab_scale=slab_scale,
-            temperature=temperature,
-            spikes=spikes,
-            precision=precision,
-            accumulate=accumulate,
-            seed=seed,
-            devices=mesh,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    run = runs.workflow.train(settings, [learning.log_json()] if json_lines else [])
-    if json_lines:
+    if settings.resume is not None:
+        settings = runs.config.resumed(settings)
+    callbacks = [learning.log_json()] if settings.json_lines else []
+    run = runs.train.train(settings, callbacks)
+    if settings.json_lines:
         typer.echo(json.dumps({"run": str(run.folder.resolve()), **run.metrics}))
     else:
         _show(run)
@@ -261,89 +128,54 @@ def train(
 
 
 @app.command()
-def evaluate(
-    run: RunFolder,
-    data_dir: DataDir = None,
-    num_samples: Annotated[
-        int, typer.Option(help="noise draws to average over", min=1)
-    ] = 32,
-    seed: Seed = 0,
-) -> None:
+@with_options(OpenSettings, ScoreSettings)
+def evaluate(run: RunFolder, where: OpenSettings, settings: ScoreSettings) -> None:
     """Score a run on its test data; updates metrics.json."""
-    opened, dataset = runs.workflow.open_run(run, data_dir)
-    runs.workflow.score(opened, dataset, num_samples=num_samples, seed=seed)
+    opened, dataset = _open(run, where)
+    runs.score.score(opened, dataset, **vars(settings))
     _show(opened)
 
 
 @app.command()
-def label(run: RunFolder, data_dir: DataDir = None) -> None:
+@with_options(OpenSettings)
+def label(run: RunFolder, where: OpenSettings) -> None:
     """Label every connection important, absent or variable; writes connections.csv."""
-    opened, dataset = runs.workflow.open_run(run, data_dir)
-    runs.workflow.label(opened, dataset)
+    opened, dataset = _open(run, where)
+    runs.label.label(opened, dataset)
     _show(opened)
 
 
 @app.command()
-def sample(
-    run: RunFolder,
-    num_networks: Annotated[
-        int, typer.Option("-k", "--num-networks", help="how many to draw", min=1)
-    ] = 1,
-    format: Annotated[
-        str,
-        typer.Option(help="safetensors, npz, onnx, onnx-int8 or stablehlo"),
-    ] = "safetensors",
-    rule: Annotated[
-        str, typer.Option(help="draw, labels, median or coalition")
-    ] = "draw",
-    out: Annotated[
-        Path | None, typer.Option(help="folder to make (else RUN/subnetworks)")
-    ] = None,
-    together: Annotated[
-        bool,
-        typer.Option("--together", help="also one ONNX file of all with uncertainty"),
-    ] = False,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-) -> None:
+@with_options(SampleSettings, OpenSettings)
+def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> None:
     """Draw sub-networks, shrink them, and write them with a verified card.
 
     Rules: draw, each connection by its probability; labels, important ones always and
     absent ones never; median, those more likely there than not; coalition, the strong
     coalitions that `meanfield coalitions` found.
     """
-    _check_format(format)
-    if rule not in RULES:
-        raise typer.BadParameter(f"--rule must be one of {', '.join(RULES)}")
-    opened, dataset = runs.workflow.open_run(run, data_dir)
-    folder = out or run / "subnetworks"
-    card = runs.workflow.sample(
-        opened,
-        dataset,
-        num_networks=num_networks,
-        out=folder,
-        format=format,
-        rule=rule,
-        together=together,
-        seed=seed,
-    )
-    typer.echo(runs.workflow.card_summary(card))
-    typer.echo(f"\n  wrote {folder.resolve()}")
+    _check_format(settings.format)
+    if settings.rule not in runs.sample.RULES:
+        known = ", ".join(runs.sample.RULES)
+        raise typer.BadParameter(f"--rule must be one of {known}")
+    opened, dataset = _open(run, where)
+    card = runs.sample.sample(opened, dataset, **vars(settings))
+    typer.echo(runs.tables.card_table(card))
+    _wrote(settings.out or run / runs.folder.SUBNETWORKS)
 
 
 @app.command()
+@with_options(ExportSettings)
 def export(
     archive: Annotated[
         Path, typer.Argument(help="a .safetensors file made by `sample`")
     ],
     out: Annotated[Path, typer.Option(help="file to write; it must not exist")],
-    format: Annotated[
-        str, typer.Option(help="npz, onnx, onnx-int8 or stablehlo")
-    ] = "onnx",
+    settings: ExportSettings,
 ) -> None:
     """Write a shipped sub-network in another format, loaded back and compared."""
-    _check_format(format)
-    done = runs.workflow.export(archive, format=format, out=out)
+    _check_format(settings.format)
+    done = runs.sample.export(archive, out=out, **vars(settings))
     typer.echo(f"  largest difference {done.largest_difference:.2g}")
     typer.echo(f"  wrote {done.path.resolve()} ({done.bytes:,} bytes)")
 
@@ -353,59 +185,46 @@ def serve_check(
     folder: Annotated[Path, typer.Argument(help="a folder made by `sample`")],
 ) -> None:
     """Load every shipped file in its runtime; compare with the outputs on record."""
-    for done in runs.workflow.serve_check(folder):
+    for done in runs.sample.serve_check(folder):
         gap = done.largest_difference
         typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}")
 
 
 @app.command()
+@with_options(CoalitionSettings, OpenSettings)
 def coalitions(
-    run: RunFolder,
-    budget: Annotated[
-        int, typer.Option(help="coalitions to evaluate for each layer", min=1)
-    ] = 8_000,
-    epsilon: Annotated[
-        float, typer.Option(help="part of the payoff that may be lost")
-    ] = 0.02,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
+    run: RunFolder, settings: CoalitionSettings, where: OpenSettings
 ) -> None:
     """Value the neurons of every hidden layer; writes coalitions.json and plots."""
-    opened, dataset = runs.workflow.open_run(run, data_dir)
-    found = runs.workflow.coalitions(
-        opened, dataset, budget=budget, epsilon=epsilon, seed=seed
-    )
-    typer.echo(runs.workflow.coalitions_summary(found))
-    typer.echo(f"\n  wrote {(run / 'coalitions.json').resolve()}")
+    opened, dataset = _open(run, where)
+    found = runs.coalitions.coalitions(opened, dataset, **vars(settings))
+    typer.echo(runs.tables.coalitions_table(found))
+    _wrote(run / runs.folder.COALITIONS)
 
 
 @app.command()
+@with_options(AnalyzeSettings, OpenSettings)
 def analyze(
+    settings: AnalyzeSettings,
+    where: OpenSettings,
     run: Annotated[
         Path | None, typer.Argument(help="a run folder made by `train`")
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="instead of a run: a .npz or .safetensors of named arrays"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder to write (else RUN, or analysis)")
-    ] = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
 ) -> None:
     """Read a network with statistical mechanics; writes analysis.json and plots."""
-    if (run is None) == (weights is None):
+    if (run is None) == (settings.weights is None):
         raise typer.BadParameter("give either a run folder or --weights FILE")
-    folder = out or run or Path("analysis")
+    folder = settings.out or run or Path("analysis")
     if run is not None:
-        opened, dataset = runs.workflow.open_run(run, data_dir)
-        found = runs.analyze.analyze_run(opened, dataset, out=folder, seed=seed)
+        opened, dataset = _open(run, where)
+        found = runs.analyze.analyze_run(
+            opened, dataset, out=folder, seed=settings.seed
+        )
     else:
-        arrays = runs.analyze.read_weights(Path(str(weights)))
-        found = runs.analyze.analyze(arrays, folder, seed=seed)
-    typer.echo(runs.analyze.summary(found))
-    typer.echo(f"\n  wrote {(folder / 'analysis.json').resolve()}")
+        arrays = runs.analyze.read_weights(Path(str(settings.weights)))
+        found = runs.analyze.analyze(arrays, folder, seed=settings.seed)
+    typer.echo(runs.tables.analysis_table(found))
+    _wrote(folder / runs.folder.ANALYSIS)
 
 
 @app.command()
@@ -414,15 +233,24 @@ def report(run: RunFolder) -> None:
     typer.echo(f"  wrote {runs.report.write_report(run).resolve()}")
 
 
+def _open(run: Path, where: OpenSettings) -> tuple[Any, Any]:
+    return runs.folder.open_run(run, **vars(where))
+
+
 def _check_format(format: str) -> None:
-    if format not in FORMATS:
-        raise typer.BadParameter(f"--format must be one of {', '.join(FORMATS)}")
+    if format not in runs.sample.FORMATS:
+        known = ", ".join(runs.sample.FORMATS)
+        raise typer.BadParameter(f"--format must be one of {known}")
 
 
 def _show(run: Any) -> None:
-    typer.echo(runs.workflow.summary(run.metrics))
+    typer.echo(runs.tables.run_table(run.metrics))
     typer.echo("")
-    typer.echo(f"  wrote {run.folder.resolve()}")
+    _wrote(run.folder)
+
+
+def _wrote(path: Path) -> None:
+    typer.echo(f"  wrote {path.resolve()}")
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ import meanfield as mf
 from meanfield import runs
 from meanfield.ensemble.networks import mlp
 from meanfield.learning.results import FitResult
-from meanfield.runs.run import save_run, write_json
+from meanfield.runs.documents import write_json
+from meanfield.runs.folder import save_run
 
 CONFIG = {
     "format": 1,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.runs import run as runs, workflow
+from meanfield import runs
+from meanfield.runs.settings import TrainSettings
 
 EARLIER = Path(__file__).with_name("run_format_1")
 
@@ -21,10 +22,10 @@ def earlier(tmp_path):
 
 def test_a_run_of_an_earlier_version_opens_and_scores_as_it_did(earlier):
     before = json.loads((earlier / "metrics.json").read_text())
-    run, dataset = workflow.open_run(earlier)
+    run, dataset = runs.folder.open_run(earlier)
     assert run.ensemble.num_weights == before["num_weights"] == 64 * 2 + 2 * 10
     # The earlier version drew other noise: its score is one more draw of ours.
-    scores = [workflow.score(run, dataset, seed=seed) for seed in range(5)]
+    scores = [runs.score.score(run, dataset, seed=seed) for seed in range(5)]
     for name in ("accuracy", "nll"):
         values = [getattr(score, name) for score in scores]
         spread = max(np.std(values, ddof=1), 1 / len(dataset.x_test))
@@ -32,16 +33,16 @@ def test_a_run_of_an_earlier_version_opens_and_scores_as_it_did(earlier):
 
 
 def test_a_run_of_an_earlier_version_goes_on(earlier):
-    settings = workflow.resumed(earlier, progress=False)
+    settings = runs.config.resumed(TrainSettings(resume=earlier, quiet=True))
     assert settings.hidden == (2,)
     assert settings.epochs == 2
-    run = workflow.train(settings)
+    run = runs.train.train(settings)
     assert run.metrics["epochs"] == 2
 
 
 def test_a_run_of_a_later_version_is_refused(earlier):
     config = json.loads((earlier / "config.json").read_text())
-    config["format"] = runs.FORMAT + 1
+    config["format"] = runs.config.FORMAT + 1
     (earlier / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="written by a newer meanfield"):
         mf.load_run(earlier)

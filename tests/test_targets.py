@@ -17,7 +17,8 @@ from meanfield.cli import main
 from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.data import Dataset, load
 from meanfield.ensemble.networks import mlp
-from meanfield.runs.targets import Units, build_likelihood, likelihood_of
+from meanfield.runs.standardization import Standardization
+from meanfield.runs.tasks import build_likelihood, likelihood_of
 
 ROWS, SAMPLES = 60, 32
 QUICK = ["--hidden", "4", "--epochs", "2", "--quiet"]
@@ -79,7 +80,7 @@ def outputs_of(run, x, seed=0):
 
 
 def test_two_targets_are_scored_in_their_own_units(prices):
-    run, data = runs.workflow.open_run(prices)
+    run, data = runs.folder.open_run(prices)
     assert run.config["model"]["outputs"] == 4
     # By hand, in float64, from the table's own numbers.
     y = data.y_train.astype(np.float64)
@@ -98,7 +99,7 @@ def test_two_targets_are_scored_in_their_own_units(prices):
         expected = oracle.target_scores(*columns)
         assert one["rmse"] == pytest.approx(expected["rmse"], rel=1e-4)
         assert one["coverage"] == expected["coverage"]
-    table = runs.workflow.summary(metrics)
+    table = runs.tables.run_table(metrics)
     assert "test RMSE" in table
     assert "heat" in table
 
@@ -145,7 +146,7 @@ def test_a_card_of_a_regression_is_in_the_units_of_the_data(
     assert code == 0, err
     card = json.loads((out / "card.json").read_text())
     targets, (entry,) = card["source"]["targets"], card["subnetworks"]
-    run, data = runs.workflow.open_run(prices)
+    run, data = runs.folder.open_run(prices)
     outputs = mf.deploy.formats.load_predictor(out / entry["file"], "numpy")(
         data.x_test
     )
@@ -170,7 +171,7 @@ def test_counts_stay_counts(unlabelled, monkeypatch, capsys, tmp_path):
     words = ["--data", tmp_path / "counts.npz", "--likelihood", "poisson", "--out", out]
     code, _, err = cli(monkeypatch, capsys, "train", *words, *QUICK)
     assert code == 0, err
-    run, data = runs.workflow.open_run(out)
+    run, data = runs.folder.open_run(out)
     assert run.config["data"]["target_shift"] is None
     assert data.task == "counts"
     outputs = outputs_of(run, data.x_test)
@@ -204,7 +205,7 @@ def test_answers_are_judged_as_answers(unlabelled, monkeypatch, capsys, tmp_path
     words = ["--data", path, "--target", "up,left", "--out", out]
     code, printed, err = cli(monkeypatch, capsys, "train", *words, *QUICK)
     assert code == 0, err
-    run, data = runs.workflow.open_run(out)
+    run, data = runs.folder.open_run(out)
     assert data.task == "binary"
     assert run.config["model"]["likelihood"] == "bernoulli"
     left = frame().left.to_numpy()
@@ -349,7 +350,7 @@ def test_a_heading_with_a_comma_is_one_column(tmp_path):
 def test_a_likelihood_in_the_units_of_the_data_is_that_of_scipy(name):
     y = np.array([[1e3, 0.1], [3e3, 0.4], [7e3, 0.2]], np.float32)
     data = Dataset("a", "regression", y[:, :1], y, y[:, :1], y)
-    units, kind = Units.learn(data), build_likelihood(name, 2)
+    units, kind = Standardization.learn(data), build_likelihood(name, 2)
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(3, kind.num_outputs(y))).astype(np.float32)
     shift, scale = y.astype(float).mean(0), y.astype(float).std(0)
@@ -383,7 +384,7 @@ def test_every_task_has_a_likelihood():
 @pytest.fixture
 def unlabelled(monkeypatch):
     """Labels know nothing of likelihoods, and take a third of a short run."""
-    monkeypatch.setattr(runs.workflow, "label", lambda run, dataset: None)
+    monkeypatch.setattr(runs.train, "label", lambda run, dataset: None)
 
 
 @pytest.fixture(scope="module")

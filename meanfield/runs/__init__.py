@@ -1,4 +1,4 @@
-"""A run: folder, settings, training, scores, labels, coalitions, report."""
+"""A run: its folder, its settings, and each step of the command line as a function."""
 
 import lazy_loader
 

@@ -1,2 +1,15 @@
-from . import analyze as analyze, report as report, run as run, workflow as workflow
-from .run import Run as Run, load_run as load_run, versions as versions
+from . import (
+    analyze as analyze,
+    coalitions as coalitions,
+    config as config,
+    folder as folder,
+    label as label,
+    report as report,
+    sample as sample,
+    score as score,
+    settings as settings,
+    tables as tables,
+    train as train,
+)
+from .config import versions as versions
+from .folder import Run as Run, load_run as load_run

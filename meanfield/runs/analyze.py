@@ -1,7 +1,6 @@
 """The three instruments of `physics` applied to a run, or to anybody's weights."""
 
 import json
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from meanfield import plots
 from meanfield.checks import require
 from meanfield.physics.complexity.measure import measure_complexity
 from meanfield.physics.complexity.recording import layer_activations
@@ -18,9 +16,11 @@ from meanfield.physics.microstructure.lognormal_fit import analyze_microstructur
 from meanfield.physics.renormalization.network_phase import analyze_renormalization
 from meanfield.trees import path_name
 
-from .run import Run, write_json
+from .documents import write_json
+from .folder import ANALYSIS, Run
+from .pictures import draw_analysis
+from .settings import AnalyzeSettings
 
-ANALYSIS = "analysis.json"
 COMPLEXITY_EXAMPLES = 10_000
 NO_FLOW = {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
 
@@ -53,7 +53,7 @@ def analyze(
     *,
     activations: Mapping[str, Any] | None = None,
     data: str = "",
-    seed: int = 0,
+    seed: int = AnalyzeSettings.seed,
 ) -> dict[str, Any]:
     """Apply the instruments and write ``analysis.json`` and the plots.
 
@@ -85,12 +85,12 @@ def analyze(
     }
     found = _jsonable(found)
     write_json(out / ANALYSIS, found)
-    _draw(fits, flow, found["complexity"].get("layers"), out / "plots")
+    draw_analysis(fits, flow, found["complexity"].get("layers"), out / "plots")
     return found
 
 
 def analyze_run(
-    run: Run, dataset: Any, *, out: Path | None = None, seed: int = 0
+    run: Run, dataset: Any, *, out: Path | None = None, seed: int = AnalyzeSettings.seed
 ) -> dict[str, Any]:
     """Analyze an ensemble; activations are those of its network of posterior means."""
     x = dataset.x_test[:COMPLEXITY_EXAMPLES]
@@ -102,39 +102,6 @@ def analyze_run(
         data=f"{run.config['data']['source']}, test",
         seed=seed,
     )
-
-
-def summary(found: Mapping[str, Any]) -> str:
-    """One table for each instrument, in words and numbers."""
-    lines = ["  microstructure: is ln|w| normal?", ""]
-    lines.append(f"  {'tensor':<34}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")
-    for name, fit in found["microstructure"].items():
-        mu, sigma = (_short(fit.get(part)) for part in ("mu", "sigma"))
-        lines.append(
-            f"  {name:<34}{fit['verdict']:<16}{mu:>8}{sigma:>8}  "
-            f"{textwrap.shorten(fit['reason'], 60, placeholder=' …')}"
-        )
-    renormalization = found["renormalization"]
-    lines += ["", "  renormalization: layers in the phase diagram", ""]
-    lines.append(f"  {renormalization['verdict']}: {renormalization['reason']}")
-    for name, layer in renormalization.get("layers", {}).items():
-        lines.append(f"  {name:<24}{layer['verdict']:<12}{layer['reason']}")
-    complexity = found["complexity"]
-    lines += ["", "  complexity: bits of the on/off pattern, effective dimension", ""]
-    if "layers" not in complexity:
-        lines.append(f"  {complexity['verdict']}: {complexity['reason']}")
-        return "\n".join(lines)
-    head = f"  {'layer':<24}{'units':>7}{'sum bits':>10}{'joint bits':>12}"
-    lines.append(head + f"{'D_eff':>9}  verdict")
-    for name, layer in complexity["layers"].items():
-        joint = (layer.get("joint") or {}).get("bits")
-        dimension = (layer.get("dimension") or {}).get("dimension")
-        lines.append(
-            f"  {name:<24}{layer.get('num_units', 0):>7}"
-            f"{_short(layer.get('marginal')):>10}{_short(joint):>12}"
-            f"{_short(dimension):>9}  {layer.get('verdict', '')}"
-        )
-    return "\n".join(lines)
 
 
 def _renormalization(weights: Mapping[str, Any], key: Any) -> Any:
@@ -150,24 +117,6 @@ def _point_values(run: Run) -> dict[str, Any]:
         for path, leaf in leaves
         if hasattr(leaf, "ndim") and leaf.ndim == 1
     }
-
-
-def _draw(
-    fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
-) -> None:
-    plots.save(plots.microstructure_verdicts(fits), folder / "microstructure.png")
-    if flow is not None:
-        layers_of = {"layers of this network": flow}
-        axis = plots.phase_diagram(layers_of, activation=flow.activation)
-        plots.save(axis, folder / "renormalization.png")
-    if any(entry["marginal"] is not None for entry in (layers or {}).values()):
-        plots.save(plots.complexity(layers or {}), folder / "complexity.png")
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _jsonable(value: Any) -> Any:

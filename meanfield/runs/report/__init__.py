@@ -3,10 +3,22 @@
 from pathlib import Path
 
 from meanfield.files import write_text
-from meanfield.runs.run import load_run
+from meanfield.runs.folder import load_run
 
+from .derived import neurons, physics, shipped
+from .findings import credit, quality
+from .opening import lead, reproduce, trained
 from .page import document
-from .sections import SECTIONS, lead
+
+SECTIONS = (
+    ("What was trained", trained),
+    ("How good and how calibrated it is", quality),
+    ("Where the credit sits", credit),
+    ("Which neurons matter", neurons),
+    ("What the physics says", physics),
+    ("What can be shipped", shipped),
+    ("How to reproduce it", reproduce),
+)
 
 
 def write_report(folder: str | Path) -> Path:

@@ -9,10 +9,7 @@ plots/*.png, report.html, checkpoints/
 """
 
 import dataclasses
-import json
 import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,18 @@ from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.networks import mlp
-from meanfield.files import atomic_path, write_text
+from meanfield.files import atomic_path
 from meanfield.tensors import load_tree, save_tree
 
-from .targets import Units, build_likelihood, likelihood_of
+from .config import CONFIG, read_config
+from .documents import read_json, write_json
+from .standardization import Standardization
+from .tasks import build_likelihood
 
-FORMAT = 2
-ENSEMBLE, CONFIG, METRICS = "ensemble.safetensors", "config.json", "metrics.json"
+ENSEMBLE, METRICS = "ensemble.safetensors", "metrics.json"
+HISTORY, CONNECTIONS, PLOTS = "history.csv", "connections.csv", "plots"
+COALITIONS, ANALYSIS = "coalitions.json", "analysis.json"
+SUBNETWORKS = "subnetworks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Run:
         config: the contents of ``config.json``.
         ensemble: the trained ensemble.
         likelihood: the likelihood with what it learned, in standard units;
-            `units.likelihood(likelihood)` is that of the data.
+            `standardization.likelihood(likelihood)` is that of the data.
     """
 
     folder: Path
@@ -60,15 +62,21 @@ class Run:
         return load_data(self.config["data"], data_dir)
 
     @property
-    def units(self) -> Units:
+    def standardization(self) -> Standardization:
         """How the targets were standardised for the network."""
-        return Units.of(self.config)
+        return Standardization.of(self.config)
+
+    @property
+    def plots(self) -> Path:
+        """Folder of its pictures."""
+        return self.folder / PLOTS
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The contents of ``metrics.json``; empty when there are none yet."""
         path = self.folder / METRICS
-        return json.loads(path.read_text()) if path.is_file() else {}
+        remedy = "Delete it, and make it again with `meanfield evaluate`."
+        return read_json(path, remedy) if path.is_file() else {}
 
     def update_metrics(self, new: dict[str, Any]) -> None:
         """Add to ``metrics.json``."""
@@ -111,7 +119,7 @@ def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> 
     """Write configuration, ensemble and history; the ensemble goes last."""
     folder = Path(folder)
     write_json(folder / CONFIG, config)
-    with atomic_path(folder / "history.csv") as temporary:
+    with atomic_path(folder / HISTORY) as temporary:
         pd.DataFrame(result.history).to_csv(temporary, index=False)
     tree = {"params": result.ensemble.params, "likelihood": result.likelihood}
     save_tree(folder / ENSEMBLE, tree, {"config": config})
@@ -147,49 +155,14 @@ def load_run(folder: str | os.PathLike) -> Run:
     return Run(folder, config, ensemble, tree["likelihood"])
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The contents of a run folder's ``config.json``.
+def open_run(
+    folder: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> tuple[Run, Dataset]:
+    """A run and the data it was trained on.
 
     Raises:
-        ValueError: it is damaged, incomplete, or from a newer version.
+        FileNotFoundError: `folder` is no run folder.
+        ValueError: a file is damaged, or the data changed.
     """
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not readable JSON ({error}); it was truncated or edited. "
-            "Restore it from a copy or train again."
-        ) from error
-    version = config.get("format", 0) if isinstance(config, dict) else 0
-    require(
-        version <= FORMAT,
-        f"{folder} was written by a newer meanfield (run format {version}; this one "
-        f"reads {FORMAT}). Update meanfield.",
-    )
-    missing = [part for part in ("data", "model", "training") if part not in config]
-    require(
-        not missing,
-        f"{path} misses {missing}; it was edited. Restore it from a copy.",
-    )
-    # The first format knew one likelihood for each task, and one noise for all targets.
-    task = config["data"]["task"]
-    defaults = {"likelihood": likelihood_of(task), "targets": 1}
-    config["model"] = defaults | config["model"]
-    return config
-
-
-def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("meanfield", "jax", "equinox", "optax", "numpyro", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    run = load_run(folder)
+    return run, run.load_data(data_dir)

@@ -1,0 +1,134 @@
+"""Value the neurons of a run, layer by layer."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from meanfield.credit.labelling import label_connections
+from meanfield.data import Dataset
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.neurons.label_game import label_game
+from meanfield.neurons.links import link_test, neuron_links
+from meanfield.neurons.sequence import play_layers
+
+from .documents import read_json, write_json
+from .folder import COALITIONS, Run
+from .label import EXAMPLES
+from .pictures import draw_coalitions
+from .settings import CoalitionSettings
+
+GAME_EXAMPLES = 400
+
+
+def coalitions(
+    run: Run,
+    dataset: Dataset,
+    *,
+    budget: int = CoalitionSettings.budget,
+    epsilon: float = CoalitionSettings.epsilon,
+    seed: int = CoalitionSettings.seed,
+) -> dict[str, Any]:
+    """Strong coalitions of every hidden layer, earlier ones holding for later ones.
+
+    Values are estimated on one part of the training data and certified on another.
+    Writes ``coalitions.json``, two plots for each layer and one of the network.
+    """
+    x, y = dataset.x_train, run.standardization.standardise(dataset.y_train)
+    half = min(GAME_EXAMPLES, len(x) // 2)
+    first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
+    key = jax.random.key(seed)
+    labels = label_connections(
+        run.ensemble, data=x[:EXAMPLES], key=jax.random.fold_in(key, 9)
+    )
+    played = play_layers(
+        run.ensemble,
+        first,
+        second,
+        key=jax.random.fold_in(key, 10),
+        budget=budget,
+        epsilon=epsilon,
+        likelihood=run.likelihood,
+    )
+    found: dict[str, Any] = {}
+    for number, (layer, turn) in enumerate(played.items()):
+        game = label_game(run.ensemble, layer, labels, first, likelihood=run.likelihood)
+        shuffle_key = jax.random.fold_in(key, 20 + number)
+        links = _links(run.ensemble, labels, layer, first[0], turn.strong, shuffle_key)
+        found[layer] = _entry(turn) | {
+            "label_game": game.values,
+            "label_counts": game.counts,
+            "links": links,
+        }
+    draw_coalitions(run, played)
+    content = {
+        "payoff": next(iter(played.values())).payoff,
+        "epsilon": epsilon,
+        "examples": half,
+        "seed": seed,
+        "layers": found,
+    }
+    write_json(run.folder / COALITIONS, content)
+    return content
+
+
+def strong_masks(folder: Path) -> dict[str, np.ndarray]:
+    """Masks of the strong coalitions that ``coalitions.json`` holds, by layer."""
+    path = folder / COALITIONS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {COALITIONS} yet; make it with `meanfield coalitions "
+            f"{folder}`."
+        )
+    remedy = f"Make it again with `meanfield coalitions {folder}`."
+    layers = read_json(path, remedy)["layers"]
+    return {name: np.asarray(entry["mask"], bool) for name, entry in layers.items()}
+
+
+def _entry(turn: Any) -> dict[str, Any]:
+    """What one layer's game came to."""
+    values, strong = turn.values, turn.strong
+    return {
+        "values": values.values.tolist(),
+        "standard_errors": _finite(values.standard_errors),
+        "intervals": _finite(values.intervals),
+        "num_evaluations": int(values.num_evaluations),
+        "null_players": turn.null_players.tolist(),
+        "mask": strong.mask.tolist(),
+        "memberships": strong.memberships.tolist(),
+        "size": strong.size,
+        "certified": strong.certified,
+        "payoffs": strong.payoffs.tolist(),
+    }
+
+
+def _links(
+    ensemble: Ensemble, labels: Any, layer: str, x: Any, strong: Any, key: Any
+) -> dict[str, Any]:
+    """Connections of every neuron, and whether strong ones hold more important ones."""
+    links = neuron_links(ensemble, labels, layer, x[:1])
+    test = None
+    if 0 < strong.size < len(strong.mask):
+        found = link_test(strong.mask, links.total("important"), key=key)
+        test = dataclasses.asdict(found)
+    return {
+        "incoming": {label: n.tolist() for label, n in links.incoming.items()},
+        "outgoing": {label: n.tolist() for label, n in links.outgoing.items()},
+        "expected_in": links.expected_in.tolist(),
+        "expected_out": links.expected_out.tolist(),
+        "important_in_strong": test,
+    }
+
+
+def _finite(values: np.ndarray) -> list[Any]:
+    """Nested lists; null where a number is not finite, which JSON cannot say."""
+    return [
+        _finite(value)
+        if np.ndim(value)
+        else float(value)
+        if np.isfinite(value)
+        else None
+        for value in values
+    ]

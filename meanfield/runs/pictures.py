@@ -1,0 +1,98 @@
+"""The pictures of a run: what each step draws into ``plots/``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanfield import plots
+from meanfield.data import Dataset
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.prediction.calibration import reliability_curve
+
+from .folder import Run
+from .tasks import target_names
+
+# Pictures of the predictions of so many targets; more are no longer looked at.
+PREDICTIONS = 6
+
+
+def draw_history(run: Run, history: Mapping[str, Any]) -> None:
+    """The losses, epoch by epoch."""
+    plots.save(plots.training_history(history), run.plots / "history.png")
+
+
+def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
+    """Accuracy against confidence."""
+    labels = dataset.y_test
+    if dataset.task == "binary":
+        labels, p = labels.reshape(-1).astype(int), probs.reshape(-1)
+        probs = np.stack([1 - p, p], 1)
+    curve = reliability_curve(probs, labels)
+    axis = plots.reliability_diagram(curve.confidence, curve.accuracy, curve.counts)
+    plots.save(axis, run.plots / "reliability.png")
+
+
+def draw_predictions(
+    run: Run, means: Mapping[str, np.ndarray], dataset: Dataset
+) -> None:
+    """Predicted against true numbers, target by target, and calibrated intervals."""
+    folder, names = run.plots, target_names(dataset)
+    y = dataset.y_test.reshape(len(dataset.y_test), -1)
+    mean = means["mean"].reshape(y.shape)
+    std = np.sqrt(means["aleatoric"] + means["epistemic"]).reshape(y.shape)
+    for old in folder.glob("predictions-*.png"):
+        old.unlink()
+    for number, name in enumerate(names[:PREDICTIONS]):
+        title = name if dataset.target_names else ("target " + name) * (len(names) > 1)
+        axis = plots.predictions(
+            y[:, number], mean[:, number], std[:, number], name=title
+        )
+        plots.save(axis, folder / f"predictions-{number}.png")
+    if "level" in means:
+        levels = dict(zip(names, means["level"].reshape(y.shape).T, strict=True))
+        plots.save(plots.interval_coverage(levels), folder / "coverage.png")
+
+
+def draw_labels(run: Run, fractions: Any, entropies: Mapping[str, float]) -> None:
+    """Labels and entropy by layer, and every layer's connections."""
+    for name, weight in run.ensemble.weights().items():
+        file = f"landscape-{name.replace('/', '-')}.png"
+        plots.save(plots.landscape(weight), run.plots / file)
+    plots.save(plots.label_fractions(fractions), run.plots / "labels.png")
+    plots.save(plots.entropy_by_layer(entropies), run.plots / "entropy.png")
+
+
+def draw_coalitions(run: Run, played: Mapping[str, Any]) -> None:
+    """Values and payoffs of each layer's neurons, and the network they make."""
+    for layer, turn in played.items():
+        name, values, strong = layer.replace("/", "-"), turn.values, turn.strong
+        axis = plots.shapley_values(values.values, values.intervals, mask=strong.mask)
+        plots.save(axis, run.plots / f"coalition-values-{name}.png")
+        curve = plots.payoff_curves({"by Shapley value": strong.payoffs})
+        plots.save(curve, run.plots / f"coalition-payoff-{name}.png")
+    masks = {layer: turn.strong.mask for layer, turn in played.items()}
+    between = _between(run.ensemble, list(masks))
+    plots.save(
+        plots.coalition_network(masks, between), run.plots / "coalition-network.png"
+    )
+
+
+def draw_analysis(
+    fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
+) -> None:
+    """One picture for each of the three instruments of `physics`."""
+    plots.save(plots.microstructure_verdicts(fits), folder / "microstructure.png")
+    if flow is not None:
+        layers_of = {"layers of this network": flow}
+        axis = plots.phase_diagram(layers_of, activation=flow.activation)
+        plots.save(axis, folder / "renormalization.png")
+    if any(entry["marginal"] is not None for entry in (layers or {}).values()):
+        plots.save(plots.complexity(layers or {}), folder / "complexity.png")
+
+
+def _between(ensemble: Ensemble, layers: list[str]) -> list[np.ndarray]:
+    """Mean weights from each hidden layer to the next, (units, next units)."""
+    weights = {n.rpartition("/")[0]: w for n, w in ensemble.weights().items()}
+    return [np.asarray(weights[layer].mean).T for layer in layers[1:]]

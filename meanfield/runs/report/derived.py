@@ -1,0 +1,208 @@
+"""What later commands found: neurons, physics, sub-networks."""
+
+import html
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from meanfield.deploy.shipping.card import shown_score
+from meanfield.runs.folder import ANALYSIS, COALITIONS, Run
+
+from .page import details, missing, short, table
+from .parts import KINDS, command_for, plot, read
+
+
+def neurons(run: Run) -> str:
+    """Which neurons matter: strong coalitions and the label game."""
+    command = command_for("coalitions", run)
+    found = read(run.folder / COALITIONS)
+    if found is None:
+        return missing("coalitions of neurons", command)
+    rows, plots = [], ""
+    for name, layer in found["layers"].items():
+        size, payoffs = layer["size"], layer["payoffs"]
+        game = layer["label_game"]
+        rows.append(
+            (
+                name,
+                len(layer["mask"]),
+                size,
+                short(float(payoffs[size])),
+                short(float(payoffs[-1])),
+                *(f"{game[kind]:+.3f}" for kind in KINDS),
+            )
+        )
+        file = name.replace("/", "-")
+        plots += plot(
+            run,
+            f"coalition-values-{file}",
+            f"Shapley values of the neurons of {name} with their intervals; full "
+            "circles form the strong coalition.",
+            f"Shapley values of {len(layer['mask'])} neurons in falling order, from "
+            f"{max(layer['values']):.3g} to {min(layer['values']):.3g}; {size} of them "
+            "belong to the strong coalition.",
+            command,
+        ) + plot(
+            run,
+            f"coalition-payoff-{file}",
+            f"Payoff of the best neurons of {name}, added by Shapley value.",
+            f"Payoff against the number of neurons: {payoffs[0]:.3g} with none, "
+            f"{payoffs[size]:.3g} with {size}, {payoffs[-1]:.3g} with all.",
+            command,
+        )
+    if (run.plots / "coalition-network.png").is_file():
+        plots += plot(
+            run,
+            "coalition-network",
+            "The network with its coalitions; lines are the largest weights between "
+            "members, dashed when negative.",
+            "A column of neurons for each hidden layer, members of its strong "
+            "coalition on top.",
+            command,
+        )
+    head = ("layer", "neurons", "strong", "payoff", "of all")
+    head += KINDS
+    return (
+        "<p>Each hidden layer is a game that its neurons play together; the payoff is "
+        f"the {html.escape(str(found.get('payoff', 'accuracy')))} of the network when "
+        "the others are held at their mean. The strong coalition is the least number "
+        "of neurons, taken by Shapley value, that keeps all but "
+        f"{100 * found.get('epsilon', 0):.3g} % of it. The last three columns share "
+        "the payoff among the connections of each label.</p>"
+        + table(head, rows, range(1, len(head)))
+        + f'<div class="plots">{plots}</div>'
+    )
+
+
+def physics(run: Run) -> str:
+    """What the physics says: microstructure, renormalization, complexity."""
+    command = command_for("analyze", run)
+    found = read(run.folder / ANALYSIS)
+    if found is None:
+        return missing("physical reading", command)
+    fits = found["microstructure"]
+    laws = [
+        (name, fit["verdict"], short(fit["mu"]), short(fit["sigma"]), fit["reason"])
+        for name, fit in fits.items()
+    ]
+    counts = Counter(fit["verdict"] for fit in fits.values())
+    said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    flow = found["renormalization"]
+    why = f"{flow['verdict']}: {flow['reason']}"
+    return "".join(
+        [
+            "<h3>Microstructure: are the magnitudes of the weights lognormal?</h3>",
+            f"<p>Of {len(fits)} tensors: {html.escape(said)}.</p>",
+            details(
+                "The verdict on every tensor, and why",
+                table(("tensor", "verdict", "μ", "σ", "why"), laws, (2, 3)),
+            ),
+            plot(
+                run,
+                "microstructure",
+                "Skewness against spread of ln|w| for every tensor, where a lognormal "
+                "law has skewness 0.",
+                f"Skewness of ln|w| against its spread: {said}.",
+                command,
+            ),
+            "<h3>Renormalization: where the layers lie in the phase diagram</h3>",
+            f"<p>{html.escape(why)}</p>",
+            plot(
+                run,
+                "renormalization",
+                "Weight and bias variance of each layer, and the critical line between "
+                "order, where two inputs become alike, and chaos, where they part.",
+                f"Phase diagram. {why}",
+                command,
+            )
+            if "layers" in flow
+            else "",
+            "<h3>Complexity: bits of the on/off pattern, dimension of the features"
+            "</h3>",
+            _complexity(run, found["complexity"], command),
+        ]
+    )
+
+
+def shipped(run: Run) -> str:
+    """What can be shipped: the cards of drawn sub-networks."""
+    paths = sorted(run.folder.glob("*/card.json"))
+    if not paths:
+        return missing(
+            "sub-networks", command_for("sample", run) + " -k 5 --format onnx"
+        )
+    parts = []
+    for path in paths:
+        card = read(path) or {"subnetworks": []}
+        rows = []
+        for entry in card["subnetworks"]:
+            before = entry.get("before", {})
+            latency = entry.get("latency") or {}
+            rows.append(
+                (
+                    entry["file"],
+                    shown_score(entry)[1],
+                    short(entry.get("nll")),
+                    _change(before.get("bytes"), entry.get("bytes")),
+                    _change(before.get("num_weights"), entry.get("num_weights")),
+                    short(entry.get("num_nonzero")),
+                    short(latency.get("batch_1_us")),
+                )
+            )
+        scored, _ = shown_score((card["subnetworks"] or [{}])[0])
+        head = ("file", scored, "NLL", "bytes", "weights")
+        head += ("not zero", "µs, one example")
+        settings = f"rule {card.get('rule')}, format {card.get('format')}"
+        parts.append(
+            f"<h3>{html.escape(path.parent.name)}: {html.escape(settings)}</h3>"
+            + table(head, rows, range(1, len(head)))
+            + _outputs(card.get("source", {}).get("targets"))
+        )
+    return (
+        "<p>Each file is an ordinary network drawn from the ensemble, scored on the "
+        "test data after it was written and read back. An arrow stands between the "
+        "network as drawn and the file without the units that no longer matter.</p>"
+        + "".join(parts)
+    )
+
+
+def _complexity(run: Run, found: Mapping[str, Any], command: str) -> str:
+    layers = found.get("layers")
+    if layers is None:
+        return f"<p>{html.escape(str(found['reason']))}</p>"
+    rows = [
+        (
+            name,
+            layer["num_units"],
+            short(layer["marginal"]),
+            short((layer["joint"] or {}).get("bits")),
+            short((layer["dimension"] or {}).get("dimension")),
+            layer["verdict"],
+        )
+        for name, layer in layers.items()
+    ]
+    head = ("layer", "units", "sum of units (bits)", "joint (bits)", "dimension", "")
+    said = ", ".join(f"{row[0]} {row[2]} bits over its units" for row in rows)
+    return table(head, rows, (1, 2, 3, 4)) + plot(
+        run,
+        "complexity",
+        "Entropy of each layer's on/off pattern: the sum over its units, and of all "
+        "together; the difference is what the units share.",
+        f"Bars of the entropy of the on/off patterns: {said}.",
+        command,
+    )
+
+
+def _outputs(targets: Mapping[str, Any] | None) -> str:
+    """What the outputs of shipped files mean."""
+    if targets is None:
+        return ""
+    return (
+        f'<p class="soft">Outputs of the files: {html.escape(targets["outputs"])}.</p>'
+    )
+
+
+def _change(before: int | None, after: int | None) -> str:
+    if before is None or before == after:
+        return short(after)
+    return f"{short(before)} → {short(after)}"

@@ -1,0 +1,135 @@
+"""How good a run is, how calibrated, and where its credit sits."""
+
+import html
+
+from meanfield.runs.folder import Run
+
+from .page import figure, missing, short, table
+from .parts import KINDS, command_for, plot
+
+SCORES = {
+    "accuracy": "accuracy",
+    "rmse": "root mean square error",
+    "nll": "negative log-likelihood (nats)",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+    "coverage": "coverage of 95 % intervals",
+    "num_samples": "noise draws averaged over",
+}
+
+
+def quality(run: Run) -> str:
+    """How good, and how calibrated it is."""
+    metrics, command = run.metrics, command_for("evaluate", run)
+    rows = [
+        (text, short(metrics[name]))
+        for name, text in SCORES.items()
+        if metrics.get(name) is not None
+    ]
+    if not any(metrics.get(name) is not None for name in ("accuracy", "rmse", "nll")):
+        return missing("scores on its test data", command)
+    page = table(("on the test data", "value"), rows, numbers=(1,)) + _by_target(run)
+    if metrics.get("accuracy") is None:
+        return page + _predictions(run, command)
+    gap = metrics.get("ece")
+    return page + plot(
+        run,
+        "reliability",
+        "Accuracy against confidence in bins of the test data; on the diagonal the "
+        "stated confidence is right. A larger point stands for more examples.",
+        "Reliability diagram: accuracy against confidence; mean distance from the "
+        f"diagonal {short(gap)}.",
+        command,
+    )
+
+
+def credit(run: Run) -> str:
+    """Where the credit sits: labels, entropy, landscapes."""
+    metrics, command = run.metrics, command_for("label", run)
+    labels = metrics.get("labels")
+    if not labels:
+        return missing("labels of its connections", command)
+    entropy = metrics.get("entropy", {})
+    rows = [
+        (name, *(f"{100 * parts[k]:.2f} %" for k in KINDS), short(entropy.get(name)))
+        for name, parts in labels.items()
+    ]
+    rule = metrics.get("label_rule", {})
+    note = (
+        '<p class="soft">Important: surely present, and its value known. Absent: '
+        "surely not there. Variable: neither; it differs from one sub-network to the "
+        f"next. Tolerance of the labels: {short(rule.get('tolerance', 0))} "
+        f"({html.escape(str(rule.get('chosen', 'exact')))}). A connection whose input "
+        "never varies on the data never learns; it counts as variable here.</p>"
+    )
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{100 * parts[k]:.1f} % {k}" for k in KINDS)
+        for name, parts in labels.items()
+    )
+    heights = ", ".join(f"{name} {short(entropy[name])}" for name in entropy)
+    plots = plot(
+        run,
+        "labels",
+        "Share of important, variable and absent connections in every layer.",
+        f"Stacked bars. {said}.",
+        command,
+    ) + plot(
+        run,
+        "entropy",
+        "Mean entropy of a connection in every layer, in nats: high where sub-networks "
+        "differ, low where they agree.",
+        f"Line plot of the mean entropy: {heights}.",
+        command,
+    )
+    for path in sorted((run.plots).glob("landscape-*.png")):
+        layer = path.stem.removeprefix("landscape-")
+        plots += figure(
+            path,
+            f"The connections of {layer}: slab mean, slab variance, and the "
+            "probability of being absent as colour.",
+            f"Scatter plot of the connections of {layer}: slab mean across, slab "
+            "variance upwards on a logarithmic scale, spike probability as colour.",
+        )
+    head = ("layer", *KINDS, "entropy (nats)")
+    return (
+        table(head, rows, range(1, len(head))) + note + f'<div class="plots">{plots}'
+        "</div>"
+    )
+
+
+def _by_target(run: Run) -> str:
+    """A row of scores for each of several targets."""
+    found = run.metrics.get("by_target")
+    if not found:
+        return ""
+    kinds = [name for name in SCORES if name in found[0]]
+    rows = [(one["target"], *(short(one[kind]) for kind in kinds)) for one in found]
+    head = ("target", *(SCORES[kind] for kind in kinds))
+    return table(head, rows, range(1, len(head)))
+
+
+def _predictions(run: Run, command: str) -> str:
+    """Pictures of predicted numbers, and of their intervals where they have some."""
+    plots, found = "", sorted((run.plots).glob("predictions-*.png"))
+    for path in found:
+        plots += figure(
+            path,
+            "Predicted against observed numbers of the test data, with bars of one "
+            "predictive standard deviation.",
+            "Scatter plot: predicted against observed numbers; root mean square "
+            f"distance from the diagonal {short(run.metrics.get('rmse'))}.",
+        )
+    if not found:
+        plots += missing("plot “predictions”", command)
+    coverage = run.metrics.get("coverage")
+    if coverage is not None:
+        plots += plot(
+            run,
+            "coverage",
+            "Share of the targets inside central intervals of every level; on the "
+            "diagonal the stated uncertainty is right.",
+            "Line plot of the share inside against the level of the interval; at 95 % "
+            f"it is {100 * coverage:.1f} %.",
+            command,
+        )
+    return f'<div class="plots">{plots}</div>'

@@ -1,0 +1,110 @@
+"""What was trained, and how to do it again."""
+
+import csv
+import html
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from meanfield.runs.config import CONFIG
+from meanfield.runs.folder import CONNECTIONS, HISTORY, METRICS, Run
+
+from .page import missing, short, table
+from .parts import command_for, plot
+
+OF_PRIOR = ("slab_scale", "temperature")
+
+
+def lead(run: Run) -> str:
+    """What came out, in a sentence."""
+    metrics = run.metrics
+    parts = [f"{short(metrics.get('num_weights'))} random weights"]
+    if metrics.get("accuracy") is not None:
+        parts.append(f"test accuracy {100 * metrics['accuracy']:.2f} %")
+    if metrics.get("rmse") is not None:
+        parts.append(f"test error {short(metrics['rmse'])} (root mean square)")
+    if metrics.get("ece") is not None:
+        parts.append(f"calibration error {short(metrics['ece'])}")
+    return ", ".join(parts) + "."
+
+
+def trained(run: Run) -> str:
+    """What was trained."""
+    config, metrics = run.config, run.metrics
+    widths = [config["model"]["inputs"], *config["model"]["hidden"]]
+    seconds = metrics.get("train_seconds")
+    rows = [
+        ("data", config["data"]["source"]),
+        ("task", config["data"]["task"]),
+        ("likelihood", config["model"]["likelihood"].replace("_", " ")),
+        *_predicted(config["data"]),
+        ("layers", " – ".join(map(str, [*widths, config["model"]["outputs"]]))),
+        ("random weights", short(metrics.get("num_weights"))),
+        ("epochs", short(metrics.get("epochs"))),
+        ("training time", "–" if seconds is None else f"{seconds:.1f} seconds"),
+        ("prior", _prior(config["training"])),
+        ("training ended", metrics.get("stopped", "–")),
+    ]
+    return (
+        "<p>Every weight is a distribution: absent with probability π, else drawn from "
+        "a Gaussian slab N(m, Ξ). Training moved all three numbers of each.</p>"
+        + table((), rows)
+        + _history(run)
+    )
+
+
+def reproduce(run: Run) -> str:
+    """How to reproduce it."""
+    data, model, training = (run.config[k] for k in ("data", "model", "training"))
+    words = ["meanfield", "train", "--data", data["source"]]
+    if data["target"]:
+        words += ["--target", data["target"]]
+    words += ["--likelihood", model["likelihood"]]
+    if Path(data["source"]).suffix:
+        words += ["--test-fraction", str(data["test_fraction"])]
+    words += ["--hidden", ",".join(map(str, model["hidden"]))]
+    for name, value in training.items():
+        if value is not None and (training["inclusion_prob"] or name not in OF_PRIOR):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    rows = sorted(run.config["versions"].items())
+    return (
+        f"<pre>{html.escape(shlex.join(words))}</pre>"
+        f"<p>Fingerprint of the data: <code>{data['sha256']}</code>. All settings are "
+        f"in <code>{CONFIG}</code>, all numbers in <code>{METRICS}</code>, "
+        f"<code>{HISTORY}</code> and <code>{CONNECTIONS}</code>. The same seed and "
+        "versions give the same numbers.</p>" + table(("package", "version"), rows)
+    )
+
+
+def _predicted(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row with the names of the targets, where they have names."""
+    names = data.get("target_names")
+    return [("predicts", ", ".join(names))] if names else []
+
+
+def _history(run: Run) -> str:
+    path = run.folder / HISTORY
+    if not path.is_file():
+        return missing("history", command_for("train --resume", run))
+    with path.open(newline="") as file:
+        losses = [float(row["nll"]) for row in csv.DictReader(file)]
+    if not losses:
+        return "<p>No epoch was finished.</p>"
+    return plot(
+        run,
+        "history",
+        "Negative log-likelihood of the training examples, epoch by epoch.",
+        f"Line plot: the negative log-likelihood goes from {losses[0]:.3g} nats in the "
+        f"first epoch to {losses[-1]:.3g} in epoch {len(losses)}.",
+        command_for("train --resume", run),
+    )
+
+
+def _prior(training: Mapping[str, Any]) -> str:
+    if training.get("inclusion_prob") is None:
+        return "none: generalized back-propagation as published"
+    return (
+        f"inclusion probability {training['inclusion_prob']}, slab scale "
+        f"{training['slab_scale']}, temperature {training['temperature']}"
+    )

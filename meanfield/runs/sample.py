@@ -1,0 +1,98 @@
+"""Draw sub-networks of a run and ship them; check and convert what was shipped."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from meanfield.checks import require
+from meanfield.credit.labelling import label_connections
+from meanfield.data import Dataset
+from meanfield.deploy.formats.archive import load_archive
+from meanfield.deploy.formats.formats import SUFFIXES, Exported
+from meanfield.deploy.shipping.served import Checked, check_shipped, convert, load_card
+from meanfield.deploy.shipping.ship import ship
+from meanfield.deploy.shipping.subnetworks import RULES, sample_subnetworks
+
+from .coalitions import strong_masks
+from .folder import SUBNETWORKS, Run, build_model
+from .settings import ExportSettings, SampleSettings
+from .standardization import describe
+
+__all__ = ["FORMATS", "RULES", "export", "sample", "serve_check"]
+FORMATS = ("npz", *SUFFIXES)
+VALIDATION_EXAMPLES = 2_000
+
+
+def sample(
+    run: Run,
+    dataset: Dataset,
+    *,
+    num_networks: int = SampleSettings.num_networks,
+    out: Path | None = SampleSettings.out,
+    format: str = SampleSettings.format,
+    rule: str = SampleSettings.rule,
+    together: bool = SampleSettings.together,
+    seed: int = SampleSettings.seed,
+) -> dict[str, Any]:
+    """Draw sub-networks, shrink them, write them with a card; see `deploy.ship`.
+
+    The best of several is chosen on part of the training data; the card's scores are
+    those of the test data.
+    """
+    labels = label_connections(run.ensemble)
+    networks = sample_subnetworks(
+        run.ensemble,
+        num_networks,
+        key=jax.random.fold_in(jax.random.key(seed), 4),
+        rule=rule,
+        labels=labels,
+        coalition=strong_masks(run.folder) if rule == "coalition" else None,
+    )
+    x, y = dataset.x_train, dataset.y_train
+    held = slice(-min(VALIDATION_EXAMPLES, len(x) // 5) or None, None)
+    return ship(
+        networks,
+        out or run.folder / SUBNETWORKS,
+        data=(dataset.x_test, dataset.y_test),
+        format=format,
+        likelihood=run.standardization.likelihood(run.likelihood),
+        validation=(x[held], y[held]),
+        labels=labels,
+        together=together,
+        source={
+            "run": str(run.folder),
+            "data": run.config["data"]["source"],
+            "data_sha256": run.config["data"]["sha256"],
+            "model": run.config["model"],
+            "targets": describe(run.config),
+            "rule": rule,
+            "seed": seed,
+        },
+    )
+
+
+def export(
+    archive: Path, *, out: Path, format: str = ExportSettings.format
+) -> Exported:
+    """Write an archive that `sample` made in another format, verified."""
+    require(
+        archive.is_file(),
+        f"{archive} is no file. Give a .safetensors archive that `meanfield sample` "
+        "made.",
+    )
+    model = load_archive(archive).about.get("source", {}).get("model")
+    require(
+        model is not None,
+        f"{archive} does not say what kind of network it holds: it was not made by "
+        "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
+        "meanfield.deploy.export.",
+    )
+    return convert(archive, out, format=format, like=build_model(model, seed=0))
+
+
+def serve_check(folder: Path) -> list[Checked]:
+    """Load every file of a folder that `sample` made, and compare its outputs."""
+    model = load_card(folder)["source"].get("model")
+    like = None if model is None else build_model(model, seed=0)
+    return check_shipped(folder, like=like)

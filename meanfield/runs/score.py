@@ -1,0 +1,44 @@
+"""Score a run on its test data."""
+
+import jax
+import jax.numpy as jnp
+
+from meanfield.data import Dataset
+from meanfield.prediction.evaluate import Metrics, evaluate
+from meanfield.prediction.predictive import average
+
+from .folder import Run
+from .pictures import draw_predictions, draw_reliability
+from .settings import ScoreSettings
+from .tasks import target_names
+
+
+def score(
+    run: Run,
+    dataset: Dataset,
+    *,
+    num_samples: int = ScoreSettings.num_samples,
+    seed: int = ScoreSettings.seed,
+) -> Metrics:
+    """Score a run on its test set, in the units of the data; updates its metrics.
+
+    Draws how calibrated it is and, for numbers, what it predicts.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    likelihood = run.standardization.likelihood(run.likelihood)
+    x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
+    settings = {"num_samples": num_samples, "key": key}
+    metrics = evaluate(run.ensemble, (x, y), likelihood=likelihood, **settings)
+    found = metrics.to_dict() | {"ece": metrics.ece}
+    if metrics.by_output is not None:
+        each = zip(target_names(dataset), metrics.by_output, strict=True)
+        found["by_target"] = [{"target": name, **scores} for name, scores in each]
+        found.pop("by_output")
+    run.update_metrics(found)
+    # The same call as in `evaluate`, whose compiled program serves again.
+    means = average(run.ensemble, likelihood, x, y, **settings)
+    if dataset.task in ("classification", "binary"):
+        draw_reliability(run, means["mean"], dataset)
+    else:
+        draw_predictions(run, means, dataset)
+    return metrics

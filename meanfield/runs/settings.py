@@ -1,0 +1,271 @@
+"""The settings of every command: one list of names, defaults and explanations.
+
+The options of the command line are made from these classes, and the functions that do
+the work take their defaults from them. Nothing heavy is imported here, so that
+``--help`` answers at once.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SEED = "of all random choices: the same seed, the same numbers"
+DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
+# Headings of the options of `train`; the first three are parts of a configuration too.
+DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
+# Where in a configuration a setting is kept, if it is.
+KEPT = ("data", "model", "training")
+
+
+def setting(
+    default: Any,
+    help: str,
+    panel: str | None = None,
+    *,
+    flags: tuple[str, ...] = (),
+    kept: str | None = None,
+    metavar: str | None = None,
+    min: int | None = None,
+    parse: Callable[[str], Any] | None = None,
+    shown: str | None = None,
+) -> Any:
+    """A field of a settings class, and the option that sets it.
+
+    Args:
+        default: its value if nothing is given.
+        help: what the option does.
+        panel: heading under which it stands.
+        flags: its names on the command line, if not the field's own.
+        kept: part of a run's configuration that holds it: "data", "model", "training".
+        metavar: what the value is called.
+        min: the least whole number that may be given.
+        parse: from the text of the command line to the value.
+        shown: the default as text, where it is not the value itself.
+    """
+    about = {"help": help, "panel": panel, "flags": flags, "kept": kept}
+    about |= {"metavar": metavar, "min": min, "parse": parse, "shown": shown}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def widths(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """Widths such as ``100,100``.
+
+    Raises:
+        ValueError: it is no such list, or a width is not positive.
+    """
+    if isinstance(text, tuple):
+        return text
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a list like 100,100") from error
+    if any(width < 1 for width in found):
+        raise ValueError(f"every width must be positive; got {text!r}")
+    return found
+
+
+def grid(text: str | tuple[int, int]) -> tuple[int, int]:
+    """Devices such as ``4``, or ``4x2`` for data × model.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(text, tuple):
+        return text
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise ValueError(f"{text!r} is neither a number nor like 4x2")
+    return int(found[1]), int(found[2] or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of a training run; see ``meanfield train --help``."""
+
+    data: str = setting(
+        "digits",
+        "digits (embedded), mnist, fashion_mnist, a .csv or a .npz",
+        DATA,
+    )
+    out: Path | None = setting(None, "run folder to write (else runs/NAME)", RUN)
+    data_dir: str | None = setting(None, DATA_DIR, DATA, kept="data")
+    target: str | None = setting(
+        None,
+        "column of the .csv to predict, or several",
+        DATA,
+        kept="data",
+        metavar="NAME,NAME,…",
+    )
+    task: str | None = setting(
+        None,
+        "classification, regression, counts or binary (else by the target)",
+        DATA,
+    )
+    likelihood: str | None = setting(
+        None,
+        "categorical, bernoulli, poisson, gaussian, student_t; heteroscedastic"
+        " or heteroscedastic_student_t where noise depends on the input (else by "
+        "the task: categorical, bernoulli, poisson or gaussian)",
+        DATA,
+        kept="model",
+    )
+    test_fraction: float = setting(
+        0.2, "part of a .csv or .npz kept for testing", DATA, kept="data"
+    )
+    hidden: tuple[int, ...] = setting(
+        (100, 100),
+        "widths of the hidden layers",
+        LEARNING,
+        kept="model",
+        metavar="N,N,…",
+        parse=widths,
+        shown="100,100",
+    )
+    epochs: int | None = setting(
+        None,
+        "passes over the data (else 30; below 10,000 examples 60)",
+        LEARNING,
+        kept="training",
+        min=1,
+    )
+    batch_size: int | None = setting(
+        None,
+        "examples a step (else 128; below 10,000 examples 32)",
+        LEARNING,
+        kept="training",
+        min=1,
+    )
+    learning_rate: float = setting(
+        2e-3, "of Adam; falls to 0 along a cosine", LEARNING, kept="training"
+    )
+    inclusion_prob: float | None = setting(
+        None,
+        "of a spike-and-slab prior; left out: the published rule",
+        PRIOR,
+        kept="training",
+    )
+    slab_scale: float = setting(0.1, "of the prior's slab", PRIOR, kept="training")
+    temperature: float = setting(
+        1.0, "weight of the prior; 1 is the evidence bound", PRIOR, kept="training"
+    )
+    spikes: str = setting(
+        "connection",
+        "connection: each has its own spike; unit: all that read one unit "
+        "share it, and sub-networks shrink (give --inclusion-prob)",
+        PRIOR,
+        kept="training",
+    )
+    precision: str | None = setting(
+        None,
+        "bfloat16 computes in it; parameters stay float32",
+        LEARNING,
+        kept="training",
+    )
+    accumulate: int = setting(
+        1, "parts that each batch goes through in", LEARNING, kept="training", min=1
+    )
+    devices: tuple[int, int] | None = setting(
+        None,
+        "devices that share each batch, or DATAxMODEL to split wide weights",
+        LEARNING,
+        metavar="N",
+        parse=grid,
+    )
+    seed: int = setting(0, SEED, RUN, kept="training", min=0)
+    resume: Path | None = setting(
+        None, "go on with this run; its own settings hold", RUN
+    )
+    overwrite: bool = setting(
+        False, "replace the run in --out", RUN, flags=("--overwrite",)
+    )
+    quiet: bool = setting(False, "no progress bar", RUN, flags=("--quiet",))
+    json_lines: bool = setting(
+        False,
+        "a JSON object a line: each epoch, then the run",
+        RUN,
+        flags=("--json",),
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The run folder to write."""
+        return self.out or Path("runs") / Path(self.data).stem
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show a progress bar."""
+        return not (self.quiet or self.json_lines)
+
+    def kept(self, part: str) -> dict[str, Any]:
+        """The settings that one part of a run's configuration holds."""
+        return {name: getattr(self, name) for name in kept_names(part)}
+
+
+def kept_names(part: str) -> list[str]:
+    """Names of the settings that one part of a run's configuration holds."""
+    fields = dataclasses.fields(TrainSettings)
+    return [field.name for field in fields if field.metadata["kept"] == part]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSettings:
+    """Where the data of a run are."""
+
+    data_dir: str | None = setting(None, DATA_DIR)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """Settings of ``meanfield evaluate``."""
+
+    num_samples: int = setting(32, "noise draws to average over", min=1)
+    seed: int = setting(0, SEED, min=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """Settings of ``meanfield sample``."""
+
+    num_networks: int = setting(
+        1, "how many to draw", flags=("-k", "--num-networks"), min=1
+    )
+    format: str = setting(
+        "safetensors", "safetensors, npz, onnx, onnx-int8 or stablehlo"
+    )
+    rule: str = setting("draw", "draw, labels, median or coalition")
+    out: Path | None = setting(None, "folder to make (else RUN/subnetworks)")
+    together: bool = setting(
+        False,
+        "also one ONNX file of all with uncertainty",
+        flags=("--together",),
+    )
+    seed: int = setting(0, SEED, min=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoalitionSettings:
+    """Settings of ``meanfield coalitions``."""
+
+    budget: int = setting(8_000, "coalitions to evaluate for each layer", min=1)
+    epsilon: float = setting(0.02, "part of the payoff that may be lost")
+    seed: int = setting(0, SEED, min=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalyzeSettings:
+    """Settings of ``meanfield analyze``."""
+
+    weights: Path | None = setting(
+        None, "instead of a run: a .npz or .safetensors of named arrays"
+    )
+    out: Path | None = setting(None, "folder to write (else RUN, or analysis)")
+    seed: int = setting(0, SEED, min=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """Settings of ``meanfield export``."""
+
+    format: str = setting("onnx", "npz, onnx, onnx-int8 or stablehlo")

@@ -1,0 +1,93 @@
+r"""What a run predicts: its task and its likelihood.
+
+| likelihood                | task           | outputs of the network, for each target |
+|---------------------------|----------------|-----------------------------------------|
+| categorical               | classification | logits of the classes                   |
+| bernoulli                 | binary         | logit of the answer 1                   |
+| poisson                   | counts         | logarithm of the rate                   |
+| gaussian                  | regression     | mean                                    |
+| heteroscedastic           | regression     | mean, and noise before softplus         |
+| student_t                 | regression     | location                                |
+| heteroscedastic_student_t | regression     | location, and noise before softplus     |
+
+Each target of a regression has a noise of its own. Real targets are learned in standard
+units, see `standardization`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.data import Dataset
+from meanfield.learning.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Poisson,
+    StudentT,
+)
+
+# Name → task, and the likelihood for a number of targets.
+_KINDS: dict[str, tuple[str, Callable[[int], Any]]] = {
+    "categorical": ("classification", lambda n: Categorical()),
+    "bernoulli": ("binary", lambda n: Bernoulli()),
+    "poisson": ("counts", lambda n: Poisson()),
+    "gaussian": ("regression", lambda n: Gaussian(initial_scale=_ones(n))),
+    "heteroscedastic": ("regression", lambda n: Gaussian("input")),
+    "student_t": ("regression", lambda n: StudentT(initial_scale=_ones(n))),
+    "heteroscedastic_student_t": (
+        "regression",
+        lambda n: StudentT(scale="input"),
+    ),
+}
+LIKELIHOODS = tuple(_KINDS)
+
+
+def task_of(likelihood: str | None, task: str | None) -> str | None:
+    """The task that a likelihood needs, checked against the one that was asked for.
+
+    Raises:
+        ValueError: no such likelihood, or it belongs to another task.
+    """
+    if likelihood is None:
+        return task
+    require(
+        likelihood in _KINDS,
+        f"`likelihood` must be one of {', '.join(LIKELIHOODS)}; got {likelihood!r}.",
+    )
+    needed, _ = _KINDS[likelihood]
+    require(
+        task in (None, needed),
+        f"`likelihood` {likelihood} is for the task {needed!r}; got `task` {task!r}. "
+        "Leave the task out.",
+    )
+    return needed
+
+
+def likelihood_of(task: str) -> str:
+    """Name of the likelihood that a task has if none is asked for."""
+    return next(name for name, (needed, _) in _KINDS.items() if needed == task)
+
+
+def build_likelihood(name: str, num_targets: int = 1) -> Any:
+    """The likelihood of a name, before learning.
+
+    Args:
+        name: one of `LIKELIHOODS`.
+        num_targets: numbers in one target; each has a noise of its own.
+    """
+    _, make = _KINDS[name]
+    return make(num_targets)
+
+
+def target_names(dataset: Dataset) -> tuple[str, ...]:
+    """Names of the targets; numbers where they have none."""
+    if dataset.target_names is not None:
+        return dataset.target_names
+    return tuple(map(str, range(dataset.num_targets)))
+
+
+def _ones(count: int) -> Any:
+    return np.ones(count) if count > 1 else 1.0
