@@ -1,0 +1,39 @@
+"""Check that a version may be released, and print what CHANGELOG.md says of it.
+
+python tools/release.py 0.2.0
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def notes(version: str) -> str:
+    """The part of CHANGELOG.md about a version.
+
+    Raises:
+        SystemExit: the version is not the one of pyproject.toml and CITATION.cff, or
+            CHANGELOG.md does not know it as released.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (cited,) = re.findall(
+        r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE
+    )
+    for place, found in (
+        ("pyproject.toml", project["version"]),
+        ("CITATION.cff", cited),
+    ):
+        if found != version:
+            sys.exit(f"{place} says version {found}, the tag says {version}")
+    for part in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1:]:
+        heading, _, text = part.partition("\n")
+        if heading.split(",")[0] == version and "not released" not in heading:
+            return text.strip()
+    sys.exit(f"CHANGELOG.md has no released version {version}; write its date there")
+
+
+if __name__ == "__main__":
+    print(notes(sys.argv[1]))
