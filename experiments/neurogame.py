@@ -37,8 +37,8 @@ from matplotlib.figure import Figure
 
 import meanfield as mf
 from meanfield.data import load
-from meanfield.deploy.graph.graph import trace_symbolic
 from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shipping.costs import count_macs
 from meanfield.ensemble.networks import mlp
 from meanfield.files import write_text

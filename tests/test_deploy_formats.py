@@ -21,12 +21,7 @@ from deploy_networks import (
 
 from meanfield.deploy.formats import archive, numpy_runtime
 from meanfield.deploy.formats.archive import load_archive, load_subnetwork, save_archive
-from meanfield.deploy.formats.formats import (
-    export,
-    load_predictor,
-    onnx_predictor,
-    portable_graph,
-)
+from meanfield.deploy.formats.formats import export, load_predictor, onnx_predictor
 from meanfield.deploy.formats.numpy_writer import save_numpy
 from meanfield.deploy.formats.onnx_writer import (
     OPSET,
@@ -37,8 +32,9 @@ from meanfield.deploy.formats.onnx_writer import (
 from meanfield.deploy.formats.quantize import int8_part
 from meanfield.deploy.formats.stablehlo import load_stablehlo
 from meanfield.deploy.formats.together import combine, export_together
-from meanfield.deploy.graph.graph import trace_symbolic
+from meanfield.deploy.formats.whole_inputs import portable_graph
 from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shipping.costs import count_macs, count_weights
 from meanfield.deploy.shrinking.shrink import shrink
 
@@ -106,6 +102,9 @@ def test_every_structure_gives_the_same_outputs_for_every_length_of_batch(
         ([lambda x: jnp.tile(x, 3).reshape(3, 2, 2), lambda x: x[0] @ x[1]], (4,)),
         ([lambda x: jnp.argmax(x) * x, lambda x: x / (1 + jnp.max(x))], (5,)),
         ([lambda x: jnp.einsum("ij,kj->ik", x, x), lambda x: x @ x], (3, 4)),
+        ([eqx.nn.AdaptiveAvgPool1d(6), eqx.nn.AdaptiveMaxPool1d(6)], (4, 6)),
+        ([lambda x: jnp.max(x, ()) + jnp.sum(x, ()), lambda x: jnp.prod(x, ())], (3,)),
+        ([lambda x: jnp.any(x > 0, ()) * 1.0, lambda x: jnp.all(x > 0, ()) * x], (3,)),
     ],
 )
 def test_common_layers_survive_export(layers, shape, tmp_path):
@@ -541,3 +540,63 @@ def test_the_program_of_the_numpy_runtime_is_plain_json(tmp_path):
 def test_an_onnx_model_passes_the_checker_with_full_shape_inference():
     graph = portable_graph(as_network(gru(KEY)), {}, batch((4, 5)))
     onnx.checker.check_model(to_onnx(graph), full_check=True)
+
+
+W = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("format", ["numpy", "onnx", "stablehlo"])
+def test_shapes_may_use_the_size_of_the_batch(format, tmp_path):
+    x = batch((4, 6), 5)
+    zeros = lambda p, x: x @ p + jnp.zeros((x.shape[0], 4, 3))
+    export((zeros, W), tmp_path / "n", probe=x, format=format)
+    found = load_predictor(tmp_path / "n", format)(x[:2])
+    np.testing.assert_allclose(found, x[:2] @ W, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["numpy", "onnx", "onnx-int8"])
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda p, x: {"a": x @ p, "b": x}, "one array for a batch; got a dict.* a, b"),
+        (lambda p, x: (x @ p, x), "one array for a batch; got 2 arrays in a tuple"),
+        (lambda p, x: None, "one array for a batch; got no array"),
+        (lambda p, x: (x @ p).sum(), r"each example; got shape \(\) for 5 examples"),
+        (lambda p, x: (x @ p)[::2], r"each example; got shape \(3, 4, 3\) for 5"),
+        (
+            lambda p, x: (x @ p) / len(x),
+            "computes with the length of the batch",
+        ),
+        (lambda p, x: x @ p - (x @ p).mean(0), "computes with the length of the batch"),
+        (
+            lambda p, x: x.astype("bfloat16") @ p.astype("bfloat16"),
+            "in bfloat16, in wh",
+        ),
+    ],
+)
+def test_outputs_and_types_that_no_file_can_hold_are_named(
+    apply, message, format, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        export((apply, W), tmp_path / "n", probe=batch((4, 6), 5), format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_network_itself_is_not_called_one_of_the_batch(tmp_path):
+    def apply(params, x):
+        raise RuntimeError("this layer is out of order")
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        export((apply, W), tmp_path / "n", probe=batch((4, 6)), format="stablehlo")
+
+
+def test_brain_floats_are_kept_whole_in_an_archive_that_numpy_reads(tmp_path):
+    weights = jnp.asarray(W, jnp.bfloat16)
+    save_archive(tmp_path / "a.safetensors", {"w": weights})
+    stored = load_archive(tmp_path / "a.safetensors").arrays["w"]
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, np.asarray(weights, np.float32))
+    like = (lambda p, x: x @ p["w"], {"w": weights})
+    (_, params), _ = load_subnetwork(tmp_path / "a.safetensors", like)
+    assert params["w"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(params["w"], weights)

@@ -35,8 +35,8 @@ import meanfield as mf
 from meanfield.deploy.formats.formats import export, load_predictor, onnx_predictor
 from meanfield.deploy.formats.together import export_together, run_together
 from meanfield.deploy.graph.execute import evaluate, outputs_of
-from meanfield.deploy.graph.graph import trace_symbolic
 from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shipping.scores import score
 from meanfield.deploy.shipping.selection import measure_diversity
 from meanfield.ensemble.networks import mlp

@@ -81,7 +81,8 @@ def save_archive(
     stored: dict[str, np.ndarray] = {}
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
+        # Brain floats, which NumPy alone cannot read, are floating-point to JAX.
+        if not jnp.issubdtype(array.dtype, jnp.floating):
             stored[f"array:{name}"] = array
             continue
         values = array.astype(dtype)

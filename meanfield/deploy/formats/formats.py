@@ -17,27 +17,32 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.graph.graph import Graph, trace_symbolic
 from meanfield.deploy.graph.network import Network, as_network
-from meanfield.deploy.graph.simplify import select_inputs, simplify
-from meanfield.deploy.shrinking.shrink import Shrunk
 
 from . import numpy_runtime
 from .archive import load_subnetwork, save_archive
+from .compare import compare
 from .extras import need
 from .numpy_writer import RUNTIME, runtime_source, save_numpy
 from .onnx_writer import OPSET, save_onnx, to_onnx
 from .quantize import save_int8
 from .stablehlo import load_stablehlo, save_stablehlo
+from .whole_inputs import (
+    Predict,
+    jit_predict,
+    opened,
+    portable_graph,
+    require_one_array,
+    whole_function,
+)
 
 SUFFIXES = {
     "safetensors": ".safetensors",
@@ -46,9 +51,6 @@ SUFFIXES = {
     "onnx-int8": ".int8.onnx",
     "stablehlo": ".stablehlo",
 }
-# Largest difference of class probabilities that eight bits may make.
-INT8_TOLERANCE = 2e-2
-Predict = Callable[[Any], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +134,7 @@ def export(
         )
     network, kept = opened(model)
     probe = np.asarray(probe)
+    require_one_array(network, kept, probe)
     expected = np.asarray(jit_predict(network, kept)(probe))
     with staged(path) as temporary:
         if format == "safetensors":
@@ -204,89 +207,6 @@ def onnx_predictor(path: str | os.PathLike, threads: int = 1) -> Predict:
     return lambda x: session.run(None, {"input": x})[0]
 
 
-def jit_predict(network: Network, kept: Mapping[int, np.ndarray]) -> Predict:
-    """The network itself, compiled by JAX, on whole inputs."""
-    outputs = jax.jit(whole_function(network, kept))
-    return lambda x: np.asarray(outputs(x))
-
-
-def whole_function(
-    network: Network, kept: Mapping[int, np.ndarray]
-) -> Callable[[Any], Any]:
-    """The network as a JAX function of whole inputs."""
-    arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
-
-    def outputs(x: Any) -> Any:
-        for axis, indices in kept.items():
-            x = jnp.take(x, indices, axis=axis + 1)
-        return network.apply(arrays, x)
-
-    return outputs
-
-
-def portable_graph(
-    network: Network, kept: Mapping[int, np.ndarray], probe: np.ndarray
-) -> Graph:
-    """A simplified graph on whole inputs."""
-    small = probe
-    for axis, indices in kept.items():
-        small = np.take(small, indices, axis + 1)
-    graph = simplify(trace_symbolic(network, small))
-    return select_inputs(graph, dict(kept), probe.shape[1:])
-
-
-def compare(
-    expected: Any, actual: Any, format: str, tolerance: float, name: str = ""
-) -> float:
-    """Largest difference of a format from the network; `name` is for the message.
-
-    Raises:
-        ValueError: it is too large.
-    """
-    expected, actual = np.asarray(expected), np.asarray(actual)
-    name = name or f"the {format} file"
-    require(
-        not np.isnan(expected).any(),
-        "`model` gives NaN on `probe`, which nothing can be compared with. Mend the "
-        "network, or pass inputs as it will see.",
-    )
-    require(
-        expected.shape == actual.shape,
-        f"{name} gives outputs of shape {actual.shape}; the network gives "
-        f"{expected.shape}.",
-    )
-    if format == "onnx-int8":
-        expected, actual = _softmax(expected), _softmax(actual)
-        scale, tolerance = 1.0, INT8_TOLERANCE
-    else:
-        finite = np.abs(expected[np.isfinite(expected)])
-        scale = max(1.0, float(finite.max(initial=0)))
-    # Equal infinities do not differ.
-    apart = np.where(expected == actual, 0, expected)
-    other = np.where(expected == actual, 0, actual.astype(np.float64))
-    difference = float(np.abs(apart - other).max(initial=0))
-    require(
-        difference <= tolerance * scale,
-        f"{name}, loaded back, differs from the network by {difference:.2g}; at most "
-        f"{tolerance * scale:.2g} is allowed."
-        + (" Calibrate on more data, or use 'onnx'." if format == "onnx-int8" else ""),
-    )
-    return difference
-
-
-def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
-    """An archive's network with the inputs it reads, as `export` takes it."""
-    model, content = load_subnetwork(archive, like)
-    return Shrunk(model, content.kept_inputs, {}, 0.0)
-
-
-def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:
-    """A model or what `shrink` returned: the network, and the inputs it reads."""
-    if isinstance(model, Shrunk):
-        return as_network(model.model), dict(model.kept_inputs)
-    return as_network(model), {}
-
-
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """A path in a temporary folder; what is there moves to `path` on success."""
@@ -343,8 +263,3 @@ def _rounded(network: Network) -> Network:
         for name, array in network.arrays.items()
     }
     return dataclasses.replace(network, arrays=arrays)
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    shifted = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meanfield.deploy.graph.graph import symbolic_batch
 from meanfield.deploy.graph.network import Network
+from meanfield.deploy.graph.tracing import any_length, symbolic_batch
 from meanfield.files import write_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -32,6 +32,9 @@ def save_stablehlo(
         network: the network.
         example: a batch of whole inputs, for their shape and type.
         kept_inputs: for each axis of one example, the indices the network reads.
+
+    Raises:
+        ValueError: the network needs to know the length of its batch.
     """
     arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
 
@@ -41,9 +44,10 @@ def save_stablehlo(
         return network.apply(arrays, x)
 
     # XLA wants the function's own arrays inside, so they are closed over.
-    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
-        symbolic_batch(example)
-    )
+    with any_length(function, example):
+        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
+            symbolic_batch(example)
+        )
     write_bytes(path, bytes(exported.serialize()))
 
 

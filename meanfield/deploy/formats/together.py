@@ -13,8 +13,9 @@ from meanfield.learning.targets import output_distribution
 from meanfield.prediction.predictive import is_binary, is_categorical
 
 from .extras import need
-from .formats import Exported, jit_predict, opened, portable_graph, staged
+from .formats import Exported, staged
 from .onnx_writer import ensemble_to_onnx, save_onnx
+from .whole_inputs import jit_predict, opened, portable_graph
 
 NAME = "ensemble.onnx"
 

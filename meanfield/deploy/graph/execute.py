@@ -3,9 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from .graph import Graph, Node, Value, evaluate_node
+from meanfield.deploy.formats.numpy_runtime import OPERATIONS
+from meanfield.program.jaxprs import bind
+
+from .graph import Graph, Node, Value
 
 # Operand number and what takes its place, for chosen nodes.
 Patches = Mapping[Node, tuple[int, np.ndarray, np.ndarray]]
@@ -34,6 +38,26 @@ def evaluate(
 def outputs_of(graph: Graph, values: Mapping[Value, np.ndarray]) -> list[np.ndarray]:
     """The network's outputs among its values."""
     return [values[value] for value in graph.outputs]
+
+
+def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
+    """Results of a node that is no loop, by NumPy, or by JAX if NumPy has no such."""
+    if node.eqn is not None:
+        with jax.ensure_compile_time_eval():
+            results = bind(node.eqn, *map(jax.numpy.asarray, operands))
+    else:
+        results = operate(node, operands, batch)
+    pairs = zip(results, node.outputs, strict=True)
+    return [np.asarray(array, value.dtype) for array, value in pairs]
+
+
+def operate(node: Node, operands: Sequence[Any], batch: int) -> list[Any]:
+    """What a portable node does, to arrays of any type."""
+    settings = dict(node.settings)
+    if "shape" in settings:
+        settings["shape"] = [batch if n == "batch" else n for n in settings["shape"]]
+    results = OPERATIONS[node.op](*operands, **settings)
+    return results if isinstance(results, list) else [results]
 
 
 def _run(

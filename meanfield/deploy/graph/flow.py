@@ -13,7 +13,8 @@ import numpy as np
 
 from meanfield.deploy.shrinking.positions import Link
 
-from .graph import Graph, Node, Value, operate
+from .execute import operate
+from .graph import Graph, Node, Value
 
 _MOVES = frozenset(
     "broadcast reshape transpose squeeze reverse cut split concatenate".split()

@@ -23,6 +23,8 @@ ELEMENTWISE = frozenset(
     round""".split()
 )
 
+REDUCTIONS = frozenset({"sum", "prod", "amax", "amin", "any", "all"})
+
 
 def _named(op: str) -> Callable[[Params, Any], Portable]:
     return lambda params, eqn: (op, {})

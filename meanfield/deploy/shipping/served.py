@@ -17,14 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.formats.formats import (
-    SUFFIXES,
-    as_shrunk,
-    compare,
-    export,
-    load_predictor,
-)
+from meanfield.deploy.formats.compare import compare
+from meanfield.deploy.formats.formats import SUFFIXES, export, load_predictor
 from meanfield.deploy.formats.together import compare_together, run_together
+from meanfield.deploy.formats.whole_inputs import as_shrunk
 from meanfield.tensors import load_arrays, save_tree
 
 CARD, PROBE = "card.json", "probe.safetensors"

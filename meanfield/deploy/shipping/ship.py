@@ -13,23 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.formats.formats import (
-    SUFFIXES,
-    Predict,
-    canonical,
-    export,
-    jit_predict,
-    load_predictor,
-    opened,
-)
+from meanfield.deploy.formats.formats import SUFFIXES, canonical, export, load_predictor
 from meanfield.deploy.formats.together import (
     NAME,
     export_together,
     link_of,
     run_together,
 )
-from meanfield.deploy.graph.graph import trace_symbolic
+from meanfield.deploy.formats.whole_inputs import Predict, jit_predict, opened
 from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shrinking.shrink import Shrunk, shrink
 from meanfield.files import write_text
 from meanfield.learning.likelihoods import Categorical

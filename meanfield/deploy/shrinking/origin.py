@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from meanfield.deploy.graph.graph import Graph, Node, Value, operate
+from meanfield.deploy.graph.execute import operate
+from meanfield.deploy.graph.graph import Graph, Node, Value
 
 from .liveness import source_axes
 from .positions import Link, Units

@@ -14,8 +14,9 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.graph.execute import evaluate, outputs_of
-from meanfield.deploy.graph.graph import Graph, Value, trace_symbolic
+from meanfield.deploy.graph.graph import Graph, Value
 from meanfield.deploy.graph.network import Network, as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
 
 from .coalition import CoalitionFold, coalition_fold
 from .fold import fold_constants

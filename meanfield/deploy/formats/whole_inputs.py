@@ -1,0 +1,116 @@
+"""A network on whole inputs, those that a shrunk network does not read included."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meanfield.checks import require
+from meanfield.deploy.graph.graph import Graph, reads_of
+from meanfield.deploy.graph.network import Network, as_network
+from meanfield.deploy.graph.simplify import select_inputs, simplify
+from meanfield.deploy.graph.tracing import trace_symbolic
+from meanfield.deploy.shrinking.shrink import Shrunk
+
+from .archive import load_subnetwork
+
+Predict = Callable[[Any], np.ndarray]
+
+
+def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
+    """An archive's network with the inputs it reads, as `export` takes it."""
+    model, content = load_subnetwork(archive, like)
+    return Shrunk(model, content.kept_inputs, {}, 0.0)
+
+
+def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:
+    """A model or what `shrink` returned: the network, and the inputs it reads."""
+    if isinstance(model, Shrunk):
+        return as_network(model.model), dict(model.kept_inputs)
+    return as_network(model), {}
+
+
+def jit_predict(network: Network, kept: Mapping[int, np.ndarray]) -> Predict:
+    """The network itself, compiled by JAX, on whole inputs."""
+    outputs = jax.jit(whole_function(network, kept))
+    return lambda x: np.asarray(outputs(x))
+
+
+def whole_function(
+    network: Network, kept: Mapping[int, np.ndarray]
+) -> Callable[[Any], Any]:
+    """The network as a JAX function of whole inputs."""
+    arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
+
+    def outputs(x: Any) -> Any:
+        for axis, indices in kept.items():
+            x = jnp.take(x, indices, axis=axis + 1)
+        return network.apply(arrays, x)
+
+    return outputs
+
+
+def portable_graph(
+    network: Network, kept: Mapping[int, np.ndarray], probe: np.ndarray
+) -> Graph:
+    """A simplified graph on whole inputs."""
+    small = probe
+    for axis, indices in kept.items():
+        small = np.take(small, indices, axis + 1)
+    graph = simplify(trace_symbolic(network, small))
+    _require_computed(graph)
+    return select_inputs(graph, dict(kept), probe.shape[1:])
+
+
+def require_one_array(
+    network: Network, kept: Mapping[int, np.ndarray], x: np.ndarray
+) -> None:
+    """Refuse a network that does not return one array, with an entry an example.
+
+    Args:
+        network: the network.
+        kept: for each axis of one example, the indices it reads.
+        x: a batch of whole inputs.
+
+    Raises:
+        ValueError: the outputs are something else.
+    """
+    kind = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    outputs = jax.eval_shape(whole_function(network, kept), kind)
+    require(
+        isinstance(outputs, jax.ShapeDtypeStruct),
+        "`model` must return one array for a batch; got "
+        f"{_described(outputs)}. Pass a function that picks one, such as "
+        "(lambda params, x: apply_fn(params, x)['logits'], params).",
+    )
+    require(
+        outputs.shape[:1] == x.shape[:1],
+        f"`model` must return an array for each example; got shape {outputs.shape} "
+        f"for {len(x)} examples.",
+    )
+
+
+def _described(outputs: Any) -> str:
+    if not jax.tree.leaves(outputs):
+        return "no array"
+    if isinstance(outputs, Mapping):
+        return f"a dictionary of {', '.join(map(str, outputs))}"
+    return f"{len(jax.tree.leaves(outputs))} arrays in a {type(outputs).__name__}"
+
+
+# Number types that both ONNX Runtime and NumPy compute in.
+_COMPUTED = frozenset("bfiu")
+
+
+def _require_computed(graph: Graph) -> None:
+    values = {v for node in graph.dynamic_nodes() for v in reads_of(node)}
+    strange = {str(v.dtype) for v in values if v.dtype.kind not in _COMPUTED}
+    require(
+        not strange,
+        f"`model` computes in {', '.join(sorted(strange))}, in which ONNX Runtime and "
+        "NumPy do not. Give it float32 arrays (jax.tree.map(lambda a: "
+        "a.astype('float32'), params)), or export as 'stablehlo' or 'safetensors'.",
+    )
