@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_curve
 
-from meanfield.prediction.calibration import (
-    accuracy,
-    brier,
-    ece,
-    nll,
-    reliability_curve,
-    selective_curve,
-)
+from meanfield.prediction.calibration import reliability_curve, selective_curve
+from meanfield.prediction.metrics import accuracy, brier, ece, nll
 from meanfield.prediction.ood import ood_scores
 
 RNG = np.random.default_rng(0)

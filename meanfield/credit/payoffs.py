@@ -25,8 +25,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from meanfield.checks import require
+from meanfield.learning.distributions import (
+    base_of,
+    has_labels,
+    is_binary,
+    is_categorical,
+)
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.prediction.predictive import base_of, is_binary, is_categorical
 
 from .energy import excess_energy
 
@@ -54,7 +59,7 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
 
     def look(outputs: Any) -> Array:
         distribution = output_distribution(likelihood, outputs)
-        kinds.append(is_categorical(distribution) or is_binary(distribution))
+        kinds.append(has_labels(distribution))
         return jnp.zeros(())
 
     jax.eval_shape(look, outputs)

@@ -36,9 +36,14 @@ from scipy import stats
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import array_pair, check_batch
+from meanfield.learning.distributions import (
+    base_of,
+    has_labels,
+    is_binary,
+    is_categorical,
+)
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.prediction.predictive import base_of, is_binary, is_categorical
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named
 
@@ -295,7 +300,7 @@ def _has_classes(ensemble: Ensemble, likelihood: Any, x: Any) -> bool:
     one = jax.tree.map(lambda a: a[:1], x)
     params = _draw(ensemble, jax.random.key(0))
     distribution = output_distribution(likelihood, ensemble.apply_fn(params, one))
-    return is_categorical(distribution) or is_binary(distribution)
+    return has_labels(distribution)
 
 
 def _interval(errors: np.ndarray) -> Float[np.ndarray, "fractions 2"]:

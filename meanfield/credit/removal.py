@@ -33,8 +33,8 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.prediction.predictive import is_binary, is_categorical
 from meanfield.propagation.transformation import mean_field
 from meanfield.spikeslab import SpikeSlab
 

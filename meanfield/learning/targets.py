@@ -1,4 +1,4 @@
-"""Where outputs, likelihood and targets meet: checked once, at the public door."""
+"""Where outputs, likelihood and targets meet: checked before anything is computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from meanfield.checks import require
 
+from .distributions import base_of, is_categorical
 from .likelihoods import AbstractLikelihood
 
 # Rows looked at in one go: bounds the memory of the check, whatever the data.
@@ -79,7 +80,7 @@ def align_targets(distribution: dist.Distribution, targets: Any) -> Array:
         + _shape_advice(distribution, targets.shape, wanted),
     )
     require(
-        not (_counts_classes(distribution) and _is_floating(targets)),
+        not (is_categorical(distribution) and _is_floating(targets)),
         f"`targets` must be labels of an integer type; got {targets.dtype}. Convert "
         "with targets.astype(int), or choose a likelihood for real targets.",
     )
@@ -203,20 +204,8 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if len(shape) < 2 or shape[-1] != 1 else _without_ones(shape[:-1])
 
 
-def _base(distribution: Any) -> Any:
-    while isinstance(distribution, dist.Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _counts_classes(distribution: Any) -> bool:
-    return isinstance(
-        _base(distribution), dist.CategoricalLogits | dist.CategoricalProbs
-    )
-
-
 def _has_whole_support(distribution: Any) -> bool:
-    support = _base(distribution).support
+    support = base_of(distribution).support
     return support is not None and bool(support.is_discrete)
 
 
@@ -225,14 +214,14 @@ def _is_floating(targets: Array) -> bool:
 
 
 def _shape_advice(distribution: Any, got: tuple, wanted: tuple) -> str:
-    if _counts_classes(distribution) and len(got) == len(wanted) + 1:
+    if is_categorical(distribution) and len(got) == len(wanted) + 1:
         return " Labels are whole numbers, not one-hot rows: take targets.argmax(-1)."
     return " One target belongs to each example and output."
 
 
 def _support_words(distribution: Any) -> str:
-    base = _base(distribution)
-    if _counts_classes(distribution):
+    base = base_of(distribution)
+    if is_categorical(distribution):
         return f"labels 0 … {base.probs.shape[-1] - 1}, one for each output"
     return f"in the support of {type(base).__name__}, {base.support}"
 

@@ -5,13 +5,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation import mean_field
 
+from .distributions import base_of, is_categorical
 from .targets import align_targets, output_distribution
 
 CHUNK = 2048
@@ -52,8 +52,8 @@ def _score(
         outputs = network(ensemble.params, x, key=key)
         distribution = output_distribution(likelihood, outputs)
         log_prob = distribution.log_prob(align_targets(distribution, y))
-        is_label = isinstance(distribution, dist.CategoricalLogits)
-        return log_prob, distribution.probs if is_label else None
+        is_label = is_categorical(distribution)
+        return log_prob, base_of(distribution).probs if is_label else None
 
     log_probs, probs = lax.map(draw, jax.random.split(key, NUM_SAMPLES))
     log_prob = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(NUM_SAMPLES)

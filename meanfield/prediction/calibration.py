@@ -1,4 +1,4 @@
-"""How far predicted probabilities can be trusted, and scores of class predictions."""
+"""How far predicted probabilities can be trusted: reliability and selective curves."""
 
 import dataclasses
 from typing import Any
@@ -8,9 +8,7 @@ from jaxtyping import Float, Int
 
 from meanfield.checks import require
 
-from .uncertainty import check_probs
-
-NUM_BINS = 15
+from .metrics import NUM_BINS, calibration_error, check_labels, confidence_bins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +31,7 @@ class ReliabilityCurve:
     @property
     def ece(self) -> float:
         """Expected calibration error, Σ share · |accuracy − confidence|."""
-        gap = np.abs(self.accuracy - self.confidence)
-        return float(np.nansum(self.counts * gap) / self.counts.sum())
+        return calibration_error(self.counts, self.confidence, self.accuracy)
 
     @property
     def max_error(self) -> float:
@@ -67,26 +64,6 @@ class SelectiveCurve:
         return float(self.risk[index])
 
 
-def accuracy(probs: Any, labels: Any) -> float:
-    """Share of examples whose likeliest class is right (the first one of a tie)."""
-    probs, labels = _checked(probs, labels)
-    return float((probs.argmax(1) == labels).mean())
-
-
-def nll(probs: Any, labels: Any) -> float:
-    """Mean of −ln p(label), in nats; infinite where a right class had probability 0."""
-    probs, labels = _checked(probs, labels)
-    with np.errstate(divide="ignore"):
-        return float(-np.log(probs[np.arange(len(labels)), labels]).mean())
-
-
-def brier(probs: Any, labels: Any) -> float:
-    """Mean of Σ_k (p_k − 1[y = k])², between 0 and 2."""
-    probs, labels = _checked(probs, labels)
-    target = np.eye(probs.shape[1])[labels]
-    return float(np.square(probs - target).sum(1).mean())
-
-
 def reliability_curve(
     probs: Any, labels: Any, num_bins: int = NUM_BINS
 ) -> ReliabilityCurve:
@@ -107,28 +84,11 @@ def reliability_curve(
         Guo et al. 2017, arXiv:1706.04599.
     """
     require(num_bins >= 1, f"`num_bins` must be at least 1; got {num_bins}.")
-    probs, labels = _checked(probs, labels)
-    confidence, hits = probs.max(1), probs.argmax(1) == labels
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    counts = np.bincount(bins, minlength=num_bins)
-    share = np.where(counts > 0, counts, np.nan)
-    return ReliabilityCurve(
-        edges=np.linspace(0, 1, num_bins + 1),
-        confidence=np.bincount(bins, confidence, num_bins) / share,
-        accuracy=np.bincount(bins, hits, num_bins) / share,
-        counts=counts,
+    counts, confidence, accuracy = confidence_bins(
+        *check_labels(probs, labels), num_bins
     )
-
-
-def ece(probs: Any, labels: Any, num_bins: int = NUM_BINS) -> float:
-    """Expected calibration error over bins of equal width (15 by default).
-
-    Example:
-        >>> from meanfield.prediction.calibration import ece
-        >>> round(ece([[0.9, 0.1], [0.9, 0.1]], [0, 1]), 2)
-        0.4
-    """
-    return reliability_curve(probs, labels, num_bins).ece
+    edges = np.linspace(0, 1, num_bins + 1)
+    return ReliabilityCurve(edges, confidence, accuracy, counts)
 
 
 def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
@@ -168,20 +128,3 @@ def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
     return SelectiveCurve(
         coverage=answered / len(errors), risk=np.cumsum(shared) / answered
     )
-
-
-def _checked(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    probs, labels = check_probs(probs), np.asarray(labels)
-    require(
-        labels.shape == probs.shape[:1] and np.issubdtype(labels.dtype, np.integer),
-        f"`labels` must be whole numbers of shape ({len(probs)},), one for each row of "
-        f"`probs`; got {labels.dtype} of shape {labels.shape}.",
-    )
-    bad = (labels < 0) | (labels >= probs.shape[1])
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"`labels` must lie in 0 … {probs.shape[1] - 1}; got {labels[row]} in row "
-            f"{row}."
-        )
-    return probs, labels

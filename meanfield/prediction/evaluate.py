@@ -18,12 +18,18 @@ from meanfield.learning.batches import (
     input_arrays,
     outputs_of,
 )
+from meanfield.learning.distributions import (
+    base_of,
+    has_cdf,
+    is_binary,
+    is_categorical,
+)
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import output_distribution
 
-from .predictive import average, base_of, has_cdf, is_binary, is_categorical
+from .metrics import class_scores
+from .predictive import average
 
-BINS = 15
 LEVEL = 0.95
 
 
@@ -142,7 +148,7 @@ def evaluate(
     scores: dict[str, Any]
     if is_categorical(kind):
         probs = means["mean"].reshape(-1, means["mean"].shape[-1])
-        scores = _class_scores(probs, y.reshape(-1))
+        scores = class_scores(probs, y.reshape(-1))
     else:
         score = _answer_scores if is_binary(kind) else _number_scores
         parts = [means["mean"], y.reshape(means["mean"].shape)]
@@ -228,7 +234,7 @@ def _example_outputs(ensemble: Ensemble, x: Any) -> Any:
 def _answer_scores(p: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """Scores of probabilities of the answer 1."""
     p = p.reshape(-1)
-    return _class_scores(np.stack([1 - p, p], 1), y.reshape(-1).astype(int))
+    return class_scores(np.stack([1 - p, p], 1), y.reshape(-1).astype(int))
 
 
 def _number_scores(
@@ -241,17 +247,3 @@ def _number_scores(
         tail = (1 - LEVEL) / 2
         scores["coverage"] = float(((level >= tail) & (level <= 1 - tail)).mean())
     return scores
-
-
-def _class_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    choice = probs.argmax(1)
-    hits = choice == labels
-    target = np.eye(probs.shape[1], dtype=probs.dtype)[labels]
-    confidence = probs.max(1)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gap = np.bincount(bins, hits - confidence.astype(np.float64), BINS)
-    return {
-        "accuracy": float(hits.mean()),
-        "brier": float(np.square(probs - target).sum(1).mean(dtype=np.float64)),
-        "ece": float(np.abs(gap).sum() / len(labels)),
-    }

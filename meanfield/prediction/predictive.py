@@ -16,7 +16,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import lax
 from jax.scipy.special import xlogy
 from jax.sharding import Mesh
@@ -24,37 +23,18 @@ from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.distributions import (
+    base_of,
+    has_cdf,
+    has_labels,
+    is_categorical,
+)
 from meanfield.learning.sharding import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import mean_field, output_law
 from meanfield.propagation.equation import Reading
 
 CHUNK = 2048
-
-
-def base_of(distribution: Any) -> Any:
-    """The distribution under any number of `Independent` wrappers."""
-    while isinstance(distribution, dist.Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def is_categorical(distribution: Any) -> bool:
-    """Whether the targets are classes."""
-    kinds = (dist.CategoricalLogits, dist.CategoricalProbs)
-    return isinstance(base_of(distribution), kinds)
-
-
-def is_binary(distribution: Any) -> bool:
-    """Whether the targets are answers 0 or 1."""
-    kinds = (dist.BernoulliLogits, dist.BernoulliProbs)
-    return isinstance(base_of(distribution), kinds)
-
-
-def has_cdf(distribution: Any) -> bool:
-    """Whether the targets are continuous, with a known distribution function."""
-    base = base_of(distribution)
-    return not base.is_discrete and type(base).cdf is not dist.Distribution.cdf
 
 
 def average(
@@ -175,7 +155,7 @@ def _average_chunk(
     if "log_prob" in means:
         means["log_prob"] -= jnp.log(num_samples)
     aleatoric, scatter = means.pop("inner"), means.pop("scatter")
-    if _has_labels(kind):
+    if has_labels(kind):
         epistemic = jnp.maximum(_entropy(kind, means["mean"]) - aleatoric, 0)
     else:
         epistemic = scatter / num_samples
@@ -259,7 +239,7 @@ def _entropy(distribution: Any, mean: Array) -> Array:
 def _summary(distribution: Any, y: Any) -> dict[str, Array]:
     """What one draw adds to the averages."""
     base = base_of(distribution)
-    if _has_labels(distribution):
+    if has_labels(distribution):
         summary = {"mean": base.probs, "inner": _entropy(distribution, base.probs)}
     else:
         mean, variance = _mean_and_variance(distribution)
@@ -283,7 +263,3 @@ def _mean_and_variance(distribution: Any) -> tuple[Array, Array]:
             "prediction needs both. Give the distribution's class these properties, "
             "or use `to_arviz`, which needs only samples and log-likelihoods."
         ) from error
-
-
-def _has_labels(distribution: Any) -> bool:
-    return is_categorical(distribution) or is_binary(distribution)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import output_distribution
-from meanfield.prediction.predictive import is_binary, is_categorical
 
 from .extras import need
 from .formats import Exported, staged

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.learning.distributions import base_of, has_labels, is_binary
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.prediction.predictive import base_of, is_binary, is_categorical
-
-_BINS = 15
+from meanfield.prediction.metrics import class_scores
 
 
 def score(outputs: Any, y: Any, likelihood: Any) -> dict[str, Any]:
@@ -42,12 +41,13 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
     logs = np.stack([np.asarray(law.log_prob(targets), np.float64) for law in laws])
     mixed = np.logaddexp.reduce(logs, axis=0) - np.log(len(laws))
     scores = {"nll": float(-mixed.mean())}
-    if is_categorical(laws[0]) or is_binary(laws[0]):
+    if has_labels(laws[0]):
         probs = np.mean([np.asarray(base_of(law).probs) for law in laws], axis=0)
         if is_binary(laws[0]):
             probs = np.stack([1 - probs, probs], -1)
         labels = np.asarray(targets).astype(int).reshape(-1)
-        return scores | _class_scores(probs.reshape(len(labels), -1), labels)
+        found = class_scores(probs.reshape(len(labels), -1), labels)
+        return scores | {name: found[name] for name in ("accuracy", "ece")}
     mean = np.mean([np.asarray(law.mean, np.float64) for law in laws], axis=0)
     square = np.square(mean - np.asarray(targets, np.float64))
     scores["rmse"] = float(np.sqrt(square.mean()))
@@ -59,7 +59,7 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
 def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
     """The class that a network chooses for each example; None for real targets."""
     law = output_distribution(likelihood, jnp.asarray(outputs))
-    if not (is_categorical(law) or is_binary(law)):
+    if not has_labels(law):
         return None
     probs = np.asarray(base_of(law).probs)
     chosen = probs > 0.5 if is_binary(law) else probs.argmax(-1)
@@ -72,13 +72,3 @@ def payoff(scores: dict[str, Any]) -> float:
     The NLL weighs every target by its noise, whatever units they are in.
     """
     return scores["accuracy"] if "accuracy" in scores else -scores["nll"]
-
-
-def _class_scores(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    hits, confidence = probs.argmax(1) == labels, probs.max(1).astype(np.float64)
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gap = np.bincount(bins, hits - confidence, _BINS)
-    return {
-        "accuracy": float(hits.mean()),
-        "ece": float(np.abs(gap).sum() / len(labels)),
-    }
