@@ -293,7 +293,7 @@ def perturbation(ensembles: list[mf.Ensemble], setting: Setting, data) -> dict:
                     labels,
                     test,
                     layers=layers,
-                    absent_std=1.0,
+                    absent_scale=1.0,
                     key=jax.random.key(11),
                 )
             )

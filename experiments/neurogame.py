@@ -266,7 +266,7 @@ def run(
         "progress": False,
     }
     if way in CREDITS:
-        rules |= {"keep": keep, "credit": CREDITS[way], "held_out": judges}
+        rules |= {"keep": keep, "credit": CREDITS[way], "validation": judges}
         result = mf.neurons.train_coalitions(model, **common, **rules)
         model = mf.deploy.shrink(result.ensemble.mean_network(), judges[0][:64]).model
         units = result.num_active

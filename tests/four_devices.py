@@ -99,7 +99,7 @@ def shapley_values():
     ensemble = mf.Ensemble.from_model(eqx.nn.MLP(6, 2, 8, 1, key=KEY), key=KEY)
     data, layer = (X[:60], Y[:60]), "layers/0"
     games = [
-        mf.NeuronGame(ensemble, layer, data, mesh=mesh, num_draws=2, key=KEY)
+        mf.NeuronGame(ensemble, layer, data, mesh=mesh, num_samples=2, key=KEY)
         for mesh in (None, mf.learning.device_mesh(4))
     ]
     return [

@@ -10,8 +10,8 @@ import meanfield as mf
 from meanfield.credit.energy import (
     excess_energy,
     free_energy,
+    gibbs_membership,
     gibbs_probs,
-    soft_membership,
 )
 from meanfield.ensemble.networks import mlp
 from meanfield.learning.training import run_epoch
@@ -192,13 +192,13 @@ def test_the_free_energy_game_pays_minus_the_mean_excess_energy():
     np.testing.assert_allclose(game(np.ones((1, 6), bool))[0], expected, rtol=1e-5)
 
 
-def test_soft_membership_is_a_sigmoid_and_a_step_at_zero_temperature():
+def test_gibbs_membership_is_a_sigmoid_and_a_step_at_zero_temperature():
     values = jnp.array([-1.0, 0.2, 0.3, 2.0])
-    soft = soft_membership(values, 0.25, 0.5)
+    soft = gibbs_membership(values, 0.25, 0.5)
     expected = 1 / (1 + np.exp(-(np.asarray(values) - 0.25) / 0.5))
     np.testing.assert_allclose(soft, expected, rtol=1e-6)
-    assert soft_membership(values, 0.25, 0.0).tolist() == [0, 0, 1, 1]
-    near = soft_membership(values, 0.25, 1e-4)
+    assert gibbs_membership(values, 0.25, 0.0).tolist() == [0, 0, 1, 1]
+    near = gibbs_membership(values, 0.25, 1e-4)
     np.testing.assert_allclose(near, [0, 0, 1, 1], atol=1e-6)
 
 
@@ -288,7 +288,7 @@ def test_the_same_key_gives_the_same_bits():
 
 
 def test_batches_are_learned_from_as_the_arrays_they_make():
-    size = {"keep": 0.5, "held_out": (X[:40], Y[:40])}
+    size = {"keep": 0.5, "validation": (X[:40], Y[:40])}
     whole = train(network(), batch_size=len(X), **size)
     batches = train(network(), data=[(X, Y)], **size)
     np.testing.assert_allclose(batches.history["nll"], whole.history["nll"], rtol=1e-4)
@@ -299,7 +299,7 @@ def test_batches_are_learned_from_as_the_arrays_they_make():
 
 def test_everybody_belonging_is_plain_training():
     held = (X[:40], Y[:40])
-    result = train(network(), keep=1.0, held_out=held, layers=["layers/1"])
+    result = train(network(), keep=1.0, validation=held, layers=["layers/1"])
     fit_key = jax.random.split(jax.random.key(7), 3)[1]
     whole = mf.fit(
         mf.Ensemble.from_points(network()),
@@ -348,7 +348,7 @@ def test_shapley_credit_leaves_out_a_unit_that_nobody_hears():
         layers=["layers/0"],
         keep=8,
         optimizer=still,
-        held_out=(X, Y),
+        validation=(X, Y),
         num_examples=120,
         budget_per_unit=32,
     )
@@ -358,7 +358,7 @@ def test_shapley_credit_leaves_out_a_unit_that_nobody_hears():
 
 
 def test_without_a_size_the_smallest_certified_coalition_is_taken():
-    settings = {"keep": None, "held_out": 0.5, "epochs": 3, "layers": ["layers/0"]}
+    settings = {"keep": None, "validation": 0.5, "epochs": 3, "layers": ["layers/0"]}
     loose = train(network(), epsilon=0.5, **settings).coalitions["layers/0"]
     strict = train(network(), epsilon=0.0, **settings).coalitions["layers/0"]
     assert 1 <= loose.sum() < strict.sum() <= 8
@@ -438,9 +438,9 @@ class Doubled(eqx.Module):
         ({"credit": "shapely"}, "`credit` must be 'shapley', 'banzhaf' or a function"),
         ({"budget_per_unit": 0}, "`budget_per_unit` must be at least 1"),
         ({"num_examples": 1}, "`num_examples` must be at least 4"),
-        ({"held_out": 0.0}, "`held_out` must be a part of the examples"),
-        ({"held_out": 0.001}, "`held_out` must be a part of the examples"),
-        ({"held_out": (X[:5, :2], Y[:5])}, "`held_out` must be a batch"),
+        ({"validation": 0.0}, "`validation` must be a part of the examples"),
+        ({"validation": 0.001}, "`validation` must be a part of the examples"),
+        ({"validation": (X[:5, :2], Y[:5])}, "`validation` must be a batch"),
         ({"patience": 2}, "`patience` does not go with coalition training"),
         ({"payoff": "money"}, "`payoff` must be one of"),
         (

@@ -85,7 +85,7 @@ def test_a_constant_unit_and_an_unread_unit_are_worth_exactly_nothing(dense):
 def test_draws_from_the_posterior_average_their_payoffs(dense):
     ensemble, x, y = dense
     key = jax.random.key(5)
-    game = mf.NeuronGame(ensemble, "layers/0", (x, y), num_draws=3, key=key)
+    game = mf.NeuronGame(ensemble, "layers/0", (x, y), num_samples=3, key=key)
     everybody = np.ones((1, 6), bool)
     expected = np.mean(
         [by_hand_of(ensemble.sample(each), x, y) for each in jax.random.split(key, 3)]
@@ -223,7 +223,7 @@ def test_bad_games_are_refused_with_the_way_out(dense):
     with pytest.raises(ValueError, match="`payoff` must be one of"):
         mf.NeuronGame(ensemble, "layers/0", (x, y), payoff="money")
     with pytest.raises(ValueError, match="`key` is needed to draw"):
-        mf.NeuronGame(ensemble, "layers/0", (x, y), num_draws=2)
+        mf.NeuronGame(ensemble, "layers/0", (x, y), num_samples=2)
     game = mf.NeuronGame(ensemble, "layers/0", (x, y))
     with pytest.raises(ValueError, match=r"must have shape \(coalitions, 6\)"):
         game(np.ones((2, 5), bool))

@@ -296,7 +296,7 @@ def uncertain(ensemble, var=0.3):
 def test_posterior_values_average_those_of_the_drawn_networks(dense):
     ensemble, x, y = dense
     game = mf.NeuronGame(
-        uncertain(ensemble), "layers/1", (x, y), num_draws=6, key=jax.random.key(4)
+        uncertain(ensemble), "layers/1", (x, y), num_samples=6, key=jax.random.key(4)
     )
     found = mf.neurons.posterior_shapley_values(
         game, key=jax.random.key(5), budget=6 * 402
@@ -312,7 +312,9 @@ def test_posterior_values_average_those_of_the_drawn_networks(dense):
     error = np.abs(found.values - exact)
     assert (error <= 5 * found.monte_carlo_errors + 1e-6).all()
     # The spread between networks, known to within its own sampling error.
-    np.testing.assert_allclose(found.posterior_std, np.std(each, 0, ddof=1), rtol=0.35)
+    np.testing.assert_allclose(
+        found.posterior_scale, np.std(each, 0, ddof=1), rtol=0.35
+    )
     assert (found.standard_errors > 3 * found.monte_carlo_errors).all()
     gain = found.grand_value - found.empty_value
     np.testing.assert_allclose(found.values.sum(), gain, atol=1e-6)
@@ -324,7 +326,7 @@ def test_one_network_has_no_posterior_spread(dense):
     game = mf.NeuronGame(ensemble, "layers/1", (x, y))
     with pytest.raises(ValueError, match="at least 2 sub-networks"):
         mf.neurons.posterior_shapley_values(game, key=KEY)
-    game = mf.NeuronGame(ensemble, "layers/1", (x, y), num_draws=2, key=KEY)
+    game = mf.NeuronGame(ensemble, "layers/1", (x, y), num_samples=2, key=KEY)
     with pytest.raises(ValueError, match="`budget` must be at least"):
         mf.neurons.posterior_shapley_values(game, key=KEY, budget=5)
 

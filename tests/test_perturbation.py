@@ -166,7 +166,7 @@ def test_absent_connections_come_back_at_the_scale_of_those_present():
 def test_a_scale_of_zero_or_no_absent_connection_changes_nothing():
     ensemble, labels, data = mixed()
     kwargs = {"key": KEY, "arms": ["absent"], "num_samples": 2}
-    found = perturb_connections(ensemble, labels, data, absent_std=0.0, **kwargs)
+    found = perturb_connections(ensemble, labels, data, absent_scale=0.0, **kwargs)
     assert len(np.unique(found.errors["absent"])) == 1
     labels.labels["w"][:] = Label.VARIABLE
     found = perturb_connections(ensemble, labels, data, **kwargs)
@@ -289,7 +289,7 @@ def test_important_connections_of_a_trained_network_matter_more_than_others():
         ({"arms": ["vip"]}, "`arms` must be some of"),
         ({"arms": []}, "`arms` must be some of"),
         ({"num_samples": 1}, "`num_samples` must be at least 2"),
-        ({"absent_std": -1.0}, "`absent_std` must be a finite number"),
+        ({"absent_scale": -1.0}, "`absent_scale` must be a finite number"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
     ],
 )

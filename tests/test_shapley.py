@@ -1,9 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles_shapley import shapley_by_definition, table_game
 
+import meanfield as mf
 from meanfield.games.evaluation import check_budget, check_game, check_settings
 from meanfield.games.known_games import (
     airport,
@@ -493,3 +496,30 @@ def test_small_budgets_go_to_the_surrogate_which_promises_no_interval():
     assert np.isfinite(larger.intervals).all()
     looked = shapley_values(game, 25, key=KEY, budget=32 * 25, tolerance=0.5)
     assert looked.method == "antithetic"
+
+
+def test_a_game_that_knows_its_players_is_asked_for_their_number():
+    game = airport([1.0, 2.0, 4.0, 4.5, 7.0])
+    for find in (mf.shapley_values, mf.games.banzhaf_values):
+        asked = find(game, budget=32)
+        told = find(game, 5, budget=32)
+        np.testing.assert_array_equal(asked.values, told.values)
+    pairs = mf.games.interaction_values(game, budget=32)
+    assert pairs.values.shape == (5, 5)
+
+    class Foreign:
+        n_players = 5
+
+        def __call__(self, coalitions):
+            return game(coalitions)
+
+    found = mf.shapley_values(Foreign(), budget=32)
+    np.testing.assert_allclose(found.values, game.shapley_values)
+    with pytest.raises(ValueError, match="`num_players` is needed"):
+        mf.shapley_values(lambda s: s[:, 0])
+
+
+def test_results_cannot_be_changed():
+    found = mf.shapley_values(airport([1.0, 2.0]))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.values = np.zeros(2)

@@ -4,9 +4,9 @@ import pytest
 from oracles_shapley import table_game
 from scipy import stats
 
+from meanfield.games.clusters import clustered_statistics
 from meanfield.games.evaluation import Evaluator
 from meanfield.games.intervals import (
-    clustered_statistics,
     replicate_statistics,
     student_quantile,
 )
@@ -188,7 +188,7 @@ def test_clustered_statistics_separate_posterior_spread_from_noise():
     np.testing.assert_allclose(
         result.monte_carlo_errors, np.sqrt(1 / (8 * 4000)), rtol=0.03
     )
-    np.testing.assert_allclose(result.posterior_std, spread, atol=0.05)
+    np.testing.assert_allclose(result.posterior_scale, spread, atol=0.05)
 
 
 def test_intervals_clustered_by_draw_cover_and_pooled_ones_do_not():
@@ -212,6 +212,6 @@ def test_intervals_clustered_by_draw_cover_and_pooled_ones_do_not():
 
 def test_one_replicate_a_draw_cannot_separate_but_still_covers():
     result = clustered_statistics(np.random.default_rng(6).normal(size=(30, 1, 2)))
-    assert np.isnan(result.posterior_std).all()
+    assert np.isnan(result.posterior_scale).all()
     assert np.isnan(result.monte_carlo_errors).all()
     assert np.isfinite(result.intervals).all()

@@ -16,7 +16,8 @@ intervals honest for both kinds of chance.
 Departures from the published code, on purpose: positions are drawn without replacement
 and can fall anywhere (there the last row and column were never picked), the random
 control removes exactly as many connections as the important arm, and s follows the
-weights that are present (there s = 1 whatever the scale; `absent_std=1.0` gives that).
+weights that are present (there s = 1 whatever the scale; `absent_scale=1.0` gives
+that).
 
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354, and its code.
 """
@@ -108,7 +109,7 @@ def perturb_connections(
     arms: Sequence[str] = ARMS,
     num_samples: int = 10,
     likelihood: Any = Categorical(),  # noqa: B008  (frozen)
-    absent_std: float | int | None = None,
+    absent_scale: float | int | None = None,
     batch_size: int = 2048,
 ) -> Perturbation:
     r"""Error against the fraction of important, variable or absent connections changed.
@@ -125,7 +126,7 @@ def perturb_connections(
         num_samples: repetitions, each with a sub-network of its own; at least 2.
         likelihood: as in `fit`. The error is the part of wrong classes, or the root
             mean square error of the predicted mean for real targets.
-        absent_std: s, the scale of the weights given to absent connections. Default:
+        absent_scale: s, the scale of the weights given to absent connections. Default:
             the root mean square of the layer's other weights, √⟨(1 − π)(Ξ + m²)⟩, so
             that what comes in is as large as what is there.
         batch_size: examples in memory at once.
@@ -153,7 +154,7 @@ def perturb_connections(
     x, y = array_pair(data)
     weights = ensemble.weights()
     layers = tuple(weights) if layers is None else tuple(layers)
-    _check(weights, labels, layers, fractions, arms, num_samples, absent_std)
+    _check(weights, labels, layers, fractions, arms, num_samples, absent_scale)
     require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
     check_batch(ensemble, likelihood, x, y)
     candidates = {arm: _candidates(labels, layers, arm) for arm in arms}
@@ -161,7 +162,7 @@ def perturb_connections(
         arm: {name: _numbers(labels, name, arm, fractions) for name in layers}
         for arm in arms
     }
-    scales = {n: jnp.asarray(_scale(weights[n], absent_std)) for n in layers}
+    scales = {n: jnp.asarray(_scale(weights[n], absent_scale)) for n in layers}
     errors = {arm: np.zeros((len(fractions), num_samples)) for arm in arms}
     for sample in range(num_samples):
         sample_key, order_key = jax.random.split(jax.random.fold_in(key, sample))
@@ -217,9 +218,9 @@ def _numbers(
     return np.minimum(wanted, available)
 
 
-def _scale(weight: SpikeSlab, absent_std: float | None) -> float:
-    if absent_std is not None:
-        return absent_std
+def _scale(weight: SpikeSlab, absent_scale: float | None) -> float:
+    if absent_scale is not None:
+        return absent_scale
     square = np.square(weight.mean) + np.asarray(weight.var)
     present = np.asarray(weight.inclusion_prob) > 0
     return float(np.sqrt(square[present].mean())) if present.any() else 0.0
@@ -309,7 +310,7 @@ def _interval(errors: np.ndarray) -> Float[np.ndarray, "fractions 2"]:
     return np.stack([mean - half, mean + half], axis=1)
 
 
-def _check(weights, labels, layers, fractions, arms, num_samples, absent_std) -> None:
+def _check(weights, labels, layers, fractions, arms, num_samples, absent_scale) -> None:
     unknown = [name for name in layers if name not in weights]
     require(
         not unknown and len(layers) > 0,
@@ -342,7 +343,7 @@ def _check(weights, labels, layers, fractions, arms, num_samples, absent_std) ->
         f"`num_samples` must be at least 2 to give an interval; got {num_samples}.",
     )
     require(
-        absent_std is None or (math.isfinite(absent_std) and absent_std >= 0),
-        f"`absent_std` must be a finite number ≥ 0; got {absent_std}. Leave it out for "
-        "the scale of the weights that are present.",
+        absent_scale is None or (math.isfinite(absent_scale) and absent_scale >= 0),
+        f"`absent_scale` must be a finite number ≥ 0; got {absent_scale}. Leave it out "
+        "for the scale of the weights that are present.",
     )

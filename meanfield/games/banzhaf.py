@@ -21,13 +21,14 @@ from .evaluation import (
     default_budget,
     require_budget,
 )
-from .intervals import IndexValues, exact_estimate, index_values
+from .intervals import exact_estimate
 from .regression import banzhaf_estimate
+from .values import IndexValues
 
 
 def banzhaf_values(
     value_fn: ValueFunction,
-    num_players: int,
+    num_players: int | None = None,
     *,
     key: PRNGKeyArray | None = None,
     budget: int | None = None,
@@ -45,7 +46,7 @@ def banzhaf_values(
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.
-        num_players: n ≥ 2.
+        num_players: n ≥ 2; the game is asked for its own `num_players` if not given.
         key: a `jax.random.key`; not needed when all coalitions are evaluated.
         budget: at most this many evaluations. Default: 64 a player or 2^n if fewer.
         level: probability that all intervals hold at once.
@@ -90,5 +91,8 @@ def banzhaf_values(
             estimate = banzhaf_estimate(evaluate, numpy_generator(key), level=level)
     finally:
         evaluate.close()
-    method = "exact" if enumerated else "regression"
-    return index_values(estimate, evaluate.num_evaluations, method, level)
+    return IndexValues(
+        **vars(estimate),
+        num_evaluations=evaluate.num_evaluations,
+        method="exact" if enumerated else "regression",
+    )

@@ -153,18 +153,30 @@ def coalition_name(coalition: Bool[np.ndarray, " players"]) -> str:
     return f"{{{names}}} ({len(players)} of {len(coalition)} players)"
 
 
-def check_game(value_fn: Any, num_players: Any) -> int:
+def check_game(value_fn: Any, num_players: Any = None) -> int:
     """The number of players as an int, after the checks every index makes.
+
+    Without `num_players` the game is asked for its own, by the name that it has here
+    (`num_players`) or in shapiq (`n_players`).
 
     Raises:
         TypeError: `value_fn` cannot be called or `num_players` is no integer.
-        ValueError: fewer than two players.
+        ValueError: fewer than two players, or nobody says how many there are.
     """
     if not callable(value_fn):
         raise TypeError(
             "`value_fn` must be a function from a boolean array (coalitions, players) "
             f"to payoffs (coalitions,); got {type(value_fn).__name__}."
         )
+    if num_players is None:
+        num_players = getattr(value_fn, "num_players", None)
+    if num_players is None:
+        num_players = getattr(value_fn, "n_players", None)
+    require(
+        num_players is not None,
+        "`num_players` is needed: `value_fn` is a function that does not say how many "
+        "players it has. Pass their number, or a game with an attribute `num_players`.",
+    )
     if isinstance(num_players, bool) or not isinstance(num_players, (int, np.integer)):
         raise TypeError(
             f"`num_players` must be an integer; got {type(num_players).__name__}."

@@ -6,7 +6,6 @@ References:
     Grabisch & Roubens 1999, Int. J. Game Theory 28:547.
 """
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
@@ -23,32 +22,12 @@ from .evaluation import (
     require_budget,
 )
 from .intervals import exact_estimate, replicate_statistics
-
-
-class InteractionValues(eqx.Module):
-    """Pairwise interactions with their uncertainty: symmetric, diagonal 0.
-
-    Args:
-        values: I, (players, players), in units of the payoff; positive when the two
-            are worth more together than apart.
-        standard_errors: (players, players).
-        intervals: (players, players, 2), simultaneous over all pairs at `level`.
-        num_evaluations: payoffs asked for.
-        method: "exact" or "antithetic".
-        level: probability that all intervals hold.
-    """
-
-    values: Float[np.ndarray, "players players"]
-    standard_errors: Float[np.ndarray, "players players"]
-    intervals: Float[np.ndarray, "players players 2"]
-    num_evaluations: int
-    method: str
-    level: float
+from .values import InteractionValues
 
 
 def interaction_values(
     value_fn: ValueFunction,
-    num_players: int,
+    num_players: int | None = None,
     *,
     key: PRNGKeyArray | None = None,
     budget: int | None = None,
@@ -66,7 +45,7 @@ def interaction_values(
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.
-        num_players: n ≥ 2.
+        num_players: n ≥ 2; the game is asked for its own `num_players` if not given.
         key: a `jax.random.key`; not needed when all coalitions are evaluated.
         budget: at most this many evaluations. Default: what 16 replicates take, or 2^n
             if that is fewer.

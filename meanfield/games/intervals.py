@@ -20,86 +20,23 @@ In short runs the intervals are therefore wide rather than wrong.
 The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n hold
 together with probability 1 − α when players are independent, and at least about that
 for the weak negative dependence which efficiency brings.
-
-With clusters (several replicates under one posterior draw of the network) the
-replicates of one draw share its error: the draw is then the unit that counts. One-way
-random effects separate the Monte-Carlo error from the spread of the posterior.
 """
 
-import equinox as eqx
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from meanfield.checks import require
 
+from .values import Estimate
+
 # Agresti & Coull 1998: z² ≈ 4 pseudo-observations at 95 %.
 PSEUDO_REPLICATES = 4
 
 # Telescoping sums of n payoffs lose a few units in the last place.
 ROUNDING_UNITS = 32
-
-
-class Estimate(eqx.Module):
-    """Values with their uncertainty.
-
-    Args:
-        values: φ̂, (players,), in units of the payoff.
-        standard_errors: Monte-Carlo standard error of every value; infinite when one
-            replicate alone was seen.
-        intervals: (players, 2), lower and upper ends, simultaneous at `level`.
-        level: probability that all intervals hold at once.
-    """
-
-    values: Float[np.ndarray, " players"]
-    standard_errors: Float[np.ndarray, " players"]
-    intervals: Float[np.ndarray, "players 2"]
-    level: float = eqx.field(static=True)
-
-
-class IndexValues(eqx.Module):
-    """Values of an index with their uncertainty.
-
-    Args:
-        values: (players,), in units of the payoff.
-        standard_errors: (players,); 0 when exact, infinite after one replicate.
-        intervals: (players, 2), simultaneous at `level`.
-        num_evaluations: payoffs asked for.
-        method: "exact" or how they were sampled.
-        level: probability that all intervals hold.
-    """
-
-    values: Float[np.ndarray, " players"]
-    standard_errors: Float[np.ndarray, " players"]
-    intervals: Float[np.ndarray, "players 2"]
-    num_evaluations: int
-    method: str
-    level: float
-
-
-class ClusteredEstimate(eqx.Module):
-    """Values under a posterior, with Monte-Carlo error and posterior spread apart.
-
-    Args:
-        values: estimate of φ[E_θ v] = E_θ φ[v_θ], (players,).
-        standard_errors: cluster-robust s.e. of `values`: finitely many draws θ and
-            finitely many permutations both count. Degrees of freedom: draws − 1.
-        monte_carlo_errors: the part that more permutations per draw would remove.
-        posterior_std: sd over θ of φ[v_θ], cleaned of Monte-Carlo noise (0 where
-            the noise explains everything).
-        intervals: (players, 2), simultaneous at `level`, for E_θ φ[v_θ].
-        credible_intervals: (players, 2), where one network drawn from the posterior has
-            its own value, player by player at `level` (Gaussian approximation).
-        level: probability of the two kinds of interval.
-    """
-
-    values: Float[np.ndarray, " players"]
-    standard_errors: Float[np.ndarray, " players"]
-    monte_carlo_errors: Float[np.ndarray, " players"]
-    posterior_std: Float[np.ndarray, " players"]
-    intervals: Float[np.ndarray, "players 2"]
-    credible_intervals: Float[np.ndarray, "players 2"]
-    level: float = eqx.field(static=True)
 
 
 def replicate_statistics(
@@ -136,7 +73,7 @@ def replicate_statistics(
     References:
         Agresti & Coull 1998, The American Statistician 52:119. Šidák 1967, JASA 62:626.
     """
-    x = _checked(replicates, ("replicates", "players"))
+    x = checked_replicates(replicates, ("replicates", "players"))
     count, _ = x.shape
     values = x.mean(axis=0)
     if count == 1:
@@ -156,69 +93,6 @@ def replicate_statistics(
     half_width = scale * quantile * np.sqrt(_moderate(variance, count) / count)
     half_width += rounding_error(scale)
     return _estimate(values, scale * np.sqrt(variance / count), half_width, level)
-
-
-def clustered_statistics(
-    replicates: Shaped[np.ndarray, "draws replicates players"], *, level: float = 0.95
-) -> ClusteredEstimate:
-    r"""Values under a posterior, from nested draws: one-way random effects.
-
-    K draws θ_k of the network, M replicates each, x_kmi = φ_i + u_ki + e_kmi:
-
-        MSB = M Var_k(x̄_k)       MSW = mean_k Var_m(x_km)
-        s.e. = √(MSB / KM)       posterior variance = max(0, (MSB − MSW)/M)
-
-    Pooling all K·M replicates as if they were independent gives intervals that are far
-    too short (about 82 % instead of 95 % on a simulated posterior): do not.
-
-    Args:
-        replicates: x, (draws, replicates, players), at least two draws. With one
-            replicate per draw the posterior spread cannot be told from Monte-Carlo
-            noise: then `monte_carlo_errors` and `posterior_std` are NaN.
-        level: 1 − α.
-
-    Returns:
-        A `ClusteredEstimate`.
-
-    Raises:
-        ValueError: not three axes, fewer than two draws, or a value that is not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> from meanfield.games.intervals import clustered_statistics
-        >>> x = np.array([[[1.0], [3.0]], [[5.0], [7.0]]])
-        >>> clustered_statistics(x).standard_errors.tolist()
-        [2.0]
-    """
-    x = _checked(replicates, ("draws", "replicates", "players"))
-    draws, count, _ = x.shape
-    require(
-        draws >= 2,
-        "`replicates` must hold at least 2 posterior draws; got 1. One draw says "
-        "nothing of the posterior; use replicate_statistics for a single network.",
-    )
-    draw_means = x.mean(axis=1)
-    outer = replicate_statistics(draw_means, level=level)
-    between = count * draw_means.var(axis=0, ddof=1)
-    if count > 1:
-        within = x.var(axis=1, ddof=1).mean(axis=0)
-        monte_carlo = np.sqrt(within / (draws * count))
-        posterior_std = np.sqrt(np.maximum(between - within, 0) / count)
-    else:
-        monte_carlo = np.full(x.shape[-1], np.nan)
-        posterior_std = np.full(x.shape[-1], np.nan)
-    reach = stats.t.ppf(0.5 + level / 2, draws - 1) * np.sqrt(
-        posterior_std**2 + outer.standard_errors**2
-    )
-    return ClusteredEstimate(
-        values=outer.values,
-        standard_errors=outer.standard_errors,
-        monte_carlo_errors=monte_carlo,
-        posterior_std=posterior_std,
-        intervals=outer.intervals,
-        credible_intervals=np.stack([outer.values - reach, outer.values + reach], 1),
-        level=level,
-    )
 
 
 def gaussian_statistics(
@@ -244,7 +118,12 @@ def exact_estimate(
     """Values without sampling error, in intervals as wide as rounding."""
     rounding = rounding_error(float(np.abs(payoffs).max()))
     ends = np.stack([values - rounding, values + rounding], axis=1)
-    return Estimate(values, np.zeros_like(values), ends, level)
+    return Estimate(
+        values=values,
+        standard_errors=np.zeros_like(values),
+        intervals=ends,
+        level=level,
+    )
 
 
 def padded_estimate(
@@ -258,36 +137,22 @@ def padded_estimate(
         return whole
 
     return Estimate(
-        padded(estimate.values),
-        padded(estimate.standard_errors),
-        padded(estimate.intervals),
-        estimate.level,
+        values=padded(estimate.values),
+        standard_errors=padded(estimate.standard_errors),
+        intervals=padded(estimate.intervals),
+        level=estimate.level,
     )
 
 
 def unpromised(estimate: Estimate) -> Estimate:
     """The estimate with intervals that claim nothing: the whole line."""
     line = np.tile([-np.inf, np.inf], (len(estimate.values), 1))
-    return Estimate(estimate.values, estimate.standard_errors, line, estimate.level)
+    return dataclasses.replace(estimate, intervals=line)
 
 
 def rounding_error(scale: float) -> float:
     """What a sum of payoffs of this size may lose to float64."""
     return ROUNDING_UNITS * np.finfo(float).eps * scale
-
-
-def index_values(
-    estimate: Estimate, num_evaluations: int, method: str, level: float
-) -> IndexValues:
-    """An estimate together with how it was come by."""
-    return IndexValues(
-        values=estimate.values,
-        standard_errors=estimate.standard_errors,
-        intervals=estimate.intervals,
-        num_evaluations=num_evaluations,
-        method=method,
-        level=level,
-    )
 
 
 def student_quantile(
@@ -307,10 +172,17 @@ def _moderate(moment: Float[np.ndarray, " players"], count: int):
 
 def _estimate(values, standard_errors, half_width, level: float) -> Estimate:
     intervals = np.stack([values - half_width, values + half_width], axis=1)
-    return Estimate(values, standard_errors, intervals, level)
+    return Estimate(
+        values=values, standard_errors=standard_errors, intervals=intervals, level=level
+    )
 
 
-def _checked(replicates, axes: tuple[str, ...]) -> Float[np.ndarray, "..."]:
+def checked_replicates(replicates, axes: tuple[str, ...]) -> Float[np.ndarray, "..."]:
+    """Replicates as float64.
+
+    Raises:
+        ValueError: other axes, an empty axis, or a value that is not finite.
+    """
     x = np.asarray(replicates, dtype=np.float64)
     require(
         x.ndim == len(axes) and x.size > 0,

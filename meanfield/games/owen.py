@@ -6,6 +6,7 @@ References:
     Owen 1977, Values of games with a priori unions, Springer LNEMS 141:76.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,8 @@ from .evaluation import (
     check_settings,
     require_budget,
 )
-from .intervals import Estimate, IndexValues, exact_estimate, index_values
+from .intervals import exact_estimate
+from .values import Estimate, IndexValues
 
 
 def owen_values(
@@ -108,11 +110,10 @@ def owen_values(
             )
     finally:
         evaluate.close()
-    return index_values(
-        estimate,
-        evaluate.num_evaluations,
-        "exact" if enumerated else "antithetic",
-        level,
+    return IndexValues(
+        **vars(dataclasses.replace(estimate, level=level)),
+        num_evaluations=evaluate.num_evaluations,
+        method="exact" if enumerated else "antithetic",
     )
 
 

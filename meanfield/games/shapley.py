@@ -34,11 +34,11 @@ References:
     Mitchell et al. 2022, arXiv:2104.12199 (antithetic permutations).
 """
 
+import dataclasses
 from typing import Literal, get_args
 
-import equinox as eqx
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.keys import numpy_generator
@@ -54,7 +54,8 @@ from .evaluation import (
     default_budget,
     require_budget,
 )
-from .intervals import Estimate, exact_estimate
+from .intervals import exact_estimate
+from .values import Estimate, ShapleyValues
 
 Method = Literal[
     "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"
@@ -64,43 +65,9 @@ Method = Literal[
 SURROGATE_PER_PLAYER = 32
 
 
-class ShapleyValues(eqx.Module):
-    """Shapley values with their uncertainty.
-
-    Args:
-        values: φ, (players,), in units of the payoff; they sum to v(N) − v(∅).
-        standard_errors: of every value; 0 when exact, infinite when the budget was too
-            small to tell (one antithetic pair); the surrogate's are those of its prior.
-        intervals: (players, 2), simultaneous: all hold at once with probability
-            `level`, also after early stopping. The whole line where nothing can be
-            promised: one antithetic pair, or the surrogate.
-        num_evaluations: payoffs asked for, ∅ and N included.
-        method: how they were found; "exact" when all coalitions were evaluated.
-        level: probability that all intervals hold.
-        empty_value: v(∅).
-        grand_value: v(N).
-        converged: whether `tolerance` was reached; None when none was asked for.
-    """
-
-    values: Float[np.ndarray, " players"]
-    standard_errors: Float[np.ndarray, " players"]
-    intervals: Float[np.ndarray, "players 2"]
-    num_evaluations: int
-    method: str
-    level: float
-    empty_value: float
-    grand_value: float
-    converged: bool | None
-
-    @property
-    def efficiency_gap(self) -> float:
-        """Σ_i φ_i − [v(N) − v(∅)]: rounding alone."""
-        return float(self.values.sum() - (self.grand_value - self.empty_value))
-
-
 def shapley_values(
     value_fn: ValueFunction,
-    num_players: int,
+    num_players: int | None = None,
     *,
     key: PRNGKeyArray | None = None,
     budget: int | None = None,
@@ -118,7 +85,7 @@ def shapley_values(
         value_fn: v, from a boolean NumPy array (coalitions, players) to one payoff per
             row, in NumPy or JAX (a jitted function sees few different shapes). It must
             be deterministic. A `shapiq` game is one.
-        num_players: n ≥ 2.
+        num_players: n ≥ 2; the game is asked for its own `num_players` if not given.
         key: a `jax.random.key`; not needed when all coalitions are evaluated. The same
             key gives the same result, for any `chunk_size`.
         budget: at most this many evaluations, ∅ and N included. Default: 64 a player,
@@ -199,12 +166,9 @@ def shapley_values(
     finally:
         evaluate.close()
     return ShapleyValues(
-        values=estimate.values,
-        standard_errors=estimate.standard_errors,
-        intervals=estimate.intervals,
+        **vars(dataclasses.replace(estimate, level=level)),
         num_evaluations=evaluate.num_evaluations,
         method=method,
-        level=level,
         empty_value=empty,
         grand_value=grand,
         converged=converged,

@@ -52,7 +52,7 @@ def label_game(
         layer: a parameter path without its last name, such as ``"layers/1"``.
         labels: the result of `label_connections`.
         data: arrays (x, y).
-        **settings: as of `NeuronGame` (payoff, likelihood, num_draws, key).
+        **settings: as of `NeuronGame` (payoff, likelihood, num_samples, key).
 
     Returns:
         A `LabelGame`.

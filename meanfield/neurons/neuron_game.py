@@ -66,14 +66,15 @@ class NeuronGame:
             is that of the value which the next layer reads, over examples, and over
             time and space where the next layer reads all of them with one weight.
         temperature: T > 0 of the free energy.
-        num_draws: sub-networks to average over; 0 takes the network of posterior means.
+        num_samples: sub-networks to average over; 0 takes the network of posterior
+            means.
         fixed: coalitions of other layers that hold already, by layer.
-        key: a `jax.random.key`; needed when `num_draws` is not 0.
+        key: a `jax.random.key`; needed when `num_samples` is not 0.
         mesh: devices to spread the examples over, as in `fit`.
 
     Attributes:
         num_players: number of units.
-        num_draws: sub-networks that play.
+        num_samples: sub-networks that play.
         payoff: name of the payoff.
 
     Raises:
@@ -101,13 +102,13 @@ class NeuronGame:
         payoff: str | None = None,
         replacement: str = "mean",
         temperature: float | int = 1.0,
-        num_draws: int = 0,
+        num_samples: int = 0,
         fixed: Mapping[str, Any] | None = None,
         key: PRNGKeyArray | None = None,
         mesh: Mesh | None = None,
     ):
         x, y = _checked_data(ensemble, likelihood, data)
-        _check_settings(replacement, temperature, num_draws)
+        _check_settings(replacement, temperature, num_samples)
         points = ensemble.mean_params()
         program = trace(ensemble.apply_fn, points, x)
         outputs = eqx.filter_eval_shape(ensemble.apply_fn, points, x)
@@ -117,7 +118,7 @@ class NeuronGame:
             len(set(names)) == len(names),
             f"`fixed` must not hold the layer that plays; got {layer!r}.",
         )
-        self.layer, self.num_draws = layer, num_draws
+        self.layer, self.num_samples = layer, num_samples
         self._layout = Layout(mesh, None)
         self._likelihood = likelihood
         self._stage = Stage(
@@ -186,16 +187,16 @@ class NeuronGame:
                 f"{units[name].size} units.",
             )
         require(
-            self.num_draws == 0 or key is not None,
+            self.num_samples == 0 or key is not None,
             "`key` is needed to draw sub-networks; pass key=jax.random.key(seed), or "
-            "num_draws=0 for the network of posterior means.",
+            "num_samples=0 for the network of posterior means.",
         )
         self._ensemble, self._fixed = ensemble, masks
         self._x, self._y = x, y = self._layout.split((x, y))
         self._points = ensemble.mean_params()
         drawn = [self._points]
-        if self.num_draws and key is not None:
-            keys = jax.random.split(key, self.num_draws)
+        if self.num_samples and key is not None:
+            keys = jax.random.split(key, self.num_samples)
             drawn = [ensemble.sample_params(each) for each in keys]
         drawn = self._layout.everywhere(drawn)
         arrays = {name: jnp.asarray(mask) for name, mask in masks.items()}
@@ -298,13 +299,13 @@ def _checked_data(ensemble: Ensemble, likelihood: Any, data: Any) -> tuple[Any, 
     return pair
 
 
-def _check_settings(replacement: str, temperature: float, num_draws: int) -> None:
+def _check_settings(replacement: str, temperature: float, num_samples: int) -> None:
     require(
         replacement in REPLACEMENTS,
         f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
     )
     require(temperature > 0, f"`temperature` must be positive; got {temperature}.")
-    require(num_draws >= 0, f"`num_draws` must not be negative; got {num_draws}.")
+    require(num_samples >= 0, f"`num_samples` must not be negative; got {num_samples}.")
 
 
 def _form(tree: Any) -> Any:

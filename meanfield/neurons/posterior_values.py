@@ -9,52 +9,48 @@ are told apart by one-way random effects (`clustered_statistics`). Orders of one
 share its network, so the draw is what counts for the error of the mean.
 """
 
-import equinox as eqx
+import dataclasses
+
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from meanfield.checks import require
+from meanfield.games.clusters import clustered_statistics
 from meanfield.games.evaluation import check_budget, check_settings, default_budget
-from meanfield.games.intervals import clustered_statistics
 from meanfield.games.permutations import pair_cost, random_orders
+from meanfield.games.values import AbstractValues
 from meanfield.keys import numpy_generator
 
 from .neuron_game import NeuronGame
 
 
-class PosteriorValues(eqx.Module):
-    """Shapley values of neurons under the posterior.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PosteriorValues(AbstractValues):
+    """Shapley values of neurons under the posterior: φ[E_θ v_θ] = E_θ φ[v_θ].
 
-    Args:
-        values: φ[E_θ v_θ] = E_θ φ[v_θ], (players,), in units of the payoff.
-        standard_errors: of `values`; finitely many draws and orders both count.
-        monte_carlo_errors: the part that more orders per draw would remove; NaN with
-            one pair a draw, which cannot tell.
-        posterior_std: standard deviation over θ of φ[v_θ], cleaned of Monte-Carlo
+    For values, standard errors (finitely many draws and orders both count), intervals,
+    evaluations and level see `AbstractValues`. Besides them it has:
+
+    Attributes:
+        monte_carlo_errors: the part of the standard errors that more orders per draw
+            would remove; NaN with one pair a draw, which cannot tell.
+        posterior_scale: standard deviation over θ of φ[v_θ], without the Monte-Carlo
             noise; NaN with one pair a draw.
-        intervals: (players, 2), simultaneous at `level`, for `values`.
         credible_intervals: (players, 2), where one drawn network has its own value,
             player by player at `level` (Gaussian approximation).
         null_players: units of value 0 for certain, not sampled.
-        num_evaluations: payoffs asked for, over all draws.
-        num_draws: K.
+        num_samples: K, sub-networks drawn.
         num_pairs: M, antithetic pairs a draw.
-        level: probability of the two kinds of interval.
         empty_value: mean over draws of v(∅).
         grand_value: mean over draws of v(N).
     """
 
-    values: Float[np.ndarray, " players"]
-    standard_errors: Float[np.ndarray, " players"]
     monte_carlo_errors: Float[np.ndarray, " players"]
-    posterior_std: Float[np.ndarray, " players"]
-    intervals: Float[np.ndarray, "players 2"]
+    posterior_scale: Float[np.ndarray, " players"]
     credible_intervals: Float[np.ndarray, "players 2"]
     null_players: Bool[np.ndarray, " players"]
-    num_evaluations: int
-    num_draws: int
+    num_samples: int
     num_pairs: int
-    level: float
     empty_value: float
     grand_value: float
 
@@ -69,7 +65,7 @@ def posterior_shapley_values(
     r"""Shapley values of a layer's units, averaged over sub-networks of the posterior.
 
     Args:
-        game: a `NeuronGame` with ``num_draws`` of at least 2.
+        game: a `NeuronGame` with ``num_samples`` of at least 2.
         key: a `jax.random.key`, for the orders.
         budget: at most this many evaluations over all draws. Default: 64 a player and
             draw.
@@ -87,18 +83,18 @@ def posterior_shapley_values(
         >>> net = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
         >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
         >>> data = jax.random.normal(jax.random.key(2), (8, 2)), jnp.arange(8) % 2
-        >>> game = mf.NeuronGame(ensemble, "layers/0", data, num_draws=3,
+        >>> game = mf.NeuronGame(ensemble, "layers/0", data, num_samples=3,
         ...                      key=jax.random.key(3))
         >>> found = mf.neurons.posterior_shapley_values(game, key=jax.random.key(4))
-        >>> found.posterior_std.shape
+        >>> found.posterior_scale.shape
         (4,)
     """
-    n, draws = game.num_players, game.num_draws
+    n, draws = game.num_players, game.num_samples
     check_settings(level, 1, None)
     require(
         draws >= 2,
         f"`game` needs at least 2 sub-networks to tell the posterior's spread; it has "
-        f"{draws}. Make it with NeuronGame(..., num_draws=8, key=...), or use "
+        f"{draws}. Make it with NeuronGame(..., num_samples=8, key=...), or use "
         "shapley_values for one network.",
     )
     budget = draws * default_budget(n) if budget is None else check_budget(budget)
@@ -133,13 +129,14 @@ def posterior_shapley_values(
         values=found.values,
         standard_errors=found.standard_errors,
         monte_carlo_errors=certain(found.monte_carlo_errors),
-        posterior_std=certain(found.posterior_std),
+        posterior_scale=certain(found.posterior_scale),
         intervals=certain(found.intervals),
         credible_intervals=certain(found.credible_intervals),
         null_players=null,
         num_evaluations=draws * (2 + pairs * cost),
-        num_draws=draws,
+        num_samples=draws,
         num_pairs=pairs,
+        method="antithetic",
         level=level,
         empty_value=float(empty),
         grand_value=float(grand),

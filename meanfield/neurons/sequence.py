@@ -15,7 +15,8 @@ from jaxtyping import Bool, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.games.shapley import ShapleyValues, shapley_values
+from meanfield.games.shapley import shapley_values
+from meanfield.games.values import ShapleyValues
 
 from .neuron_game import NeuronGame
 from .strong import StrongCoalition, strong_coalition
@@ -41,7 +42,7 @@ class PlayedLayer:
 def play_layers(
     ensemble: Ensemble,
     data: tuple[Any, Any],
-    held_out: tuple[Any, Any],
+    validation: tuple[Any, Any],
     *,
     key: PRNGKeyArray,
     layers: Sequence[str] | None = None,
@@ -55,13 +56,13 @@ def play_layers(
     Args:
         ensemble: a trained ensemble.
         data: arrays (x, y) that Shapley values are estimated on.
-        held_out: arrays (x, y), apart from `data`, that coalitions are certified on.
+        validation: arrays (x, y), apart from `data`, that coalitions are certified on.
         key: a `jax.random.key`.
         layers: in the order of play; all layers but the last by default.
         budget: evaluations a layer; see `shapley_values`.
         epsilon: part of the payoff's gain that each layer may lose.
         level: of intervals and bounds.
-        **settings: as of `NeuronGame` (likelihood, payoff, replacement, num_draws).
+        **settings: as of `NeuronGame` (likelihood, payoff, replacement, num_samples).
 
     Returns:
         By layer a `PlayedLayer`.
@@ -95,7 +96,7 @@ def play_layers(
             game, game.num_players, budget=budget, level=level, key=orders
         )
         certify = NeuronGame(
-            ensemble, layer, held_out, fixed=dict(held), key=again, **settings
+            ensemble, layer, validation, fixed=dict(held), key=again, **settings
         )
         strong = strong_coalition(certify, values, epsilon=epsilon, level=level)
         held[layer] = strong.mask

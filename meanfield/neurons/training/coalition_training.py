@@ -93,7 +93,7 @@ def train_coalitions(
     payoff: str = "free_energy",
     energy_temperature: float = 1.0,
     budget_per_unit: int = 32,
-    held_out: float | tuple[Any, Any] = 0.1,
+    validation: float | tuple[Any, Any] = 0.1,
     num_examples: int = 512,
     memory: float = 0.5,
     softness: float = 0.0,
@@ -104,7 +104,7 @@ def train_coalitions(
 
     Args:
         model: an `Ensemble`, or an ordinary model, which trains as a point network.
-        data: arrays (x, y); with arrays as `held_out`, anything that `fit` takes.
+        data: arrays (x, y); with arrays as `validation`, anything that `fit` takes.
         key: a `jax.random.key`.
         likelihood: as in `fit`.
         layers: the layers that play, by parameter path without its last name. Default:
@@ -124,7 +124,7 @@ def train_coalitions(
             energy over the free energy; for real targets minus the energy ½ (y − ŷ)².
         energy_temperature: T > 0 of the free energy.
         budget_per_unit: evaluations of a game for each of its players.
-        held_out: part of the examples kept from training for the games, or arrays
+        validation: part of the examples kept from training for the games, or arrays
             (x, y) of others.
         num_examples: of them in one game, drawn anew at each evaluation.
         memory: weight of the past in the average of values, in [0, 1).
@@ -169,8 +169,8 @@ def train_coalitions(
         f"`num_examples` must be at least 4; got {num_examples}.",
     )
     split_key, fit_key, play_key = jax.random.split(key, 3)
-    learned_from, held = _hold_out(data, held_out, split_key)
-    check_batch(ensemble, likelihood, *held, name="held_out")
+    learned_from, held = _hold_out(data, validation, split_key)
+    check_batch(ensemble, likelihood, *held, name="validation")
     found = find_layers(ensemble, held[0][:2], layers)
     rules = Rules(
         sizes=_sizes(keep, found),
@@ -232,20 +232,20 @@ def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
     return sizes
 
 
-def _hold_out(data: Any, held_out: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
+def _hold_out(data: Any, validation: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
     """Examples to learn from, and those that the games are played on."""
-    if isinstance(held_out, tuple):
-        return data, array_pair(held_out, name="held_out")
+    if isinstance(validation, tuple):
+        return data, array_pair(validation, name="validation")
     pair = array_pair(
         data,
-        hint="A part of it is held out; or pass other examples as `held_out=(x, y)`.",
+        hint="A part of it is held out; or pass other examples as `validation=(x, y)`.",
     )
     count = len(jax.tree.leaves(pair[0])[0])
-    part = round(held_out * count) if 0 < held_out < 1 else 0
+    part = round(validation * count) if 0 < validation < 1 else 0
     require(
         4 <= part < count,
-        "`held_out` must be a part of the examples in (0, 1) that gives at least four, "
-        f"or arrays (x, y); got {held_out} of {count} examples.",
+        "`validation` must be a part of the examples in (0, 1) that gives at least "
+        f"four, or arrays (x, y); got {validation} of {count} examples.",
     )
     rows = jax.random.permutation(key, count)
     take = lambda rows: jax.tree.map(lambda array: array[rows], pair)

@@ -1,0 +1,98 @@
+r"""Values under a posterior: several replicates for each drawn network.
+
+The replicates of one draw share its error, so the draw is the unit that counts. One-way
+random effects separate the Monte-Carlo error from the spread of the posterior.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy import stats
+
+from meanfield.checks import require
+
+from .intervals import checked_replicates, replicate_statistics
+from .values import Estimate
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ClusteredEstimate(Estimate):
+    """Values under a posterior, with Monte-Carlo error and posterior spread apart.
+
+    Attributes:
+        values: estimate of φ[E_θ v] = E_θ φ[v_θ], (players,).
+        standard_errors: of `values`, from the draws as clusters: finitely many draws θ
+            and finitely many permutations both count. Degrees of freedom: draws − 1.
+        intervals: (players, 2), simultaneous at `level`, for E_θ φ[v_θ].
+        level: probability of the two kinds of interval.
+        monte_carlo_errors: the part that more permutations per draw would remove.
+        posterior_scale: standard deviation over θ of φ[v_θ], without the Monte-Carlo
+            noise (0 where the noise explains everything).
+        credible_intervals: (players, 2), where one network drawn from the posterior has
+            its own value, player by player at `level` (Gaussian approximation).
+    """
+
+    monte_carlo_errors: Float[np.ndarray, " players"]
+    posterior_scale: Float[np.ndarray, " players"]
+    credible_intervals: Float[np.ndarray, "players 2"]
+
+
+def clustered_statistics(
+    replicates: Shaped[np.ndarray, "draws replicates players"], *, level: float = 0.95
+) -> ClusteredEstimate:
+    r"""Values under a posterior, from nested draws: one-way random effects.
+
+    K draws θ_k of the network, M replicates each, x_kmi = φ_i + u_ki + e_kmi:
+
+        MSB = M Var_k(x̄_k)       MSW = mean_k Var_m(x_km)
+        s.e. = √(MSB / KM)       posterior variance = max(0, (MSB − MSW)/M)
+
+    Pooling all K·M replicates as if they were independent gives intervals that are far
+    too short (about 82 % instead of 95 % on a simulated posterior): do not.
+
+    Args:
+        replicates: x, (draws, replicates, players), at least two draws. With one
+            replicate per draw the posterior spread cannot be told from Monte-Carlo
+            noise: then `monte_carlo_errors` and `posterior_scale` are NaN.
+        level: 1 − α.
+
+    Returns:
+        A `ClusteredEstimate`.
+
+    Raises:
+        ValueError: not three axes, fewer than two draws, or a value that is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from meanfield.games.clusters import clustered_statistics
+        >>> x = np.array([[[1.0], [3.0]], [[5.0], [7.0]]])
+        >>> clustered_statistics(x).standard_errors.tolist()
+        [2.0]
+    """
+    x = checked_replicates(replicates, ("draws", "replicates", "players"))
+    draws, count, _ = x.shape
+    require(
+        draws >= 2,
+        "`replicates` must hold at least 2 posterior draws; got 1. One draw says "
+        "nothing of the posterior; use replicate_statistics for a single network.",
+    )
+    draw_means = x.mean(axis=1)
+    outer = replicate_statistics(draw_means, level=level)
+    between = count * draw_means.var(axis=0, ddof=1)
+    if count > 1:
+        within = x.var(axis=1, ddof=1).mean(axis=0)
+        monte_carlo = np.sqrt(within / (draws * count))
+        posterior_scale = np.sqrt(np.maximum(between - within, 0) / count)
+    else:
+        monte_carlo = np.full(x.shape[-1], np.nan)
+        posterior_scale = np.full(x.shape[-1], np.nan)
+    reach = stats.t.ppf(0.5 + level / 2, draws - 1) * np.sqrt(
+        posterior_scale**2 + outer.standard_errors**2
+    )
+    return ClusteredEstimate(
+        **vars(outer),
+        monte_carlo_errors=monte_carlo,
+        posterior_scale=posterior_scale,
+        credible_intervals=np.stack([outer.values - reach, outer.values + reach], 1),
+    )
