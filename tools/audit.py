@@ -10,8 +10,8 @@ lists, one a line, and then ends with 1:
 - files of more than 400 lines;
 - public functions whose docstring lacks a section. `Args` is asked of a function with
   parameters, `Returns` of one that returns something, `Raises` of one that raises
-  itself or by a function that it calls, `Example` of all, and `References` (there, or
-  at the top of the module) of those that compute something out of the literature.
+  itself or by a function that it calls, `Example` of all, and a source (there, or at
+  the top of the module) of those that compute something out of the literature.
 """
 
 import ast
@@ -31,8 +31,9 @@ from public import public_names
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "meanfield"
 MAX_LINES = 400
-# What these compute has been published by somebody.
+# What these compute has been published by somebody, or is said to be ours.
 SCIENCE = ("spikeslab", "games", "credit", "neurons", "physics")
+SOURCE = r"References:|arXiv:|\bours\b|this\s+project's\s+own"
 
 
 @functools.cache
@@ -165,8 +166,8 @@ def wanted(function: types.FunctionType) -> Iterator[str]:
         yield "Raises"
     yield "Example"
     module = sys.modules[function.__module__]
-    science = function.__module__.split(".")[1] in SCIENCE
-    if science and "References:" not in (module.__doc__ or ""):
+    texts = f"{module.__doc__}{function.__doc__}"
+    if function.__module__.split(".")[1] in SCIENCE and not re.search(SOURCE, texts):
         yield "References"
 
 

@@ -123,8 +123,24 @@ def sampled_complexity(
         joint: whether to estimate joint entropies too (the expensive part).
         **options: `data`, `activation`, `threshold`, … of `measure_complexity`.
 
+    Returns:
+        A `ComplexitySpread`: mean and standard deviation over the networks, by layer.
+
     Raises:
         ValueError: fewer than two samples, or activations that cannot be used.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(2), (200, 4))
+        >>> key = jax.random.key(3)
+        >>> found = sampled_complexity(ensemble, x, key=key, num_samples=2)
+        >>> [layer.layer for layer in found.layers]
+        ['layers/0', 'layers/1']
+
+    References:
+        Janik & Witaszczyk 2020, arXiv:2006.04791 (complexity of a network).
     """
     network_key, measure_key = jax.random.split(key)
     draws = [

@@ -115,6 +115,10 @@ def measure_arbitrage(
         num_bins: K ≥ 5 bins of equal probability under the fitted lognormal; by
             default 40, or fewer so that 10 weights are expected in each.
 
+    Returns:
+        An `Arbitrage`: (α, β), the utility of every bin, its spread and the limits that
+        Poisson noise sets to it.
+
     Raises:
         ValueError: too few weights for the bins, or one magnitude only.
 
@@ -167,6 +171,10 @@ def arbitrage_between_layers(
         scaled: measure |w| in units of each layer's largest, as attributed to the
             paper, instead of the caller's units.
         num_bins: as in `measure_arbitrage`, set by the smallest layer by default.
+
+    Returns:
+        A `LayerArbitrage`: the level of every layer, its spread, and what Poisson noise
+        alone would give.
 
     Raises:
         ValueError: fewer than two layers, or one that cannot be binned.

@@ -49,6 +49,12 @@ def quadratic_utility(
 def spin_states(num_units: int) -> Float[np.ndarray, "states units"]:
     """All 2^n states of n spins of value −1 or 1, for enumeration.
 
+    Args:
+        num_units: n.
+
+    Returns:
+        One state a row; the first spin changes fastest.
+
     Raises:
         ValueError: n is not between 1 and 20.
 
@@ -81,8 +87,18 @@ def boltzmann_utility(
         biases: b.
         temperature: T > 0.
 
+    Returns:
+        −E(s)/T of every state.
+
     Raises:
         ValueError: W is not symmetric, or T is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> pair = np.array([[0.0, 1.0], [1.0, 0.0]])  # two spins that like to agree
+        >>> states = np.array([[1.0, 1.0], [1.0, -1.0]])
+        >>> boltzmann_utility(states, pair, np.zeros(2)).tolist()
+        [1.0, -1.0]
     """
     require(
         temperature > 0,
@@ -100,7 +116,19 @@ def boltzmann_utility(
 def equilibrium_shares(
     utilities: Float[np.ndarray, " states"],
 ) -> Float[np.ndarray, " states"]:
-    """Shares p ∝ exp(utility) at which utility − ln p is the same for all states."""
+    """Shares p ∝ exp(utility) at which utility − ln p is the same for all states.
+
+    Args:
+        utilities: of every state, in nats.
+
+    Returns:
+        p, summing to 1.
+
+    Example:
+        >>> import numpy as np
+        >>> equilibrium_shares(np.log([1.0, 3.0])).round(6).tolist()
+        [0.25, 0.75]
+    """
     shifted = np.exp(utilities - utilities.max())
     return shifted / shifted.sum()
 
@@ -108,7 +136,19 @@ def equilibrium_shares(
 def hebbian_weights(
     patterns: Float[np.ndarray, "patterns units"],
 ) -> Float[np.ndarray, "units units"]:
-    """Weights W = (1/n) Σ ξ ξᵀ with no self-coupling, storing patterns of ±1."""
+    """Weights W = (1/n) Σ ξ ξᵀ with no self-coupling, storing patterns of ±1.
+
+    Args:
+        patterns: ξ, of value −1 or 1, one a row.
+
+    Returns:
+        W, symmetric, with a diagonal of zeros.
+
+    Example:
+        >>> import numpy as np
+        >>> hebbian_weights(np.array([[1.0, -1.0]])).tolist()
+        [[0.0, -0.5], [-0.5, 0.0]]
+    """
     weights = patterns.T @ patterns / patterns.shape[1]
     np.fill_diagonal(weights, 0.0)
     return weights

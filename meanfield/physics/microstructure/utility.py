@@ -34,6 +34,9 @@ def utility_coefficients(
         sigma: σ > 0, standard deviation of ln|w|.
         competition: γ > 0, weight of the competition term.
 
+    Returns:
+        (α, β).
+
     Raises:
         ValueError: σ or γ is not positive.
 
@@ -53,6 +56,14 @@ def equilibrium_distribution(
     """Parameters (μ, σ) of the lognormal at which every connection has equal h.
 
     μ = (α + γ)/(2β), σ² = γ/(2β); inverse of `utility_coefficients`.
+
+    Args:
+        alpha: α, weight of the utility of strength.
+        beta: β > 0, weight of its cost.
+        competition: γ > 0, weight of the competition term.
+
+    Returns:
+        (μ, σ), mean and standard deviation of ln|w|.
 
     Raises:
         ValueError: β or γ is not positive: no equilibrium exists.
@@ -83,8 +94,16 @@ def effective_utility(
         alpha: α, weight of the utility of strength.
         beta: β, weight of its cost.
 
+    Returns:
+        h at every point.
+
     Raises:
         ValueError: a magnitude or a density is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> effective_utility(np.array([1.0]), np.array([1.0]), 5.0, 2.0).tolist()
+        [0.0]
     """
     require_positive("magnitudes", np.min(magnitudes, initial=np.inf))
     require_positive("densities", np.min(densities, initial=np.inf))
@@ -111,8 +130,16 @@ def potential(
         alpha: α.
         beta: β.
 
+    Returns:
+        φ.
+
     Raises:
         ValueError: negative counts, none at all, or a magnitude that is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> potential(np.array([1.0, 0.0]), np.array([1.0, 2.0]), 5.0, 2.0)
+        0.0
 
     References:
         Attributed to arXiv:2310.06960 by a re-implementation of it.

@@ -48,6 +48,14 @@ def decimate_chain(
 
     The stationary variance τ/(1 − w²) stays as it is.
 
+    Args:
+        weight: w.
+        noise_var: τ ≥ 0.
+        block: b, layers that become one.
+
+    Returns:
+        (w', τ').
+
     Raises:
         ValueError: τ is negative, or b < 1.
 
@@ -71,8 +79,18 @@ def decimate_linear(layers: Sequence[LinearLayer], block: int = 2) -> list[Linea
         layers: from input to output, a multiple of b of them.
         block: b.
 
+    Returns:
+        One `LinearLayer` for every b of them.
+
     Raises:
         ValueError: the number of layers is no multiple of b.
+
+    Example:
+        >>> import numpy as np
+        >>> layer = LinearLayer(np.array([[2.0]]), np.array([3.0]), np.array([[1.0]]))
+        >>> (both,) = decimate_linear([layer, layer])
+        >>> float(both.weight[0, 0]), float(both.noise_cov[0, 0]), float(both.bias[0])
+        (4.0, 5.0, 9.0)
     """
     require_block(block)
     require(
@@ -89,6 +107,13 @@ def decimate_binary_chain(coupling: float | int, block: int = 2) -> float:
 
     For b = 2 this is K' = ½ ln cosh 2K. It flows to 0 from any finite K: a chain has
     no transition.
+
+    Args:
+        coupling: K ≥ 0.
+        block: b, layers that become one.
+
+    Returns:
+        K'.
 
     Raises:
         ValueError: K is negative, or b < 1.
@@ -109,7 +134,22 @@ def decimate_binary_chain(coupling: float | int, block: int = 2) -> float:
 
 
 def binary_depth_scale(coupling: float | int) -> float:
-    """ξ = −1/ln tanh K of a chain of spins, in layers."""
+    """ξ = −1/ln tanh K of a chain of spins, in layers.
+
+    Args:
+        coupling: K ≥ 0.
+
+    Returns:
+        ξ; infinite at K = 0.
+
+    Raises:
+        ValueError: K is negative.
+
+    Example:
+        >>> import math
+        >>> round(binary_depth_scale(math.atanh(math.exp(-0.5))), 6)
+        2.0
+    """
     dual = _dual(coupling)
     return math.inf if dual == 0 else 1 / dual
 
@@ -120,6 +160,9 @@ def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
     K = βw is the gain of a mean-field layer of spins.
 
     Critical at K = 1, with m* → √(3(K − 1)) above it.
+
+    Args:
+        gain: K ≥ 0.
 
     Returns:
         (m*, K (1 − m*²)), with m* = 0 for K ≤ 1.

@@ -78,6 +78,9 @@ def weight_variances(weight: Any, num_inputs: int) -> WeightVariances:
         weight: a `SpikeSlab`, or an array (then σ_V² = 0).
         num_inputs: N, the fan-in.
 
+    Returns:
+        `WeightVariances`: (σ_μ², σ_V²).
+
     Example:
         >>> import meanfield as mf
         >>> weight_variances(mf.SpikeSlab([0.5, 0.5], [2.0, -2.0], [0.0, 0.0]), 1)
@@ -105,8 +108,15 @@ def slab_variances(
         slab_mean_var: σ_m² = N E m² ≥ 0.
         slab_var: N Ξ ≥ 0, the slab's variance times the fan-in.
 
+    Returns:
+        `WeightVariances`: (σ_μ², σ_V²).
+
     Raises:
         ValueError: π leaves [0, 1], or a variance is negative.
+
+    Example:
+        >>> slab_variances(0.5, 4.0, 0.0)
+        WeightVariances(shared=1.0, fresh=1.0)
     """
     require_in_range("spike_prob", spike_prob, 0.0, 1.0, "It is a probability.")
     require_in_range("slab_mean_var", slab_mean_var, 0.0, math.inf, "It is N E m².")
@@ -186,6 +196,9 @@ def critical_slab_mean_var(
         activation: φ.
         reading: "drawn" makes sub-networks critical, "sampled" the gradient of
             training, "mean" the network of means.
+
+    Returns:
+        σ_m².
 
     Raises:
         ValueError: π = 1, a slab so wide that its noise alone is beyond the line, or

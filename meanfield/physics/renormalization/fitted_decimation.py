@@ -156,6 +156,15 @@ def decimate_network(
 
     Raises:
         ValueError: fewer than b layers, b < 2, or too few examples.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> layers = [(rng.normal(size=(8, 8)) / 3, np.zeros(8)) for _ in range(2)]
+        >>> x = rng.normal(size=(500, 8))
+        >>> levels = decimate_network(layers, x, "tanh", key=jax.random.key(0))
+        >>> [len(level) for level in levels]
+        [2, 1]
     """
     require(block >= 2, f"`block` must be at least 2; got {block}. Use 2.")
     require(

@@ -102,6 +102,9 @@ def fixed_point(
         bias_var: σ_b².
         activation: φ.
 
+    Returns:
+        A `FixedPoint`: q*, c*, χ₁, ξ and the phase.
+
     Raises:
         ValueError: a variance is negative or not finite.
 
@@ -185,6 +188,9 @@ def critical_weight_var(
     Args:
         bias_var: σ_b².
         activation: φ.
+
+    Returns:
+        The critical σ_w².
 
     Raises:
         ValueError: σ_b² is negative, or no transition was found below σ_w² = 10⁶.

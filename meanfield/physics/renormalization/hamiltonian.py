@@ -42,6 +42,9 @@ def layered_hamiltonian(
         inverse_temperature: β of the cost.
         noise_var: ε > 0, one for all layers or one for each.
 
+    Returns:
+        βH, one number.
+
     Raises:
         ValueError: the numbers of states and layers do not fit, or ε is not positive.
 
@@ -70,8 +73,17 @@ def layer_energies(
         layers: f^0 … f^{M−1}.
         noise_var: ε > 0, one for all layers or one for each.
 
+    Returns:
+        One energy a layer, summed over the batch.
+
     Raises:
         ValueError: the numbers of states and layers do not fit, or ε is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> h = [jnp.ones((1, 2)), jnp.zeros((1, 2))]
+        >>> float(layer_energies(h, [lambda h: h], noise_var=0.5)[0])
+        2.0
     """
     require(
         len(layers) >= 1 and len(states) == len(layers) + 1,
@@ -92,7 +104,22 @@ def layer_energies(
 def forward_states(
     inputs: Float[Array, "batch inputs"], layers: Sequence[Layer]
 ) -> list[Float[Array, "batch _"]]:
-    """States h^0 … h^M of the ordinary network: the ε → 0 configuration."""
+    """States h^0 … h^M of the ordinary network: the ε → 0 configuration.
+
+    Args:
+        inputs: h^0.
+        layers: f^0 … f^{M−1}, each from a batch of states to the next.
+
+    Returns:
+        The inputs, and the outputs of every layer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> layers = [lambda h: 2 * h, lambda h: h + 1]
+        >>> states = forward_states(jnp.ones((1, 2)), layers)
+        >>> states[-1].tolist()
+        [[3.0, 3.0]]
+    """
     states = [inputs]
     for layer in layers:
         states.append(layer(states[-1]))

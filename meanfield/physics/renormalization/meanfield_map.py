@@ -86,6 +86,13 @@ def trajectory(
 
     Returns:
         Rows (q_l, c_l), l = 0 … depth.
+
+    Raises:
+        ValueError: an unknown activation.
+
+    Example:
+        >>> trajectory(1.0, 0.5, 2, 2.0, 0.0, "relu")[:, 0].tolist()
+        [1.0, 1.0, 1.0]
     """
     phi = find_activation(activation)
     shared = weight_var if shared_var is None else shared_var

@@ -95,6 +95,13 @@ def translational_symmetry(
 
     Raises:
         ValueError: a layer of fewer than two dimensions, or too few shuffles.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> layers = {str(i): rng.normal(size=(20, 20)) for i in range(3)}
+        >>> translational_symmetry(layers, key=jax.random.key(0)).verdict
+        'symmetric'
     """
     require(
         num_shuffles >= 100,

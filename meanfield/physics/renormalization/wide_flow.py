@@ -55,8 +55,21 @@ def wide_layer(
 ) -> WideLayer:
     """A wide layer at its fixed point, the start of a flow.
 
+    Args:
+        weight_var: σ_w².
+        bias_var: σ_b².
+        activation: φ.
+
+    Returns:
+        A `WideLayer`: (σ_w², σ_b²), q*, χ₁ and ξ.
+
     Raises:
         ValueError: no finite, positive fixed length, without which nothing is kept.
+
+    Example:
+        >>> layer = wide_layer(1.5, 0.05)
+        >>> layer.gradient < 1  # ordered
+        True
     """
     point = fixed_point(weight_var, bias_var, activation)
     q = point.length
@@ -73,9 +86,17 @@ def decimate_wide_layer(
 ) -> WideLayer | None:
     """The single wide layer with the fixed point and the gradient of b layers.
 
+    Args:
+        layer: at its fixed point, as `wide_layer` gives it.
+        activation: φ.
+        block: b, layers that become one.
+
     Returns:
         The layer, or `None` when its σ_b² would be negative: deep in the chaotic phase
         no single layer of this activation does what b of them do.
+
+    Raises:
+        ValueError: b < 1, or an unknown activation.
 
     Example:
         >>> layer = wide_layer(1.5, 0.05)
@@ -101,6 +122,20 @@ def wide_flow(
     """Flow of (σ_w², σ_b², χ₁, ξ) under repeated decimation, the start included.
 
     It ends early where `decimate_wide_layer` has no answer.
+
+    Args:
+        layer: at its fixed point, as `wide_layer` gives it.
+        activation: φ.
+        num_steps: decimations, at most.
+        block: b, layers that become one.
+
+    Returns:
+        The layers, the start first.
+
+    Example:
+        >>> flow = wide_flow(wide_layer(1.5, 0.05), num_steps=2)
+        >>> [round(flow[0].depth_scale / layer.depth_scale, 6) for layer in flow]
+        [1.0, 2.0, 4.0]
     """
     flow = [layer]
     for _ in range(num_steps):
@@ -120,6 +155,9 @@ def relevant_eigenvalue(
         step: R, with R(x*) = x*.
         fixed: x*.
         block: b of the step.
+
+    Returns:
+        y; the transition's exponent is ν = 1/y.
 
     Raises:
         ValueError: x* is not a fixed point of R.
@@ -145,6 +183,9 @@ def critical_exponent(
     Args:
         distances: δ > 0 from the transition, three or more.
         scales: ξ there, finite.
+
+    Returns:
+        (ν, its standard error).
 
     Raises:
         ValueError: fewer than three points, or a value that is not positive and finite.
