@@ -28,7 +28,6 @@ from meanfield.games.evaluation import Evaluator, ValueFunction, check_game
 from meanfield.games.exact import MAX_PLAYERS, all_coalitions
 from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
-from meanfield.propagation import mean_field
 from meanfield.spikeslab import SpikeSlab
 
 from .payoffs import choose_payoff, payoff_measure
@@ -139,7 +138,7 @@ def inclusion_gradients(
 
 @eqx.filter_jit
 def _gradients(ensemble, x, y, measure, keys) -> dict[str, Array]:
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
     weights = ensemble.weights()
 
     def earned(inclusion: dict[str, Array], key: Any) -> Array:

@@ -21,7 +21,6 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.propagation import mean_field
 from meanfield.spikeslab import SpikeSlab
 
 
@@ -71,7 +70,7 @@ def silent_connections(
 @eqx.filter_jit
 def _no_gradient(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> dict[str, Array]:
     noise_key, start_key = jax.random.split(key)
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
     weights = ensemble.weights()
 
     def outputs(means: dict[str, Array]) -> Any:
@@ -103,7 +102,7 @@ def _count(ensemble: Ensemble, x: Any) -> int:
         "`data` must be inputs x with the examples along the first axis, at least one; "
         f"got shapes {[np.shape(leaf) for leaf in leaves]}.",
     )
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
     one = jax.tree.map(lambda array: jnp.asarray(array[:1]), x)
     try:
         jax.eval_shape(

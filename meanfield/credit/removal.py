@@ -35,7 +35,6 @@ from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.propagation.transformation import mean_field
 from meanfield.spikeslab import SpikeSlab
 
 PAYOFFS = ("accuracy", "probability", "closeness")
@@ -252,7 +251,7 @@ def _gradient_sums(
     real: Float[Array, " chunk"],
     keys: Key[Array, "chunk draws"],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
     weights = ensemble.weights()
 
     def log_payoff(gates: dict[str, Array], x: Any, y: Any, key: Any) -> Array:

@@ -1,5 +1,6 @@
 """A network whose weights are distributions: the ensemble of its sub-networks."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +10,8 @@ import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.propagation import mean_field
+from meanfield.propagation import count_readings, mean_field
+from meanfield.propagation.transformation import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
@@ -39,12 +41,18 @@ class Ensemble(eqx.Module):
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
         rebuild: from point parameters to a model of the user's type.
         frozen: path names of the point values that learning leaves alone.
+        drawn: path names of the weights that are drawn once per call, as a sub-network
+            has them; see `with_noise`.
+        shared_readings: path names of the weights that one example reads more than
+            once, if `from_model` got an `example`; see `readings`.
     """
 
     params: Any
     apply_fn: Callable[..., Any] = eqx.field(static=True)
     rebuild: Callable[[Any], Any] = eqx.field(static=True)
     frozen: tuple[str, ...] = eqx.field(static=True, default=())
+    drawn: tuple[str, ...] = eqx.field(static=True, default=())
+    shared_readings: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @classmethod
     def from_model(
@@ -56,6 +64,7 @@ class Ensemble(eqx.Module):
         where: Where | None = None,
         spikes: str = "connection",
         example: Any = None,
+        noise: Noise = "preactivations",
     ) -> "Ensemble":
         r"""Turn a network into an ensemble.
 
@@ -79,7 +88,10 @@ class Ensemble(eqx.Module):
             example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With one, every
                 fan-in is read off the program. Without, it is guessed from the layers'
                 types, names and shapes, which cannot tell layers stacked for a `scan`
-                from a convolution outside Equinox and NNX.
+                from a convolution outside Equinox and NNX. It also tells
+                `shared_readings`.
+            noise: "preactivations" (default), "weights", or a mapping or function from
+                path names to either; see `with_noise`.
 
         Returns:
             The ensemble at the start of learning.
@@ -132,7 +144,15 @@ class Ensemble(eqx.Module):
             weight = start(name, leaf, fans[name], keys[name])
             return share_spikes(weight, units[name]) if name in units else weight
 
-        return cls(map_named(convert, params), opened.apply_fn, opened.rebuild, frozen)
+        made = map_named(convert, params)
+        ensemble = cls(made, opened.apply_fn, opened.rebuild, frozen).with_noise(noise)
+        if example is None:
+            return ensemble
+        one = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), example
+        )
+        several = tuple(n for n, times in ensemble.readings(one).items() if times > 1)
+        return dataclasses.replace(ensemble, shared_readings=several)
 
     @classmethod
     def from_points(cls, model: Any) -> "Ensemble":
@@ -158,14 +178,78 @@ class Ensemble(eqx.Module):
         opened = open_model(model)
         return cls(opened.params, opened.apply_fn, opened.rebuild, opened.frozen)
 
-    def __call__(self, x: Any, *, key: PRNGKeyArray) -> Any:
+    def __call__(self, x: Any, *, key: PRNGKeyArray, noise: Noise | None = None) -> Any:
         """Outputs for a batch, with one draw of the noise for each example.
 
         Args:
             x: a batch, first axis the examples.
             key: a `jax.random.key`.
+            noise: as for `with_noise`; by default as the ensemble has it. Weights are
+                drawn once for the whole batch.
         """
-        return _outputs(self, x, key)
+        ensemble = self if noise is None else self.with_noise(noise)
+        return _outputs(ensemble, x, key)
+
+    def with_noise(self, noise: Noise) -> "Ensemble":
+        r"""The ensemble with its noise in the pre-activations, or in the weights.
+
+        Noise in the pre-activations is exact for one product, fast, and of small
+        variance; but where one example reads a weight several times (a convolution, a
+        loop, attention, tied layers: see `readings`), each reading has noise of its
+        own, and what is shipped, a network with one weight, may be worse than what is
+        scored. Noise in the weights draws them once per call, as a sub-network has
+        them; see `meanfield.mean_field`. All that takes the ensemble follows.
+
+        Args:
+            noise: "preactivations", "weights", or a mapping or function from path names
+                to either.
+
+        Raises:
+            ValueError: an unknown word, or a name that the ensemble does not have.
+
+        Example:
+            >>> import equinox as eqx, jax, meanfield as mf
+            >>> net = eqx.nn.GRUCell(4, 3, key=jax.random.key(0))
+            >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+            >>> ensemble.with_noise({"weight_hh": "weights"}).drawn
+            ('weight_hh',)
+        """
+        names = list(self.weights())
+        drawn = drawn_leaves(names, noise)
+        kept = tuple(name for name in names if name in drawn)
+        return dataclasses.replace(self, drawn=kept)
+
+    def noise(self, name: str) -> str:
+        """Where a weight's noise is: "preactivations" or "weights"."""
+        # An array that is all of the parameters is called `params`.
+        own = name in self.drawn or (name == "params" and "" in self.drawn)
+        return "weights" if own else "preactivations"
+
+    @property
+    def network(self) -> Callable[..., Any]:
+        """``network(params, x, key=key)``, the outputs of the ensemble for a batch."""
+        return mean_field(self.apply_fn, noise=self.noise)
+
+    def readings(self, x: Any) -> dict[str, int | float]:
+        """How many pre-activations read one weight, by path name.
+
+        A batch of one example gives the readings of an example: 1 in a dense layer, the
+        number of places in a convolution, of steps in a loop (infinite if unknown), of
+        entries of a sequence in attention. What is read more than once has noise of its
+        own in each reading; see `with_noise`.
+
+        Args:
+            x: a batch, or its `jax.ShapeDtypeStruct`.
+
+        Example:
+            >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+            >>> net = eqx.nn.Conv1d(2, 3, kernel_size=3, key=jax.random.key(0))
+            >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+            >>> ensemble.readings(jnp.ones((1, 2, 10)))["weight"]
+            8
+        """
+        found = count_readings(self.apply_fn, self.params, x).times
+        return {name: found.get(name or "params", 0) for name in self.weights()}
 
     def moments(self, x: Any) -> Any:
         """Mean and variance of the outputs for a batch, in one pass without sampling.
@@ -265,7 +349,7 @@ class Ensemble(eqx.Module):
 
 @eqx.filter_jit
 def _outputs(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> Any:
-    return mean_field(ensemble.apply_fn)(ensemble.params, x, key=key)
+    return ensemble.network(ensemble.params, x, key=key)
 
 
 @eqx.filter_jit

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.propagation.transformation import count_summands
+from meanfield.propagation import count_summands
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from meanfield.checks import first_bad, require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.propagation import mean_field
 
 from .targets import check_targets
 
@@ -150,7 +149,7 @@ def check_augment(augment: Any, x: Any, batch_size: int | None = None) -> None:
 
 def outputs_of(ensemble: Ensemble) -> Any:
     """The ensemble as a function of a batch alone, for tracing."""
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
     return lambda x: network(ensemble.params, x, key=jax.random.key(0))
 
 

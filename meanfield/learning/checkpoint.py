@@ -161,4 +161,5 @@ def run_fingerprint(
         "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
         "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
         "augmented": True if recipe.augment is not None else None,
+        "drawn": list(recipe.fixed[0].drawn) or None,
     }

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.propagation.transformation import Noise
 
 from .arguments import check_arguments
 from .checkpoint import Checkpoint, run_fingerprint
@@ -55,6 +56,7 @@ def fit(
     sample_weight: Any = None,
     restraint: AbstractRestraint | None = None,
     augment: Callable[..., Any] | None = None,
+    noise: Noise | None = None,
     progress: bool = True,
 ) -> FitResult:
     r"""Learn an ensemble by generalized back-propagation.
@@ -105,6 +107,10 @@ def fit(
         augment: ``augment(x, key=key)``, a random change of a batch of inputs that
             keeps their shapes, such as `meanfield.data.shift_images`. It is compiled
             into every step; validation data are left as they are.
+        noise: "preactivations", "weights", or a mapping or function from path names to
+            either; by default as the ensemble has it, see `Ensemble.with_noise`.
+            Weights are drawn once a batch; with ``accumulate=n`` once for each of n
+            parts of it. The result's ensemble has the same noise.
         progress: whether to show a progress bar.
 
     Returns:
@@ -129,6 +135,7 @@ def fit(
     References:
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
+    ensemble = ensemble if noise is None else ensemble.with_noise(noise)
     arguments = check_arguments(
         ensemble,
         data,

@@ -127,7 +127,7 @@ def losses(
         ensemble = recipe.restraint.restrict(whole, own_key)
         costs["penalty"] = recipe.restraint.penalty(whole, x)
     apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
-    outputs = mean_field(apply_fn)(ensemble.params, x, key=key)
+    outputs = mean_field(apply_fn, noise=ensemble.noise)(ensemble.params, x, key=key)
     if isinstance(y, Weighted):
         nll = -jnp.mean(y.weights * log_prob(likelihood, outputs, y.targets))
     else:

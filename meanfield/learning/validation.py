@@ -9,7 +9,6 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.propagation import mean_field
 
 from .distributions import base_of, is_categorical
 from .targets import align_targets, output_distribution
@@ -46,7 +45,7 @@ def validation_scores(
 def _score(
     ensemble: Ensemble, likelihood: Any, x: Any, y: Any, key: PRNGKeyArray
 ) -> tuple[Float[Array, " batch"], Any]:
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
 
     def draw(key: PRNGKeyArray) -> Any:
         outputs = network(ensemble.params, x, key=key)

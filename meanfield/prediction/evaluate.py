@@ -100,6 +100,7 @@ def evaluate(
     key: PRNGKeyArray,
     mesh: Mesh | None = None,
     reading: Any = "sampled",
+    of: str = "ensemble",
 ) -> Metrics:
     r"""Score the predictive distribution p(y | x) = ⟨p(y | x; ε)⟩_ε on data.
 
@@ -113,6 +114,11 @@ def evaluate(
         reading: "sampled" (default), a pass through the network for every draw; or
             "moments", a single pass, and draws of its last contraction alone. See
             `meanfield.mean_field` for what that approximates.
+        of: "ensemble" (default), the average over the ensemble's noise; or
+            "subnetworks", over the networks that ``ensemble.sample(key)`` draws with
+            the keys ``jax.random.split(key, num_samples)``: what is shipped. The two
+            differ where an example reads a weight several times; see
+            `Ensemble.with_noise`.
 
     Returns:
         `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
@@ -141,6 +147,7 @@ def evaluate(
         key=key,
         mesh=mesh,
         reading=reading,
+        of=of,
     )
     nll = -float(means["log_prob"].mean(dtype=np.float64))
     y = np.asarray(y)
@@ -170,6 +177,7 @@ def predict(
     mesh: Mesh | None = None,
     reading: Any = "sampled",
     level: float | None = None,
+    of: str = "ensemble",
 ) -> Prediction:
     r"""The predictive distribution of some inputs, with its uncertainty split.
 
@@ -189,6 +197,11 @@ def predict(
         reading: "sampled" (default), a pass through the network for every draw; or
             "moments", a single pass, and draws of its last contraction alone. See
             `meanfield.mean_field` for what that approximates.
+        of: "ensemble" (default), the average over the ensemble's noise; or
+            "subnetworks", over the networks that ``ensemble.sample(key)`` draws with
+            the keys ``jax.random.split(key, num_samples)``: what is shipped. The two
+            differ where an example reads a weight several times; see
+            `Ensemble.with_noise`.
         level: for continuous targets, also the central credible interval that holds
             this share of the predictive probability (noise and weights together).
 
@@ -218,6 +231,7 @@ def predict(
         mesh=mesh,
         reading=reading,
         level=level,
+        of=of,
     )
     aleatoric, epistemic = means["aleatoric"], means["epistemic"]
     ends = means.get("lower"), means.get("upper")

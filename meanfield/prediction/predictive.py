@@ -31,7 +31,7 @@ from meanfield.learning.distributions import (
 )
 from meanfield.learning.sharding import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.propagation import mean_field, output_law
+from meanfield.propagation import output_law
 from meanfield.propagation.equation import Reading
 
 CHUNK = 2048
@@ -48,6 +48,7 @@ def average(
     mesh: Mesh | None = None,
     reading: Any = "sampled",
     level: float | None = None,
+    of: str = "ensemble",
 ) -> dict[str, np.ndarray]:
     """Averages over noise draws, for every example.
 
@@ -62,6 +63,8 @@ def average(
         reading: "sampled", a pass through the network for every draw; or "moments",
             one pass, and draws of its outputs.
         level: share of the probability inside a central interval, or None.
+        of: "ensemble"; or "subnetworks", where draw i is of the network
+            ``ensemble.sample(jax.random.split(key, num_samples)[i])``.
 
     Returns:
         `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
@@ -69,12 +72,21 @@ def average(
         function, `level` = ⟨P(Y ≤ y)⟩; with `level`, `lower` and `upper`.
 
     Raises:
-        ValueError: no draws or examples, an unknown reading, or a log-likelihood that
-            is NaN (the first example is named).
+        ValueError: no draws or examples, an unknown reading or `of`, or a
+            log-likelihood that is NaN (the first example is named).
     """
     require(
         reading in get_args(Reading),
         f"`reading` must be 'sampled' or 'moments'; got {reading!r}.",
+    )
+    require(
+        of in ("ensemble", "subnetworks"),
+        f"`of` must be 'ensemble' or 'subnetworks'; got {of!r}.",
+    )
+    require(
+        of == "ensemble" or reading == "sampled",
+        "`of='subnetworks'` runs networks; the moments reading has none. Leave "
+        "`reading` out.",
     )
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     examples = jax.tree.leaves(x)[0].shape[0]
@@ -87,13 +99,15 @@ def average(
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
         some = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
         some_x, some_y = layout.split(some)
-        chunk_key = jax.random.fold_in(key, number)
+        # Every chunk meets the same sub-networks, and noise of its own.
+        chunk_key = key if of == "subnetworks" else jax.random.fold_in(key, number)
+        way = of if of == "subnetworks" else reading
         part = _average_chunk(
-            ensemble, likelihood, some_x, some_y, chunk_key, num_samples, reading
+            ensemble, likelihood, some_x, some_y, chunk_key, num_samples, way
         )
         if level is not None:
             part |= _interval_chunk(
-                ensemble, likelihood, some_x, chunk_key, num_samples, reading, level
+                ensemble, likelihood, some_x, chunk_key, num_samples, way, level
             )
         parts.append(jax.tree.map(np.asarray, come_home(part)))
     found = {
@@ -118,9 +132,9 @@ def _average_chunk(
     y: Any,
     key: PRNGKeyArray,
     num_samples: int,
-    reading: Any = "sampled",
+    way: str = "sampled",
 ) -> dict[str, Array]:
-    outputs_of = _drawer(ensemble, x, reading)
+    outputs_of = _drawer(ensemble, x, way)
 
     def draw(key: PRNGKeyArray) -> dict[str, Array]:
         summary = _summary(output_distribution(likelihood, outputs_of(key)), y)
@@ -169,11 +183,11 @@ def _interval_chunk(
     x: Any,
     key: PRNGKeyArray,
     num_samples: int,
-    reading: Any,
+    way: str,
     level: float,
 ) -> dict[str, Array]:
     """Ends of the central interval of ⟨P(Y ≤ y)⟩, by bisection over the same draws."""
-    outputs_of = _drawer(ensemble, x, reading)
+    outputs_of = _drawer(ensemble, x, way)
     keys = jax.random.split(key, num_samples)
     tails = jnp.array([(1 - level) / 2, (1 + level) / 2])
 
@@ -212,11 +226,13 @@ def _interval_chunk(
     return {"lower": low[0], "upper": high[1]}
 
 
-def _drawer(ensemble: Ensemble, x: Any, reading: Any) -> Callable[[Any], Any]:
+def _drawer(ensemble: Ensemble, x: Any, way: str) -> Callable[[Any], Any]:
     """From a key to one draw of the outputs."""
-    if reading == "moments":
+    if way == "subnetworks":
+        return lambda key: ensemble.apply_fn(ensemble.sample_params(key), x)
+    if way == "moments":
         return output_law(ensemble.apply_fn)(ensemble.params, x)
-    network = mean_field(ensemble.apply_fn)
+    network = ensemble.network
     return lambda key: network(ensemble.params, x, key=key)
 
 

@@ -4,6 +4,10 @@ from .equation import (
     Equation as Equation,
     UnsupportedPrimitiveError as UnsupportedPrimitiveError,
 )
+from .inspection import (
+    count_readings as count_readings,
+    count_summands as count_summands,
+)
 from .registry import register_rule as register_rule
 from .transformation import mean_field as mean_field, output_law as output_law
 from .values import Moments as Moments, Random as Random

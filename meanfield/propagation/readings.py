@@ -238,7 +238,7 @@ class _Walk:
                 self.find(eqn, [origin], FUNCTION)
             shape = atom.aval.shape
             free = math.prod(n for a, n in enumerate(shape) if a not in set(summed))
-            readers = math.prod(eqn.outvars[0].aval.shape) / max(free, 1)
+            readers = math.prod(eqn.outvars[0].aval.shape) // max(free, 1)
             self.note(origin, readers * self.copies(atom, origin))
         return Origin(signal=signal, zero=zero and not signal)
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.spikeslab import SpikeSlab, is_spike_slab
-from meanfield.trees import path_name
+from meanfield.spikeslab import SpikeSlab
 
 from . import control, linear, structure  # noqa: F401  (their rules register themselves)
 from .deferred import settle_moments
@@ -20,6 +19,7 @@ from .interpreter import evaluate
 from .joint import draw_jointly
 from .noise import fold_in
 from .readings import find_readings
+from .staging import fill_params, split_params, stage
 from .values import Gated, Moments, Random, is_random, variance_dtype
 
 Noise = str | Mapping[str, str] | Callable[[str], str]
@@ -127,7 +127,7 @@ def mean_field(
     def ensemble_fn(
         params: Any, *args: Any, key: PRNGKeyArray | None = None, **kwargs: Any
     ) -> Any:
-        names, slabs, points = _split(params)
+        names, slabs, points = split_params(params)
         require(
             not slabs or key is not None or reading == "moments",
             "`key` is needed to draw the noise of the sampled reading; pass "
@@ -136,10 +136,12 @@ def mean_field(
         drawn = drawn_leaves(names, noise)
         if slabs and len(drawn) == len(slabs):
             weights = [_draw(slab, key, n) for n, slab in enumerate(slabs)]
-            return apply_fn(_fill(points, weights), *args, **kwargs)
+            return apply_fn(fill_params(points, weights), *args, **kwargs)
         context = Context(reading, key if reading == "sampled" else None)
-        results, rebuild = _evaluate(apply_fn, context, params, args, kwargs, drawn)
-        return rebuild([_finish(context, value) for value in results])
+        results, rebuild = evaluate_network(
+            apply_fn, context, params, args, kwargs, drawn
+        )
+        return rebuild([finish(context, value) for value in results])
 
     return ensemble_fn
 
@@ -190,7 +192,7 @@ def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     def law(params: Any, *args: Any) -> Callable[[PRNGKeyArray], Any]:
         context = Context("moments", None)
         none = frozenset()
-        results, rebuild = _evaluate(apply_fn, context, params, args, {}, none)
+        results, rebuild = evaluate_network(apply_fn, context, params, args, {}, none)
         for value in results:
             _refuse_gates(value)
         draw = draw_jointly(context, results)
@@ -199,33 +201,7 @@ def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     return law
 
 
-def count_summands(
-    apply_fn: Callable[..., Any], params: Any, *args: Any
-) -> dict[str, list[int | float]]:
-    """How many weights are summed in each product that a random leaf enters.
-
-    Args:
-        apply_fn: ``apply_fn(params, *args)``.
-        params: some of its leaves are `SpikeSlab`s.
-        args: arrays, or their shapes.
-
-    Returns:
-        By path name, in the order of the program: the length of each contraction
-        (of a strided transposed convolution on average over its outputs), and 1 for
-        a look-up.
-    """
-    found: dict[str, list[int | float]] = {}
-
-    def run(params: Any, *args: Any) -> list[Any]:
-        context = Context("sampled", jax.random.key(0), summands=found)
-        results, _ = _evaluate(apply_fn, context, params, args, {})
-        return [_finish(context, value) for value in results]
-
-    eqx.filter_eval_shape(run, params, *args)
-    return found
-
-
-def _evaluate(
+def evaluate_network(
     apply_fn: Callable[..., Any],
     context: Context,
     params: Any,
@@ -238,8 +214,8 @@ def _evaluate(
     Some leaves are drawn: those given, and those whose noise would be wrong. None
     draws no leaf.
     """
-    names, slabs, points = _split(params)
-    program, outputs, static = _stage(apply_fn, points, slabs, args, kwargs)
+    names, slabs, points = split_params(params)
+    program, outputs, static = stage(apply_fn, points, slabs, args, kwargs)
     if drawn is not None:
         count = len(jax.tree.leaves(eqx.filter(points, eqx.is_array)))
         found = find_readings(program, names, count, context.reading, drawn).drawn
@@ -264,19 +240,6 @@ def _evaluate(
         return eqx.combine(tree, static, is_leaf=_is_moments)
 
     return results, rebuild
-
-
-def _stage(
-    apply_fn: Callable[..., Any], points: Any, slabs: Any, args: Any, kwargs: Any
-) -> tuple[Any, Any, Any]:
-    """The program of (random leaves, points, arguments), and what it returns."""
-    shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
-    call = eqx.filter_make_jaxpr(
-        lambda leaves, points, *args, **kwargs: apply_fn(
-            _fill(points, leaves), *args, **kwargs
-        )
-    )
-    return call(shapes, points, *args, **kwargs)
 
 
 def _draw(weight: SpikeSlab, key: Any, number: int) -> Array:
@@ -304,7 +267,8 @@ def _refuse_gates(value: Any) -> None:
     )
 
 
-def _finish(context: Context, value: Any) -> Any:
+def finish(context: Context, value: Any) -> Any:
+    """A result as it is returned: drawn, or its moments."""
     _refuse_gates(value)
     if context.reading == "sampled":
         return context.draw(value)
@@ -316,33 +280,3 @@ def _finish(context: Context, value: Any) -> Any:
 
 def _is_moments(node: Any) -> bool:
     return isinstance(node, Moments)
-
-
-class _Hole(eqx.Module):
-    """The place of a random leaf in the tree of point values."""
-
-    index: int = eqx.field(static=True)
-
-
-def _split(params: Any) -> tuple[list[str], list[SpikeSlab], Any]:
-    """Names and values of the random leaves, and the tree with holes in their place."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(
-        params, is_leaf=is_spike_slab
-    )
-    names, slabs, points = [], [], []
-    for path, leaf in leaves:
-        if is_spike_slab(leaf):
-            points.append(_Hole(len(slabs)))
-            names.append(path_name(path) or "params")
-            slabs.append(leaf)
-        else:
-            points.append(leaf)
-    return names, slabs, jax.tree.unflatten(treedef, points)
-
-
-def _fill(points: Any, leaves: list[Any]) -> Any:
-    return jax.tree.map(
-        lambda leaf: leaves[leaf.index] if isinstance(leaf, _Hole) else leaf,
-        points,
-        is_leaf=lambda leaf: isinstance(leaf, _Hole),
-    )

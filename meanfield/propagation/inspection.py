@@ -1,0 +1,56 @@
+"""What a network does with its random weights, read off its program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from .equation import Context
+from .readings import Readings, find_readings
+from .staging import split_params, stage
+from .transformation import evaluate_network, finish
+
+
+def count_summands(
+    apply_fn: Callable[..., Any], params: Any, *args: Any
+) -> dict[str, list[int | float]]:
+    """How many weights are summed in each product that a random leaf enters.
+
+    Args:
+        apply_fn: ``apply_fn(params, *args)``.
+        params: some of its leaves are `SpikeSlab`s.
+        args: arrays, or their shapes.
+
+    Returns:
+        By path name, in the order of the program: the length of each contraction
+        (of a strided transposed convolution on average over its outputs), and 1 for
+        a look-up.
+    """
+    found: dict[str, list[int | float]] = {}
+
+    def run(params: Any, *args: Any) -> list[Any]:
+        context = Context("sampled", jax.random.key(0), summands=found)
+        results, _ = evaluate_network(apply_fn, context, params, args, {})
+        return [finish(context, value) for value in results]
+
+    eqx.filter_eval_shape(run, params, *args)
+    return found
+
+
+def count_readings(apply_fn: Callable[..., Any], params: Any, *args: Any) -> Readings:
+    """How often each random weight is read, and which must be drawn.
+
+    Args:
+        apply_fn: ``apply_fn(params, *args)``.
+        params: some of its leaves are `SpikeSlab`s.
+        args: arrays, or their shapes; of one example, to count readings in one.
+
+    Returns:
+        The `Readings` of the sampled reading.
+    """
+    names, slabs, points = split_params(params)
+    program, *_ = stage(apply_fn, points, slabs, args, {})
+    is_array = lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    num_points = len(jax.tree.leaves(eqx.filter(points, is_array)))
+    return find_readings(program, names, num_points, "sampled")
