@@ -37,7 +37,7 @@ import meanfield as mf
 from meanfield.data import load, shift_images
 from meanfield.ensemble.networks import mlp
 from meanfield.files import atomic_path
-from meanfield.learning.training import random_batches
+from meanfield.learning.schedule import random_batches
 from meanfield.prediction import calibration, ood
 from meanfield.prediction.uncertainty import decompose_classes
 

@@ -33,6 +33,7 @@ from .learning.likelihoods import (
 )
 from .learning.priors import SpikeSlabPrior as SpikeSlabPrior
 from .learning.results import FitResult as FitResult
+from .learning.selective import Selective as Selective
 from .neurons.neuron_game import NeuronGame as NeuronGame
 from .neurons.strong import strong_coalition as strong_coalition
 from .prediction.evaluate import (

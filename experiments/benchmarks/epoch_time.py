@@ -21,7 +21,7 @@ import optax
 import meanfield as mf
 from meanfield.ensemble.initial import critical
 from meanfield.ensemble.networks import mlp
-from meanfield.learning.training import random_batches
+from meanfield.learning.schedule import random_batches
 
 EXAMPLES, FEATURES, CLASSES, BATCH = 60_000, 784, 10, 128
 WIDTHS = (100, 400)

@@ -24,7 +24,7 @@ import optax
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
 from meanfield.learning.parametrization import project_all
-from meanfield.learning.training import random_batches
+from meanfield.learning.schedule import random_batches
 from meanfield.propagation.noise import fold_in, normal
 
 EXAMPLES, FEATURES, CLASSES, BATCH = 20_000, 784, 10, 128

@@ -19,4 +19,5 @@ from .results import (
     FitResult as FitResult,
     NonFiniteLossError as NonFiniteLossError,
 )
+from .selective import Selective as Selective
 from .sharding import device_mesh as device_mesh

@@ -37,7 +37,7 @@ def check_arguments(
     data: Any,
     likelihood: Any,
     *,
-    epochs: int,
+    epochs: int | None,
     batch_size: int,
     prior: Any,
     temperature: Any,
@@ -85,7 +85,9 @@ def check_arguments(
 
 
 def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any:
-    require(epochs >= 1, f"`epochs` must be at least 1; got {epochs}.")
+    require(
+        epochs is None or epochs >= 1, f"`epochs` must be at least 1; got {epochs}."
+    )
     require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
     require(
         callable(temperature) or (math.isfinite(temperature) and temperature >= 0),

@@ -1,5 +1,6 @@
 """`fit`: small parts assembled into a training run."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +23,20 @@ from .likelihoods import Categorical
 from .loop import Loop
 from .optimizers import default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
+from .priors import SpikeSlabPrior
 from .results import EpochReport, FitResult
+from .selective import (
+    EPOCHS,
+    PARAMETRIZATION,
+    check_selective,
+    held_examples,
+    selective_epochs,
+    selective_optimizer,
+    selective_rule,
+    selective_start,
+)
 from .sharding import Layout
+from .steering import Steering
 from .training import (
     AbstractRestraint,
     Recipe,
@@ -39,7 +52,7 @@ def fit(
     *,
     likelihood: Callable[[Any], Any] = Categorical(),  # noqa: B008  (frozen)
     key: PRNGKeyArray,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int = 128,
     optimizer: optax.GradientTransformation | None = None,
     prior: Any = None,
@@ -74,20 +87,25 @@ def fit(
             that returns one.
         likelihood: from outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives the same bits.
-        epochs: passes over the data.
+        epochs: passes over the data. Default: 30; under the selective rule so many
+            that there are at least 6,000 steps.
         batch_size: examples a step, for arrays. The last examples of an epoch's random
             order that fill no batch are left out of that epoch.
         optimizer: any Optax optimizer. Default: Adam whose step falls from 0.002 to 0
             along a cosine.
-        prior: `SpikeSlabPrior`, a mapping from path names to priors, or None.
+        prior: "selective" or `Selective(...)`, the rule that finds temperature and
+            price of a connection by a part of the data that it holds out meanwhile (or
+            by `validation`, if `data` is an iterable); `SpikeSlabPrior`, a mapping from
+            path names to priors; or None, the published rule.
         temperature: weight T ≥ 0 of the KL term, a number or a schedule (a function of
             the step). A warm-up over 500 steps is `optax.linear_schedule(0.0, 1.0,
-            500)`.
+            500)`. Under the selective rule the highest that it may reach.
         parametrization: `Projected()` (default without a prior) or `Unconstrained()`
             (default with one).
         validation: arrays (x, y) scored after every epoch.
         patience: stop after so many epochs without a better validation NLL, and return
-            the best epoch's ensemble.
+            the best epoch's ensemble. Under the selective rule only the epochs count in
+            which the pressure no longer rises.
         callbacks: called with an `EpochReport` after every epoch; one that returns
             True ends the training.
         checkpoint: a `Checkpoint` or a folder; a run found there is continued.
@@ -136,6 +154,9 @@ def fit(
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
     ensemble = ensemble if noise is None else ensemble.with_noise(noise)
+    rule = selective_rule(prior)
+    if rule is not None:
+        prior, ensemble = SpikeSlabPrior(), selective_start(ensemble)
     arguments = check_arguments(
         ensemble,
         data,
@@ -153,9 +174,15 @@ def fit(
         augment=augment,
     )
     arrays, validation = arguments.arrays, arguments.validation
-    steps = None
-    if arrays is not None:
-        steps = epochs * (len(jax.tree.leaves(arrays[0])[0]) // batch_size)
+    given = None if arrays is None else len(jax.tree.leaves(arrays[0])[0])
+    if epochs is None:
+        epochs = EPOCHS if rule is None else selective_epochs(given, batch_size)
+    steps = None if given is None else epochs * (given // batch_size)
+    cools = optimizer is None
+    if rule is not None:
+        check_selective(arrays, validation, temperature, parametrization)
+        parametrization = parametrization or PARAMETRIZATION
+        optimizer = optimizer or selective_optimizer(ensemble)
     if parametrization is None:
         parametrization = Projected() if prior is None else Unconstrained()
     if isinstance(parametrization, Projected) and prior is not None:
@@ -173,7 +200,22 @@ def fit(
         restraint=restraint,
         augment=augment,
     )
-    state = starting_state(learned, recipe.optimizer)
+    state = starting_state(learned, recipe.optimizer, averaged=rule is not None)
+    steering = None
+    if rule is not None and not callable(temperature):
+        held, held_data = held_examples(rule, arrays, validation, batch_size, key)
+        steering = Steering(
+            rule,
+            ceiling=float(temperature),
+            num_weights=ensemble.num_weights,
+            num_data=arguments.num_data,
+            epochs=epochs,
+            batch_size=batch_size,
+            held=held,
+            held_data=held_data,
+            cools=cools,
+            learned=learned,
+        )
     best = None if patience is None else state.learned
     require(
         checkpoint is None or restraint is None,
@@ -184,12 +226,17 @@ def fit(
     history, first = {}, 0
     if checkpoint is not None:
         fingerprint = run_fingerprint(recipe, key, batch_size, arrays, patience)
-        found = checkpoint.restore((state, best), fingerprint)
+        if rule is not None:
+            fingerprint["prior"], fingerprint["epochs"] = str(rule), epochs
+        tree = (state, best) if steering is None else (state, best, steering.memory)
+        found = checkpoint.restore(tree, fingerprint)
         if found is not None:
-            (state, best), metadata = found
+            (state, best, *memory), metadata = found
             history, first = metadata["history"], metadata["epoch"]
+            if steering is not None:
+                steering.resume(metadata["pressure"], memory[0])
     layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
-    run = Loop(recipe, state, key, history, validation, layout)
+    run = Loop(recipe, state, key, history, validation, layout, steering)
     arrays = layout.everywhere(arrays)
     best = jax.tree.map(jnp.copy, best)
     stopped = "finished"
@@ -210,6 +257,9 @@ def fit(
             if checkpoint is not None:
                 metadata = {"history": run.history, "fingerprint": fingerprint}
                 tree = (run.state, best)
+                if steering is not None:
+                    metadata["pressure"] = dataclasses.asdict(steering.pressure)
+                    tree = (*tree, steering.memory)
                 checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
             report = EpochReport(
                 epoch + 1, epochs, run.history, run.current, run.restrain

@@ -15,15 +15,35 @@ from meanfield.ensemble.ensemble import Ensemble
 from .batches import check_augment, check_batch, iterate
 from .results import FitResult, NonFiniteLossError
 from .sharding import Layout, come_home
+from .steering import Steering
 from .targets import check_targets
 from .training import AbstractRestraint, Recipe, TrainState, run_batch, run_epoch
-from .validation import validation_scores
+from .validation import example_losses, validation_scores
 
 
 class Loop:
-    """The moving parts of one call of `fit`."""
+    """The moving parts of one call of `fit`.
 
-    def __init__(self, recipe, state, key, history, validation, layout):
+    Args:
+        recipe: what no step changes.
+        state: where learning stands.
+        key: of the run.
+        history: of the epochs before.
+        validation: arrays (x, y) scored after every epoch, or None.
+        layout: where arrays live.
+        steering: the pressure of the selective rule, or None.
+    """
+
+    def __init__(
+        self,
+        recipe,
+        state,
+        key,
+        history,
+        validation,
+        layout,
+        steering: Steering | None = None,
+    ):
         self.recipe: Recipe = layout.recipe(recipe)
         self.state: TrainState = layout.weights(state)
         self.key = key
@@ -33,6 +53,8 @@ class Loop:
         self.parts: dict[str, Any] = {}
         self.outputs: Any = None
         self.started = time.perf_counter()
+        self.steering = steering
+        self._set_pressure()
 
     def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
         """Dispatch one epoch."""
@@ -82,8 +104,33 @@ class Loop:
             if self.recipe.restraint is not None:
                 ensemble = self.recipe.restraint.restrict(ensemble, key)
             row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
+        if self.steering is not None:
+            row |= self._steer(self.steering, epoch + 1, row["nll"])
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
+
+    def _set_pressure(self) -> None:
+        if self.steering is None:
+            return
+        parts = self.steering.schedule(), self.steering.prior()
+        schedule, prior = self.layout.everywhere(parts)
+        self.recipe = dataclasses.replace(self.recipe, schedule=schedule, prior=prior)
+
+    def _steer(self, steering: Steering, epoch: int, nll: float) -> dict[str, float]:
+        """Judge the round if one ends here, and set the pressure of the next epoch."""
+        row = {"temperature": steering.temperature, "price": steering.price}
+        if steering.is_due(epoch):
+            ensemble, likelihood = self._open(self.state.average)
+            # The same draws in every round: what differs is the ensemble.
+            key = jax.random.fold_in(self.key, 3)
+            if self.recipe.restraint is not None:
+                ensemble = self.recipe.restraint.restrict(ensemble, key)
+            losses = example_losses(ensemble, likelihood, *steering.held_data, key=key)
+            step, learned = int(self.state.step), self.state.learned
+            learned = steering.after(epoch, step, losses, nll, learned)
+            self.state = dataclasses.replace(self.state, learned=learned)
+            self._set_pressure()
+        return row | {"heldout_nll": steering.pressure.loss}
 
     def restrain(self, restraint: AbstractRestraint) -> None:
         """Go on under another restraint."""
@@ -91,20 +138,28 @@ class Loop:
         self.recipe = dataclasses.replace(self.recipe, restraint=restraint)
 
     def scores(self) -> list[float]:
-        """What early stopping and the best checkpoint go by; less is better."""
-        return self.history.get("loss" if self.validation is None else "val_nll", [])
+        """What early stopping and the best checkpoint go by; less is better.
+
+        Under the selective rule only epochs at the last pressure count.
+        """
+        scores = self.history.get("loss" if self.validation is None else "val_nll", [])
+        if self.steering is None:
+            return scores
+        cooling = self.steering.pressure.cooling
+        first = len(scores) if cooling is None else min(cooling, len(scores))
+        return [math.inf] * first + scores[first:]
 
     def epochs_since_best(self) -> int:
         """Epochs since the least score; read off the history, so it survives a stop."""
         since, best = 0, math.nan
         for score in self.scores():
-            better = score < best or math.isnan(best)
+            better = score < best or math.isnan(best) or score == math.inf
             since, best = (0, score) if better else (since + 1, best)
         return since
 
     def summary(self) -> dict[str, str]:
         """The last epoch in a few words."""
-        names = ("nll", "kl", "val_nll", "val_accuracy")
+        names = ("nll", "kl", "temperature", "heldout_nll", "val_nll", "val_accuracy")
         return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
 
     def current(self) -> tuple[Ensemble, Any]:

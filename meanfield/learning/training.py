@@ -30,7 +30,9 @@ from .parametrization import (
     encode_all,
     project_all,
 )
+from .precision import computed_in
 from .priors import total_kl
+from .schedule import Schedule, free_batches, random_batches
 from .targets import log_prob
 
 Temperature = float | Callable[[Array], Any]
@@ -52,12 +54,14 @@ class TrainState(eqx.Module):
         step: steps taken so far.
         healthy: False from the step on at which the loss or its gradient was not
             finite; from there on `learned` and `step` stay as they were.
+        average: `learned`, averaged over the last steps; None where nobody asks.
     """
 
     learned: PyTree
     optimizer_state: PyTree
     step: Int[Array, ""]
     healthy: Bool[Array, ""]
+    average: PyTree = None
 
 
 class AbstractRestraint(eqx.Module):
@@ -90,6 +94,7 @@ class Recipe(eqx.Module):
     shard_batch: Any = eqx.field(static=True, default=None)
     restraint: AbstractRestraint | None = None
     augment: Any = eqx.field(static=True, default=None)
+    schedule: Schedule | None = None
 
     def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
         """The ensemble and the likelihood that the learned numbers stand for."""
@@ -140,29 +145,15 @@ def losses(
             divergence = divergence_of(recipe.parametrization, numbers.params)
         total = total_kl(ensemble.weights(), recipe.prior, divergence)
         kl = total.astype(nll.dtype) / recipe.num_data
-        weight = recipe.temperature
-        loss = loss + (weight(step) if callable(weight) else weight) * kl
+        loss = loss + _temperature(recipe, step) * kl
     return loss, {"loss": loss, "nll": nll, "kl": kl, **costs}
 
 
-def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A network that computes in `dtype` and gives its outputs in float32.
-
-    Parameters keep the type they are stored in: only what enters the network is cast,
-    random weights by the mean and the variance of each. None changes nothing.
-    """
-    if dtype is None:
-        return apply_fn
-
-    def cast(tree: Any, dtype: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf,
-            tree,
-        )
-
-    return lambda params, x: cast(
-        apply_fn(cast(params, dtype), cast(x, dtype)), jnp.float32
-    )
+def _temperature(recipe: Recipe, step: Array) -> Any:
+    if recipe.schedule is not None:
+        return recipe.schedule.temperature
+    weight = recipe.temperature
+    return weight(step) if callable(weight) else weight
 
 
 def slopes(
@@ -219,22 +210,21 @@ def take_step(
     )
     # Only the change is gated: the select then runs inside the update's own loop over
     # memory. The optimizer's state is worthless from here on, and never used.
+    if recipe.schedule is not None:
+        change = recipe.schedule.shrink(change, state.step)
     change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)
     learned = optax.apply_updates(state.learned, change)
     learned = project_all(recipe.parametrization, learned)
-    return TrainState(learned, optimizer_state, state.step + healthy, healthy), parts
+    average = state.average
+    if recipe.schedule is not None:
+        average = recipe.schedule.average(average, learned)
+    step = state.step + healthy
+    return TrainState(learned, optimizer_state, step, healthy, average), parts
 
 
 def _steepness(slope: PyTree) -> Float[Array, ""]:
     """A number that is finite when the gradient is."""
     return sum(map(jnp.sum, jax.tree.leaves(slope)), start=jnp.zeros(()))
-
-
-def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
-    """A random order of the data cut into whole batches, (steps, batch)."""
-    steps = num_data // batch_size
-    order = jax.random.permutation(key, num_data)
-    return order[: steps * batch_size].reshape(steps, batch_size)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -252,8 +242,12 @@ def run_epoch(
     """
     recipe, x, y, key, epoch, batch_size = constants
     order_key, noise_key = jax.random.split(key)
-    num_data = jax.tree.leaves(x)[0].shape[0]
-    batches = random_batches(jax.random.fold_in(order_key, epoch), num_data, batch_size)
+    order_key = jax.random.fold_in(order_key, epoch)
+    if recipe.schedule is not None:
+        batches = free_batches(order_key, recipe.schedule, batch_size)
+    else:
+        num_data = jax.tree.leaves(x)[0].shape[0]
+        batches = random_batches(order_key, num_data, batch_size)
 
     def step(state: TrainState, rows: Array) -> tuple[TrainState, Any]:
         batch = jax.tree.map(lambda array: array[rows], (x, y))
@@ -284,7 +278,7 @@ def run_batch(
 
 
 def starting_state(
-    learned: PyTree, optimizer: optax.GradientTransformation
+    learned: PyTree, optimizer: optax.GradientTransformation, averaged: bool = False
 ) -> TrainState:
     """The state before the first step, every array in a buffer of its own.
 
@@ -292,5 +286,6 @@ def starting_state(
     keeps twice may be among them.
     """
     zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
-    state = TrainState(learned, optimizer.init(learned), zero, healthy)
+    average = learned if averaged else None
+    state = TrainState(learned, optimizer.init(learned), zero, healthy, average)
     return jax.tree.map(jnp.copy, state)

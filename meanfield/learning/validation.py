@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -12,6 +13,7 @@ from meanfield.ensemble.ensemble import Ensemble
 
 from .distributions import base_of, is_categorical
 from .targets import align_targets, output_distribution
+from .training import Weighted
 
 CHUNK = 2048
 NUM_SAMPLES = 8
@@ -25,20 +27,48 @@ def validation_scores(
     Returns:
         `val_nll` in nats per example, and `val_accuracy` for categorical targets.
     """
-    total, right, count, labels = 0.0, 0.0, 0, False
+    log_probs, hits = _scores(ensemble, likelihood, x, y, key)
+    scores = {"val_nll": -float(log_probs.sum()) / len(log_probs)}
+    if hits is not None:
+        scores["val_accuracy"] = float(hits.sum()) / len(hits)
+    return scores
+
+
+def example_losses(
+    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, *, key: PRNGKeyArray
+) -> Float[np.ndarray, " examples"]:
+    """NLL of the average prediction for every example, times its weight if it has one.
+
+    Args:
+        ensemble: the ensemble.
+        likelihood: from outputs to a distribution.
+        x: inputs.
+        y: targets, `Weighted` or not.
+        key: a `jax.random.key`.
+    """
+    weights = 1.0
+    if isinstance(y, Weighted):
+        y, weights = y.targets, np.asarray(y.weights, np.float64)
+    log_probs, _ = _scores(ensemble, likelihood, x, y, key)
+    return -weights * log_probs
+
+
+def _scores(
+    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, key: PRNGKeyArray
+) -> tuple[Float[np.ndarray, " examples"], Any]:
+    """Log-probability of the average prediction for every example, and label hits."""
+    log_probs, hits = [], []
     examples = jax.tree.leaves(x)[0].shape[0]
     for number, start in enumerate(range(0, examples, CHUNK)):
         rows = slice(start, min(start + CHUNK, examples))
         some_x, some_y = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
-        log_probs, hits = _score(
+        found, hit = _score(
             ensemble, likelihood, some_x, some_y, jax.random.fold_in(key, number)
         )
-        total += float(log_probs.sum())
-        count += log_probs.shape[0]
-        if hits is not None:
-            right, labels = right + float(hits.sum()), True
-    scores = {"val_nll": -total / count}
-    return scores | ({"val_accuracy": right / count} if labels else {})
+        log_probs.append(np.asarray(found, np.float64))
+        hits.append(None if hit is None else np.asarray(hit))
+    whole = None if hits[0] is None else np.concatenate(hits)
+    return np.concatenate(log_probs), whole
 
 
 @eqx.filter_jit

@@ -1,0 +1,204 @@
+r"""The selective rule: the evidence bound under a pressure that finds its own strength.
+
+    loss = mean NLL + T · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / num_data,   c = ln((1 − ρ)/ρ)
+
+with s of each layer learned by empirical Bayes. The temperature T decides how much the
+data must say for a number to be kept, the price c (nats) what a connection costs beside
+that. No pair serves noisy tables and clean images, so both follow a held-out loss (see
+`steering`). Spikes can travel: their logits take ten times the step of slab means, and
+all connections start as present with probability 0.95.
+
+References:
+    Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
+    arXiv:1705.08665 (pressure that rises while a network learns).
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.spikeslab import SpikeSlab
+
+from .optimizers import STEP_SIZE, scale_steps
+from .parametrization import Unconstrained
+
+# A logit of π travels from −3 to 7, a slab mean a tenth of 1.
+FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
+PARAMETRIZATION = Unconstrained(smallest_prob=1e-4)
+SPIKE_PROB = 0.05
+LARGEST_PRICE = 60.0
+# Held out at least: a quarter, or so many, and never more than the last.
+SMALL_SHARE, ENOUGH, LARGEST = 0.25, 500, 10_000
+EPOCHS, STEPS = 30, 6000
+
+
+@dataclasses.dataclass(frozen=True)
+class Selective:
+    r"""Settings of the selective rule, for `prior=` of `fit`.
+
+    Args:
+        tolerance: held-out loss, in nats per example, that may be given up for a
+            smaller network.
+        price: c of the start, in nats a connection.
+        held_out: part of the examples that is held out while the pressure rises: at
+            most 10,000, and of fewer than 3,333 examples a quarter or 500. All are
+            learned from in the end.
+
+    Raises:
+        ValueError: a setting out of its range.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.Selective(tolerance=0.01).tolerance  # mf.fit(..., prior=mf.Selective())
+        0.01
+    """
+
+    tolerance: float | int = 0.001
+    price: float | int = 2.2
+    held_out: float = 0.15
+
+    def __post_init__(self):
+        require(
+            math.isfinite(self.tolerance) and self.tolerance >= 0,
+            "`tolerance` must be a finite number ≥ 0, in nats per example; got "
+            f"{self.tolerance}.",
+        )
+        require(
+            0 <= self.price <= LARGEST_PRICE,
+            f"`price` must lie in [0, {LARGEST_PRICE:g}] nats; got {self.price}.",
+        )
+        require(
+            0 < self.held_out <= 0.5,
+            f"`held_out` must lie in (0, 0.5]; got {self.held_out}.",
+        )
+
+
+def selective_rule(prior: Any) -> Selective | None:
+    """The selective rule if `prior` asks for it, else None.
+
+    Raises:
+        ValueError: an unknown word.
+    """
+    if isinstance(prior, str):
+        require(
+            prior == "selective",
+            "`prior` must be 'selective', a Selective, a SpikeSlabPrior, a mapping "
+            f"from path names to priors, or None (the published rule); got {prior!r}.",
+        )
+        return Selective()
+    return prior if isinstance(prior, Selective) else None
+
+
+def selective_start(ensemble: Ensemble) -> Ensemble:
+    """The ensemble with spikes that can travel: π = 0.05 where a tensor has none.
+
+    An exact π = 0 has no finite logit. Tensors with spikes stay as they are, so that a
+    trained ensemble goes on where it was.
+    """
+    fresh = {
+        name: SpikeSlab(
+            jnp.full_like(weight.spike_prob, SPIKE_PROB),
+            weight.slab_mean,
+            weight.slab_var,
+        )
+        for name, weight in ensemble.weights().items()
+        if bool((weight.spike_prob == 0).all())
+    }
+    return ensemble.with_weights(fresh)
+
+
+def selective_optimizer(ensemble: Ensemble) -> optax.GradientTransformation:
+    """Adam, with larger steps of spikes and of slab widths."""
+    if not ensemble.weights():
+        return optax.adam(STEP_SIZE)
+    return optax.chain(
+        optax.scale_by_adam(),
+        scale_steps(FASTER),
+        optax.scale_by_learning_rate(STEP_SIZE),
+    )
+
+
+def selective_epochs(num_examples: int | None, batch_size: int) -> int:
+    """Passes over the data that let a run of any size converge: at least 6,000 steps.
+
+    Args:
+        num_examples: None where it is not known.
+        batch_size: examples a step.
+    """
+    if num_examples is None:
+        return EPOCHS
+    return max(EPOCHS, -(-STEPS // max(num_examples // batch_size, 1)))
+
+
+def check_selective(
+    arrays: Any, validation: Any, temperature: Any, parametrization: Any
+) -> None:
+    """Refuse what the selective rule cannot go with.
+
+    Raises:
+        ValueError: a temperature schedule, a projection, or batches from outside
+            without validation data.
+    """
+    require(
+        not callable(temperature),
+        "`temperature` must be one number, the highest that the selective rule may "
+        "reach; got a schedule. The rule finds its own; pass prior=SpikeSlabPrior(...) "
+        "to set one.",
+    )
+    require(
+        parametrization is None or isinstance(parametrization, Unconstrained),
+        "`parametrization` must be Unconstrained under the selective rule, whose "
+        f"spikes travel as logits; got {type(parametrization).__name__}. Leave it out.",
+    )
+    require(
+        arrays is not None or validation is not None,
+        "`validation` is needed by the selective rule when `data` is an iterable: "
+        "there it takes the place of the examples held out. Pass it, or prior=None.",
+    )
+
+
+def held_examples(
+    rule: Selective, arrays: Any, validation: Any, batch_size: int, key: PRNGKeyArray
+) -> tuple[Bool[np.ndarray, " examples"] | None, Any]:
+    """Which examples are held out, and their inputs and targets.
+
+    Batches from outside hold none out; the validation data are given instead.
+
+    Raises:
+        ValueError: what is left does not fill a batch.
+    """
+    if arrays is None:
+        return None, validation
+    mask = hold_out(rule, len(jax.tree.leaves(arrays[0])[0]), batch_size, key)
+    rows = np.flatnonzero(mask)
+    return mask, jax.tree.map(lambda array: array[rows], arrays)
+
+
+def hold_out(
+    rule: Selective, num_examples: int, batch_size: int, key: PRNGKeyArray
+) -> Bool[np.ndarray, " examples"]:
+    """Which examples the rule holds out, at random.
+
+    Raises:
+        ValueError: what is left does not fill a batch.
+    """
+    share = max(rule.held_out * num_examples, min(SMALL_SHARE * num_examples, ENOUGH))
+    count = min(int(share), LARGEST)
+    require(
+        count >= 1 and num_examples - count >= batch_size,
+        f"`prior='selective'` holds out {count} of the {num_examples} examples, which "
+        f"must leave a batch of {batch_size}. Use a smaller `batch_size`, more "
+        "examples, or prior=None.",
+    )
+    order = jax.random.permutation(jax.random.fold_in(key, 2), num_examples)
+    mask = np.zeros(num_examples, bool)
+    mask[np.asarray(order)[:count]] = True
+    return mask
