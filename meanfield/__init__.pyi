@@ -13,6 +13,7 @@ from . import (
 )
 from .credit.labelling import label_connections as label_connections
 from .credit.labels import ConnectionLabels as ConnectionLabels, Label as Label
+from .credit.values import connection_values as connection_values
 from .ensemble.ensemble import Ensemble as Ensemble
 from .games.shapley import shapley_values as shapley_values
 from .interop import numpyro as numpyro

@@ -30,6 +30,7 @@ class Context:
         laws: in the moments reading, by identity, the results of contractions with the
             joint draws of their entries.
         summands: where to note how many weights each contraction sums, by leaf.
+        sign: factor of all noise, 1 or −1; None for 1.
     """
 
     reading: Reading
@@ -37,10 +38,11 @@ class Context:
     used: int = 0
     laws: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     summands: dict[str, list[int | float]] | None = None
+    sign: Any = None
 
     def inside(self, key: PRNGKeyArray | None) -> "Context":
         """The context of an inner program, with a key of its own."""
-        return Context(self.reading, key, summands=self.summands)
+        return Context(self.reading, key, summands=self.summands, sign=self.sign)
 
     def note(self, number: int | float, *sources: Any) -> None:
         """Note a contraction (or, for 1, a draw) of the random arrays among some."""
@@ -61,7 +63,11 @@ class Context:
         if not is_random(value):
             return value
         self.note(1, value)
-        return add_noise(value.mean, value.var, self.next_key())
+        return self.add_noise(value.mean, value.var)
+
+    def add_noise(self, mean: Any, var: Any) -> Any:
+        """Draw entries of this mean and variance, with noise that no other step has."""
+        return add_noise(mean, var, self.next_key(), self.sign)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +133,7 @@ class Equation:
             self.context.note(summands, *sources)
         if self.reading == "moments":
             return Random(mean, var, merge_leaves(*sources), drawable=True)
-        return add_noise(mean, var, self.context.next_key())
+        return self.context.add_noise(mean, var)
 
     def refuse(self, *operands: Any, because: str = "") -> UnsupportedPrimitiveError:
         """The error for operands that this primitive has no rule for."""

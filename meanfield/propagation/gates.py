@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from .equation import Equation
 from .registry import find_rule
-from .values import Gated, Random, add_noise, is_random, lift, merge_leaves
+from .values import Gated, Random, is_random, lift, merge_leaves
 
 _MOVES = frozenset(
     "transpose squeeze reshape broadcast_in_dim convert_element_type slice rev copy "
@@ -111,10 +111,8 @@ def _gate(
         spread = a.var * jnp.square(mean) + (jnp.square(a.mean) + a.var) * var
         return Random(a.mean * mean, spread, merge_leaves(a, gate), drawable=True)
     signal = equation.draw(signal)
-    drawn = add_noise(
-        jnp.broadcast_to(mean, shape),
-        jnp.broadcast_to(var, shape),
-        equation.context.next_key(),
+    drawn = equation.context.add_noise(
+        jnp.broadcast_to(mean, shape), jnp.broadcast_to(var, shape)
     )
     return signal * drawn.astype(jnp.result_type(signal))
 

@@ -32,6 +32,8 @@ def mean_field(
     apply_fn: Callable[..., Any],
     reading: Reading = "sampled",
     noise: Noise = "preactivations",
+    *,
+    sign: Any = None,
 ) -> Callable[..., Any]:
     r"""Transform a network function into the function of its mean-field ensemble.
 
@@ -82,6 +84,8 @@ def mean_field(
         noise: in the sampled reading, "preactivations" (default) or "weights"; or a
             mapping or function from path names to either, for each random leaf (a
             mapping may leave leaves out).
+        sign: factor of every ε of a pre-activation: −1 gives the draw that is
+            antithetic to that of the same key. None for 1.
 
     Returns:
         ``f(params, *args, key=key, **kwargs)``. It composes with `jit`, `grad`, `vmap`
@@ -137,7 +141,7 @@ def mean_field(
         if slabs and len(drawn) == len(slabs):
             weights = [_draw(slab, key, n) for n, slab in enumerate(slabs)]
             return apply_fn(fill_params(points, weights), *args, **kwargs)
-        context = Context(reading, key if reading == "sampled" else None)
+        context = Context(reading, key if reading == "sampled" else None, sign=sign)
         results, rebuild = evaluate_network(
             apply_fn, context, params, args, kwargs, drawn
         )

@@ -74,13 +74,19 @@ def is_random(value: Any) -> bool:
 # Outside `jit` one compiled program serves a shape, in place of fifty small ones.
 @partial(jax.jit, inline=True)
 def add_noise(
-    mean: Float[Array, "*shape"], var: Float[Array, "*shape"], key: PRNGKeyArray
+    mean: Float[Array, "*shape"],
+    var: Float[Array, "*shape"],
+    key: PRNGKeyArray,
+    sign: Any = None,
 ) -> Float[Array, "*shape"]:
     """Draw z = G + ε Δ with ε ~ N(0, 1) for every entry.
 
-    Where Δ² = 0 the result is G to the bit, and every gradient through Δ is 0.
+    Where Δ² = 0 the result is G to the bit, and every gradient through Δ is 0. A `sign`
+    of −1 turns ε round.
     """
     noise = normal(key, mean.shape, mean.dtype)
+    if sign is not None:
+        noise = noise * jnp.asarray(sign, mean.dtype)
     random = var > 0
     std = jnp.sqrt(jnp.where(random, var, 1)).astype(mean.dtype)
     return jnp.where(random, mean + noise * std, mean)

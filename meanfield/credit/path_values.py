@@ -1,0 +1,220 @@
+"""Values of players along a path of gates, and what is known of their errors."""
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from meanfield.checks import require
+from meanfield.learning.batches import array_pair
+
+from .path_integral import (
+    Chunks,
+    Integral,
+    payoffs_by_example,
+    require_finite,
+    root_mean_square,
+)
+from .quadrature import Rule
+
+Values = dict[str, Float[np.ndarray, "..."]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PathValues:
+    """Values of players along a path of gates, with all that is known of their errors.
+
+    Attributes:
+        values: φ by name of the array of players, in units of the payoff.
+        standard_errors: of every value, over the draws of the noise.
+        rms: √⟨φ(x)²⟩, the root mean square over examples of the value for one example.
+        payoff: f(1), mean payoff with every player.
+        empty_payoff: f(0), with none.
+        efficiency_gap: Σφ − (payoff − empty_payoff); None for weightings that do not
+            share out the payoff.
+        gap_error: standard error of that gap, from the draws.
+        quadrature_error: what the nodes may miss of Σφ, by the embedded rule.
+        nodes: t_k.
+        path_payoff: f(t_k).
+        path_errors: their standard errors, from the draws.
+        by_group: values of the examples of each group, as parts of `values`: they add
+            up to them. None without groups.
+        group_payoffs: (payoff, empty payoff) of each group, parts that add up too.
+        num_examples: examples that the payoff averages over.
+        num_passes: passes of the whole data through the network and back.
+        payoff_name: the payoff.
+    """
+
+    values: Values
+    standard_errors: Values
+    rms: Values
+    payoff: float
+    empty_payoff: float
+    efficiency_gap: float | None
+    gap_error: float
+    quadrature_error: float
+    nodes: Float[np.ndarray, " nodes"]
+    path_payoff: Float[np.ndarray, " nodes"]
+    path_errors: Float[np.ndarray, " nodes"]
+    by_group: dict[Hashable, Values] | None
+    group_payoffs: dict[Hashable, tuple[float, float]] | None
+    num_examples: int
+    num_passes: int
+    payoff_name: str
+
+    @property
+    def num_players(self) -> int:
+        """Number of players."""
+        return sum(array.size for array in self.values.values())
+
+    @property
+    def sampling_errors(self) -> Values:
+        """Standard errors of `values` as estimates for all data like these.
+
+        √((rms² − φ²) / examples): the spread over examples, beside the noise.
+        """
+        return {
+            name: np.sqrt(
+                np.maximum(np.square(self.rms[name]) - np.square(value), 0)
+                / self.num_examples
+            )
+            for name, value in self.values.items()
+        }
+
+
+def summarize(
+    integral: Integral,
+    names: Sequence[str],
+    chunks: Chunks,
+    rule: Rule,
+    labels: Sequence[Hashable] | None,
+    payoff_name: str,
+) -> PathValues:
+    """Turn sums over examples into values and their errors.
+
+    Args:
+        integral: from `integrate`.
+        names: the arrays of players, in their order.
+        chunks: the chunks it went through.
+        rule: nodes and weights.
+        labels: names of the groups; None for a single nameless one.
+        payoff_name: the payoff.
+
+    Raises:
+        ValueError: something in the integral is not finite.
+    """
+    count = int(chunks.real.sum())
+    payoffs, noise = payoffs_by_example(integral, chunks, count)
+    require_finite(integral, payoffs, rule.nodes)
+    sums = {n: np.asarray(integral.by_group[n]) / count for n in names}
+    values = {name: array.sum(0) for name, array in sums.items()}
+    mean, errors = payoffs.mean(1), np.sqrt(noise.sum(1)) / count
+    total = sum(float(array.sum(dtype=np.float64)) for array in values.values())
+    rates = np.asarray(integral.rates, np.float64)
+    by_group = group_payoffs = None
+    if labels is not None:
+        parts = [{n: array[g] for n, array in sums.items()} for g in range(len(labels))]
+        by_group = dict(zip(labels, parts, strict=True))
+        member = np.zeros(count, int)
+        member[chunks.rows] = chunks.group[:, None]
+        shares = [payoffs[[-1, 0]][:, member == g] for g in range(len(labels))]
+        pairs = [tuple(share.sum(1) / count) for share in shares]
+        group_payoffs = dict(zip(labels, pairs, strict=True))
+    return PathValues(
+        values=values,
+        standard_errors={
+            name: np.sqrt(np.maximum(np.asarray(integral.noise[name]), 0)) / count
+            for name in names
+        },
+        rms=root_mean_square(integral, names, chunks, count),
+        payoff=float(mean[-1]),
+        empty_payoff=float(mean[0]),
+        efficiency_gap=total - float(mean[-1] - mean[0]) if rule.efficient else None,
+        gap_error=_gap_error(integral, chunks, rates, rule),
+        quadrature_error=float(rule.error(rates.mean(1).sum(0) / count).sum()),
+        nodes=rule.nodes,
+        path_payoff=mean[1:-1],
+        path_errors=errors[1:-1],
+        by_group=by_group,
+        group_payoffs=group_payoffs,
+        num_examples=count,
+        num_passes=rates.shape[1] * rates.shape[2],
+        payoff_name=payoff_name,
+    )
+
+
+def _gap_error(
+    integral: Integral,
+    chunks: Chunks,
+    rates: Float[np.ndarray, "chunks draws nodes arrays"],
+    rule: Rule,
+) -> float:
+    """Standard error of Σφ − (payoff − empty payoff): both ends have one noise."""
+    seen = np.asarray(integral.payoffs, np.float64)
+    rise = np.where(chunks.real[:, None], seen[:, :, -1] - seen[:, :, 0], 0).sum(-1)
+    gaps = np.einsum("cmka,k->cm", rates, rule.weights) - rise
+    noise = gaps.var(1, ddof=1).sum() / gaps.shape[1]
+    return float(np.sqrt(noise) / chunks.real.sum())
+
+
+def checked_data(data: Any) -> tuple[Any, Any]:
+    """The pair (x, y) as arrays.
+
+    Raises:
+        ValueError: `data` is no pair, has no targets, or holds what is not finite.
+    """
+    require(
+        isinstance(data, tuple) and len(data) == 2 and data[1] is not None,
+        "`data` must be a pair of arrays (x, y), because every payoff compares outputs "
+        f"with targets; got {type(data).__name__} without targets. Pass them too.",
+    )
+    return array_pair(data)
+
+
+def check_settings(
+    payoff: str | None, num_samples: int, chunk_size: int | None, num_checks: int
+) -> None:
+    """Check what connections and units share.
+
+    Raises:
+        ValueError: a payoff without gradient, too few draws, or an empty chunk.
+    """
+    require(
+        payoff != "accuracy",
+        '`payoff` "accuracy" has no gradient; take "probability", of the right class.',
+    )
+    require(
+        num_samples >= 2,
+        f"`num_samples` must be at least 2, so that the draws tell their own error; "
+        f"got {num_samples}.",
+    )
+    require(
+        chunk_size is None or chunk_size >= 1,
+        f"`chunk_size` must be at least 1 example; got {chunk_size}.",
+    )
+    require(
+        num_checks == 0 or num_checks >= 2,
+        f"`num_checks` must be 0, for no check, or at least 2; got {num_checks}.",
+    )
+
+
+def number_groups(
+    groups: Sequence[Any] | np.ndarray | None, num_examples: int
+) -> tuple[list[Hashable] | None, Int[np.ndarray, " examples"]]:
+    """Names of the groups, and the number of the group of every example.
+
+    Raises:
+        ValueError: not one label for each example.
+    """
+    if groups is None:
+        return None, np.zeros(num_examples, int)
+    labels = np.asarray(groups)
+    require(
+        labels.shape == (num_examples,),
+        f"`groups` must hold one label for each of the {num_examples} examples; got "
+        f"shape {labels.shape}.",
+    )
+    names, numbers = np.unique(labels, return_inverse=True)
+    return names.tolist(), numbers

@@ -1,0 +1,201 @@
+r"""The credit of every connection: Shapley values at the price of backward passes.
+
+Players are connections; in a coalition S those of S carry their distributions and the
+others are zero. f(q) = E v(S), when connection i joins with probability q_i, is Owen's
+multilinear extension of that game, and what `mean_field` computes. Along the diagonal
+
+    φ_i = ∫₀¹ (1 − π_i) ∂f/∂q_i (t (1 − π)) dt,     Σ_i φ_i = f(1 − π) − f(0),
+
+is the Shapley value of connection i in the game averaged over the posterior's
+sub-networks: one backward pass at a node t gives the integrand for all connections.
+
+Two questions have two answers. φ says whose removal hurts most. A connection that helps
+some examples as much as it harms others has φ ≈ 0 and matters: the root mean square of
+its value over examples says what may go.
+
+Three errors can be told apart. Noise: standard errors, from the draws. Quadrature: an
+embedded rule. Gaussian pre-activations, wrong where a unit has few inputs: the check
+against drawn sub-networks.
+
+References:
+    Owen 1972, Management Science 18:64 (multilinear extension). Dubey, Neyman & Weber
+    1981 (semivalues). Li & Huang 2020, arXiv:2001.03354 (Gaussian pre-activations).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import check_batch
+from meanfield.learning.likelihoods import Categorical
+
+from .connection_gates import NOISES, Game, Where, open_gates
+from .path_check import PathCheck, check_path
+from .path_integral import Chunks, Integral, cut, integrate
+from .path_values import (
+    PathValues,
+    check_settings,
+    checked_data,
+    number_groups,
+    summarize,
+)
+from .payoffs import choose_payoff
+from .quadrature import Weighting, choose_rule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConnectionValues(PathValues):
+    """Values of connections, as `connection_values` found them.
+
+    Attributes:
+        check: the Gaussian step against drawn sub-networks; None if not asked for.
+    """
+
+    check: PathCheck | None = None
+
+
+def connection_values(
+    ensemble: Ensemble,
+    data: Any,
+    *,
+    key: PRNGKeyArray,
+    likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+    payoff: str | None = None,
+    temperature: float | int = 1.0,
+    path: str = "posterior",
+    weighting: Weighting = None,
+    num_nodes: int = 16,
+    num_samples: int = 3,
+    noise: str = "preactivations",
+    groups: Sequence[Any] | np.ndarray | None = None,
+    where: Where | None = None,
+    chunk_size: int | None = None,
+    num_checks: int = 16,
+) -> ConnectionValues:
+    r"""Shapley values of all connections at once, in units of the payoff.
+
+        φ_i = ∫₀¹ b(t) (1 − π_i) ∂f/∂q_i (t (1 − π)) dt,      f(q) = E v(S), S ~ q
+
+    Args:
+        ensemble: a trained ensemble, of any model that `mean_field` takes; or an
+            ordinary network as `Ensemble.from_points`.
+        data: arrays (x, y), the examples that the payoff averages over; one example is
+            data of length one.
+        key: a `jax.random.key`.
+        likelihood: as in `fit`.
+        payoff: as of `NeuronGame`; "accuracy" has no gradient and is refused.
+        temperature: of the free energy.
+        path: "posterior" (default) for the game averaged over the sub-networks of the
+            posterior, in which connections of π = 1 get nothing; "full" for the game in
+            which every slab can join.
+        weighting: b. None for Shapley values, "banzhaf" (t = ½ alone), a pair (a, b)
+            for a Beta density of t, or a function of t with mean 1.
+        num_nodes: nodes of the Gauss rule.
+        num_samples: draws of the noise for each example and node, at least 2.
+        noise: what is drawn. "preactivations" (default): z = G + ε Δ, independent for
+            each example and position. "weights": the weights, as Gaussians of the same
+            mean and variance, once for a chunk of examples. Where a weight is read more
+            than once (a convolution, a recurrence, attention, tying) its readings share
+            a gate; the default takes them as independent, this one does not. It costs
+            half as much a draw, and a draw says less, because a chunk shares it.
+        groups: a label for each example, such as its class: splits the values into
+            parts that add up, at the same cost.
+        where: ``where(path_name, leaf)``, the leaves with gates. Default: the random
+            weights; of an ordinary network, the arrays of two or more dimensions.
+        chunk_size: most examples in memory at once. Default: a sixteenth of them, from
+            16 to 256. More and smaller chunks make `rms` more precise.
+        num_checks: sub-networks grown connection by connection for the check of the
+            Gaussian step, on at most 256 of the examples; 0 leaves it out.
+
+    Returns:
+        `ConnectionValues`.
+
+    Raises:
+        ValueError: data without targets or that do not fit, a payoff without gradient,
+            fewer than two connections, groups of another length, too few draws, or a
+            payoff that is not finite (t and the example are named).
+        UnsupportedPrimitiveError: `mean_field` does not take the model.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jax.random.normal(jax.random.key(2), (64, 2)), jnp.arange(64) % 2
+        >>> credit = mf.connection_values(ensemble, data, key=jax.random.key(3))
+        >>> credit.values["layers/0/weight"].shape
+        (4, 2)
+        >>> total = sum(value.sum() for value in credit.values.values())
+        >>> bool(abs(total - (credit.payoff - credit.empty_payoff)) < 0.05)
+        True
+    """
+    x, y = checked_data(data)
+    outputs = check_batch(ensemble, likelihood, x, y)
+    check_settings(payoff, num_samples, chunk_size, num_checks)
+    require(
+        noise in NOISES,
+        f"`noise` must be 'preactivations' or 'weights'; got {noise!r}.",
+    )
+    rule = choose_rule(weighting, num_nodes)
+    labels, numbers = number_groups(groups, len(jax.tree.leaves(x)[0]))
+    opened, names = open_gates(ensemble, path, where)
+    game = Game(
+        network=opened,
+        likelihood=likelihood,
+        names=names,
+        payoff=choose_payoff(payoff, likelihood, outputs),
+        temperature=float(temperature),
+        noise=noise,
+    )
+    order_key, path_key, check_key = jax.random.split(key, 3)
+    chunks = cut(numbers, chunk_size, order_key)
+    integral = _integrate(
+        game,
+        x,
+        y,
+        chunks,
+        rule.nodes,
+        rule.weights,
+        1 if labels is None else len(labels),
+        num_samples,
+        path_key,
+    )
+    found = summarize(integral, names, chunks, rule, labels, game.payoff)
+    check = None
+    if num_checks:
+        check = check_path(game, integral, chunks, rule, x, y, num_checks, check_key)
+    return ConnectionValues(**vars(found), check=check)
+
+
+@eqx.filter_jit
+def _integrate(
+    game: Game,
+    x: Any,
+    y: Any,
+    chunks: Chunks,
+    nodes: Any,
+    weights: Any,
+    num_groups: int,
+    num_samples: int,
+    key: PRNGKeyArray,
+) -> Integral:
+    shapes = {name: game.network.weights()[name].shape for name in game.names}
+    return integrate(
+        game.earned,
+        shapes,
+        x,
+        y,
+        chunks,
+        jnp.asarray(nodes, jnp.float32),
+        jnp.asarray(weights, jnp.float32),
+        num_groups,
+        num_samples,
+        key,
+    )
