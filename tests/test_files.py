@@ -1,11 +1,12 @@
 import errno
 import os
 import subprocess
-import tempfile
+import sys
+import threading
 
 import pytest
 
-from meanfield.files import atomic_path, write_bytes, write_text
+from meanfield.files import atomic_path, locked, sweep, write_bytes, write_text
 
 
 def names(folder):
@@ -64,7 +65,7 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert target.read_text() == "new"
 
 
-@pytest.mark.parametrize("step", ["mkstemp", "fsync", "replace"])
+@pytest.mark.parametrize("step", ["open", "fsync", "replace"])
 def test_a_full_disk_at_any_step_says_so_and_keeps_the_old_file(
     tmp_path, monkeypatch, step
 ):
@@ -73,9 +74,12 @@ def test_a_full_disk_at_any_step_says_so_and_keeps_the_old_file(
 
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
-    with pytest.raises(OSError, match=r"disk is full: .*a\.txt.*untouched") as caught:
-        write_text(target, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(
+            OSError, match=r"disk is full: .*a\.txt.*untouched"
+        ) as caught:
+            write_text(target, "new")
     assert caught.value.errno == errno.ENOSPC
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
@@ -116,3 +120,65 @@ def test_a_disk_that_fills_up_while_writing_keeps_the_old_file(tiny_disk):
     assert names(tiny_disk) == ["weights.bin"]
     write_bytes(target, b"n" * 20_000)
     assert target.read_bytes() == b"n" * 20_000
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from meanfield.files import atomic_path, locked
+folder = Path(sys.argv[1])
+with locked(folder), atomic_path(folder / "a.txt"):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes)
+    assert process.stdout.readline() == b"ready\n"
+    (half,) = tmp_path.glob(".a.txt.*")
+    sweep(tmp_path)
+    assert half.exists()
+    with pytest.raises(BlockingIOError, match="another process is writing to"):
+        locked(tmp_path).__enter__()
+    process.kill()
+    process.communicate()
+    earlier = tmp_path / ".a.txt.ab_c3d4e.txt"
+    (others := tmp_path / ".b.txt.0123456789abcdef.part.txt").touch()
+    earlier.touch()
+    (mine := tmp_path / ".a.txt.notes.md").touch()
+    write_text(tmp_path / "a.txt", "whole")
+    assert not half.exists()
+    assert not earlier.exists()
+    assert others.exists()
+    sweep(tmp_path)
+    assert not others.exists()
+    assert mine.exists()
+    with locked(tmp_path):
+        pass
+
+
+def test_the_umask_is_never_set(tmp_path, monkeypatch):
+    """Setting it to read it would be seen by every other thread."""
+
+    def refuse(mask):
+        raise AssertionError("the umask belongs to the whole process")
+
+    monkeypatch.setattr(os, "umask", refuse)
+    write_text(tmp_path / "a.txt", "mine")
+
+
+def test_threads_can_write_one_file(tmp_path):
+    def write(text):
+        for _ in range(20):
+            write_text(tmp_path / "a.txt", text)
+
+    threads = [threading.Thread(target=write, args=(c * 500,)) for c in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a.txt").read_text() in ("a" * 500, "b" * 500)
+    assert names(tmp_path) == ["a.txt"]

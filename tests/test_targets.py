@@ -16,6 +16,7 @@ from meanfield import runs
 from meanfield.cli import main
 from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.data import Dataset, load
+from meanfield.deploy.formats.formats import load_predictor
 from meanfield.ensemble.networks import mlp
 from meanfield.runs.standardization import Standardization
 from meanfield.runs.tasks import build_likelihood, likelihood_of
@@ -147,9 +148,7 @@ def test_a_card_of_a_regression_is_in_the_units_of_the_data(
     card = json.loads((out / "card.json").read_text())
     targets, (entry,) = card["source"]["targets"], card["subnetworks"]
     run, data = runs.folder.open_run(prices)
-    outputs = mf.deploy.formats.load_predictor(out / entry["file"], "numpy")(
-        data.x_test
-    )
+    outputs = load_predictor(out / entry["file"], "numpy")(data.x_test)
     location = outputs[:, :2]
     y = np.asarray(targets["shift"]) + np.asarray(targets["scale"]) * location
     rmse = np.sqrt(np.mean((y - data.y_test) ** 2, axis=0, dtype=np.float64))

@@ -4,23 +4,19 @@ import dataclasses
 import os
 import re
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from meanfield.checks import require
+from meanfield.files import sweep
 from meanfield.tensors import fill_tree, load_arrays, save_tree
 
+from .fingerprint import differences
 from .sharding import come_home
-from .training import Recipe
 
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
-_HALF = re.compile(r"\.(best|epoch-\d+)\.safetensors\..*")
 
 
 @dataclasses.dataclass
@@ -71,7 +67,8 @@ class Checkpoint:
         """
         self._last_epoch, self._last_time = 0, time.monotonic()
         self._best = float("inf")
-        self._sweep()
+        if jax.process_index() == 0:
+            sweep(Path(self.folder))
         newest = self.newest()
         if newest is None:
             return None
@@ -82,18 +79,14 @@ class Checkpoint:
                 f"`checkpoint` is damaged: {error} Or delete it: the run then goes on "
                 "from the one before."
             ) from error
-        found = metadata.get("fingerprint", {})
-        different = [
-            f"`{name}` {found.get(name)} there, {fingerprint.get(name)} here"
-            for name in sorted(found.keys() | fingerprint.keys())
-            if found.get(name) != fingerprint.get(name)
-        ]
+        tree = fill_tree(arrays, tree, newest)
+        different = differences(metadata.get("fingerprint", {}), fingerprint)
         require(
             not different,
             f"`checkpoint` {newest} belongs to another run: {'; '.join(different)}. "
-            "Use the same settings, or another folder.",
+            "Use the same settings, or another folder. (The default optimizer's steps "
+            "follow the number of epochs.)",
         )
-        tree = fill_tree(arrays, tree, newest)
         self._last_epoch, self._best = metadata["epoch"], metadata["best"]
         return tree, metadata
 
@@ -122,44 +115,9 @@ class Checkpoint:
             for old in self._files()[: -self.keep]:
                 old.unlink()
 
-    def _sweep(self) -> None:
-        """Remove what a killed process left half-written."""
-        folder = Path(self.folder)
-        if jax.process_index() == 0 and folder.is_dir():
-            for path in folder.iterdir():
-                if _HALF.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
-
     def _files(self) -> list[Path]:
         folder = Path(self.folder)
         files = folder.iterdir() if folder.is_dir() else ()
-        return sorted(path for path in files if _NAME.fullmatch(path.name))
-
-
-def run_fingerprint(
-    recipe: Recipe, key: Any, batch_size: int, arrays: Any, patience: int | None
-) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with.
-
-    Whatever changes the shape of the state (architecture, optimizer) shows anyway.
-    """
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    data, checksum = jax.tree.leaves(arrays), 0
-    for array in data:
-        checksum = zlib.crc32(np.asarray(array, order="C").tobytes(), checksum)
-    steady = not callable(recipe.temperature)
-    return {
-        "key": np.asarray(jax.random.key_data(key) if typed else key).tolist(),
-        "num_data": recipe.num_data,
-        "batch_size": batch_size if arrays is not None else None,
-        "data_crc32": checksum if arrays is not None else None,
-        "parametrization": eqx.tree_pformat(recipe.parametrization),
-        "prior": eqx.tree_pformat(recipe.prior),
-        "temperature": recipe.temperature if steady else "schedule",
-        "early_stopping": patience is not None,
-        # None where nothing is asked for, as in runs from before there was a choice.
-        "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
-        "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
-        "augmented": True if recipe.augment is not None else None,
-        "drawn": list(recipe.fixed[0].drawn) or None,
-    }
+        found = {path: _NAME.fullmatch(path.name) for path in files}
+        epochs = {path: int(name[1]) for path, name in found.items() if name}
+        return sorted(epochs, key=epochs.__getitem__)

@@ -17,7 +17,8 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation.transformation import Noise
 
 from .arguments import check_arguments
-from .checkpoint import Checkpoint, run_fingerprint
+from .checkpoint import Checkpoint
+from .fingerprint import run_fingerprint
 from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
 from .loop import Loop
@@ -225,7 +226,15 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
     history, first = {}, 0
     if checkpoint is not None:
-        fingerprint = run_fingerprint(recipe, key, batch_size, arrays, patience)
+        fingerprint = run_fingerprint(
+            recipe,
+            state,
+            key,
+            data,
+            arrays,
+            batch_size=batch_size,
+            patience=patience,
+        )
         if rule is not None:
             fingerprint["prior"], fingerprint["epochs"] = str(rule), epochs
         tree = (state, best) if steering is None else (state, best, steering.memory)
@@ -261,9 +270,9 @@ def fit(
                     metadata["pressure"] = dataclasses.asdict(steering.pressure)
                     tree = (*tree, steering.memory)
                 checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
-            report = EpochReport(
-                epoch + 1, epochs, run.history, run.current, run.restrain
-            )
+            # A callback gets lists of its own: what it does to them stays with it.
+            history = {name: list(values) for name, values in run.history.items()}
+            report = EpochReport(epoch + 1, epochs, history, run.current, run.restrain)
             answers = [callback(report) for callback in callbacks]
             if any(answer is True for answer in answers):
                 stopped = "callback"

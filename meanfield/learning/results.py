@@ -35,7 +35,7 @@ class EpochReport:
     Attributes:
         epoch: number of epochs done.
         epochs: number of epochs asked for.
-        history: as in `FitResult`.
+        history: as in `FitResult`; a copy.
         get: builds the ensemble and the likelihood of this moment.
         restrain: sets the `restraint` of the epochs that follow.
     """
