@@ -119,6 +119,42 @@ def test_nulls_are_never_called_lognormal_at_two_thousand_weights(law):
     assert "lognormal" not in verdicts
 
 
+NEAR = {
+    "inverse Gaussian": lambda rng, n: stats.invgauss.rvs(
+        0.45, size=n, random_state=rng
+    ),
+    "Birnbaum-Saunders": lambda rng, n: stats.fatiguelife.rvs(
+        0.65, size=n, random_state=rng
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_near_rivals_are_refused_once_there_are_weights_enough(name):
+    rng = np.random.default_rng(11)
+    fits = [fit_microstructure(NEAR[name](rng, 20_000)) for _ in range(12)]
+    assert {fit.verdict for fit in fits} == {"not lognormal"}
+    assert all(f"BIC against {name} -" in fit.reason for fit in fits)
+    assert all(fit.best_rival == name for fit in fits)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_near_rival_that_cannot_be_told_is_named(name):
+    rng = np.random.default_rng(12)
+    width = {"inverse Gaussian": 0.05, "Birnbaum-Saunders": 0.2}[name]
+    family = {
+        "inverse Gaussian": stats.invgauss,
+        "Birnbaum-Saunders": stats.fatiguelife,
+    }
+    few = fit_microstructure(family[name].rvs(width, size=2000, random_state=rng))
+    assert few.verdict == "lognormal"
+    assert few.reason.startswith("Not told from ")
+    assert name in few.reason.split(" at n = 2000.")[0]
+    wide = fit_microstructure(rng.lognormal(0.0, 0.65, size=200_000))
+    assert wide.verdict == "lognormal"
+    assert "Not told" not in wide.reason
+
+
 def test_true_lognormals_are_missed_at_most_one_time_in_twenty():
     rng = np.random.default_rng(6)
     missed = 0
@@ -158,6 +194,12 @@ RIVALS = {
     "gamma": lambda w: stats.gamma.logpdf(w, *stats.gamma.fit(w, floc=0)),
     "generalized normal": lambda w: stats.halfgennorm.logpdf(
         w, *stats.halfgennorm.fit(w, floc=0)
+    ),
+    "inverse Gaussian": lambda w: stats.invgauss.logpdf(
+        w, *stats.invgauss.fit(w, floc=0)
+    ),
+    "Birnbaum-Saunders": lambda w: stats.fatiguelife.logpdf(
+        w, *stats.fatiguelife.fit(w, floc=0)
     ),
 }
 

@@ -25,12 +25,21 @@ def _gaussian_without_small(rng: np.random.Generator, size: int) -> np.ndarray:
     return draws[np.abs(draws) >= MIN_CUT][:size]
 
 
+def _birnbaum_saunders(rng: np.random.Generator, shape: float, size: int) -> np.ndarray:
+    return np.exp(2 * np.arcsinh(shape * rng.normal(size=size) / 2))
+
+
 DISTRIBUTIONS = {
     "gaussian": lambda rng, size: rng.normal(size=size),
     "laplace": lambda rng, size: rng.laplace(size=size),
     "student-3": lambda rng, size: rng.standard_t(3, size=size),
     "uniform": lambda rng, size: rng.uniform(-1, 1, size=size),
     "pruned-gaussian": _gaussian_without_small,
+    # Spreads of ln w of about 0.3 and 0.65: nearly lognormal, and told by size alone.
+    "inverse-gaussian-0.3": lambda rng, size: rng.wald(1.0, 1 / 0.09, size=size),
+    "inverse-gaussian-0.65": lambda rng, size: rng.wald(1.0, 1 / 0.45, size=size),
+    "birnbaum-saunders-0.3": lambda rng, size: _birnbaum_saunders(rng, 0.3, size),
+    "birnbaum-saunders-0.65": lambda rng, size: _birnbaum_saunders(rng, 0.67, size),
     "lognormal-0.30": lambda rng, size: rng.lognormal(-3.0, 0.30, size=size),
     "lognormal-0.65": lambda rng, size: rng.lognormal(-3.2225, 0.65, size=size),
     "lognormal-1.50": lambda rng, size: rng.lognormal(-3.0, 1.50, size=size),
@@ -78,7 +87,7 @@ def main() -> None:
             )
             rest = ", ".join(f"{v} {s:.1%}" for v, s in sorted(shares.items()))
             print(
-                f"{name:16s} n = {size:7d}  wrong {wrong:6.2%}  ({rest})  "
+                f"{name:22s} n = {size:7d}  wrong {wrong:6.2%}  ({rest})  "
                 f"{settings.draws} draws, {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
