@@ -138,7 +138,21 @@ def test_real_networks_are_placed_from_their_files(data_dir):
     assert found.symmetry.verdict == "broken"
 
 
-@pytest.mark.parametrize("other", ["LayerNorm_0/scale", "cell/lstm/bias", "attn/q"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "LayerNorm_0/scale",
+        "norms/0/weight",
+        "encoder.input_layernorm.weight",
+        "bn1_gamma",
+        "stem.running_mean",
+        "cell/lstm/bias",
+        "rnn.weight_hh_l0",
+        "LSTMCell_0/hf",
+        "attn/q",
+        "MultiHeadAttention_0/query",
+    ],
+)
 def test_networks_outside_the_theory_get_no_phase(other):
     rng = np.random.default_rng(0)
     net = {f"{i}/weight": rng.normal(size=(9, 9)) for i in range(3)}
@@ -152,6 +166,35 @@ def test_networks_outside_the_theory_get_no_phase(other):
     assert point.drawn is None
     assert point.weight_var is not None
     assert found.symmetry.verdict == plain.symmetry.verdict
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "abnormality_head.bias",
+        "normal/bias",
+        "norm_free_net/block/gain",
+        "turnnet/bias",
+        "inattention_score/bias",
+        "ebn/bias",
+    ],
+)
+def test_names_that_only_look_like_a_normalisation_change_no_verdict(other):
+    rng = np.random.default_rng(0)
+    net = {f"{i}/weight": rng.normal(size=(9, 9)) for i in range(3)}
+    plain = analyze_renormalization(net, key=jax.random.key(0))
+    found = analyze_renormalization(net | {other: np.ones(9)}, key=jax.random.key(0))
+    assert found.verdict == plain.verdict == "chaotic"
+    assert found.layers == plain.layers
+
+
+def test_a_dense_layer_called_norm_is_told_by_its_matrix():
+    rng = np.random.default_rng(0)
+    net = {f"{i}/weight": rng.normal(size=(9, 9)) for i in range(3)}
+    dense = {"norm/weight": rng.normal(size=(9, 9)), "norm/bias": np.ones(9)}
+    found = analyze_renormalization(net | dense, key=jax.random.key(0))
+    assert found.verdict == "chaotic"
+    assert found.layers["norm/weight"].drawn is not None
 
 
 def test_critical_points_are_found_for_every_shipped_activation():

@@ -1,4 +1,4 @@
-"""Tensors of a network by name: what the instruments of this room read.
+"""Tensors of a network by name: what the three instruments read.
 
 A network comes as a mapping of names to arrays, as an open npz file, as any JAX
 parameter tree, or as the weights of an ensemble. A spike-and-slab leaf has several
@@ -12,6 +12,7 @@ honest readings, and they need not share a distribution, so each is read on its 
 | `important`      | m of the important connections alone                |
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import named_leaves
 
+EMBEDDING = r"[a-z]*embed(s|der|ding|dings)?"
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -34,8 +37,8 @@ class Tensor:
         name: its path, such as ``layers/0/weight``.
         values: the numbers, in their own shape.
         kind: ``connections`` (two or more dimensions), ``embedding`` (the same, with
-            "embed" in its name) or ``vector`` (biases and norm scales). What is claimed
-            of connection weights is claimed of the first kind only.
+            "embed" or "embedding" in its name) or ``vector`` (biases and norm scales).
+            What is claimed of connection weights is claimed of the first kind only.
         reading: ``weights`` for plain arrays, else a row of the table above.
     """
 
@@ -128,6 +131,22 @@ def parent_name(name: str) -> str:
     return name[:cut] if cut >= 0 else ""
 
 
+def name_words(name: str) -> list[str]:
+    """Words of a path in lower case: cut at every mark, digit and inner capital.
+
+    Example:
+        >>> name_words("encoder/LayerNorm_0/ln1.weight_hh")
+        ['encoder', 'layer', 'norm', 'ln', 'weight', 'hh']
+    """
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return [word.lower() for word in words]
+
+
+def is_embedding(name: str) -> bool:
+    """Whether one of the words of a path says "embed" or "embedding"."""
+    return any(re.fullmatch(EMBEDDING, word) for word in name_words(name))
+
+
 def _leaves_in_order(tree: Any) -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return named_leaves(tree, is_leaf=is_spike_slab)
@@ -147,7 +166,7 @@ def _is_numeric(leaf: Any) -> bool:
 def _kind(name: str, leaf: Any) -> str:
     if leaf.ndim < 2:
         return "vector"
-    return "embedding" if "embed" in name.lower() else "connections"
+    return "embedding" if is_embedding(name) else "connections"
 
 
 def _spike_slab_readings(

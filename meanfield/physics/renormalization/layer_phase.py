@@ -2,9 +2,11 @@ r"""Place of one layer in the phase diagram of wide layers, with its uncertainty
 
 A verdict takes the sampling error along: "ordered" or "chaotic" when χ₁ lies on one
 side of 1 for two standard errors of σ_w² and σ_b²; else "critical" when that interval
-is narrower than 0.2, and "cannot tell" when it is not. Networks whose tensors' names
-tell of normalisation, recurrence or attention get "cannot tell" as well: the maps are
-those of plain layers. (Skip connections do not show in the names of weights.)
+is narrower than 0.2, and "cannot tell" when it is not. Networks with normalisation,
+recurrence or attention get "cannot tell" as well: the maps are those of plain layers.
+Recurrence and attention are told by the words of a tensor's path; a normalisation layer
+by such a word and its shape: it has vectors, and no matrix beside them. (Skip
+connections do not show in the names of weights.)
 """
 
 import math
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.ensemble.fan_in import fan_in
-from meanfield.physics.named_weights import parent_name
+from meanfield.physics.named_weights import name_words, parent_name
 from meanfield.spikeslab import is_spike_slab
 
 from .activations import Activation
@@ -25,12 +27,23 @@ from .fixed_points import FixedPoint, fixed_point
 MIN_WEIGHTS = 50
 CRITICAL_WIDTH = 0.2
 ROUNDING = 1e-9
-# Words that tell, in the names of tensors, what the theory of plain layers leaves out.
+# Words that tell, in the paths of tensors, what the theory of plain layers leaves out.
 OUTSIDE_THEORY = {
-    "normalised": r"norm|(?<![a-z])bn(?![a-z])|running_|moving_",
-    "recurrent": r"rnn|lstm|(?<![a-z])gru(?![a-z])",
-    "an attention network": r"attn|attention",
+    "recurrent": r"(bi|conv|simple|char)?(rnn|lstm|gru)(lm|cell)?|hh",
+    "an attention network": r"(self|cross|multihead)?(attn|attention|attentions|mha)",
 }
+NORMALISATION = (
+    r"(batch|layer|group|instance|rms|re)*(norms?|normali[sz]ation)|bn|ln|gn"
+)
+# Last names that normalisation layers alone give to what they keep of their data.
+STATISTICS = (
+    "running_mean",
+    "running_var",
+    "moving_mean",
+    "moving_var",
+    "moving_variance",
+    "num_batches_tracked",
+)
 CANNOT_TELL = "cannot tell"
 
 
@@ -67,15 +80,40 @@ class LayerPoint:
 
 
 def outside_theory(tensors: dict[str, Any]) -> str | None:
-    """Why the maps of plain dense and convolutional layers do not apply, or None."""
-    for name in tensors:
-        for kind, pattern in OUTSIDE_THEORY.items():
-            if re.search(pattern, name.lower()):
-                return (
-                    f"The network is {kind} ({name!r}): its signals do not follow the "
-                    "maps of plain layers, whatever σ_w² is."
-                )
+    """Why the maps of plain dense and convolutional layers do not apply, or None.
+
+    Args:
+        tensors: all tensors of the network by name.
+    """
+    matrices = {_layer_of(name) for name in tensors if _is_matrix(tensors[name])}
+    for name, tensor in tensors.items():
+        kinds = [kind for kind, word in OUTSIDE_THEORY.items() if _says(name, word)]
+        if not _is_matrix(tensor) and _layer_of(name) not in matrices:
+            own = [
+                part for part in re.split(r"[/.]", name) if re.search("[a-zA-Z]", part)
+            ]
+            if _says(" ".join(own[-2:]), NORMALISATION) or own[-1] in STATISTICS:
+                kinds = ["normalised"]
+        if kinds:
+            return (
+                f"The network is {kinds[0]} ({name!r}): its signals do not follow the "
+                "maps of plain layers, whatever σ_w² is."
+            )
     return None
+
+
+def _says(name: str, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, word) for word in name_words(name))
+
+
+def _layer_of(name: str) -> str:
+    """Path of a tensor's layer; of a name without a path, all but its last word."""
+    return parent_name(name) or name.rpartition("_")[0]
+
+
+def _is_matrix(tensor: Any) -> bool:
+    """Whether a tensor is longer than one in two or more dimensions."""
+    return sum(length > 1 for length in tensor.shape) >= 2
 
 
 def place_layer(

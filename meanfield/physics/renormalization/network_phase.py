@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.physics.named_weights import named_tensors
+from meanfield.physics.named_weights import is_embedding, named_tensors
 
 from .activations import Activation, find_activation
 from .fixed_points import fixed_point
@@ -104,7 +104,11 @@ def analyze_renormalization(
     """
     phi = find_activation(activation)
     tensors = named_tensors(weights)
-    connections = {n: w for n, w in tensors.items() if w.ndim >= 2 and "embed" not in n}
+    connections = {
+        name: weight
+        for name, weight in tensors.items()
+        if weight.ndim >= 2 and not is_embedding(name)
+    }
     require(
         bool(connections),
         "`weights` must hold a weight of two or more dimensions; got "
