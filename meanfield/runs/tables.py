@@ -1,7 +1,7 @@
 """The tables that a person sees after each command."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meanfield.deploy.shipping.card import shown_score
@@ -31,15 +31,16 @@ def run_table(metrics: Mapping[str, Any]) -> str:
             if name in scores
         ]
         lines.append(f"  {'  ' + scores['target']:<28}" + ", ".join(parts))
+    wide = _column(metrics.get("labels", {}), 24)
     if metrics.get("labels"):
         heads = ("important", "absent", "variable", "never learned")
-        lines += ["", f"  {'layer':<24}" + "".join(f"{head:>15}" for head in heads)]
+        lines += ["", f"  {'layer':<{wide}}" + "".join(f"{head:>15}" for head in heads)]
     for layer, fractions in metrics.get("labels", {}).items():
         never = metrics.get("never_learned", {}).get(layer)
         parts = [fractions[name] for name in ("important", "absent", "variable")]
         cells = "".join(f"{100 * part:>13.2f} %" for part in parts)
         cells += "" if never is None else f"{100 * never:>13.2f} %"
-        lines.append(f"  {layer:<24}{cells}")
+        lines.append(f"  {layer:<{wide}}{cells}")
     return "\n".join(lines)
 
 
@@ -47,12 +48,13 @@ def card_table(card: Mapping[str, Any]) -> str:
     """The table that a person sees after `sample`."""
     scores = [shown_score(entry) for entry in card["subnetworks"]]
     metric, width = scores[0][0], max(10, *(len(text) + 2 for _, text in scores))
-    head = f"  {'file':<26}{metric:>{width}}{'nll':>9}{'bytes':>12}{'weights':>10}"
+    wide = _column((entry["file"] for entry in card["subnetworks"]), 26)
+    head = f"  {'file':<{wide}}{metric:>{width}}{'nll':>9}{'bytes':>12}{'weights':>10}"
     lines = [head + f"{'µs, batch 1':>13}{'batch 256':>11}"]
     for entry, (_, score) in zip(card["subnetworks"], scores, strict=True):
         latency = entry.get("latency") or {}
         lines.append(
-            f"  {entry['file']:<26}{score:>{width}}{entry['nll']:>9.4f}"
+            f"  {entry['file']:<{wide}}{score:>{width}}{entry['nll']:>9.4f}"
             f"{entry['bytes']:>12,}{entry['num_nonzero']:>10,}"
             f"{latency.get('batch_1_us', float('nan')):>13.1f}"
             f"{latency.get('batch_256_us', float('nan')):>11.1f}"
@@ -62,7 +64,8 @@ def card_table(card: Mapping[str, Any]) -> str:
 
 def coalitions_table(found: Mapping[str, Any]) -> str:
     """The tables that a person sees after `coalitions`."""
-    head = f"  {'layer':<20}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
+    wide = _column(found["layers"], 20)
+    head = f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
     lines = [head + "   label game (important, absent, variable)"]
     for layer, entry in found["layers"].items():
         shares = ", ".join(
@@ -70,19 +73,21 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
             for name in ("important", "absent", "variable")
         )
         lines.append(
-            f"  {layer:<20}{len(entry['mask']):>9}{entry['size']:>8}"
+            f"  {layer:<{wide}}{len(entry['mask']):>9}{entry['size']:>8}"
             f"{entry['payoffs'][entry['size']]:>9.4f}{entry['payoffs'][-1]:>9.4f}"
             f"   {shares}"
         )
     lines += ["", "  important connections of a neuron, in and out"]
-    lines.append(f"  {'layer':<20}{'strong':>9}{'others':>8}{'effect':>9}{'p':>9}")
+    lines.append(f"  {'layer':<{wide}}{'strong':>9}{'others':>8}{'effect':>9}{'p':>9}")
     for layer, entry in found["layers"].items():
         test = entry["links"]["important_in_strong"]
         if test is None:
-            lines.append(f"  {layer:<20}   all neurons are on one side: no comparison")
+            lines.append(
+                f"  {layer:<{wide}}   all neurons are on one side: no comparison"
+            )
             continue
         lines.append(
-            f"  {layer:<20}{test['inside']:>9.2f}{test['outside']:>8.2f}"
+            f"  {layer:<{wide}}{test['inside']:>9.2f}{test['outside']:>8.2f}"
             f"{test['effect']:>9.2f}{test['p_value']:>9.4f}"
         )
     return "\n".join(lines)
@@ -91,34 +96,43 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
 def analysis_table(found: Mapping[str, Any]) -> str:
     """One table for each instrument, in words and numbers."""
     lines = ["  microstructure: is ln|w| normal?", ""]
-    lines.append(f"  {'tensor':<34}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")
+    wide = _column(found["microstructure"], 34)
+    lines.append(f"  {'tensor':<{wide}}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")
     for name, fit in found["microstructure"].items():
         mu, sigma = (_short(fit.get(part)) for part in ("mu", "sigma"))
         lines.append(
-            f"  {name:<34}{fit['verdict']:<16}{mu:>8}{sigma:>8}  "
+            f"  {name:<{wide}}{fit['verdict']:<16}{mu:>8}{sigma:>8}  "
             f"{textwrap.shorten(fit['reason'], 60, placeholder=' …')}"
         )
     renormalization = found["renormalization"]
     lines += ["", "  renormalization: layers in the phase diagram", ""]
     lines.append(f"  {renormalization['verdict']}: {renormalization['reason']}")
-    for name, layer in renormalization.get("layers", {}).items():
-        lines.append(f"  {name:<24}{layer['verdict']:<12}{layer['reason']}")
+    placed = renormalization.get("layers", {})
+    wide = _column(placed, 24)
+    for name, layer in placed.items():
+        lines.append(f"  {name:<{wide}}{layer['verdict']:<12}{layer['reason']}")
     complexity = found["complexity"]
     lines += ["", "  complexity: bits of the on/off pattern, effective dimension", ""]
     if "layers" not in complexity:
         lines.append(f"  {complexity['verdict']}: {complexity['reason']}")
         return "\n".join(lines)
-    head = f"  {'layer':<24}{'units':>7}{'sum bits':>10}{'joint bits':>12}"
+    wide = _column(complexity["layers"], 24)
+    head = f"  {'layer':<{wide}}{'units':>7}{'sum bits':>10}{'joint bits':>12}"
     lines.append(head + f"{'D_eff':>9}  verdict")
     for name, layer in complexity["layers"].items():
         joint = (layer.get("joint") or {}).get("bits")
         dimension = (layer.get("dimension") or {}).get("dimension")
         lines.append(
-            f"  {name:<24}{layer.get('num_units', 0):>7}"
+            f"  {name:<{wide}}{layer.get('num_units', 0):>7}"
             f"{_short(layer.get('marginal')):>10}{_short(joint):>12}"
             f"{_short(dimension):>9}  {layer.get('verdict', '')}"
         )
     return "\n".join(lines)
+
+
+def _column(names: Iterable[str], least: int) -> int:
+    """Width of a column that leaves two spaces after the longest name."""
+    return max([least, *(len(name) + 2 for name in names)])
 
 
 def _number(value: int | float) -> str:

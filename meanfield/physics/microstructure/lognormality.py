@@ -16,7 +16,9 @@ Any failure gives "not lognormal"; what lies between passing and failing gives "
 tell". A near rival (inverse Gaussian, Birnbaum-Saunders) can refuse the lognormal but
 not leave it open: where the weights are few or narrowly spread, no sample of that size
 tells the two apart, and the reason then says so, with the likelihood that separates
-them in nats per weight.
+them in nats per weight. Where ln w spreads by 0.65, some 2,000 weights refuse
+half of such samples and 20,000 all of 40; where it spreads by 0.3, 20,000 refuse about
+one in five (experiments/benchmarks/microstructure_power.py).
 
 The standard errors are those under the lognormal, √(6/n) and √(24/n). D₉₉ is the 99 %
 value for estimated parameters (Lilliefors), so that a true lognormal is refused once in
