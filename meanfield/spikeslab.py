@@ -94,7 +94,7 @@ class SpikeSlab(eqx.Module):
     once, an n-th part of it for each of its connections.
 
     Raises:
-        ValueError: shapes differ, π leaves [0, 1], Ξ is negative, m is not finite.
+        ValueError: shapes differ, π leaves [0, 1], Ξ is negative, m or Ξ is not finite.
 
     Example:
         >>> import jax, meanfield as mf
@@ -146,10 +146,12 @@ class SpikeSlab(eqx.Module):
             float("inf"),
             "It is a variance; square a standard deviation first.",
         )
-        if is_concrete(given["slab_mean"]):
+        for name in ("slab_mean", "slab_var"):
             require(
-                bool(np.isfinite(np.asarray(given["slab_mean"], np.float64)).all()),
-                "`slab_mean` must be finite; got NaN or infinity.",
+                not is_concrete(given[name])
+                or bool(np.isfinite(np.asarray(given[name], np.float64)).all()),
+                f"`{name}` must be finite; got NaN or infinity. Look where it was "
+                "computed: an overflow, or a division by 0.",
             )
         self.spike_prob = given["spike_prob"].astype(dtype)
         self.slab_mean = given["slab_mean"].astype(dtype)
@@ -270,7 +272,7 @@ class SpikeSlab(eqx.Module):
                 broadcasts, whose slab may have its own mean.
 
         Returns:
-            KL(q‖prior) of every weight, in nats.
+            KL(q‖prior) of every weight, in nats; in float32 for narrower weights.
 
         Example:
             >>> import meanfield as mf
@@ -311,7 +313,7 @@ class SpikeSlab(eqx.Module):
         same_point = (var <= 0) & (prior_var <= 0) & (mean == prior_mean)
         slab_fits = (prior_present > 0) & (both_wide | same_point)
         excluded = ((spike > 0) & (prior_spike <= 0)) | ((present > 0) & ~slab_fits)
-        return jnp.where(excluded, jnp.inf, finite).astype(self.dtype)
+        return jnp.where(excluded, jnp.inf, finite)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
         """Draw the weights: exact zeros with probability π, else N(m, Ξ)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
@@ -15,7 +16,7 @@ from meanfield.propagation.transformation import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
-from .frameworks import OpenedModel, open_model
+from .frameworks import OpenedModel, open_model, refuse_training_mode
 from .initial import (
     Initial,
     critical,
@@ -97,8 +98,9 @@ class Ensemble(eqx.Module):
             The ensemble at the start of learning.
 
         Raises:
-            ValueError: nothing in the model can be random, `initial` or `spikes` is
-                unknown, or `initial` needs a key and got none.
+            ValueError: nothing in the model can be random, or it is float16; a Flax
+                NNX module is in training mode; `initial`, `spikes` or `noise` is
+                unknown; or `initial` needs a key and got none.
             TypeError: `model` is none of the three kinds.
 
         Example:
@@ -108,6 +110,7 @@ class Ensemble(eqx.Module):
             >>> sorted(ensemble.weights())[0]
             'layers/0/weight'
         """
+        refuse_training_mode(model)
         opened = open_model(model)
         params, frozen = opened.params, opened.frozen
         start = _choose_initial(initial, key)
@@ -129,6 +132,13 @@ class Ensemble(eqx.Module):
             "`model` has no weight to make random: no floating-point array of two or "
             "more dimensions (or none that `where` accepts); its arrays are "
             f"{_describe(params)}. Check the model, or pass `where`.",
+        )
+        leaves = named_leaves(params)
+        narrow = [name for name in selected if leaves[name].dtype == jnp.float16]
+        require(
+            not narrow,
+            f"`model` has float16 weights {narrow}, whose variances leave the range of "
+            "float16. Widen them to float32, or to bfloat16, which has its range.",
         )
         fans = _fan_ins_of(model, opened)
         if example is not None:
@@ -165,6 +175,7 @@ class Ensemble(eqx.Module):
             model: as for `from_model`.
 
         Raises:
+            ValueError: a Flax NNX module is in training mode.
             TypeError: `model` is none of the three kinds.
 
         Example:
@@ -175,6 +186,7 @@ class Ensemble(eqx.Module):
             >>> bool((point(x, key=jax.random.key(1)) == ordinary(net, x)).all())
             True
         """
+        refuse_training_mode(model)
         opened = open_model(model)
         return cls(opened.params, opened.apply_fn, opened.rebuild, opened.frozen)
 

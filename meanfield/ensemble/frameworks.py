@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meanfield.checks import require
+from meanfield.program.steps import trace
 from meanfield.trees import named_leaves
 
 
@@ -66,11 +68,13 @@ def open_model(model: Any) -> OpenedModel:
     if nnx is not None and isinstance(model, nnx.Module):
         return _open_nnx(nnx, model)
     if isinstance(model, eqx.Module):
-        return OpenedModel("equinox", model, _apply_equinox, _infer_equinox, _same)
+        return OpenedModel(
+            "equinox", model, _apply_equinox, _infer_equinox, _same, _states(model)
+        )
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
         apply_fn, params = model
         params = jax.tree.map(_on_device, params)
-        frozen = _not_learned(params)
+        frozen = (*_not_learned(params), *_states(params))
         return OpenedModel(
             "function", params, apply_fn, apply_fn, _Pair(apply_fn), frozen
         )
@@ -114,12 +118,55 @@ def _not_learned(params: Any) -> tuple[str, ...]:
     return tuple(n for n in named_leaves(params) if not n.startswith("params/"))
 
 
+def _states(params: Any) -> tuple[str, ...]:
+    """Equinox keeps statistics in a `State`; what its layers start from is one, too."""
+    kinds = (eqx.nn.State, eqx.nn.StateIndex)
+    is_state = lambda node: isinstance(node, kinds)
+    marked = jax.tree.map(
+        lambda node: jax.tree.map(lambda _: is_state(node), node),
+        params,
+        is_leaf=is_state,
+    )
+    return tuple(name for name, marked in named_leaves(marked).items() if marked)
+
+
+def refuse_training_mode(model: Any) -> None:
+    """Refuse a Flax NNX module that draws a mask or moves statistics when it is called.
+
+    Its state would stay as it is: one mask for ever, and statistics that never move,
+    while what is shipped reads them.
+
+    Raises:
+        ValueError: the module, and how to put it into evaluation mode.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(model, nnx.Module):
+        return
+    walk = getattr(nnx, "iter_modules", lambda model: model.iter_modules())
+    for path, layer in walk(model):
+        name, kind = "/".join(map(str, path)), type(layer).__name__
+        rate = getattr(layer, "rate", getattr(layer, "dropout_rate", 0.0))
+        drops = isinstance(rate, int | float) and rate > 0
+        if drops and getattr(layer, "deterministic", True) in (False, None):
+            raise ValueError(_TRAINING.format(kind, name, "deterministic"))
+        if getattr(layer, "use_running_average", True) in (False, None):
+            raise ValueError(_TRAINING.format(kind, name, "use_running_average"))
+
+
+_TRAINING = (
+    "`model` has a {} at `{}` in training mode; its state would not be kept, and what "
+    "is shipped would not be the function that was trained. Put it into evaluation "
+    "mode with model.eval(), or set {}=True."
+)
+
+
 class _NNX(eqx.Module):
     """A Flax NNX module as a function of a flat dictionary of its arrays."""
 
     graph: Any = eqx.field(static=True)
     treedef: Any = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
+    counters: tuple[str, ...] = eqx.field(static=True)
 
     def rebuild(self, params: Mapping[str, Any]) -> Any:
         """The module with these arrays."""
@@ -128,8 +175,38 @@ class _NNX(eqx.Module):
         return nnx.merge(self.graph, jax.tree.unflatten(self.treedef, leaves))
 
     def apply(self, params: Mapping[str, Any], x: Any) -> Any:
-        """Outputs for a batch."""
-        return self.rebuild(params)(x)
+        """Outputs for a batch.
+
+        Raises:
+            ValueError: the module changes its state.
+        """
+        nnx = sys.modules["flax.nnx"]
+        module = self.rebuild(params)
+        outputs = module(x)
+        after = named_leaves(nnx.state(module))
+        changed = {
+            name
+            for name, leaf in zip(_nnx_names(after), after.values(), strict=True)
+            if name in params and leaf is not params[name]
+        }
+        counted = changed & set(self.counters)
+        changed -= counted
+        if counted and self.depends_on_counters(params, x):
+            changed = counted
+        require(
+            not changed,
+            f"`model` changes its state {sorted(changed)} when it is called; that "
+            "would be lost, and what is shipped would not be the function that was "
+            "trained. Put it into evaluation mode with model.eval(), or make it a "
+            "function without state.",
+        )
+        return outputs
+
+    def depends_on_counters(self, params: Mapping[str, Any], x: Any) -> bool:
+        """Whether the outputs depend on random keys; a state of zeros does not."""
+        program = trace(lambda params, x: self.rebuild(params)(x), dict(params), x)
+        reached = program.depending(program.leaves[name] for name in self.counters)
+        return any(output in reached for output in program.outputs)
 
     def infer(self, params: Mapping[str, Any], x: Any) -> Any:
         """Outputs for a batch in evaluation mode."""
@@ -140,10 +217,11 @@ class _NNX(eqx.Module):
 
 def _open_nnx(nnx: Any, model: Any) -> OpenedModel:
     graph, state = nnx.split(model)
-    learned = set(_nnx_names(nnx.state(model, nnx.Param)))
-    names = _nnx_names(state)
+    learned = set(_nnx_names(named_leaves(nnx.state(model, nnx.Param))))
+    names = _nnx_names(named_leaves(state))
     leaves, treedef = jax.tree.flatten(state)
-    network = _NNX(graph, treedef, tuple(names))
+    counters = _nnx_names(named_leaves(nnx.state(model, nnx.RngState)))
+    network = _NNX(graph, treedef, tuple(names), tuple(counters))
     params = dict(zip(names, leaves, strict=True))
     frozen = tuple(name for name in names if name not in learned)
     return OpenedModel(
@@ -151,5 +229,5 @@ def _open_nnx(nnx: Any, model: Any) -> OpenedModel:
     )
 
 
-def _nnx_names(state: Any) -> list[str]:
-    return [name.removesuffix("/value") for name in named_leaves(state)]
+def _nnx_names(named: Mapping[str, Any]) -> list[str]:
+    return [name.removesuffix("/value") for name in named]

@@ -45,7 +45,7 @@ def check_arguments(
     patience: int | None,
     accumulate: int,
     compute_dtype: Any,
-    num_data: int | None,
+    num_data: Any,
     sample_weight: Any,
     augment: Any,
 ) -> Arguments:
@@ -54,6 +54,12 @@ def check_arguments(
     Raises:
         ValueError: an argument does not fit; the message says which and why.
     """
+    require(
+        num_data is None or (num_data >= 1 and num_data == num_data // 1),
+        "`num_data` must be a whole number, at least 1; got "
+        f"{num_data}. It is the number of training examples that the KL term is "
+        "divided by.",
+    )
     arrays = array_data(data)
     validation = _check_numbers(epochs, batch_size, temperature, patience, validation)
     compute_dtype = _check_compute(accumulate, compute_dtype)
@@ -81,7 +87,7 @@ def check_arguments(
         "`num_data` is needed with a prior when `data` is an iterable: the KL term is "
         "divided by the number of training examples. Pass num_data=....",
     )
-    return Arguments(arrays, validation, num_data or 0, compute_dtype)
+    return Arguments(arrays, validation, int(num_data or 0), compute_dtype)
 
 
 def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any:

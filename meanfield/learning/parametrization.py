@@ -114,11 +114,13 @@ class Unconstrained(AbstractParametrization):
 
     def encode(self, weight: SpikeSlab) -> _Numbers:
         """Logit and logarithm, moved off certainty."""
-        edge = self.smallest_prob
-        prob = jnp.clip(weight.spike_prob, edge, 1 - edge)
-        var = jnp.maximum(weight.slab_var, self.smallest_std**2)
-        logit = jnp.log(prob) - jnp.log1p(-prob)
-        return _Numbers(logit, weight.slab_mean, 0.5 * jnp.log(var))
+        edge, dtype = self.smallest_prob, weight.dtype
+        wide = jnp.promote_types(dtype, jnp.float32)
+        prob = jnp.clip(weight.spike_prob.astype(wide), edge, 1 - edge)
+        var = jnp.maximum(weight.slab_var.astype(wide), self.smallest_std**2)
+        logit = (jnp.log(prob) - jnp.log1p(-prob)).astype(dtype)
+        log_std = (0.5 * jnp.log(var)).astype(dtype)
+        return _Numbers(logit, weight.slab_mean, log_std)
 
     def decode(self, numbers: _Numbers) -> SpikeSlab:
         """π = sigmoid(logit), Ξ = exp(2 ln √Ξ)."""

@@ -133,10 +133,11 @@ def losses(
         costs["penalty"] = recipe.restraint.penalty(whole, x)
     apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
     outputs = mean_field(apply_fn, noise=ensemble.noise)(ensemble.params, x, key=key)
-    if isinstance(y, Weighted):
-        nll = -jnp.mean(y.weights * log_prob(likelihood, outputs, y.targets))
-    else:
-        nll = -jnp.mean(log_prob(likelihood, outputs, y))
+    targets = y.targets if isinstance(y, Weighted) else y
+    log_probs = log_prob(likelihood, outputs, targets)
+    # A sum over many examples or weights needs more digits than bfloat16 has.
+    log_probs = log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32))
+    nll = -jnp.mean(y.weights * log_probs if isinstance(y, Weighted) else log_probs)
     kl, loss = jnp.zeros_like(nll), nll + sum(costs.values())
     if recipe.prior is not None:
         divergence = None
