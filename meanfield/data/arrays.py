@@ -45,6 +45,9 @@ def arrays(
         test_fraction: share of the rows kept for testing if the file has no test set.
         seed: of that split.
 
+    Returns:
+        A `Dataset`: training and test arrays, names of classes, and how it was read.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not an npz file, holds Python objects, lacks `x` or `y`, or

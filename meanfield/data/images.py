@@ -63,6 +63,12 @@ def digits() -> Dataset:
     Features are x/16, in [0, 1]. A fixed split, stratified by class (seed 0), keeps
     359 examples for testing.
 
+    Returns:
+        A `Dataset`: training and test arrays, names of classes, and how it was read.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is missing.
+
     Example:
         >>> from meanfield.data import digits
         >>> digits().x_test.shape
@@ -95,10 +101,19 @@ def mnist(*, data_dir: str | os.PathLike | None = None) -> Dataset:
             its subfolder `mnist`. None means $MEANFIELD_DATA and, where that is not
             set, a download into the user's cache.
 
+    Returns:
+        A `Dataset`: training and test arrays, names of classes, and how it was read.
+
     Raises:
         FileNotFoundError: files are missing, or cannot be downloaded; the message
             says which to put where.
         ValueError: a file is damaged, or a downloaded one has the wrong hash.
+
+    Example:
+        >>> from meanfield import data
+        >>> digits = data.mnist(data_dir="mnist")  # doctest: +SKIP
+        >>> digits.x_train.shape  # doctest: +SKIP
+        (60000, 784)
 
     References:
         LeCun, Bottou, Bengio & Haffner 1998.
@@ -112,10 +127,19 @@ def fashion_mnist(*, data_dir: str | os.PathLike | None = None) -> Dataset:
     Args:
         data_dir: as for `mnist`, with the subfolder `fashion_mnist`.
 
+    Returns:
+        A `Dataset`: training and test arrays, names of classes, and how it was read.
+
     Raises:
         FileNotFoundError: files are missing, or cannot be downloaded; the message
             says which to put where.
         ValueError: a file is damaged, or a downloaded one has the wrong hash.
+
+    Example:
+        >>> from meanfield import data
+        >>> clothes = data.fashion_mnist(data_dir="fashion")  # doctest: +SKIP
+        >>> clothes.x_train.shape  # doctest: +SKIP
+        (60000, 784)
 
     References:
         Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747.

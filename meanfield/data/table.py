@@ -20,7 +20,7 @@ MAX_NUMBERED_CLASSES = 20
 
 
 def read_table(path: str | os.PathLike) -> pd.DataFrame:
-    """Rows of a CSV file as texts, missing cells as NaN.
+    r"""Rows of a CSV file as texts, missing cells as NaN.
 
     Quoted fields, a byte-order mark and any line ending are understood; the text is
     UTF-8 and the separator a comma.
@@ -28,10 +28,21 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     Args:
         path: of the file.
 
+    Returns:
+        A frame of texts.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, not UTF-8, or not a rectangular table with different
             headings.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from meanfield import data
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = path.write_text("age,town\n31,Ulm\n47,\n")
+        >>> data.read_table(path)["age"].tolist()
+        ['31', '47']
     """
     path = Path(path)
     if not path.is_file():
@@ -76,7 +87,7 @@ def table(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """Read a CSV table and split it into training and test rows.
+    r"""Read a CSV table and split it into training and test rows.
 
     A column is numbers if all its cells are, else categories. Numbers are standardised
     by the mean and standard deviation of the training rows, categories become one
@@ -96,10 +107,22 @@ def table(
         test_fraction: share of the rows kept for testing (stratified by class).
         seed: of the split.
 
+    Returns:
+        A `Dataset`: training and test arrays, names of classes, and how it was read.
+
     Raises:
         ValueError: no such target, missing or infinite values (row and column named),
             a column of numbers with stray texts, too many categories, one class only,
             targets that are not what their task says (row and column named).
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from meanfield import data
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> rows = [f"{i},{'yes' if i % 2 else 'no'}" for i in range(20)]
+        >>> _ = path.write_text("\n".join(["number,odd", *rows]))
+        >>> data.table(path, target="odd").class_names
+        ('no', 'yes')
     """
     frame = read_table(path)
     names = list(frame.columns)

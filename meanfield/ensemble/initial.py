@@ -51,6 +51,15 @@ def critical(
 
     Raises:
         ValueError: an argument leaves its range.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(400, 1, 400, 1, key=jax.random.key(0))
+        >>> start = mf.ensemble.critical(gain=1.0)
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1), initial=start)
+        >>> weight = ensemble.weights()["layers/0/weight"]
+        >>> round(float(400 * (weight.var + weight.mean**2).mean()), 1)
+        1.0
     """
     require(gain > 0, f"`gain` must be positive; got {gain}. 2 is critical for ReLU.")
     require(0 <= slab_share < 1, f"`slab_share` must lie in [0, 1); got {slab_share}.")
@@ -76,6 +85,21 @@ def from_weights(slab_share: float = 0.01, spike_prob: float = 0.0) -> Initial:
     Args:
         slab_share: slab variance as a fraction of ⟨w²⟩ of the tensor.
         spike_prob: π at the start, in [0, 1).
+
+    Returns:
+        A function of (path name, point value, fan-in, key) that makes a `SpikeSlab`.
+
+    Raises:
+        ValueError: an argument leaves its range.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
+        >>> start = mf.ensemble.from_weights(slab_share=0.1)
+        >>> ensemble = mf.Ensemble.from_model(net, initial=start)
+        >>> weight = ensemble.weights()["layers/0/weight"]
+        >>> bool((weight.slab_mean == net.layers[0].weight).all())
+        True
     """
     require(slab_share >= 0, f"`slab_share` must not be negative; got {slab_share}.")
     require(0 <= spike_prob < 1, f"`spike_prob` must lie in [0, 1); got {spike_prob}.")

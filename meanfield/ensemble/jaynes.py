@@ -188,8 +188,19 @@ def jaynes_initial(
         sigma: σ of ln|m|.
         slab_share: part of the second moment that is slab variance, in [0, 1).
 
+    Returns:
+        A function of (path name, point value, fan-in, key) that makes a `SpikeSlab`.
+
     Raises:
         ValueError: `slab_share` out of range.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
+        >>> start = mf.ensemble.jaynes_initial()
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1), initial=start)
+        >>> bool((ensemble.weights()["layers/0/weight"].slab_mean != 0).all())
+        True
     """
     require(0 <= slab_share < 1, f"`slab_share` must lie in [0, 1); got {slab_share}.")
 

@@ -27,7 +27,7 @@ def mlp(
 
     Example:
         >>> import jax
-        >>> from meanfield.networks import mlp
+        >>> from meanfield.ensemble.networks import mlp
         >>> network = mlp((4, 8, 3), key=jax.random.key(0))
         >>> [layer.out_features for layer in network.layers]
         [8, 3]

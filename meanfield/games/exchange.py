@@ -89,6 +89,9 @@ def stable_coalition(
         >>> values = np.array([1.0, 1.5, 1.5])
         >>> mf.games.stable_coalition(copies, values, 2).mask.tolist()
         [True, False, True]
+
+    References:
+        This search is ours: a local search by exchanges among the best candidates.
     """
     values = np.asarray(getattr(shapley, "values", shapley), np.float64)
     require(

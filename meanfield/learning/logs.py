@@ -24,6 +24,9 @@ def log_csv(path: str | os.PathLike) -> Callable[[Any], None]:
     Args:
         path: where the file goes.
 
+    Returns:
+        The callback.
+
     Example:
         >>> import meanfield as mf
         >>> callbacks = [mf.learning.log_csv("history.csv")]  # of `mf.fit`
@@ -51,6 +54,9 @@ def log_json(stream: TextIO | None = None) -> Callable[[Any], None]:
 
     Args:
         stream: where to; standard output by default.
+
+    Returns:
+        The callback.
 
     Example:
         >>> import meanfield as mf

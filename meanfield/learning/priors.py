@@ -204,6 +204,16 @@ def posterior_as_prior(
 
     Returns:
         A mapping that `fit` and `total_kl` take as `prior`.
+
+    Raises:
+        ValueError: an argument leaves its range.
+
+    Example:
+        >>> import meanfield as mf
+        >>> weights = {"weight": mf.SpikeSlab([0.0, 1.0], [2.0, 0.0], [0.0, 1.0])}
+        >>> softened = mf.learning.posterior_as_prior(weights)["weight"]
+        >>> [round(float(prob), 2) for prob in softened.spike_prob]
+        [0.01, 0.99]
     """
     require(
         0 < smallest_prob < 0.5 and smallest_scale > 0,

@@ -24,6 +24,9 @@ def device_mesh(data: int, model: int = 1) -> Mesh:
         data: devices that every batch is split over.
         model: devices that wide weights are split over.
 
+    Returns:
+        A `jax.sharding.Mesh` with the axes "data" and "model".
+
     Raises:
         ValueError: there are not so many devices.
 

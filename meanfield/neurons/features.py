@@ -44,6 +44,9 @@ def coalition_features(
         >>> mf.neurons.coalition_features(ensemble, "layers/1", jnp.ones((7, 4)),
         ...                       mask=strong).shape
         (7, 5)
+
+    References:
+        The coalition is that of Bouchaffra et al. 2024, arXiv:2410.12264.
     """
     x = input_arrays(x, "x")
     check_inputs(ensemble, x, "x")

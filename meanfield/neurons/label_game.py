@@ -59,6 +59,18 @@ def label_game(
 
     Raises:
         ValueError: the layer has no labelled weights.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(2), (8, 4))
+        >>> labels = mf.label_connections(ensemble)
+        >>> data = x, jax.numpy.arange(8) % 3
+        >>> game = mf.neurons.label_game(
+        ...     ensemble, "layers/0", labels, data, key=jax.random.key(3))
+        >>> game.counts["variable"]
+        32
     """
     names = [name for name in labels.labels if name.rpartition("/")[0] == layer]
     require(

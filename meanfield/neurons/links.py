@@ -86,6 +86,9 @@ def neuron_links(
         layer: a dense layer or a convolution, as for `NeuronGame`.
         x: a batch of inputs (one example is enough), to follow the network with.
 
+    Returns:
+        `NeuronLinks`: by label, one count a unit, in and out.
+
     Raises:
         ValueError: no such layer; a recurrent layer, whose gates share their units.
 
@@ -133,6 +136,9 @@ def link_test(
         counts: connections of every unit, such as ``links.total("important")``.
         key: a `jax.random.key`.
         num_shuffles: shuffles of the coalition.
+
+    Returns:
+        A `LinkTest`: effect size, p-value and what was compared.
 
     Raises:
         ValueError: shapes that differ, or nobody inside or outside.

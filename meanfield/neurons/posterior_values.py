@@ -88,6 +88,10 @@ def posterior_shapley_values(
         >>> found = mf.neurons.posterior_shapley_values(game, key=jax.random.key(4))
         >>> found.posterior_scale.shape
         (4,)
+
+    References:
+        Mitchell et al. 2022, arXiv:2104.12199 (antithetic permutations). Telling
+        the two errors apart is ours.
     """
     n, draws = game.num_players, game.num_samples
     check_settings(level, 1, None)

@@ -64,6 +64,9 @@ def readout_values(
         >>> x = jax.random.normal(jax.random.key(2), (8, 2))
         >>> mf.neurons.readout_values(ensemble, "layers/0", (x, x[:, 0])).shape
         (4,)
+
+    References:
+        The closed form is ours; it follows from the values of a quadratic game.
     """
     x, y = array_pair(data)
     require(

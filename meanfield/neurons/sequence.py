@@ -77,6 +77,10 @@ def play_layers(
         >>> data = jax.random.normal(jax.random.key(2), (8, 2)), jnp.arange(8) % 2
         >>> sorted(mf.neurons.play_layers(ensemble, data, data, key=jax.random.key(3)))
         ['layers/0', 'layers/1']
+
+    References:
+        Bouchaffra et al. 2024, arXiv:2410.12264 (a forward pass is a sequence of
+        games); the order of play and its certificates are ours.
     """
     if layers is None:
         names = [name.rpartition("/")[0] for name in ensemble.weights()]

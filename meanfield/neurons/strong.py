@@ -74,6 +74,10 @@ def soft_membership(
         >>> mask = np.array([True, False])
         >>> soft_membership(np.array([3.0, 1.0]), mask, temperature=1.0).round(3)
         array([0.731, 0.269])
+
+    References:
+        Bouchaffra et al. 2024, arXiv:2410.12264 (neurons under a Gibbs
+        distribution); this form is ours.
     """
     phi, inside = np.asarray(values, np.float64), np.asarray(mask, bool)
     require(
@@ -118,6 +122,20 @@ def strong_coalition(
 
     Raises:
         ValueError: values of another number of units, or a number out of range.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(2), (32, 4))
+        >>> game = mf.NeuronGame(ensemble, layer="layers/0", data=(x, x.argmax(1) % 3))
+        >>> shapley = mf.shapley_values(game, game.num_players, key=jax.random.key(3))
+        >>> mf.strong_coalition(game, shapley).mask.shape
+        (8,)
+
+    References:
+        Bouchaffra et al. 2024, arXiv:2410.12264 (only the strong coalition
+        propagates); the test that certifies it is ours.
     """
     values = np.asarray(getattr(shapley, "values", shapley), np.float64)
     n = game.num_players

@@ -20,6 +20,12 @@ def complexity(
         layers: as in `ComplexityReport.to_dict()["layers"]`; a layer that was not
             measured is left out.
         axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
     """
     measured = {n: e for n, e in layers.items() if e["marginal"] is not None}
     require(

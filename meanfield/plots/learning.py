@@ -24,8 +24,16 @@ def training_history(
         axis: where to draw.
         names: entries to draw; those that a run does not have are left out.
 
+    Returns:
+        The axis.
+
     Raises:
         ValueError: the history has none of the names.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.plots.training_history({"nll": [1.0, 0.5, 0.3]}).get_xlabel()
+        'epoch'
     """
     titles = {
         "nll": "training",
@@ -65,6 +73,18 @@ def reliability_diagram(
         counts: examples of each bin; an empty one is not drawn. The area of a point
             grows with it, and bars give Wilson's 95 % interval of the accuracy.
         axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.reliability_diagram([0.3, 0.8], [0.4, 0.8], [10, 90])
+        >>> axis.get_xlabel()
+        'confidence'
     """
     confidence, accuracy, counts = (
         np.asarray(part, float) for part in (confidence, accuracy, counts)
@@ -102,6 +122,18 @@ def predictions(
         std: (examples,) predictive standard deviations.
         axis: where to draw.
         name: of what is predicted.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.predictions([1.0, 2.0], [1.1, 1.9], [0.1, 0.2])
+        >>> len(axis.lines) > 0
+        True
     """
     observed, mean, std = (np.asarray(part, float) for part in (observed, mean, std))
     require(
@@ -138,6 +170,19 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
     Args:
         levels: by target, P(Y ≤ y) of every example under its predictive distribution.
         axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> import numpy as np
+        >>> axis = mf.plots.interval_coverage({"price": np.linspace(0, 1, 50)})
+        >>> len(axis.lines) > 0
+        True
     """
     require(bool(levels), "`levels` is empty; give the levels of one target at least.")
     axis = axis or new_axis(4.0, 4.0)

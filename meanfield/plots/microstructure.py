@@ -21,7 +21,26 @@ VERDICT_STYLE: dict[str, dict[str, Any]] = {
 
 
 def log_magnitudes(values: Any, fit: Microstructure, axis: Axes | None = None) -> Axes:
-    """Histogram of ln|w| with the fitted normal, and a Gaussian of the same rms."""
+    """Histogram of ln|w| with the fitted normal, and a Gaussian of the same rms.
+
+    Args:
+        values: weights of a tensor.
+        fit: its entry in `analyze_microstructure`.
+        axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Example:
+        >>> import meanfield as mf
+        >>> import jax, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> weights = {"a": rng.lognormal(-3, 0.7, 2000)}
+        >>> fits = mf.physics.analyze_microstructure(weights, key=jax.random.key(0))
+        >>> axis = mf.plots.log_magnitudes(weights["a"], fits["a"])
+        >>> axis.get_xlabel()
+        'ln|w|'
+    """
     axis = axis or new_axis()
     if fit.mu is None or fit.sigma is None:
         return _say(axis, f"{fit.verdict}: {fit.reason}")
@@ -46,7 +65,26 @@ def log_magnitudes(values: Any, fit: Microstructure, axis: Axes | None = None) -
 def log_magnitude_quantiles(
     values: Any, fit: Microstructure, axis: Axes | None = None
 ) -> Axes:
-    """Normal Q-Q plot of ln|w|: a lognormal is the straight line."""
+    """Normal Q-Q plot of ln|w|: a lognormal is the straight line.
+
+    Args:
+        values: weights of a tensor.
+        fit: its entry in `analyze_microstructure`.
+        axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Example:
+        >>> import meanfield as mf
+        >>> import jax, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> weights = {"a": rng.lognormal(-3, 0.7, 2000)}
+        >>> fits = mf.physics.analyze_microstructure(weights, key=jax.random.key(0))
+        >>> axis = mf.plots.log_magnitude_quantiles(weights["a"], fits["a"])
+        >>> len(axis.lines) > 0
+        True
+    """
     axis = axis or new_axis()
     if fit.mu is None or fit.sigma is None:
         return _say(axis, f"{fit.verdict}: {fit.reason}")
@@ -65,6 +103,13 @@ def utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes | None = None) -> 
     """Effective utility over bins, shifted to mean 0: level at equilibrium.
 
     Error bars are the Poisson noise of the counts.
+
+    Args:
+        arbitrages: by name, as `analyze_microstructure` gives them in `.arbitrage`.
+        axis: where to draw.
+
+    Returns:
+        The axis.
     """
     axis = axis or new_axis()
     for name, found in arbitrages.items():
@@ -86,7 +131,25 @@ def utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes | None = None) -> 
 def microstructure_verdicts(
     fits: Mapping[str, Microstructure], axis: Axes | None = None
 ) -> Axes:
-    """σ of ln|w| against skewness, by verdict, with the Gaussian null marked."""
+    """σ of ln|w| against skewness, by verdict, with the Gaussian null marked.
+
+    Args:
+        fits: as `analyze_microstructure` gives them.
+        axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Example:
+        >>> import meanfield as mf
+        >>> import jax, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> weights = {"a": rng.lognormal(-3, 0.7, 2000)}
+        >>> fits = mf.physics.analyze_microstructure(weights, key=jax.random.key(0))
+        >>> axis = mf.plots.microstructure_verdicts(fits)
+        >>> len(axis.collections) + len(axis.lines) > 0
+        True
+    """
     axis = axis or new_axis()
     for verdict, style in VERDICT_STYLE.items():
         chosen = [f for f in fits.values() if f.verdict == verdict and f.sigma]

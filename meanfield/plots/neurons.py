@@ -29,6 +29,18 @@ def payoff_curves(
         x: sizes; 0, 1, 2, … if left out.
         x_label: what x is.
         y_label: what the values are.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.payoff_curves({"by value": [0.1, 0.6, 0.9]})
+        >>> axis.get_ylabel()
+        'payoff'
     """
     require(len(curves) > 0, "`curves` is empty; there is nothing to draw.")
     axis = axis or new_axis()
@@ -63,6 +75,18 @@ def shapley_values(
         intervals: (players, 2), low and high ends.
         axis: where to draw.
         mask: boolean (players,), the members of a coalition, drawn as full circles.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.shapley_values([0.1, 0.5, 0.3])
+        >>> len(axis.lines) > 0
+        True
     """
     values = np.asarray(values, float)
     require(
@@ -110,6 +134,18 @@ def coalition_network(
         weights: from each layer to the next, (units, next units).
         axis: where to draw.
         most_lines: how many lines to draw between two layers.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.coalition_network({"a": [True, False], "b": [True, True]})
+        >>> [label.get_text().split()[0] for label in axis.get_xticklabels()]
+        ['a', 'b']
     """
     require(len(masks) > 0, "`masks` is empty; there is nothing to draw.")
     inside = {name: np.asarray(mask, bool) for name, mask in masks.items()}

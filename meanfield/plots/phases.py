@@ -27,7 +27,25 @@ def phase_diagram(
     activation: str | Activation = "tanh",
     max_bias_var: float = 0.3,
 ) -> Axes:
-    """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points."""
+    """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points.
+
+    Args:
+        results: by name, as `analyze_renormalization` gives them.
+        axis: where to draw.
+        activation: φ of the line.
+        max_bias_var: largest σ_b² of the line.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: an unknown activation.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.plots.phase_diagram().get_xlabel()
+        'σ_w²'
+    """
     axis = axis or new_axis()
     phi = find_activation(activation)
     # The line starts like a square root: put most points near 0.
@@ -67,6 +85,24 @@ def decimation_flow(
 
     Points run along lines of constant q*; arrows show one step. A chaotic start
     (orange) stops where no single layer does what two of them do.
+
+    Args:
+        starts: (σ_w², σ_b²) of every flow.
+        axis: where to draw.
+        activation: φ.
+        num_steps: decimations of each.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: a start without a finite fixed point, or an unknown activation.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.decimation_flow([(1.5, 0.05)], num_steps=2)
+        >>> axis.get_ylabel()
+        'σ_b²'
     """
     axis = axis or new_axis()
     phi = find_activation(activation)
@@ -103,7 +139,15 @@ def decimation_flow(
 def measured_flow(
     levels: Sequence[Sequence[EffectiveLayer]], axis: Axes | None = None
 ) -> Axes:
-    """χ₁ of effective layers by block size; filled where the single layer fits."""
+    """χ₁ of effective layers by block size; filled where the single layer fits.
+
+    Args:
+        levels: as `decimate_network` gives them.
+        axis: where to draw.
+
+    Returns:
+        The axis.
+    """
     axis = axis or new_axis()
     for level in levels:
         for layer in level:
@@ -131,7 +175,25 @@ def critical_slabs(
     bias_var: float = 0.05,
     slab_vars: Sequence[float] = (0.0, 0.5),
 ) -> Axes:
-    """Critical N E m² of a spike-and-slab layer against π, for every reading."""
+    """Critical N E m² of a spike-and-slab layer against π, for every reading.
+
+    Args:
+        axis: where to draw.
+        activation: φ.
+        bias_var: σ_b².
+        slab_vars: N Ξ of every curve.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: an unknown activation.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.plots.critical_slabs().get_xlabel()
+        'π, probability that a connection is absent'
+    """
     axis = axis or new_axis()
     spikes = np.linspace(0, 0.8, 41)
     styles = ("-", "--", ":", "-.")

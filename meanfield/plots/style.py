@@ -19,7 +19,20 @@ MARKERS = "os^Dv<>P"
 
 
 def new_axis(width: float = 5.0, height: float = 3.6) -> Axes:
-    """An axis on a figure of its own; sizes in inches."""
+    """An axis on a figure of its own; sizes in inches.
+
+    Args:
+        width: of the figure.
+        height: of the figure.
+
+    Returns:
+        The axis.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.plots.new_axis(4.0, 3.0).figure.get_size_inches().tolist()
+        [4.0, 3.0]
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure.subplots()
 
@@ -35,6 +48,10 @@ def save(axis: Axes, path: str | os.PathLike, dpi: int = 150) -> None:
     Raises:
         ValueError: the ending is no picture format.
         OSError: the disk is full or the folder not writable; the old file stays.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.plots.save(mf.plots.new_axis(), "empty.png")
     """
     figure: Any = axis.figure
     kind = Path(path).suffix.removeprefix(".").lower()

@@ -37,6 +37,18 @@ def landscape(
         axis: where to draw.
         max_points: connections drawn; of a larger layer an even sample, the same each
             time.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: the weights are empty.
+
+    Example:
+        >>> import meanfield as mf
+        >>> weight = mf.SpikeSlab([0.0, 0.5], [1.0, 0.2], [0.0, 0.1])
+        >>> len(mf.plots.landscape(weight).collections)
+        1
     """
     axis = axis or new_axis()
     spike, mean, var = (
@@ -82,6 +94,19 @@ def label_fractions(
     Args:
         fractions: as `ConnectionLabels.fractions`: layer to label to part.
         axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> parts = {"important": 0.2, "variable": 0.5, "absent": 0.3}
+        >>> axis = mf.plots.label_fractions({"layers/0": parts})
+        >>> axis.get_ylabel()
+        'part of the connections'
     """
     require(len(fractions) > 0, "`fractions` is empty; there is nothing to draw.")
     axis = axis or new_axis(width=max(4.0, 1.5 + 0.9 * len(fractions)))
@@ -117,6 +142,18 @@ def entropy_by_layer(
         entropies: layer to nats per weight; or several such curves by name. A value may
             be a sequence over runs: then mean and standard deviation are drawn.
         axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Raises:
+        ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> axis = mf.plots.entropy_by_layer({"layers/0": -1.0, "layers/1": 0.5})
+        >>> axis.get_ylabel()
+        'entropy (nats per weight)'
     """
     require(len(entropies) > 0, "`entropies` is empty; there is nothing to draw.")
     axis = axis or new_axis()
@@ -147,6 +184,21 @@ def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
     Args:
         perturbation: what `meanfield.credit.perturb_connections` returned.
         axis: where to draw.
+
+    Returns:
+        The axis.
+
+    Example:
+        >>> import meanfield as mf
+        >>> import equinox as eqx, jax
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jax.random.normal(jax.random.key(2), (8, 4)), jax.numpy.arange(8) % 3
+        >>> damage = mf.credit.perturb_connections(
+        ...     ensemble, mf.label_connections(ensemble), data, key=jax.random.key(3),
+        ...     fractions=[0.0, 1.0], num_samples=2)
+        >>> mf.plots.perturbation_curves(damage).get_xlabel()
+        'fraction changed'
     """
     axis = axis or new_axis()
     available = perturbation.num_available

@@ -80,6 +80,12 @@ def reliability_curve(
     Raises:
         ValueError: no probabilities, labels out of range, or no bins.
 
+    Example:
+        >>> import numpy as np, meanfield as mf
+        >>> probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
+        >>> round(mf.prediction.reliability_curve(probs, np.array([0, 0, 1, 0])).ece, 3)
+        0.25
+
     References:
         Guo et al. 2017, arXiv:1706.04599.
     """
@@ -106,6 +112,12 @@ def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
 
     Raises:
         ValueError: shapes differ, or an entry is NaN.
+
+    Example:
+        >>> import meanfield as mf
+        >>> curve = mf.prediction.selective_curve([0.1, 0.2, 0.9, 0.8], [0, 0, 1, 0])
+        >>> curve.risk.tolist()
+        [0.0, 0.0, 0.0, 0.25]
 
     References:
         Geifman & El-Yaniv 2017, arXiv:1705.08500.

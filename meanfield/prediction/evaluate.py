@@ -210,6 +210,15 @@ def predict(
 
     Raises:
         ValueError: the inputs do not fit the model, or there is no interval.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> x = jax.random.normal(jax.random.key(2), (5, 4))
+        >>> prediction = mf.predict(ensemble, x, key=jax.random.key(3))
+        >>> prediction.mean.shape, bool((prediction.epistemic >= 0).all())
+        ((5, 3), True)
     """
     x = input_arrays(x, "x")
     check_inputs(ensemble, x, "x")

@@ -128,6 +128,12 @@ def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> 
 def load_run(folder: str | os.PathLike) -> Run:
     """Open a run folder.
 
+    Args:
+        folder: made by `meanfield train`.
+
+    Returns:
+        A `Run`: its ensemble, likelihood and settings.
+
     Raises:
         FileNotFoundError: the folder, or a file that every run has, is missing.
         ValueError: a file is damaged, or comes from a newer version.

@@ -122,9 +122,26 @@ def save_archive(
 def load_archive(path: str | os.PathLike) -> Archive:
     """Read an archive.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        An `Archive`: the arrays, and what the file says of itself.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it was changed or truncated, is newer, or is no archive.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> drawn = mf.deploy.sample_subnetworks(ensemble, 1, key=jax.random.key(2))
+        >>> data = jax.random.normal(jax.random.key(3), (8, 4)), jax.numpy.arange(8) % 3
+        >>> _ = mf.deploy.ship(drawn, "archived", data=data, measure=False)
+        >>> archive = mf.deploy.load_archive("archived/subnetwork-0.safetensors")
+        >>> sorted(archive.arrays)[0]
+        'layers/0/bias'
     """
     stored, about = load_arrays(path)
     require(
@@ -173,6 +190,18 @@ def load_subnetwork(path: str | os.PathLike, like: Any) -> tuple[Any, Archive]:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, newer, or belongs to another structure.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> drawn = mf.deploy.sample_subnetworks(ensemble, 1, key=jax.random.key(2))
+        >>> data = jax.random.normal(jax.random.key(3), (8, 4)), jax.numpy.arange(8) % 3
+        >>> _ = mf.deploy.ship(drawn, "loaded", data=data, measure=False)
+        >>> model, archive = mf.deploy.load_subnetwork(
+        ...     "loaded/subnetwork-0.safetensors", like=net)
+        >>> type(model).__name__
+        'MLP'
     """
     archive = load_archive(path)
     network = as_network(like)

@@ -111,6 +111,16 @@ def check_shipped(folder: str | os.PathLike, *, like: Any = None) -> list[Checke
         FileNotFoundError: a file is missing.
         ValueError: a file is not the one that was shipped, or its outputs differ.
         ImportError: a runtime is missing; the message names the extra.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> drawn = mf.deploy.sample_subnetworks(ensemble, 1, key=jax.random.key(2))
+        >>> data = jax.random.normal(jax.random.key(3), (8, 4)), jax.numpy.arange(8) % 3
+        >>> _ = mf.deploy.ship(drawn, "checked", data=data, format="npz", measure=False)
+        >>> len(mf.deploy.check_shipped("checked"))
+        1
     """
     folder = Path(folder)
     card = load_card(folder)

@@ -87,6 +87,16 @@ def ship(
         ValueError: no networks, an unknown format, validation data that are the test
             data, or a check that fails.
         ImportError: an optional package is missing; the message names the extra.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> drawn = mf.deploy.sample_subnetworks(ensemble, 2, key=jax.random.key(2))
+        >>> data = jax.random.normal(jax.random.key(3), (8, 4)), jax.numpy.arange(8) % 3
+        >>> card = mf.deploy.ship(drawn, "out", data=data, format="npz", measure=False)
+        >>> [entry["file"] for entry in card["subnetworks"]]
+        ['subnetwork-0.npz', 'subnetwork-1.npz']
     """
     format, out = canonical(format), Path(out)
     require(len(subnetworks) > 0, "`subnetworks` is empty; draw at least one.")

@@ -87,6 +87,9 @@ def sample_subnetworks(
             layer, by the layer's path, as `strong_coalition` gives them. Units outside
             are held at their mean when the network is shrunk.
 
+    Returns:
+        One `Subnetwork` a draw: the model, its masks and their hash.
+
     Raises:
         ValueError: an unknown rule, K < 1, or a rule without what it needs.
 

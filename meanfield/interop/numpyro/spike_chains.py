@@ -78,6 +78,17 @@ def add_spikes(
 
     Raises:
         ValueError: ρ outside (0, 1).
+
+    Example:
+        >>> import jax, meanfield as mf, numpyro
+        >>> import numpyro.distributions as dist
+        >>> def model():
+        ...     return numpyro.sample("w", dist.Normal(0.0, 1.0))
+        >>> spiked = mf.numpyro.add_spikes(model, inclusion_prob=0.2)
+        >>> trace = numpyro.handlers.trace(
+        ...     numpyro.handlers.seed(spiked, jax.random.key(0))).get_trace()
+        >>> round(float(trace["w"]["fn"].inclusion_prob), 2)
+        0.2
     """
     require(
         0 < inclusion_prob < 1,
@@ -118,6 +129,13 @@ def as_prior(
 
     Raises:
         ValueError: an unknown kind, or an entry of variance 0, which has no density.
+
+    Example:
+        >>> import meanfield as mf
+        >>> weights = {"weight": mf.SpikeSlab([0.5], [2.0], [1.0])}
+        >>> prior = mf.numpyro.as_prior(weights)["weight"]
+        >>> prior.mean.tolist(), prior.variance.round(6).tolist()
+        ([1.0], [1.5])
     """
     makers = {"moments": _moments, "slab": _slab, "spike_and_slab": _law}
     require(
@@ -155,6 +173,15 @@ def init_to_ensemble(
 
     Returns:
         An `init_strategy` for `numpyro.infer.NUTS`.
+
+    Example:
+        >>> import meanfield as mf, numpyro
+        >>> import numpyro.distributions as dist
+        >>> weights = {"w": mf.SpikeSlab([0.0], [2.0], [1.0])}
+        >>> def model():
+        ...     numpyro.sample("w", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        >>> start = mf.numpyro.init_to_ensemble(weights)
+        >>> kernel = numpyro.infer.NUTS(model, init_strategy=start)
     """
     if key is None:
         return init_to_value(values={site_name(n): w.mean for n, w in weights.items()})

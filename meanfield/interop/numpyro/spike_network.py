@@ -52,6 +52,9 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         A function of a batch, drawing fresh noise at every call. It needs a handler
         that seeds, as SVI and `Predictive` have.
 
+    Raises:
+        ValueError: a name that is taken, or a network that cannot become an ensemble.
+
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro
         >>> import numpyro.distributions as dist
@@ -104,6 +107,17 @@ def ensemble_from_params(
 
     Raises:
         ValueError: a parameter of the network is missing.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro, meanfield as mf
+        >>> network = eqx.nn.MLP(3, 1, 8, 1, key=jax.random.key(0))
+        >>> def model(x):
+        ...     return mf.numpyro.spike_slab_module("net", network)(x)
+        >>> seeded = numpyro.handlers.seed(model, jax.random.key(1))
+        >>> trace = numpyro.handlers.trace(seeded).get_trace(jnp.ones((5, 3)))
+        >>> params = {k: v["value"] for k, v in trace.items() if v["type"] == "param"}
+        >>> list(mf.numpyro.ensemble_from_params("net", network, params).weights())
+        ['layers/0/weight', 'layers/1/weight']
     """
     ensemble = _as_ensemble(network)
     missing = sorted(set(_starts(name, ensemble)) - set(params))
@@ -142,6 +156,17 @@ def random_spike_slab_module(
 
     Raises:
         ValueError: a prior that learns its numbers, or lacks a weight.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro, meanfield as mf
+        >>> network = eqx.nn.MLP(3, 1, 8, 1, key=jax.random.key(0))
+        >>> def model(x):
+        ...     prior = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
+        ...     return mf.numpyro.random_spike_slab_module("net", network, prior)(x)
+        >>> seeded = numpyro.handlers.seed(model, jax.random.key(1))
+        >>> trace = numpyro.handlers.trace(seeded).get_trace(jnp.ones((5, 3)))
+        >>> trace["net/layers/0/weight"]["value"].shape
+        (8, 3)
     """
     ensemble = _as_ensemble(network)
     require(point_scale > 0, f"`point_scale` must be positive; got {point_scale}.")
