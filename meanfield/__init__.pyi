@@ -37,6 +37,7 @@ from .learning.results import FitResult as FitResult
 from .learning.selective import Selective as Selective
 from .neurons.neuron_game import NeuronGame as NeuronGame
 from .neurons.strong import strong_coalition as strong_coalition
+from .neurons.unit_values import unit_values as unit_values
 from .prediction.evaluate import (
     Metrics as Metrics,
     Prediction as Prediction,

@@ -201,7 +201,7 @@ def check_settings(
 
 
 def number_groups(
-    groups: Sequence[Any] | np.ndarray | None, num_examples: int
+    groups: Any, num_examples: int
 ) -> tuple[list[Hashable] | None, Int[np.ndarray, " examples"]]:
     """Names of the groups, and the number of the group of every example.
 

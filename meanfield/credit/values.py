@@ -23,13 +23,11 @@ References:
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
@@ -75,7 +73,7 @@ def connection_values(
     num_nodes: int = 16,
     num_samples: int = 3,
     noise: str = "preactivations",
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Any = None,
     where: Where | None = None,
     chunk_size: int | None = None,
     num_checks: int = 16,

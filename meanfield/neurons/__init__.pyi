@@ -17,3 +17,4 @@ from .training.coalition_training import (
     CoalitionResult as CoalitionResult,
     train_coalitions as train_coalitions,
 )
+from .unit_values import UnitValues as UnitValues, unit_values as unit_values

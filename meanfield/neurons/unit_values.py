@@ -1,0 +1,231 @@
+r"""The credit of every neuron at once: Shapley values from a few backward passes.
+
+Players are the units of one layer, or of all of them; a unit outside the coalition is
+held at its mean activation, or at zero, as in `NeuronGame`. With half-open gates
+
+    φ_j = ∫₀¹ ∂f/∂s_j (t, …, t) dt,    f(s) = E v(S), unit j in S with probability s_j,
+
+a backward pass gives the integrand for all units. The gate of a unit is Gaussian, of
+the mean and variance of the coin it stands for, and all that read the unit see the same
+gate: the pre-activations of the next layer are correlated as they are in the game. What
+is neglected is that a sum over few coins is not Gaussian. `check` measures it.
+
+The layer sums of a game of all layers say where the payoff is made: values add up from
+units to layers to the payoff.
+
+References:
+    Owen 1972, Management Science 18:64. Ghorbani & Zou 2020, arXiv:2002.09815 (neuron
+    Shapley). Ancona, Öztireli & Gross 2019, arXiv:1903.10992 (Shapley values of inputs
+    by propagating the moments of a random coalition).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.credit.path_check import PathCheck, check_path
+from meanfield.credit.path_integral import Chunks, Integral, cut, integrate
+from meanfield.credit.path_values import (
+    PathValues,
+    check_settings,
+    checked_data,
+    number_groups,
+    summarize,
+)
+from meanfield.credit.payoffs import choose_payoff
+from meanfield.credit.quadrature import Weighting, choose_rule
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.batches import check_batch
+from meanfield.learning.likelihoods import Categorical
+from meanfield.program.steps import Program, trace
+from meanfield.program.units import Units, find_units
+from meanfield.program.wiring import layer_names
+
+from .unit_gates import UnitGame, with_rests
+
+REPLACEMENTS = ("mean", "zero")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnitValues(PathValues):
+    """Values of the units of some layers, as `unit_values` found them.
+
+    Attributes:
+        check: the Gaussian gates against drawn coalitions; None if not asked for.
+    """
+
+    check: PathCheck | None = None
+
+
+def unit_values(
+    ensemble: Ensemble,
+    data: Any,
+    *,
+    key: PRNGKeyArray,
+    layer: str | Sequence[str] | None = None,
+    likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+    payoff: str | None = None,
+    temperature: float | int = 1.0,
+    replacement: str = "mean",
+    weighting: Weighting = None,
+    num_nodes: int = 8,
+    num_samples: int = 8,
+    groups: Any = None,
+    chunk_size: int | None = None,
+    num_checks: int = 0,
+) -> UnitValues:
+    r"""Shapley values of the units of a layer, or of all layers in one game.
+
+        φ_j = ∫₀¹ b(t) ∂f/∂s_j (t, …, t) dt
+
+    Args:
+        ensemble: a trained ensemble, of which the network of posterior means plays; or
+            an ordinary network as `Ensemble.from_points`, such as a drawn one.
+        data: arrays (x, y), the examples that the payoff and the rests average over.
+        key: a `jax.random.key`.
+        layer: a layer, as for `NeuronGame` (units of a dense layer, channels of a
+            convolution, units of a recurrent cell), or several, whose units then play
+            one game. Default: every layer that has units and does not give the outputs.
+        likelihood: as in `fit`.
+        payoff: as of `NeuronGame`; "accuracy" has no gradient and is refused.
+        temperature: of the free energy.
+        replacement: "mean" activation (default) or "zero" for units outside. With
+            several layers the means are those of the whole network.
+        weighting: b, as for `connection_values`.
+        num_nodes: nodes of the Gauss rule.
+        num_samples: draws of the gates for each example and node, at least 2.
+        groups: a label for each example: splits the values into parts that add up.
+        chunk_size: most examples in memory at once.
+        num_checks: orders of the units drawn for the check of the Gaussian gates, on at
+            most 256 of the examples.
+
+    Returns:
+        `UnitValues`, by layer.
+
+    Raises:
+        ValueError: a layer that does not exist or whose units cannot be gated (it is
+            named), fewer than two units, or as for `connection_values`.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
+        >>> net = eqx.nn.MLP(2, 2, 4, 2, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jax.random.normal(jax.random.key(2), (32, 2)), jnp.arange(32) % 2
+        >>> found = mf.unit_values(ensemble, data, key=jax.random.key(3))
+        >>> {layer: value.shape for layer, value in found.values.items()}
+        {'layers/0': (4,), 'layers/1': (4,)}
+    """
+    x, y = checked_data(data)
+    outputs = check_batch(ensemble, likelihood, x, y)
+    check_settings(payoff, num_samples, chunk_size, num_checks)
+    require(
+        replacement in REPLACEMENTS,
+        f"`replacement` must be 'mean' or 'zero'; got {replacement!r}.",
+    )
+    rule = choose_rule(weighting, num_nodes)
+    labels, numbers = number_groups(groups, len(jax.tree.leaves(x)[0]))
+    params = ensemble.mean_params()
+    one = jax.tree.map(lambda leaf: leaf[:1], x)
+    units = _choose_layers(trace(ensemble.apply_fn, params, one), layer)
+    order_key, path_key, check_key = jax.random.split(key, 3)
+    chunks = cut(numbers, chunk_size, order_key)
+    game = UnitGame(
+        params=params,
+        likelihood=likelihood,
+        rests=None,
+        apply_fn=ensemble.apply_fn,
+        names=tuple(units),
+        sizes=tuple(own.size for own in units.values()),
+        payoff=choose_payoff(payoff, likelihood, outputs),
+        temperature=float(temperature),
+        replacement=replacement,
+    )
+    game = with_rests(game, x, chunks)
+    groups_count = 1 if labels is None else len(labels)
+    integral = _integrate(
+        game,
+        x,
+        y,
+        chunks,
+        rule.nodes,
+        rule.weights,
+        groups_count,
+        num_samples,
+        path_key,
+    )
+    found = summarize(integral, game.names, chunks, rule, labels, game.payoff)
+    check = None
+    if num_checks:
+        check = check_path(game, integral, chunks, rule, x, y, num_checks, check_key)
+    return UnitValues(**vars(found), check=check)
+
+
+@eqx.filter_jit
+def _integrate(
+    game: UnitGame,
+    x: Any,
+    y: Any,
+    chunks: Chunks,
+    nodes: Any,
+    weights: Any,
+    num_groups: int,
+    num_samples: int,
+    key: PRNGKeyArray,
+) -> Integral:
+    return integrate(
+        game.earned,
+        {name: (size,) for name, size in zip(game.names, game.sizes, strict=True)},
+        x,
+        y,
+        chunks,
+        jnp.asarray(nodes, jnp.float32),
+        jnp.asarray(weights, jnp.float32),
+        num_groups,
+        num_samples,
+        key,
+    )
+
+
+def _choose_layers(
+    program: Program, layer: str | Sequence[str] | None
+) -> dict[str, Units]:
+    """The units of the layers that play."""
+    if layer is not None:
+        names = [layer] if isinstance(layer, str) else list(layer)
+        units = {name: find_units(program, name) for name in names}
+    else:
+        units = _all_layers(program)
+    count = sum(own.size for own in units.values())
+    require(
+        count >= 2,
+        f"`layer` must name layers of two units or more together; got {count} in "
+        f"{sorted(units)} of the layers {layer_names(program)}.",
+    )
+    return units
+
+
+def _all_layers(program: Program) -> dict[str, Units]:
+    """Every layer with units of its own that does not give the outputs.
+
+    Look-ups, and layers whose results mix units, have none. Layers that drive the same
+    state, such as the gates of a recurrent cell, count once.
+    """
+    found: dict[str, Units] = {}
+    seen = set()
+    for name in layer_names(program):
+        try:
+            own = find_units(program, name)
+        except ValueError:
+            continue
+        places = frozenset((reading.place, reading.loop) for reading in own.readings)
+        last = any(p in program.outputs and loop is None for p, loop in places)
+        if places and not last and places not in seen:
+            seen.add(places)
+            found[name] = own
+    return found
