@@ -8,6 +8,7 @@ from scipy import stats
 
 import meanfield as mf
 from meanfield.credit import bounds, removal
+from meanfield.credit.connections import connections
 from meanfield.credit.nested_sets import NestedSets, ranks_of
 
 KEY = jax.random.key(3)
@@ -153,9 +154,8 @@ def test_a_planted_network_is_labelled_as_planted():
     """Features that never come, or nearly, can go; the frequent ones carry it."""
     often = np.array([0.45, 0.45, 0.0992, 0.0004, 0.0004, 0.0])
     x, y = features(6000, 1, often)
-    found = mf.label_connections(
-        voters(np.full(6, 3.0)), data=(x, y), key=KEY, epsilon=0.01
-    )
+    ensemble = voters(np.full(6, 3.0))
+    found = mf.label_connections(ensemble, data=(x, y), key=KEY, epsilon=0.01)
     important, absent, variable = (int(label) for label in mf.Label)
     assert (
         found.labels["w"][:, 0].tolist() == [important] * 2 + [variable] + [absent] * 3
@@ -174,6 +174,10 @@ def test_a_planted_network_is_labelled_as_planted():
     assert len(certificate.certified_on) == certificate.num_examples == 4000
     for part in (found.values, found.rms, found.inclusion_prob):
         assert part["w"].shape == (6, 1)
+    (table,) = connections(ensemble, found)
+    assert np.array_equal(table.value, found.values["w"][:, 0])
+    assert np.array_equal(table.rms, found.rms["w"][:, 0])
+    assert table.label.tolist() == ["important"] * 2 + ["variable"] + ["absent"] * 3
     assert (found.rms["w"] >= 0).all()
     assert found.inclusion_prob["w"][0, 0] == 1
 

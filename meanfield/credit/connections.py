@@ -29,7 +29,8 @@ def connections(
     Yields:
         Tables with the columns `layer` (path name), `index_0`, `index_1`, … (position
         in the weight array; missing beyond its dimensions), `spike_prob`, `slab_mean`,
-        `slab_var`, `label` (in words) and, if known, `never_learned`.
+        `slab_var`, `label` (in words) and, if known, `never_learned`; with certified
+        labels also `value` (the credit φ) and `rms`.
 
     Raises:
         ValueError: the labels belong to another ensemble.
@@ -62,6 +63,9 @@ def connections(
         }
         if labels.never_learned is not None:
             columns["never_learned"] = np.ravel(labels.never_learned[name])
+        for column, credit in (("value", labels.values), ("rms", labels.rms)):
+            if credit is not None:
+                columns[column] = np.ravel(credit[name])
         for start in range(0, weight.size, chunk):
             rows = np.arange(start, min(start + chunk, weight.size))
             place = np.unravel_index(rows, weight.shape)
