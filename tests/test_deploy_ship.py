@@ -21,7 +21,7 @@ from meanfield.deploy.shipping.subnetworks import hash_masks, sample_subnetworks
 
 pytest.importorskip("onnxruntime")
 KEY = jax.random.key(0)
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/ship.md"
 
 
 def network(key=KEY):
@@ -392,8 +392,8 @@ def test_what_fails_half_way_leaves_no_folder(ensemble, data, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("format", ["safetensors", "npz", "onnx", "stablehlo"])
-def test_the_readme_loads_each_format(format, ensemble, data, tmp_path):
-    rows = [line for line in README.read_text().splitlines() if line.startswith("| `")]
+def test_the_page_on_shipping_loads_each_format(format, ensemble, data, tmp_path):
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     (row,) = [row for row in rows if f"`{format}`" in row.split("|")[1]]
     lines = row.split("|")[2].split("`")[1:6:2]
     out = tmp_path / "shipped"
