@@ -33,10 +33,11 @@ def arrays(
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
     `x_train` and `y_train` are understood too. Features are used as they are, except
-    images of bytes (uint8), which are divided by 255; anything past the first axis is
-    made flat. One `y` an example is a label if it is whole numbers, booleans or texts
-    (the classes are its different values in order). Several whole numbers or booleans
-    are answers if all are 0 or 1. All else is targets of a regression.
+    bytes (uint8) and images of whole numbers from 0 to 255, which are divided by 255;
+    anything past the first axis is made flat. One `y` an example is a label if it is
+    whole numbers, booleans or texts (the classes are its different values in order).
+    Several whole numbers or booleans are answers if all are 0 or 1. All else is targets
+    of a regression.
 
     Args:
         path: of the file. It is never unpickled.
@@ -66,7 +67,8 @@ def arrays(
     held = _read(Path(path))
     x, y = _pair(held, path, ("x", "y") if "x" in held else ("x_train", "y_train"))
     image_shape = x.shape[1:] if x.ndim > 2 else None
-    x, class_names = _flat(x), _class_names(y, path, task)
+    divisor = _divisor(held, path)
+    x, class_names = _flat("x", x, divisor), _class_names(y, path, task)
     # Before the split, so that the row named is the row of the file.
     require_finite("x", x, None)
     labels = _encode(y, class_names, "y")
@@ -80,7 +82,7 @@ def arrays(
         require_task("y", labels, task, None)
     if "x_test" in held or "y_test" in held:
         x_test, y_test = _pair(held, path, ("x_test", "y_test"))
-        x_train, y_train, x_test = x, labels, _flat(x_test)
+        x_train, y_train, x_test = x, labels, _flat("x_test", x_test, divisor)
         y_test = _encode(y_test, class_names, "y_test")
         require(
             x_test.shape[1:] == x.shape[1:] and y_test.shape[1:] == labels.shape[1:],
@@ -110,7 +112,8 @@ def arrays(
         y_test=y_test,
         class_names=class_names,
         image_shape=image_shape,
-        provenance=f"arrays of {Path(path).name}",
+        provenance=f"arrays of {Path(path).name}"
+        + (f", inputs divided by {divisor}" if divisor != 1 else ""),
     )
 
 
@@ -162,10 +165,39 @@ def _pair(
     return x, y
 
 
-def _flat(x: np.ndarray) -> np.ndarray:
-    scale = np.float32(255 if x.dtype == np.uint8 else 1)
+def _divisor(held: dict[str, np.ndarray], path: str | os.PathLike) -> int:
+    """255 for bytes and for images whose numbers are bytes, else 1; one for both sets.
+
+    Raises:
+        ValueError: one set is bytes and the other is not.
+    """
+    sets = {n: held[n] for n in ("x", "x_train", "x_test") if n in held}
+    bytes_ = {name: x.dtype == np.uint8 for name, x in sets.items()}
+    require(
+        len(set(bytes_.values())) == 1,
+        f"the inputs of {path} must all be bytes (uint8, divided by 255) or none; got "
+        f"{ {name: str(x.dtype) for name, x in sets.items()} }. Save them in one type.",
+    )
+    return 255 if all(map(_holds_bytes, sets.values())) else 1
+
+
+def _holds_bytes(x: np.ndarray) -> bool:
+    if x.dtype == np.uint8:
+        return True
+    if x.ndim < 3 or x.size == 0 or x.dtype.kind not in "iuf":
+        return False
+    return bool(x.min() >= 0 and 1 < x.max() <= 255 and (x == np.round(x)).all())
+
+
+def _flat(name: str, x: np.ndarray, divisor: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows float32 is refused as infinite
-        return x.reshape(len(x), -1).astype(np.float32) / scale
+        flat = x.reshape(len(x), -1).astype(np.float32)
+    require(
+        not (x.dtype.kind == "f" and x.any() and not flat.any()),
+        f"`{name}` holds numbers too small for float32, the largest "
+        f"{np.abs(x).max() if x.size else 0:g}. Scale them first.",
+    )
+    return flat / np.float32(divisor)
 
 
 def _class_names(
@@ -231,5 +263,5 @@ def _texts(values: np.ndarray) -> list[str]:
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8")
     if values.dtype.kind == "f" and (values == np.round(values)).all():
-        values = values.astype(np.int64)
+        return [str(int(value)) for value in values.tolist()]
     return [str(value) for value in values.tolist()]

@@ -9,6 +9,8 @@ from jaxtyping import Float32, Float64, Int32
 
 from meanfield.checks import first_bad, require
 
+_COMMA_NUMBER = r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?"
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -151,7 +153,14 @@ def cells_of(frame: pd.DataFrame, name: str) -> pd.Series:
             "heading). Missing values are not guessed: fill in or drop such rows. (A "
             "category spelled like 'NA' or 'None' reads as missing: rename it.)"
         )
-    return cells
+    return one_spelling(cells)
+
+
+def one_spelling(cells: pd.Series) -> pd.Series:
+    """True, TRUE and true as one text, where a column holds only truth values."""
+    lower = cells.str.lower()
+    mixed = lower.isin(["true", "false"]).all() and cells.nunique() > lower.nunique()
+    return lower if mixed else cells
 
 
 def truths(cells: pd.Series) -> pd.Series:
@@ -197,13 +206,37 @@ def class_texts(cells: pd.Series) -> pd.Series:
     as_numbers = _parse(cells)
     whole = np.isfinite(as_numbers) & (as_numbers == np.round(as_numbers))
     texts = [
-        str(int(number)) if is_whole else text
+        str(_whole(text, number)) if is_whole else text
         for text, number, is_whole in zip(cells, as_numbers, whole, strict=True)
     ]
     return pd.Series(texts, index=cells.index, dtype=object)
 
 
+def _whole(text: str, number: float) -> int:
+    """The whole number that a text spells; past 2⁵³ a float holds only some of them."""
+    try:
+        return int(text)
+    except ValueError:
+        return int(number)
+
+
+def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
+    """Raise where all cells are numbers, some of them with a comma for the point."""
+    plain = is_number(cells)
+    rest: Any = cells[~plain]
+    if len(rest) and rest.str.fullmatch(_COMMA_NUMBER).all():
+        (row,) = first_bad(~plain)
+        raise ValueError(
+            f"column {name!r} holds numbers with a decimal comma, such as "
+            f"{cells.iloc[row]!r} in row {row} (counted from 0 below the heading). "
+            "Write them with a point."
+        )
+
+
 def _codes(cells: pd.Series, name: str, categories: tuple[str, ...]) -> np.ndarray:
+    if {category.lower() for category in categories} == {"true", "false"}:
+        spelled = {category.lower(): category for category in categories}
+        cells = cells.map(lambda text: spelled.get(text.lower(), text))
     codes = np.asarray(pd.Index(categories).get_indexer(pd.Index(cells)))
     unknown = codes < 0
     if unknown.any():

@@ -11,7 +11,15 @@ import pandas as pd
 from meanfield.checks import first_bad, require
 
 from .dataset import Dataset, guess_task, require_known_task, require_task, split_rows
-from .schema import Column, TableSchema, cells_of, class_texts, is_number, numbers
+from .schema import (
+    Column,
+    TableSchema,
+    cells_of,
+    class_texts,
+    is_number,
+    numbers,
+    refuse_decimal_commas,
+)
 
 # More different texts than this are names or free text, not categories.
 MAX_CATEGORIES = 256
@@ -130,6 +138,8 @@ def table(
     require(len(names) > len(targets), f"{path} has no column besides its targets.")
     require_known_task(task)
     cells = {name: cells_of(frame, name) for name in names}
+    for name, column in cells.items():
+        refuse_decimal_commas(column, name)
     class_names, kept = None, targets[0] if len(targets) == 1 else targets
     if len(targets) == 1:
         class_names = _class_names(cells[targets[0]], targets[0], task)

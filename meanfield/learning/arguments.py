@@ -21,13 +21,13 @@ class Arguments:
 
     Attributes:
         arrays: (x, y) on the device, targets with their weights; None for an iterable.
-        validation: held-out (x, y), or None.
+        validation: held-out (x, y, weights or None), or None.
         num_data: number of training examples; 0 if unknown and not needed.
         compute_dtype: the type that the network computes in, or None.
     """
 
     arrays: tuple[Any, Any] | None
-    validation: tuple[Any, Any] | None
+    validation: tuple[Any, Any, Any] | None
     num_data: int
     compute_dtype: Any
 
@@ -76,7 +76,7 @@ def check_arguments(
         if sample_weight is not None:
             arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))
     if validation is not None:
-        check_batch(ensemble, likelihood, *validation, name="validation")
+        check_batch(ensemble, likelihood, *validation[:2], name="validation")
     require(
         arrays is not None or sample_weight is None,
         "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
@@ -111,7 +111,20 @@ def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any
         patience is None or (patience >= 1 and validation is not None),
         f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
     )
-    return None if validation is None else array_pair(validation, name="validation")
+    return None if validation is None else _held_out(validation)
+
+
+def _held_out(validation: Any) -> tuple[Any, Any, Any]:
+    """Held-out inputs, targets and, if given, the weights of the examples."""
+    weights = None
+    if isinstance(validation, tuple) and len(validation) == 3:
+        *pair, weights = validation
+        validation = tuple(pair)
+    x, y = array_pair(validation, name="validation")
+    if weights is not None:
+        count = len(jax.tree.leaves(x)[0])
+        weights = _checked_weights(weights, count, "validation` weights `w")
+    return x, y, weights
 
 
 def _check_compute(accumulate, compute_dtype) -> Any:
@@ -127,17 +140,22 @@ def _check_compute(accumulate, compute_dtype) -> Any:
     return dtype
 
 
-def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
+def _checked_weights(weights: Any, num_examples: int, name: str) -> np.ndarray:
     weights = np.asarray(weights, np.float64)
     require(
         weights.shape == (num_examples,),
-        f"`sample_weight` must have one number for each of the {num_examples} "
-        f"examples; got shape {weights.shape}.",
+        f"`{name}` must have one number for each of the {num_examples} examples; got "
+        f"shape {weights.shape}.",
     )
     good = np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
     require(
         bool(good),
-        "`sample_weight` must be finite, not negative, and not all zero; got "
-        f"minimum {weights.min()} and sum {weights.sum()}.",
+        f"`{name}` must be finite, not negative, and not all zero; got minimum "
+        f"{weights.min()} and sum {weights.sum()}.",
     )
+    return weights
+
+
+def _weighted(y: Any, weights: Any, num_examples: int) -> Weighted:
+    weights = _checked_weights(weights, num_examples, "sample_weight")
     return Weighted(y, jnp.asarray(weights / weights.mean(), jnp.result_type(float)))

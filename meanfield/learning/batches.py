@@ -178,7 +178,10 @@ def iterate(data: Any, epoch: int) -> Iterator[tuple[Any, Any]]:
 
 def _array(value: Any) -> Any:
     """A device array; Python and NumPy float64 become the default float type."""
-    value = value if isinstance(value, jax.Array) else np.asarray(value)
+    if isinstance(value, jax.Array):
+        return value
+    _refuse_masked(value)
+    value = np.asarray(value)
     require(
         value.dtype != object and value.dtype.kind not in "USM",
         f"`data` must be numbers; got dtype {value.dtype}. Encode texts and dates "
@@ -186,7 +189,40 @@ def _array(value: Any) -> Any:
     )
     # What overflows is refused as infinite.
     with np.errstate(over="ignore"):
-        return jnp.asarray(value)
+        array = jnp.asarray(value)
+    _refuse_changed(value, array)
+    return array
+
+
+def _refuse_masked(value: Any) -> None:
+    """Under the mask of a masked array there are numbers, which are not data."""
+    if isinstance(value, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(value)
+        require(
+            not mask.any(),
+            f"`data` must have no masked entries; the first of {mask.sum()} is at "
+            f"{first_bad(mask)}. Fill them in, or leave such rows out.",
+        )
+
+
+def _refuse_changed(value: np.ndarray, array: Any) -> None:
+    """Whole numbers must not wrap around, and real ones not all become zero."""
+    if value.dtype.kind in "iu" and value.size:
+        limits = jnp.iinfo(array.dtype)
+        least, most = int(value.min()), int(value.max())
+        require(
+            limits.min <= least and most <= limits.max,
+            f"`data` holds the whole number {most if most > limits.max else least}, "
+            f"which {array.dtype} cannot hold. Number classes from 0, give features as "
+            "real numbers, or set jax_enable_x64.",
+        )
+    if value.dtype == np.float64 and array.dtype == jnp.float32:
+        lost = bool(value.any()) and not bool(jnp.any(array))
+        require(
+            not lost,
+            f"`data` holds numbers too small for {array.dtype}: all of them, the "
+            f"largest {np.abs(value).max():g}, would become 0. Scale them first.",
+        )
 
 
 def _refuse_non_finite(array: Any, what: str) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
@@ -22,7 +21,7 @@ from .fingerprint import run_fingerprint
 from .interrupt import stop_on_interrupt
 from .likelihoods import Categorical
 from .loop import Loop
-from .optimizers import default_optimizer
+from .optimizers import check_optimizer, default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
 from .priors import SpikeSlabPrior
 from .results import EpochReport, FitResult
@@ -55,11 +54,11 @@ def fit(
     key: PRNGKeyArray,
     epochs: int | None = None,
     batch_size: int = 128,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Any = None,
     prior: Any = None,
     temperature: Temperature = 1.0,
     parametrization: AbstractParametrization | None = None,
-    validation: tuple[Any, Any] | None = None,
+    validation: tuple[Any, ...] | None = None,
     patience: int | None = None,
     callbacks: Sequence[Callable[[EpochReport], Any]] = (),
     checkpoint: Checkpoint | str | os.PathLike | None = None,
@@ -103,7 +102,7 @@ def fit(
             500)`. Under the selective rule the highest that it may reach.
         parametrization: `Projected()` (default without a prior) or `Unconstrained()`
             (default with one).
-        validation: arrays (x, y) scored after every epoch.
+        validation: arrays (x, y), or (x, y, weights), scored after every epoch.
         patience: stop after so many epochs without a better validation NLL, and return
             the best epoch's ensemble. Under the selective rule only the epochs count in
             which the pressure no longer rises.
@@ -189,10 +188,13 @@ def fit(
     if isinstance(parametrization, Projected) and prior is not None:
         parametrization = Projected(max(parametrization.smallest_var, 1e-8))
     learned, fixed = split_learned(ensemble, likelihood, parametrization)
+    if optimizer is None:
+        optimizer = default_optimizer(steps)
+    check_optimizer(optimizer, learned)
     recipe = Recipe(
         fixed=fixed,
         prior=prior,
-        optimizer=optimizer or default_optimizer(steps),
+        optimizer=optimizer,
         parametrization=parametrization,
         temperature=temperature if callable(temperature) else float(temperature),
         num_data=arguments.num_data,

@@ -68,6 +68,7 @@ class Loop:
         first_pass = self.outputs is None
         ensemble, likelihood = self.current()
         sums: list[Any] = []
+        sizes: list[int] = []
         for x, y in iterate(data, epoch):
             if self.outputs is None:
                 self.outputs = check_batch(ensemble, likelihood, x, come_home(y))
@@ -77,11 +78,15 @@ class Loop:
             constants = (self.recipe, *self.layout.split((x, y)), key)
             self.state, parts = run_batch(constants, self.state)
             sums.append(parts)
+            sizes.append(len(jax.tree.leaves(x)[0]))
             if len(sums) % 100 == 0 and not bool(self.state.healthy):
                 break
         require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
         values = jax.device_get(sums)
-        self.parts = {name: np.mean([v[name] for v in values]) for name in values[0]}
+        self.parts = {
+            name: np.average([v[name] for v in values], weights=sizes)
+            for name in values[0]
+        }
 
     def settle(self, epoch: int) -> None:
         """Write the epoch into the history; refuse to go on from a sick state."""

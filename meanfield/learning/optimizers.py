@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
+import jax
 import optax
 
 from meanfield.checks import require
@@ -36,6 +38,39 @@ def steady_adam(step_size: float) -> optax.GradientTransformation:
 def default_optimizer(steps: int | None) -> optax.GradientTransformation:
     """Adam along a cosine; at a constant step for a run of unknown length."""
     return steady_adam(STEP_SIZE) if steps is None else cosine_adam(STEP_SIZE, steps)
+
+
+def check_optimizer(optimizer: Any, learned: Any) -> None:
+    """Refuse what cannot move numbers by their gradients alone.
+
+    Args:
+        optimizer: what `fit` was given.
+        learned: the numbers that it is to move.
+
+    Raises:
+        ValueError: it is no Optax transformation, needs more than gradients (as
+            `optax.lbfgs` does), or steps up as often as down (`optax.contrib.sam`).
+    """
+    advice = "Pass for example optax.adam(1e-3), or leave `optimizer` out."
+    require(
+        isinstance(optimizer, optax.GradientTransformation),
+        "`optimizer` must be an Optax gradient transformation; got "
+        f"{type(optimizer).__name__} {optimizer!r}. {advice}",
+    )
+    learned = eqx.filter(learned, eqx.is_array)
+    state = jax.eval_shape(optimizer.init, learned)
+    require(
+        not isinstance(state, optax.contrib.SAMState),
+        "`optimizer` is optax.contrib.sam, every other step of which climbs to where "
+        f"the next gradient is taken; `fit` would keep those steps too. {advice}",
+    )
+    try:
+        jax.eval_shape(optimizer.update, learned, state, learned)
+    except TypeError as error:
+        raise ValueError(
+            "`optimizer` needs more than the gradients, such as the loss along a line "
+            f"({error}), which a batch cannot give. {advice}"
+        ) from error
 
 
 def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:

@@ -20,17 +20,31 @@ NUM_SAMPLES = 8
 
 
 def validation_scores(
-    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, *, key: PRNGKeyArray
+    ensemble: Ensemble,
+    likelihood: Any,
+    x: Any,
+    y: Any,
+    weights: Any = None,
+    *,
+    key: PRNGKeyArray,
 ) -> dict[str, float]:
     """NLL of the average prediction over a few draws and, for labels, its accuracy.
+
+    Args:
+        ensemble: the ensemble so far.
+        likelihood: from outputs to a distribution.
+        x: held-out inputs.
+        y: their targets.
+        weights: of the examples in both means, or None.
+        key: a `jax.random.key`.
 
     Returns:
         `val_nll` in nats per example, and `val_accuracy` for categorical targets.
     """
     log_probs, hits = _scores(ensemble, likelihood, x, y, key)
-    scores = {"val_nll": -float(log_probs.sum()) / len(log_probs)}
+    scores = {"val_nll": -float(np.average(log_probs, weights=weights))}
     if hits is not None:
-        scores["val_accuracy"] = float(hits.sum()) / len(hits)
+        scores["val_accuracy"] = float(np.average(hits, weights=weights))
     return scores
 
 

@@ -1,6 +1,8 @@
 """scikit-learn estimators: an ensemble behind `fit` and `predict`."""
 
-from collections.abc import Callable, Sequence
+import math
+import numbers
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -43,20 +45,21 @@ class _MeanField(BaseEstimator):
     likelihood_: Any
     encoder_: FrameEncoder
 
+    # Settings of any type are taken, as scikit-learn wants it, and checked in `fit`.
     def __init__(
         self,
-        hidden: Sequence[int] = (100,),
+        hidden: Any = (100,),
         *,
         model: Callable[..., Any] | None = None,
         prior: Any = "default",
-        temperature: float = 0.05,
-        epochs: int = 100,
-        batch_size: int | str = "auto",
-        learning_rate: float = 5e-3,
+        temperature: Any = 0.05,
+        epochs: Any = 100,
+        batch_size: Any = "auto",
+        learning_rate: Any = 5e-3,
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        num_samples: int = 64,
+        validation_fraction: Any = 0.1,
+        patience: Any = 10,
+        num_samples: Any = 64,
         random_state: Any = None,
     ):
         self.hidden = hidden
@@ -79,6 +82,34 @@ class _MeanField(BaseEstimator):
             _validate(self, x, reset=reset, skip_check_array=True)
             return x
         return _validate(self, x, reset=reset, dtype=[np.float64, np.float32])
+
+    def _check_settings(self) -> None:
+        """Refuse settings out of range before anything is read."""
+        rules = {
+            "epochs": (_is_count, "a whole number ≥ 1"),
+            "num_samples": (_is_count, "a whole number ≥ 1"),
+            "patience": (_is_count, "a whole number ≥ 1"),
+            "batch_size": (
+                lambda value: value == "auto" or _is_count(value),
+                '"auto" or a whole number ≥ 1',
+            ),
+            "learning_rate": (lambda v: _is_real(v) and v > 0, "a positive number"),
+            "temperature": (
+                lambda v: callable(v) or (_is_real(v) and v >= 0),
+                "a number ≥ 0 or a schedule",
+            ),
+            "validation_fraction": (
+                lambda v: _is_real(v) and 0 < v < 1,
+                "a number inside (0, 1)",
+            ),
+            "hidden": (
+                lambda v: np.ndim(v) == 1 and all(map(_is_count, v)),
+                "a sequence of whole numbers ≥ 1, such as (100,)",
+            ),
+        }
+        for name, (fits, needed) in rules.items():
+            value = getattr(self, name)
+            require(fits(value), f"`{name}` must be {needed}; got {value!r}.")
 
     def _start(self, num_features: int, num_outputs: int) -> None:
         self._seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -138,7 +169,7 @@ class _MeanField(BaseEstimator):
     def _learn(
         self, x: Any, y: Any, weights: Any, epochs: int, schedule: bool
     ) -> FitResult:
-        x, y, weights = _in_order(x, y, weights)
+        x, y, weights = _in_order(*_counted(x, y, weights))
         validation, patience = None, None
         if self.early_stopping and schedule:
             x, y, weights, validation = self._hold_out(x, y, weights)
@@ -186,8 +217,9 @@ class _MeanField(BaseEstimator):
             f"{len(x)} examples to learn from.",
         )
         held, rest = order[:count], order[count:]
-        weights = None if weights is None else weights[rest]
-        return x[rest], y[rest], weights, (x[held], y[held])
+        if weights is None:
+            return x[rest], y[rest], None, (x[held], y[held])
+        return x[rest], y[rest], weights[rest], (x[held], y[held], weights[held])
 
     def _predictive(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of the target, averaged over drawn sub-networks.
@@ -301,6 +333,7 @@ class MeanFieldClassifier(ClassifierMixin, _MeanField):
         return self
 
     def _prepare(self, X: Any, y: Any, weights: Any, reset: bool) -> Any:
+        self._check_settings()
         if y is None:
             raise ValueError(
                 "requires y to be passed, but the target y is None: a classifier "
@@ -400,6 +433,7 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
         self._start(self.encoder_.apply(X[:1]).shape[1], y.reshape(len(y), -1).shape[1])
 
     def _prepare(self, X: Any, y: Any, weights: Any, reset: bool) -> Any:
+        self._check_settings()
         if y is None:
             raise ValueError(
                 "requires y to be passed, but the target y is None: a regressor learns "
@@ -447,6 +481,15 @@ class MeanFieldRegressor(RegressorMixin, _MeanField):
         return tags
 
 
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(float(value))
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
+
+
 @eqx.filter_jit
 def _fresh_ensemble(widths: tuple[int, ...], key: Any) -> Ensemble:
     """A perceptron before learning; compiled as one program, for speed."""
@@ -487,10 +530,18 @@ def _weights(weights: Any, count: int) -> np.ndarray | None:
     good = np.isfinite(weights) & (weights >= 0)
     require(
         bool(good.all()) and bool(weights.any()),
-        "`sample_weight` must be finite numbers ≥ 0, not all of them 0. Leave out the "
-        "examples that shall not count.",
+        "`sample_weight` must be finite numbers ≥ 0, and at least one weight must not "
+        "be zero. Leave out the examples that shall not count.",
     )
     return np.broadcast_to(weights, (count,))
+
+
+def _counted(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
+    """The examples that count: those of weight 0 are as if they were not there."""
+    if weights is None or weights.all():
+        return x, y, weights
+    kept = weights > 0
+    return x[kept], y[kept], weights[kept]
 
 
 def _in_order(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:

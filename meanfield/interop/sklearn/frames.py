@@ -6,6 +6,8 @@ and of Polars, of which it only asks `columns` and ``frame[name]``.
 """
 
 import dataclasses
+import datetime
+import decimal
 import numbers
 from collections import Counter
 from typing import Any
@@ -17,6 +19,7 @@ from jaxtyping import Float
 from meanfield.checks import require
 
 MISSING = "(missing)"
+_TIMES = (datetime.date, datetime.time, datetime.timedelta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +88,15 @@ def mean_and_spread(
     Rounded to float32, so that a row of weight 2 and a row that comes twice give equal
     numbers.
     """
-    mean = np.average(values, axis=0, weights=weights)
-    square = np.average(np.square(values - mean), axis=0, weights=weights)
+    # In units of the largest number, whose square neither overflows nor vanishes.
+    largest = np.max(np.abs(values), axis=0)
+    unit = np.where(largest > 0, largest, 1)
+    mean = np.average(values / unit, axis=0, weights=weights)
+    square = np.average(np.square(values / unit - mean), axis=0, weights=weights)
     spread = np.sqrt(square).astype(np.float32)
     return (
-        np.float64(np.float32(mean)),
-        np.where(spread > 0, spread, 1).astype(np.float64),
+        unit * np.float64(np.float32(mean)),
+        np.where(spread > 0, unit * spread.astype(np.float64), 1),
     )
 
 
@@ -144,6 +150,8 @@ def _numbers(x: Any, name: Any) -> np.ndarray:
     )
     # Through a series, which knows the missing numbers of every library.
     series: Any = pd.Series(np.asarray(x[name]))
+    if series.dtype == object:
+        series = series.map(float, na_action="ignore")
     values = np.asarray(series.astype("Float64").to_numpy(np.float64, na_value=np.nan))
     require(
         bool(np.isfinite(values).all()),
@@ -155,7 +163,13 @@ def _numbers(x: Any, name: Any) -> np.ndarray:
 def _texts(x: Any, name: Any) -> np.ndarray:
     values = np.asarray(x[name])
     texts = np.asarray([str(value) for value in values.tolist()], np.str_)
-    return np.where(pd.isna(values), MISSING, texts)
+    missing = np.asarray(pd.isna(values))
+    require(
+        not (missing.any() and (texts[~missing] == MISSING).any()),
+        f"column {name!r} has missing entries and the text {MISSING!r}, which is what "
+        "they are called here; call that category otherwise.",
+    )
+    return np.where(missing, MISSING, texts)
 
 
 def _categories(x: Any, name: Any) -> tuple[str, ...] | None:
@@ -168,15 +182,17 @@ def _is_category(x: Any, name: Any) -> bool:
     if isinstance(x[name].dtype, pd.CategoricalDtype):
         return True
     values = np.asarray(x[name])
+    present = values[~pd.isna(values)] if values.dtype == object else values[:0]
     require(
-        values.dtype.kind not in "mM",
+        values.dtype.kind not in "mM"
+        and not any(isinstance(value, _TIMES) for value in present),
         f"column {name!r} holds dates or durations. Turn them into numbers (days since "
         "a date, say) or into texts.",
     )
     if values.dtype != object:
         return values.dtype.kind not in "biuf"
-    present = values[~pd.isna(values)]
-    return not all(isinstance(value, numbers.Real) for value in present)
+    kinds = (numbers.Real, decimal.Decimal)
+    return not all(isinstance(value, kinds) for value in present)
 
 
 def _few(kinds: tuple[str, ...], most: int = 20) -> str:

@@ -1,0 +1,232 @@
+"""Numbers that a conversion would change in silence are kept, or refused by name."""
+
+import datetime
+import decimal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from sklearn.utils.estimator_checks import check_all_zero_sample_weights_error
+
+import meanfield as mf
+from meanfield.data import arrays, table
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 3))
+Y = (X[:, 0] > 0).astype(int)
+
+
+def learn(x, y, **options):
+    net = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
+    ensemble = mf.Ensemble.from_model(net, key=KEY)
+    settings = {"epochs": 1, "batch_size": 20, "progress": False, "key": KEY}
+    return mf.fit(ensemble, (x, y), **settings | options)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, Y + 2**32, r"the whole number 4294967297.*int32 cannot hold"),
+        (X, Y - 2**40, r"the whole number -1099511627776"),
+        (np.asarray(X * 0 + 2**35, np.int64), Y, r"the whole number 34359738368"),
+        (np.ma.masked_less(X, -1.0), Y, r"no masked entries; the first of \d+"),
+        (X * 1e-50, Y, "too small for float32"),
+        (X * 1e39, Y, "must be finite"),
+    ],
+)
+def test_numbers_that_would_change_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        learn(x, y)
+
+
+def test_a_mask_that_hides_nothing_is_no_matter():
+    learn(np.ma.array(X, mask=False), Y)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (1e-2, "must be an Optax gradient transformation; got float 0.01"),
+        (optax.lbfgs(), "needs more than the gradients"),
+        (optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1)), "optax.contrib.sam"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_is_named(optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        learn(X, Y, optimizer=optimizer)
+
+
+def test_the_history_averages_examples_not_batches():
+    parts = [(X[:50], Y[:50]), (X[50:], Y[50:])]
+    net = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
+    certain = mf.Ensemble.from_points(net)
+    found = mf.fit(
+        certain, parts, key=KEY, epochs=1, optimizer=optax.sgd(0.0), progress=False
+    )
+    logits = jax.vmap(net)(jnp.asarray(X, jnp.float32))
+    each = -jax.nn.log_softmax(logits)[np.arange(60), Y]
+    np.testing.assert_allclose(found.history["nll"][0], each.mean(), rtol=1e-5)
+
+
+def test_held_out_examples_count_by_their_weights():
+    bad = np.arange(60) % 2 == 0
+    weights = np.where(bad, 0.0, 2.0)
+    held = (X, np.where(bad, 1 - Y, Y), weights)
+    with_weights = learn(X, Y, validation=held).history
+    without = learn(X, Y, validation=(X[~bad], Y[~bad])).history
+    # Noise differs with the rows; the draws are few, so only the level is compared.
+    assert abs(with_weights["val_accuracy"][0] - without["val_accuracy"][0]) < 0.2
+    with pytest.raises(ValueError, match="`validation` weights `w` must be finite"):
+        learn(X, Y, validation=(X, Y, -weights))
+
+
+# scikit-learn estimators
+
+
+def classifier(**settings):
+    settings = {"hidden": (8,), "epochs": 15, "num_samples": 8} | settings
+    return mf.MeanFieldClassifier(random_state=0, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"batch_size": "all"}, "`batch_size` must be"),
+        ({"num_samples": 0}, "`num_samples` must be a whole number ≥ 1; got 0"),
+        ({"hidden": 8}, "`hidden` must be a sequence"),
+        ({"hidden": (0,)}, "`hidden` must be a sequence"),
+        ({"learning_rate": -1}, "`learning_rate` must be a positive number"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a positive number"),
+        ({"validation_fraction": -1}, "`validation_fraction` must be a number inside"),
+        ({"validation_fraction": 1.0}, "`validation_fraction` must be a number inside"),
+        ({"epochs": 0}, "`epochs` must be a whole number"),
+        ({"patience": 0}, "`patience` must be a whole number"),
+        ({"temperature": -0.1}, "`temperature` must be a number ≥ 0"),
+    ],
+)
+def test_settings_of_an_estimator_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        classifier(**settings).fit(X, Y)
+
+
+def test_examples_of_weight_zero_are_as_if_they_were_not_there():
+    bad = np.arange(60) % 2 == 0
+    labels = np.where(bad, 1 - Y, Y)
+    weights = np.where(bad, 0.0, 0.5)
+    model = classifier(early_stopping=True)
+    weighted = model.fit(X, labels, weights).predict_proba(X)
+    dropped = classifier(early_stopping=True).fit(X[~bad], labels[~bad], weights[~bad])
+    # Their columns are standardised over the same rows.
+    np.testing.assert_allclose(dropped.predict_proba(X), weighted, atol=1e-6)
+    check_all_zero_sample_weights_error("MeanFieldClassifier", classifier())
+
+
+@pytest.mark.parametrize("scale", [1e-46, 1e-200, 1.0, 1e39, 1e200])
+def test_features_of_any_scale_keep_their_spread(scale):
+    plain = classifier().fit(X, Y).predict_proba(X)
+    scaled = classifier().fit(X * scale, Y).predict_proba(X * scale)
+    np.testing.assert_allclose(scaled, plain, atol=1e-3)
+    regressor = mf.MeanFieldRegressor(hidden=(8,), epochs=30, random_state=0)
+    target = X[:, 0]
+    expected = regressor.fit(X, target).predict(X)
+    found = regressor.fit(X, target * scale).predict(X)
+    np.testing.assert_allclose(found / scale, expected, atol=1e-3)
+
+
+def test_decimals_are_numbers_and_dates_of_any_kind_are_refused():
+    exact = pd.DataFrame({"a": [decimal.Decimal(f"{v:.3f}") for v in X[:, 0]]})
+    plain = pd.DataFrame({"a": [float(f"{v:.3f}") for v in X[:, 0]]})
+    np.testing.assert_array_equal(
+        classifier().fit(exact, Y).predict(exact),
+        classifier().fit(plain, Y).predict(plain),
+    )
+    day = datetime.date(2024, 1, 1)
+    for column in (
+        [day + datetime.timedelta(i) for i in range(60)],
+        pd.date_range("2024", periods=60, tz="UTC"),
+        pd.date_range("2024", periods=60),
+        [datetime.timedelta(i) for i in range(60)],
+    ):
+        frame = pd.DataFrame({"d": column, "c": X[:, 0]})
+        with pytest.raises(ValueError, match="column 'd' holds dates or durations"):
+            classifier().fit(frame, Y)
+
+
+def test_a_text_spelled_like_a_missing_entry_is_refused():
+    texts = ["a", "(missing)", None] * 20
+    with pytest.raises(ValueError, match=r"missing entries and the text '\(missing\)'"):
+        classifier().fit(pd.DataFrame({"c": texts}), Y)
+
+
+# Files
+
+
+def save(path, **contents):
+    np.savez(path, **contents)
+    return path
+
+
+def test_one_scale_serves_training_and_test_images(tmp_path):
+    images = RNG.integers(0, 256, (20, 4, 4))
+    y = np.arange(20) % 2
+    mixed = save(
+        tmp_path / "mixed.npz",
+        x=images.astype(np.uint8),
+        y=y,
+        x_test=images / 255,
+        y_test=y,
+    )
+    with pytest.raises(ValueError, match="must all be bytes"):
+        arrays(mixed)
+    as_bytes = arrays(save(tmp_path / "bytes.npz", x=images.astype(np.uint8), y=y))
+    as_floats = arrays(save(tmp_path / "floats.npz", x=images.astype(float), y=y))
+    np.testing.assert_array_equal(as_bytes.x_train, as_floats.x_train)
+    assert as_floats.x_train.max() <= 1
+    assert "inputs divided by 255" in as_floats.provenance
+    table_like = arrays(
+        save(tmp_path / "flat.npz", x=images.reshape(20, 16).astype(float), y=y)
+    )
+    assert table_like.x_train.max() > 1
+
+
+def test_numbers_too_small_for_float32_are_refused_in_a_file(tmp_path):
+    path = save(tmp_path / "small.npz", x=X * 1e-60, y=Y)
+    with pytest.raises(ValueError, match="`x` holds numbers too small for float32"):
+        arrays(path)
+
+
+def test_classes_beyond_what_a_float_tells_apart_keep_their_names(tmp_path):
+    large = 2**53
+    y = np.array([large, large + 1] * 10)
+    found = arrays(save(tmp_path / "large.npz", x=np.ones((20, 2)), y=y))
+    assert found.class_names == (str(large), str(large + 1))
+    path = tmp_path / "large.csv"
+    rows = "\n".join(f"{i},{label}" for i, label in enumerate(y))
+    path.write_text("a,c\n" + rows + "\n")
+    found = table(path, target="c", task="classification")
+    assert found.class_names == (str(large), str(large + 1))
+
+
+def test_a_decimal_comma_is_no_category(tmp_path):
+    path = tmp_path / "comma.csv"
+    rows = "\n".join(f'{i},"{i},5"' for i in range(45))
+    path.write_text("a,price\n" + rows + "\n")
+    with pytest.raises(ValueError, match="column 'price' holds numbers with a decimal"):
+        table(path, target="price")
+
+
+def test_truth_values_spelled_in_several_ways_are_two_classes(tmp_path):
+    path = tmp_path / "truth.csv"
+    spellings = ["True", "TRUE", "false", "true", "False"]
+    rows = "\n".join(f"{i},{spellings[i % 5]},{i % 3}" for i in range(40))
+    path.write_text("a,flag,c\n" + rows + "\n")
+    assert table(path, target="flag").class_names == ("false", "true")
+    schema = table(path, target="c").schema
+    frame = pd.DataFrame({"a": ["1"], "flag": ["TRUE"]})
+    assert schema.encode(frame)[0, 1:].tolist() == [0.0, 1.0]
