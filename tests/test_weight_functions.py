@@ -12,8 +12,10 @@ import numpy as np
 import oracles
 import pytest
 from jax import lax
+from models import ZOO, make_random
 
 import meanfield as mf
+from meanfield.propagation import count_readings
 from meanfield.propagation.readings import find_readings
 
 NUMBER = 4000
@@ -410,6 +412,7 @@ def readings(function, params, x):
         (lambda w, x: (x[:2] @ w, x[:1] @ w), 3),
         (lambda w, x: jnp.einsum("bi,io->ob", x, w), 3),
         (lambda w, x: lax.scan(lambda c, v: (c, v @ w), 0.0, x)[1], 3),
+        (lambda w, x: lax.scan(lambda c, v: (c, x[0, 0] * v), 0.0, w)[1], 1),
         (lambda w, x: (x[:, :, None] * w).sum(1), 3),
         (lambda w, x: jnp.convolve(x[0], w[:3, 0], mode="valid"), 6),
         (
@@ -424,3 +427,11 @@ def test_readers_of_a_weight_are_counted(function, times):
     found = readings(function, slab(8, 2), X8)
     assert not found.drawn
     assert found.times["w"] == times
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_layers_of_the_frameworks_are_all_read_with_noise(name):
+    apply, _, params, x = ZOO[name]()
+    found = count_readings(apply, make_random(params), x[:1])
+    assert not found.drawn
+    assert set(found.times.values()) != {0}

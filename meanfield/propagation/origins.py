@@ -20,6 +20,7 @@ class Origin:
         copied: axes along which broadcasting repeats an entry.
         repeated: axes along which a weight may stand at several places otherwise.
         zero: whether it is 0 everywhere.
+        rows: number of steps of loops that each take entries of their own.
         root: in the moments reading, the number of the random array that all its
             weights come through; 0 if there are several. Functions of one root are
             taken together.
@@ -31,6 +32,7 @@ class Origin:
     copied: Axes = NONE
     repeated: Axes = NONE
     zero: bool = False
+    rows: int = 1
     root: int = dataclasses.field(default=0, compare=False)
 
 
@@ -44,6 +46,7 @@ def join(one: Origin, other: Origin) -> Origin:
         one.copied | other.copied,
         one.repeated | other.repeated,
         one.zero and other.zero,
+        max(origin.rows if origin.leaves else 1 for origin in (one, other)),
         roots.pop() if len(roots) == 1 else 0,
     )
 
@@ -124,12 +127,14 @@ def insert(origin: Origin, axis: int) -> Origin:
     return dataclasses.replace(origin, copied=copied, repeated=repeated)
 
 
-def first_row(origin: Origin) -> Origin:
+def one_row(origin: Origin, length: int) -> Origin:
     """The origin of one row along the first axis of a value."""
     copied, repeated = (
         _at(lambda a: a - 1, axes - {0}) for axes in (origin.copied, origin.repeated)
     )
-    return dataclasses.replace(origin, copied=copied, repeated=repeated)
+    apart = 0 not in origin.copied | origin.repeated
+    rows = origin.rows * (length if apart else 1)
+    return dataclasses.replace(origin, copied=copied, repeated=repeated, rows=rows)
 
 
 def _at(place: Any, axes: Iterable[int]) -> Axes:

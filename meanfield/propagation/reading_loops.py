@@ -8,14 +8,14 @@ from typing import Any
 
 from meanfield.program.jaxprs import scan_counts
 
-from .origins import Origin, first_row, insert, join
+from .origins import Origin, insert, join, one_row
 
 
 def _scan(walk: Any, eqn: Any, origins: list[Origin]) -> list[Origin]:
     num_consts, num_carry = scan_counts(eqn)
     body, length = eqn.params["jaxpr"], eqn.params["length"]
     held = walk.draw_all(eqn, origins[:num_consts])
-    rows = list(map(first_row, origins[num_consts + num_carry :]))
+    rows = [one_row(origin, length) for origin in origins[num_consts + num_carry :]]
     carry = _steady(
         walk,
         eqn,
@@ -23,7 +23,7 @@ def _scan(walk: Any, eqn: Any, origins: list[Origin]) -> list[Origin]:
         lambda own, carry: own.run(body, [*held, *carry, *rows], 1)[:num_carry],
     )
     results = walk.run(body, [*held, *carry, *rows], length)
-    return [*carry, *map(_stacked, results[num_carry:])]
+    return [*carry, *(_stacked(origin, length) for origin in results[num_carry:])]
 
 
 def _while(walk: Any, eqn: Any, origins: list[Origin]) -> list[Origin]:
@@ -65,8 +65,9 @@ def _steady(
         kept = found
 
 
-def _stacked(origin: Origin) -> Origin:
+def _stacked(origin: Origin, length: int) -> Origin:
     """Rows put together; the same weight may have come back from every step."""
     origin = insert(origin, 0)
     first = frozenset([0]) if origin.leaves else frozenset()
-    return dataclasses.replace(origin, repeated=origin.repeated | first)
+    rows = max(origin.rows // max(length, 1), 1)
+    return dataclasses.replace(origin, repeated=origin.repeated | first, rows=rows)

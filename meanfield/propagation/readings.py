@@ -176,8 +176,10 @@ class _Walk:
 
     def note(self, origin: Origin, count: int | float) -> None:
         """Note how many pre-activations read each weight of a value."""
+        many = self.many * count
+        many = many if math.isinf(many) else many // origin.rows
         for leaf in origin.leaves:
-            self.times[leaf] = self.times.get(leaf, 0) + self.many * count
+            self.times[leaf] = self.times.get(leaf, 0) + many
 
     def draw_all(self, eqn: Any, origins: Sequence[Origin]) -> list[Origin]:
         """Origins after a draw, entry by entry, of what is ready for one."""
