@@ -2,19 +2,22 @@
 
     python experiments/jaynes_machine.py --data-dir DIR --out OUT
 
-Prints the null table, the verdict on every weight tensor of the networks in
-DIR/pretrained_weights, and on a network trained here (scikit-learn digits, or MNIST
-with --data mnist) before and after training, started from He-normal and from
-variance-matched lognormal weights. Writes two figures to OUT.
+Prints
+
+1. arbitrage equilibrium, shown exactly: a lognormal layer, a Boltzmann machine and,
+   at low temperature, a Hopfield network are states of equal effective utility;
+2. the verdict on known distributions, on every weight tensor of the networks in
+   DIR/pretrained_weights, and on a network trained here (scikit-learn digits, or MNIST
+   with --data mnist) before and after training, started from He-normal and from
+   variance-matched lognormal weights.
+
+Writes two figures to OUT.
 
 The claim is that of arXiv:2310.06960: lognormal weights in every highly connected
 layer. The verdict rule is ours (meanfield.physics.microstructure.lognormality).
 """
 
-import argparse
 import collections
-import gzip
-import os
 import time
 from pathlib import Path
 
@@ -22,25 +25,21 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-import optax
+from shared import accuracy, epochs_of_batches, options, plus_minus, train
 from sklearn.datasets import load_digits
 
 import meanfield as mf
+from meanfield.data import load
 from meanfield.ensemble.jaynes import critical_initialize, jaynes_initialize
 from meanfield.ensemble.networks import mlp
-from meanfield.physics.microstructure.arbitrage import arbitrage_between_layers
-from meanfield.physics.microstructure.lognormal_fit import (
-    Microstructure,
-    analyze_microstructure,
-    fit_microstructure,
-)
 
+Microstructure = mf.physics.Microstructure
 HIDDEN = (256, 256, 256)
 EPOCHS = 20
 BATCH = 128
 LEARNING_RATE = 1e-3
 NULL_SIZE = 200_000
-ENSEMBLE_SEEDS = (0, 1, 2, 3, 4)
+ENSEMBLE_SEEDS = 5
 ENSEMBLE_EPOCHS = 40
 
 
@@ -51,18 +50,8 @@ def load_images(name: str, data_dir: Path | None) -> tuple[np.ndarray, ...]:
         order = np.random.default_rng(0).permutation(len(x))
         x, y = (x[order] / 16).astype(np.float32), y[order].astype(np.int32)
         return x[:1437], y[:1437], x[1437:], y[1437:]
-    if data_dir is None:
-        raise SystemExit("mnist needs --data-dir or MEANFIELD_DATA")
-
-    def read(file: str, header: int) -> np.ndarray:
-        with gzip.open(data_dir / "mnist" / file) as stream:
-            return np.frombuffer(stream.read(), np.uint8, offset=header)
-
-    images = [read(f"{s}-images-idx3-ubyte.gz", 16) for s in ("train", "t10k")]
-    labels = [read(f"{s}-labels-idx1-ubyte.gz", 8) for s in ("train", "t10k")]
-    x, x_test = ((i.reshape(-1, 784) / 255).astype(np.float32) for i in images)
-    y, y_test = (label.astype(np.int32) for label in labels)
-    return x, y, x_test, y_test
+    data = load(name, data_dir=data_dir)
+    return data.x_train, data.y_train, data.x_test, data.y_test
 
 
 def forward(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
@@ -78,35 +67,6 @@ def empty_network(sizes: tuple[int, ...]) -> list[dict[str, jax.Array]]:
         {"weight": jnp.zeros((o, i)), "bias": jnp.zeros(o)}
         for i, o in zip(sizes[:-1], sizes[1:], strict=True)
     ]
-
-
-@jax.jit
-def _train(params, x, y, order):
-    optimizer = optax.adam(LEARNING_RATE)
-
-    def loss(params, batch):
-        logits = forward(params, x[batch])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y[batch]).mean()
-
-    def step(carry, batch):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), order)
-    return params
-
-
-def train(params, x, y, *, key: jax.Array, epochs: int):
-    """Adam on cross-entropy; batches drawn anew every epoch."""
-    steps = len(x) // BATCH
-    order = jnp.concatenate(
-        [
-            jax.random.permutation(k, len(x))[: steps * BATCH].reshape(steps, BATCH)
-            for k in jax.random.split(key, epochs)
-        ]
-    )
-    return _train(params, jnp.asarray(x), jnp.asarray(y), order)
 
 
 def hidden_outputs(params, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,20 +98,62 @@ def show(name: str, fits: dict[str, Microstructure], kinds: tuple[str, ...]) -> 
     print("  " + ", ".join(f"{v}: {c}" for v, c in sorted(counts.items())))
 
 
-def null_table() -> None:
+def equilibrium() -> None:
+    """Equal effective utility, exactly: a layer, a Boltzmann and a Hopfield network."""
+    alpha, beta = mf.physics.utility_coefficients(-3.2, 0.65)
+    mu, sigma = mf.physics.equilibrium_distribution(alpha, beta)
+    w = np.geomspace(0.005, 0.4, 9)
+    density = np.exp(-0.5 * ((np.log(w) - mu) / sigma) ** 2) / w / sigma
+    h = mf.physics.effective_utility(w, density / np.sqrt(2 * np.pi), alpha, beta)
+    print(
+        f"lognormal layer, α = {alpha:.2f}, β = {beta:.2f}: h spreads {np.ptp(h):.1e}"
+    )
+    counts = np.array([300.0, 500.0, 200.0])
+    moved = counts + [-1, 1, 0]
+    values = [
+        mf.physics.potential(n, w[3:6], alpha, beta) * n.sum() for n in (counts, moved)
+    ]
+    bins = alpha * np.log(w[3:6]) - beta * np.log(w[3:6]) ** 2 - np.log(counts)
+    print(
+        f"one connection moved between bins: potential {values[1] - values[0]:+.4f}, "
+        f"its utility {bins[1] - bins[0]:+.4f} nats"
+    )
+    rng = np.random.default_rng(0)
+    patterns = rng.choice([-1.0, 1.0], size=(2, 10))
+    weights = mf.physics.hebbian_weights(patterns)
+    states = mf.physics.spin_states(10)
+    stored = np.abs(states @ patterns.T).max(1) == 10
+    print("Boltzmann machine, 10 spins, 2 Hebbian patterns, enumerated")
+    print("     T   spread of h   share of ± the patterns   −T h / lowest energy")
+    for temperature in (2.0, 1.0, 0.5, 0.2, 0.05):
+        utility = mf.physics.boltzmann_utility(
+            states, weights, np.zeros(10), temperature
+        )
+        shares = mf.physics.equilibrium_shares(utility)
+        seen = shares > 0
+        h = utility[seen] - np.log(shares[seen])
+        minus_lowest = temperature * utility.max()
+        print(
+            f"{temperature:6.2f}   {np.ptp(h):11.1e}   {shares[stored].sum():23.4f}   "
+            f"{temperature * h[0] / minus_lowest:20.4f}"
+        )
+
+
+def null_table(size: int) -> None:
     """The verdict on known distributions."""
     rng = np.random.default_rng(0)
-    gaussian = rng.normal(size=NULL_SIZE)
+    gaussian = rng.normal(size=size)
     known = {
         "gaussian": gaussian,
-        "laplace": rng.laplace(size=NULL_SIZE),
-        "student-3": rng.standard_t(3, size=NULL_SIZE),
-        "uniform": rng.uniform(-1, 1, size=NULL_SIZE),
+        "laplace": rng.laplace(size=size),
+        "student-3": rng.standard_t(3, size=size),
+        "uniform": rng.uniform(-1, 1, size=size),
         "gaussian, |w| < 0.25 rms dropped": gaussian[np.abs(gaussian) >= 0.25],
-        "lognormal": rng.lognormal(-3.2225, 0.65, size=NULL_SIZE),
+        "inverse Gaussian": rng.wald(1.0, 1 / 0.45, size=size),
+        "lognormal": rng.lognormal(-3.2225, 0.65, size=size),
     }
-    fits = {name: fit_microstructure(values) for name, values in known.items()}
-    show("known distributions, n = 200,000", fits, ("values",))
+    fits = {n: mf.physics.fit_microstructure(values) for n, values in known.items()}
+    show(f"known distributions, n = {size:,}", fits, ("values",))
 
 
 def pretrained(folder: Path) -> dict[str, Microstructure]:
@@ -159,7 +161,7 @@ def pretrained(folder: Path) -> dict[str, Microstructure]:
     found = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as tensors:
-            fits = analyze_microstructure(tensors)
+            fits = mf.physics.analyze_microstructure(tensors)
         show(path.stem, fits, ("connections", "embedding"))
         found |= {f"{path.stem}/{name}": fit for name, fit in fits.items()}
     return {name: fit for name, fit in found.items() if fit.kind == "connections"}
@@ -173,29 +175,35 @@ def trained_here(name: str, data_dir: Path | None, epochs: int) -> dict:
     he = critical_initialize(empty_network(sizes), key=key, weight_var=2.0)
     jaynes = jaynes_initialize(empty_network(sizes), key=key, gain=2.0)
     found = {}
+    order = epochs_of_batches(len(x), BATCH, epochs, key=jax.random.key(1))
+    data = jnp.asarray(x), jnp.asarray(y)
     for label, start in (("He normal", he), ("Jaynes lognormal", jaynes)):
         begin = time.perf_counter()
-        end = train(start, x, y, key=jax.random.key(1), epochs=epochs)
-        accuracy = float((forward(end, jnp.asarray(x_test)).argmax(1) == y_test).mean())
+        end = train(forward, start, *data, order, LEARNING_RATE)
+        score = accuracy(forward(end, jnp.asarray(x_test)), y_test)
         seconds = time.perf_counter() - begin
-        print(f"\n{name}, {label}: test accuracy {accuracy:.4f}, {seconds:.0f} s")
+        print(f"\n{name}, {label}: test accuracy {score:.4f}, {seconds:.0f} s")
         for moment, params in (("before", start), ("after", end)):
             title = f"{label}, {moment} training"
-            fits = analyze_microstructure({str(i): p for i, p in enumerate(params)})
+            fits = mf.physics.analyze_microstructure(
+                {str(i): p for i, p in enumerate(params)}
+            )
             show(title, fits, ("connections",))
             matrices = {f"layer {i}": p["weight"] for i, p in enumerate(params[1:-1])}
-            level = arbitrage_between_layers(matrices)
+            level = mf.physics.arbitrage_between_layers(matrices)
             print(
                 f"  equal-width hidden layers: levels spread {level.spread:.4f} nats "
                 f"(counting noise {level.noise_spread:.4f}, p = {level.p_value:.2g})"
             )
-            outputs = analyze_microstructure(hidden_outputs(params, x_test[:1000]))
+            outputs = mf.physics.analyze_microstructure(
+                hidden_outputs(params, x_test[:1000])
+            )
             show(f"{title}, neuron outputs", outputs, ("connections",))
             found[label, moment] = (params, fits)
     return found
 
 
-def ensembles_compared(images: tuple[np.ndarray, ...]) -> None:
+def ensembles_compared(images: tuple[np.ndarray, ...], seeds: int, epochs: int) -> None:
     """Test accuracy of ensembles from a critical and from a Jaynes start, by `fit`."""
     x, y, x_test, y_test = images
     widths = (x.shape[1], *HIDDEN, int(y.max()) + 1)
@@ -206,20 +214,17 @@ def ensembles_compared(images: tuple[np.ndarray, ...]) -> None:
     print("\nensembles learned by fit: test accuracy, σ of ln|m| before → after")
     for name, initial in starts.items():
         scores, before, after = [], [], []
-        for seed in ENSEMBLE_SEEDS:
+        for seed in range(seeds):
             key = jax.random.key(seed)
             network = mlp(widths, key=key)
             ensemble = mf.Ensemble.from_model(network, key=key, initial=initial)
-            result = mf.fit(
-                ensemble, (x, y), key=key, epochs=ENSEMBLE_EPOCHS, progress=False
-            )
+            result = mf.fit(ensemble, (x, y), key=key, epochs=epochs, progress=False)
             metrics = mf.evaluate(result.ensemble, (x_test, y_test), key=key)
             scores.append(metrics.accuracy)
             before.append(_spread(ensemble))
             after.append(_spread(result.ensemble))
-        error = np.std(scores, ddof=1) / np.sqrt(len(scores))
         print(
-            f"  {name:<10}{np.mean(scores):.4f} ± {error:.4f}   "
+            f"  {name:<10}{plus_minus(scores)}   "
             f"{np.mean(before):.3f} → {np.mean(after):.3f}   {len(scores)} seeds"
         )
 
@@ -260,22 +265,23 @@ def draw_figures(real: dict[str, Microstructure], ours: dict, out: Path) -> None
 
 def main() -> None:
     """Run the whole comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__, out="plots", seeds=ENSEMBLE_SEEDS)
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
-    parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--out", type=Path, default=Path("plots"))
     settings = parser.parse_args()
-    folder = settings.data_dir or (
-        Path(os.environ["MEANFIELD_DATA"]) if "MEANFIELD_DATA" in os.environ else None
-    )
+    folder = settings.data_dir and Path(settings.data_dir)
+    size, seeds, epochs = NULL_SIZE, settings.seeds, settings.epochs
+    learned = ENSEMBLE_EPOCHS
+    if settings.quick:
+        size, seeds, epochs, learned = 20_000, 1, 2, 2
     start = time.perf_counter()
-    null_table()
+    equilibrium()
+    null_table(size)
     real = {}
-    if folder is not None and (folder / "pretrained_weights").is_dir():
+    if folder and not settings.quick and (folder / "pretrained_weights").is_dir():
         real = pretrained(folder / "pretrained_weights")
-    ours = trained_here(settings.data, folder, settings.epochs)
-    ensembles_compared(load_images(settings.data, folder))
+    ours = trained_here(settings.data, folder, epochs)
+    ensembles_compared(load_images(settings.data, folder), seeds, learned)
     draw_figures(real, ours, settings.out)
     print(f"{time.perf_counter() - start:.0f} s")
 

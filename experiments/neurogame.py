@@ -3,7 +3,7 @@
     python experiments/neurogame.py --data faces --data-dir DIR    # DIR/utkface/…
     python experiments/neurogame.py --data fashion_mnist --data-dir DIR
     python experiments/neurogame.py --data digits                  # no download
-    python experiments/neurogame.py --data faces --select          # how GAMES was set
+    python experiments/neurogame_select.py --data-dir DIR          # how GAMES was set
 
 A perceptron and a convolutional network are trained in the same number of epochs, by
 the same optimizer, in these ways: whole; small from the start, with as many units as a
@@ -11,7 +11,7 @@ coalition; and by coalition training, where only a part of the units propagates,
 by Shapley values or by one of four controls (Banzhaf values, spread of the activation,
 norm of the weights, chance). Faces: gender (accuracy) and age (mean absolute error).
 
-Of the faces, 5,000 are learned from; the next 4,000 are for `--select`, which compares
+Of the faces, 5,000 are learned from; on the next 4,000 `neurogame_select` compares
 settings of coalition training on perceptrons, with seeds of its own; the 8,000 after
 these are the test part, on which nothing was chosen. The other data and the
 convolutional networks take the settings as they are.
@@ -20,34 +20,30 @@ The idea is that of Bouchaffra et al. 2024, arXiv:2410.12264; their data sets an
 are not the ones here.
 """
 
-import argparse
 import json
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
+import pictures
+from neurogame_table import draw, show, table
+from pictures import Kind, Task, kinds
+from shared import keep_compiled, options, resumed
 
 import meanfield as mf
-from meanfield.data import load
+from meanfield.deploy.graph.graph import trace_symbolic
 from meanfield.deploy.graph.network import as_network
-from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shipping.costs import count_macs
-from meanfield.ensemble.networks import mlp
 from meanfield.files import write_text
 from meanfield.learning.optimizers import cosine_adam
-from meanfield.plots import save
 
-OUT = Path("runs/neurogame")
 SEEDS = 5
-NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 5000, 4000, 8000
 EPOCHS = 10
 BATCHES = 78  # in an epoch: of 64 examples when there are 5000
 STEP_SIZE = 2e-3  # of Adam at the first step; falls to 0 along a cosine
@@ -67,124 +63,6 @@ GAMES = {
     "softness": 0.0,
     "regularizer": 0.01,
 }
-# What `--select` compares: GAMES with these changes.
-PLAIN = {"regularizer": 0.0}
-CANDIDATES = [
-    {},
-    PLAIN,
-    PLAIN | {"settle": 8},
-    PLAIN | {"memory": 0.0},
-    PLAIN | {"softness": 0.5},
-    PLAIN | {"payoff": None},
-    PLAIN | {"num_examples": 500, "budget_per_unit": 64},
-    PLAIN | {"every": 2, "settle": 3},
-    PLAIN | {"every": 2, "settle": 3, "apart": True},
-]
-SELECT_SEEDS = range(100, 103)
-SELECT_KEEP = (0.25, 0.125)
-HIDDEN = (128, 64)
-CHANNELS = (8, 16, 64)  # two convolutions and a dense layer
-IDENTITY = ("task", "network", "way", "keep", "seed", "settings")
-FACES = "utkface/utkface_gray32_all.npz"
-
-
-class Task(NamedTuple):
-    """What to learn: images (examples, height, width), and how answers are scored."""
-
-    name: str
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-    likelihood: Any
-    outputs: int
-    scale: float  # of a unit of the target; 0 for classes
-
-
-class CNN(eqx.Module):
-    """Two strided convolutions and a dense layer."""
-
-    first: eqx.nn.Conv2d
-    second: eqx.nn.Conv2d
-    dense: eqx.nn.Linear
-    out: eqx.nn.Linear
-
-    def __init__(self, side, one, two, width, outputs, *, key):
-        keys = jax.random.split(key, 4)
-        conv = lambda a, b, k: eqx.nn.Conv2d(a, b, 3, stride=2, padding=1, key=k)
-        self.first, self.second = conv(1, one, keys[0]), conv(one, two, keys[1])
-        side = (side + 3) // 4  # halved twice, rounded up
-        self.dense = eqx.nn.Linear(two * side**2, width, key=keys[2])
-        self.out = eqx.nn.Linear(width, outputs, key=keys[3])
-
-    def __call__(self, x):
-        """Outputs for one image (1, height, width)."""
-        x = jax.nn.relu(self.second(jax.nn.relu(self.first(x))))
-        return self.out(jax.nn.relu(self.dense(x.ravel())))
-
-
-def faces(folder: Path, validation: bool = False) -> list[Task]:
-    """Gender and age; copies of one picture stay on one side of the split.
-
-    With `validation` the test part is that of `--select`.
-    """
-    path = folder / FACES
-    if not path.is_file():
-        raise SystemExit(
-            f"{path} is missing. It holds the aligned UTKFace pictures (for research "
-            "that is not commercial; susanqq.github.io/UTKFace) as arrays images "
-            "(N, 32, 32), age, gender, and dup_of (the index of the first identical "
-            "picture). Put it there and pass --data-dir, or try --data digits."
-        )
-    with np.load(path) as arrays:
-        images, age, gender, group = (
-            arrays[name] for name in ("images", "age", "gender", "dup_of")
-        )
-    clash = (age != age[group]) | (gender != gender[group])
-    first = np.arange(len(group)) == group
-    rows = np.flatnonzero(first & ~np.isin(group, group[clash]))  # one of each picture
-    rows = np.random.default_rng(0).permutation(rows)
-    train, others = rows[:NUM_TRAIN], rows[NUM_TRAIN:]
-    part = slice(NUM_VALIDATION) if validation else slice(NUM_VALIDATION, None)
-    rows = np.concatenate([train, others[part][:NUM_TEST]])
-    x = (images[rows] / np.float32(255) - np.float32(0.5)) / np.float32(0.25)
-    cut = lambda y: ((x[:NUM_TRAIN], y[:NUM_TRAIN]), (x[NUM_TRAIN:], y[NUM_TRAIN:]))
-    years = age[rows].astype(np.float32)
-    center, spread = years[:NUM_TRAIN].mean(), years[:NUM_TRAIN].std()
-    classes, noise = mf.Categorical(), mf.Gaussian(scale=1.0)
-    return [
-        Task("gender", *cut(gender[rows].astype(np.int32)), classes, 2, 0.0),
-        Task("age", *cut((years - center) / spread), noise, 1, float(spread)),
-    ]
-
-
-def images(name: str, folder: str | None) -> list[Task]:
-    """Digits or Fashion-MNIST."""
-    data = load(name, **({} if name == "digits" else {"data_dir": folder}))
-    shape = (-1, *data.image_shape[:2])
-    train = data.x_train.reshape(shape)[:NUM_TRAIN], data.y_train[:NUM_TRAIN]
-    test = data.x_test.reshape(shape)[:NUM_TEST], data.y_test[:NUM_TEST]
-    return [Task(name, train, test, mf.Categorical(), len(data.class_names), 0.0)]
-
-
-class Kind(NamedTuple):
-    """A family of networks: how to make one, its layers' widths, how images enter."""
-
-    name: str
-    make: Callable[..., Any]
-    widths: dict[str, int]
-    enter: Callable[[np.ndarray], np.ndarray]
-
-
-def kinds(task: Task) -> list[Kind]:
-    """The perceptron and the convolutional network of a task."""
-    side = task.train[0].shape[1]
-    perceptron = lambda widths, key: mlp((side**2, *widths, task.outputs), key=key)
-    convolutional = lambda widths, key: CNN(side, *widths, task.outputs, key=key)
-    dense = {f"layers/{i}": width for i, width in enumerate(HIDDEN)}
-    conv = dict(zip(("first", "second", "dense"), CHANNELS, strict=True))
-    return [
-        Kind("MLP", perceptron, dense, lambda x: x.reshape(len(x), -1)),
-        Kind("CNN", convolutional, conv, lambda x: x[:, None]),
-    ]
 
 
 def by_chance(ensemble, layer, data, key):
@@ -280,83 +158,7 @@ def run(
     return scored | {"multiply_adds": macs, "seconds": seconds}
 
 
-def mean_and_error(values: Any) -> tuple[float, float]:
-    """Mean and its standard error, 0 for a single value."""
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return float(np.mean(values)), float(error)
-
-
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds with standard errors, and median processor seconds.
-
-    `gap` is the score of Shapley coalitions of as many units minus the cell's own, seed
-    by seed; in the cell of whole networks, of coalitions of half the units.
-    """
-    cells: dict[tuple, list] = {}
-    for row in rows:
-        cells.setdefault(tuple(row[name] for name in IDENTITY[:4]), []).append(row)
-    scores = {cell: np.array([r["score"] for r in own]) for cell, own in cells.items()}
-    found = []
-    for cell, own in cells.items():
-        row = dict(zip(IDENTITY, cell, strict=False))
-        row["score"], row["error"] = mean_and_error(scores[cell])
-        rival = scores[*cell[:2], "Shapley", 0.5 if cell[2] == "whole" else cell[3]]
-        row["gap"], row["gap_error"] = mean_and_error(rival - scores[cell])
-        row["units"], row["multiply_adds"] = own[0]["units"], own[0]["multiply_adds"]
-        row["seconds"] = float(np.median([one["seconds"] for one in own]))
-        found.append(row)
-    return found
-
-
-def show(cells: list[dict[str, Any]]) -> None:
-    """Print the table."""
-    for task, network in dict.fromkeys((c["task"], c["network"]) for c in cells):
-        unit = "MAE, years" if task == "age" else "accuracy, %"
-        title = f"{task}, {network}"
-        print(f"\n{title:20}{unit:>15}   Shapley minus it  units  mult-adds  seconds")
-        for cell in cells:
-            if (cell["task"], cell["network"]) != (task, network):
-                continue
-            name = cell["way"] + ("" if cell["keep"] == 1 else f", {cell['keep']:g}")
-            gap = f"{cell['gap']:+.2f} ± {cell['gap_error']:.2f}"
-            print(
-                f"  {name:20}{cell['score']:6.2f} ± {cell['error']:.2f}"
-                f"{'' if cell['way'] == 'Shapley' else gap:>18}"
-                f"{cell['units']:8d}{cell['multiply_adds']:11,d}{cell['seconds']:9.1f}"
-            )
-    print("\nShapley minus it: at as many units; whole networks: at half their units.")
-
-
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
-    """Score against units, one panel for each task and network."""
-    panels = list(dict.fromkeys((cell["task"], cell["network"]) for cell in cells))
-    figure = Figure(figsize=(3.4 * len(panels) + 1.2, 3.4), layout="constrained")
-    for place, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), place)
-        own = [cell for cell in cells if (cell["task"], cell["network"]) == panel]
-        axes.axhline(own[0]["score"], color="0.6", linestyle="--", zorder=0)
-        for number, way in enumerate(("whole", "small", *CREDITS)):
-            line = [cell for cell in own if cell["way"] == way]
-            axes.errorbar(
-                # Side by side where the numbers of units are the same.
-                [cell["units"] * 1.05 ** max(number - 1, 0) for cell in line],
-                [cell["score"] for cell in line],
-                [cell["error"] for cell in line],
-                color="0.4" if way == "whole" else f"C{number - 1}",
-                marker="o" if len(line) > 1 else "D",
-                markersize=4,
-                label=way,
-            )
-        axes.set_xscale("log")
-        axes.set_xticks(sorted({cell["units"] for cell in own}))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
-        axes.set_title(", ".join(panel))
-        axes.set_xlabel("active units")
-        axes.set_ylabel("MAE, years" if panel[0] == "age" else "accuracy, %")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    save(figure.axes[0], path)
+QUICK_WAYS = [("whole", 1.0), ("Shapley", 0.5), ("small", 0.25), ("Shapley", 0.25)]
 
 
 def all_ways() -> list[tuple[str, float]]:
@@ -373,84 +175,57 @@ def run_all(
     path: Path,
     games: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """All runs; those that an earlier call wrote to `path` are read from there.
+    """All runs; those that an earlier call wrote to `path` are read from there."""
+    problems = {(task.name, kind.name): (task, kind) for task, kind in cases}
 
-    A row is known again only if every setting was the same.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.is_file() else []
-    identity = lambda row: json.dumps([row[name] for name in IDENTITY])
-    known = {identity(row): row for row in map(json.loads, lines)}
-    rows = []
-    for seed in seeds:
-        for (task, kind), (way, keep) in product(cases, ways):
-            settings = {
-                "epochs": EPOCHS,
-                "batches": BATCHES,
-                "step_size": STEP_SIZE,
-                "widths": kind.widths,
-                "num_train": len(task.train[0]),
-                "num_test": len(task.test[0]),
-                "games": games if way in CREDITS else None,
-            }
-            names = task.name, kind.name, way, keep, seed, settings
-            row = dict(zip(IDENTITY, names, strict=True))
-            row = known.get(identity(row), row)
-            if "score" not in row:
-                row |= run(task, kind, way, keep, seed, games)
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            rows.append(row)
-        jax.clear_caches()  # The programs of games would pile up.
-    return rows
+    def settings() -> Iterator[dict[str, Any]]:
+        for seed in seeds:
+            for (task, kind), (way, keep) in product(cases, ways):
+                yield {
+                    "task": task.name,
+                    "network": kind.name,
+                    "way": way,
+                    "keep": keep,
+                    "seed": seed,
+                    "epochs": EPOCHS,
+                    "batches": BATCHES,
+                    "step_size": STEP_SIZE,
+                    "widths": kind.widths,
+                    "num_train": len(task.train[0]),
+                    "num_test": len(task.test[0]),
+                    "games": games if way in CREDITS else None,
+                }
+            jax.clear_caches()  # The programs of games would pile up.
 
+    def one(case: dict[str, Any]) -> dict[str, Any]:
+        task, kind = problems[case["task"], case["network"]]
+        return run(task, kind, case["way"], case["keep"], case["seed"], games)
 
-def select(cases: list[tuple[Task, Kind]], path: Path) -> None:
-    """Compare candidates by how much less they err than small networks as large.
-
-    The figure is 100 (1 − e / e_small), with e the errors in percent or in years, mean
-    over tasks, sizes and seeds.
-    """
-    ways = [(way, keep) for keep in SELECT_KEEP for way in ("small", "Shapley")]
-    for changes in CANDIDATES:
-        rows = run_all(cases, ways, SELECT_SEEDS, path, GAMES | changes)
-        errors = [r["score"] if r["task"] == "age" else 100 - r["score"] for r in rows]
-        gains = 100 * (1 - np.array(errors[1::2]) / np.array(errors[::2]))
-        mean, error = mean_and_error(gains.reshape(len(SELECT_SEEDS), -1).mean(1))
-        print(f"{mean:+.2f} ± {error:.2f} % less error with {changes}", flush=True)
+    return resumed(path, settings(), one)
 
 
 def main() -> None:
     """Run all ways on all tasks; print the table, save table and figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, out="runs/neurogame", seeds=SEEDS)
     names = ("faces", "digits", "fashion_mnist")
     parser.add_argument("--data", choices=names, default="digits")
-    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument(
-        "--select", action="store_true", help="compare CANDIDATES instead"
-    )
     args = parser.parse_args()
-    # The programs of one seed serve the next.
-    jax.config.update("jax_compilation_cache_dir", str((OUT / "compiled").resolve()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    keep_compiled(args.out)
     folder = Path(args.data_dir or ".")
-    if args.select:
-        if args.data != "faces":
-            parser.error("`--select` compares settings on faces; pass --data faces.")
-        tasks = faces(folder, validation=True)
-        return select([(t, kinds(t)[0]) for t in tasks], OUT / "select.jsonl")
-    tasks = faces(folder) if args.data == "faces" else images(args.data, args.data_dir)
+    faces = args.data == "faces"
+    tasks = pictures.faces(folder) if faces else pictures.images(args.data, folder)
     cases = [(task, kind) for task in tasks for kind in kinds(task)]
-    path = OUT / f"{args.data}.jsonl"
-    rows = run_all(cases, all_ways(), range(args.seeds), path, GAMES)
+    path, seeds = args.out / f"{args.data}.jsonl", range(args.seeds)
+    ways = all_ways()
+    if args.quick:
+        cases, ways, seeds = cases[:1], QUICK_WAYS, range(1)
+    rows = run_all(cases, ways, seeds, path, GAMES)
     cells = table(rows)
     show(cells)
     draw(cells, path.with_suffix(".png"))
     write_text(path.with_suffix(".json"), json.dumps(cells, indent=1))
     seconds = sum(row["seconds"] for row in rows)
-    print(f"\n{seconds:.0f} processor seconds of training; table and figure in {OUT}")
-    return None
+    print(f"\n{seconds:.0f} processor seconds of training; see {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[1] / "experiments" / "neurogame.py"
+FOLDER = str(Path(__file__).parents[1] / "experiments")
 
 
 @pytest.fixture
-def experiment():
-    spec = importlib.util.spec_from_file_location("neurogame", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def experiment(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("neurogame")
+
+
+@pytest.fixture
+def pictures(experiment):
+    return experiment.pictures
 
 
 def test_copies_of_a_picture_count_once_and_contradictory_ones_never(
-    experiment, tmp_path, monkeypatch
+    pictures, tmp_path, monkeypatch
 ):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (30, 4, 4), dtype=np.uint8)
@@ -29,12 +30,12 @@ def test_copies_of_a_picture_count_once_and_contradictory_ones_never(
         group[copy], images[copy] = first, images[first]
         age[copy], gender[copy] = age[first], gender[first]
     age[20] = 99  # Two ages for one picture: neither can be trusted.
-    path = tmp_path / experiment.FACES
+    path = tmp_path / pictures.FACES
     path.parent.mkdir()
     np.savez(path, images=images, age=age, gender=gender, dup_of=group)
-    monkeypatch.setattr(experiment, "NUM_TRAIN", 20)
-    monkeypatch.setattr(experiment, "NUM_VALIDATION", 0)
-    task, other = experiment.faces(tmp_path)
+    monkeypatch.setattr(pictures, "NUM_TRAIN", 20)
+    monkeypatch.setattr(pictures, "NUM_VALIDATION", 0)
+    task, other = pictures.faces(tmp_path)
     pixels = np.concatenate([task.train[0], task.test[0]])
     assert len(pixels) == 26 == len(np.unique(pixels.reshape(26, -1), axis=0))
     shown = {tuple(row) for row in pixels.reshape(26, -1)}
@@ -46,28 +47,26 @@ def test_copies_of_a_picture_count_once_and_contradictory_ones_never(
 
 
 def test_settings_are_compared_on_pictures_that_are_neither_learned_nor_tested(
-    experiment, tmp_path, monkeypatch
+    pictures, tmp_path, monkeypatch
 ):
     count = 40
-    path = tmp_path / experiment.FACES
+    path = tmp_path / pictures.FACES
     path.parent.mkdir()
-    pictures = np.arange(count, dtype=np.uint8)[:, None, None] * np.ones(
-        (1, 4, 4), "u1"
-    )
+    images = np.arange(count, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), "u1")
     one = np.arange(count)
-    np.savez(path, images=pictures, age=one, gender=one % 2, dup_of=one)
+    np.savez(path, images=images, age=one, gender=one % 2, dup_of=one)
     for name, size in (("TRAIN", 20), ("VALIDATION", 9), ("TEST", 8)):
-        monkeypatch.setattr(experiment, f"NUM_{name}", size)
-    final, chosen = (experiment.faces(tmp_path, part)[0] for part in (False, True))
+        monkeypatch.setattr(pictures, f"NUM_{name}", size)
+    final, chosen = (pictures.faces(tmp_path, part)[0] for part in (False, True))
     np.testing.assert_array_equal(final.train[0], chosen.train[0])
     shown = [set(x[:, 0, 0]) for x in (final.train[0], chosen.test[0], final.test[0])]
     assert [len(part) for part in shown] == [20, 8, 8]
     assert len(set.union(*shown)) == 36
 
 
-def test_without_the_pictures_it_says_where_to_put_them(experiment, tmp_path):
+def test_without_the_pictures_it_says_where_to_put_them(pictures, tmp_path):
     with pytest.raises(SystemExit, match="utkface_gray32_all.npz is missing"):
-        experiment.faces(tmp_path)
+        pictures.faces(tmp_path)
 
 
 def test_rows_that_are_known_are_not_run_again(experiment, tmp_path, monkeypatch):
@@ -84,7 +83,7 @@ def test_rows_that_are_known_are_not_run_again(experiment, tmp_path, monkeypatch
         }
 
     monkeypatch.setattr(experiment, "run", run)
-    (task,) = experiment.images("digits", None)
+    (task,) = experiment.pictures.images("digits", None)
     cases = [(task, kind) for kind in experiment.kinds(task)]
     path = tmp_path / "runs.jsonl"
     again = lambda seeds, games=experiment.GAMES: experiment.run_all(
@@ -135,8 +134,9 @@ def test_a_candidate_is_measured_against_small_networks(
             for way, _ in ways
         ]
 
-    monkeypatch.setattr(experiment, "run_all", run_all)
-    monkeypatch.setattr(experiment, "CANDIDATES", [{"memory": 0.3}])
-    experiment.select([], Path("unused"))
+    select = importlib.import_module("neurogame_select")
+    monkeypatch.setattr(select, "run_all", run_all)
+    monkeypatch.setattr(select, "CANDIDATES", [{"memory": 0.3}])
+    select.select([], Path("unused"))
     # 18 % wrong for 20 % is a tenth less, 9.5 years for 10 a twentieth.
     assert capsys.readouterr().out.startswith("+7.50 ± 0.00 %")

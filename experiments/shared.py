@@ -1,0 +1,143 @@
+"""What several experiments do alike: options, rows that resume, mean ± error, training.
+
+An experiment is run as a script, ``python experiments/NAME.py``; its folder is then the
+first place that Python looks for modules, and ``import shared`` finds this one.
+"""
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def options(doc: str, *, out: str, seeds: int | None = None) -> argparse.ArgumentParser:
+    """The options that experiments have in common.
+
+    Args:
+        doc: the experiment's docstring; its first line describes the script.
+        out: folder that results go to.
+        seeds: how many seeds a full run takes; None if there is no such choice.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument(
+        "--data-dir", type=Path, default=os.environ.get("MEANFIELD_DATA")
+    )
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--quick", action="store_true", help="small, within a minute")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds, help="only so many")
+    return parser
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keep compiled programs in a folder: those of one seed serve the next."""
+    jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean and its standard error, 0 for a single value."""
+    values = np.asarray(values, dtype=np.float64)
+    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(values.mean()), float(error)
+
+
+def plus_minus(values: Any, digits: int = 4, sign: str = "") -> str:
+    """Mean ± standard error as text; `sign` "+" shows the sign of the mean."""
+    mean, error = mean_and_error(values)
+    return f"{mean:{sign}.{digits}f} ± {error:.{digits}f}"
+
+
+def resumed(
+    path: Path,
+    cases: Iterable[Mapping[str, Any]],
+    run: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """One row for each case; rows that an earlier call wrote are not run again.
+
+    A row is known again only if every setting in its case was the same.
+
+    Args:
+        path: file of rows, one JSON object a line; it is appended to.
+        cases: settings of every row, plain values by name.
+        run: what a case gives, plain values by other names.
+
+    Returns:
+        Case and result together, in the order of the cases.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    known = [json.loads(line) for line in lines]
+    rows = []
+    for case in cases:
+        case = json.loads(json.dumps(case))  # tuples as lists, as they are read back
+        same = (row for row in known if case == {k: row.get(k) for k in case})
+        row = next(same, None)
+        if row is None:
+            row = {**case, **run(case)}
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        rows.append(row)
+    return rows
+
+
+def epochs_of_batches(
+    num_examples: int, batch_size: int, epochs: int, *, key: jax.Array
+) -> jax.Array:
+    """Indices (steps, batch) of whole batches, in a new random order every epoch."""
+    steps = num_examples // batch_size
+    return jnp.concatenate(
+        [
+            jax.random.permutation(k, num_examples)[: steps * batch_size].reshape(
+                steps, batch_size
+            )
+            for k in jax.random.split(key, epochs)
+        ]
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("forward", "learning_rate"))
+def train(
+    forward: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    x: jax.Array,
+    y: jax.Array,
+    batches: jax.Array,
+    learning_rate: float,
+) -> Any:
+    """Adam on the cross-entropy of an ordinary network, in one compiled loop.
+
+    Args:
+        forward: logits of a batch.
+        params: where to start.
+        x: all examples.
+        y: their classes.
+        batches: indices (steps, batch) of the examples of every step.
+        learning_rate: of Adam.
+    """
+    optimizer = optax.adam(learning_rate)
+
+    def loss(params: Any, batch: jax.Array) -> jax.Array:
+        logits = forward(params, x[batch])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y[batch]).mean()
+
+    def step(carry: Any, batch: jax.Array) -> Any:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), batches)
+    return params
+
+
+def accuracy(logits: jax.Array, y: Any) -> float:
+    """Share of the examples whose largest logit is that of their class."""
+    return float((np.asarray(logits).argmax(1) == np.asarray(y)).mean())
