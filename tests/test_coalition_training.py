@@ -115,14 +115,14 @@ def test_what_feeds_the_units_is_found_and_silencing_it_silences_them(kind):
     found = find_layers(ensemble, x[:3], None)
     for layer, axes in expected.items():
         own = {
-            name.removeprefix(f"{layer}/"): axis
-            for name, axis in found.incoming[layer].items()
+            name.removeprefix(f"{layer}/"): source.axis
+            for name, source in found.sources[layer].items()
             if name.startswith(f"{layer}/")
         }
         assert own == axes
         size = found.units[layer].size
         mask = np.arange(size) % 2 == 0
-        silent = silence(ensemble, {layer: mask}, found.incoming)
+        silent = silence(ensemble, {layer: mask}, found.sources)
         drawn = mf.Ensemble.from_points(silent.sample(KEY))
         values = mf.neurons.coalition_features(drawn, layer, x[:9])
         assert (values[:, ~mask] == 0).all()
@@ -133,7 +133,7 @@ def test_silencing_nobody_changes_no_bit_and_the_cut_is_what_the_mask_says():
     ensemble = mf.Ensemble.from_model(network(), key=KEY)
     found = find_layers(ensemble, X[:3], None)
     everybody = {name: np.ones(u.size, bool) for name, u in found.units.items()}
-    same = silence(ensemble, everybody, found.incoming)
+    same = silence(ensemble, everybody, found.sources)
     for one, two in zip(
         jax.tree.leaves(eqx.filter(ensemble, eqx.is_array)),
         jax.tree.leaves(eqx.filter(same, eqx.is_array)),
@@ -143,7 +143,7 @@ def test_silencing_nobody_changes_no_bit_and_the_cut_is_what_the_mask_says():
     mask = np.arange(8) < 5
     masks = {**everybody, "layers/0": mask}
     for forget in (False, True):
-        weight = silence(ensemble, masks, found.incoming, forget=forget).weights()[
+        weight = silence(ensemble, masks, found.sources, forget=forget).weights()[
             "layers/0/weight"
         ]
         assert (weight.spike_prob[~mask] == 1).all()
@@ -209,9 +209,9 @@ def test_the_penalty_is_the_mean_square_activation_of_who_is_outside():
         "layers/0": np.linspace(0, 1, 8, dtype=np.float32),
         "layers/1": np.array([1, 0, 1, 0, 0.5, 0], np.float32),
     }
-    incoming = tuple((n, tuple(a.items())) for n, a in found.incoming.items())
+    sources = tuple((n, tuple(a.items())) for n, a in found.sources.items())
     gates = CoalitionRestraint(
-        {n: jnp.asarray(m) for n, m in members.items()}, incoming, 0.3
+        {n: jnp.asarray(m) for n, m in members.items()}, sources, 0.3
     )
     a, expected = np.asarray(X, np.float64), 0.0
     mean = ensemble.mean_network()
@@ -227,8 +227,8 @@ def test_units_act_as_often_as_their_membership_says():
     ensemble = mf.Ensemble.from_points(network())
     found = find_layers(ensemble, X[:3], ["layers/0"])
     members = jnp.array([0, 1, 0.5, 0.9, 0.1, 0.3, 1, 0])
-    incoming = tuple((n, tuple(a.items())) for n, a in found.incoming.items())
-    gates = CoalitionRestraint({"layers/0": members}, incoming, 0.0)
+    sources = tuple((n, tuple(a.items())) for n, a in found.sources.items())
+    gates = CoalitionRestraint({"layers/0": members}, sources, 0.0)
 
     def acts(key):
         return gates.restrict(ensemble, key).params.layers[0].bias != 0

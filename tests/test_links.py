@@ -194,3 +194,16 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
         mf.credit.inclusion_gradients(
             ensemble, (x, y), key=KEY, payoff="accuracy", likelihood=mf.Gaussian()
         )
+
+
+def test_connections_that_share_a_spike_are_counted_one_by_one():
+    net = eqx.nn.MLP(3, 2, 5, 1, key=jax.random.key(0))
+    ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1), spikes="unit")
+    labels = mf.label_connections(ensemble)
+    links = mf.neurons.neuron_links(ensemble, labels, "layers/0", jnp.ones((1, 3)))
+    present = [1 - np.asarray(w.spike_prob) for w in ensemble.weights().values()]
+    incoming = np.broadcast_to(present[0], (5, 3)).sum(1)
+    outgoing = np.broadcast_to(present[1], (2, 5)).sum(0)
+    np.testing.assert_allclose(links.expected_in, incoming, rtol=1e-6)
+    np.testing.assert_allclose(links.expected_out, outgoing, rtol=1e-6)
+    assert sum(links.incoming[name].sum() for name in links.incoming) == 15

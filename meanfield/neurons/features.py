@@ -10,7 +10,7 @@ from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import check_inputs, input_arrays
 from meanfield.program.steps import trace
-from meanfield.program.wiring import named_units
+from meanfield.program.units import find_units
 
 from .silence import activations
 
@@ -52,7 +52,12 @@ def coalition_features(
     check_inputs(ensemble, x, "x")
     points = ensemble.mean_params()
     program = trace(ensemble.apply_fn, points, x)
-    units = named_units(program, layer)
+    units = find_units(program, layer)
+    require(
+        units.place is not None,
+        f"`layer` {layer!r} is recurrent: its units have one activation for each time. "
+        "Read those of a dense or convolutional layer.",
+    )
     if isinstance(mask, Mapping):
         require(
             layer in mask,

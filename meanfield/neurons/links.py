@@ -26,10 +26,11 @@ from meanfield.checks import require
 from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.program.jaxprs import bind
+from meanfield.program.primitives import MOVES
+from meanfield.program.products import weight_axis
 from meanfield.program.steps import Program, Step, trace
-from meanfield.program.units import find_units, product_of, weight_axis
+from meanfield.program.units import find_units
 
-_MOVES = frozenset("transpose reshape squeeze broadcast_in_dim".split())
 _CASTS = frozenset("convert_element_type copy".split())
 
 
@@ -109,14 +110,15 @@ def neuron_links(
         f"`layer` {layer!r} is recurrent: its connections belong to gates, not to "
         "units. Count those of a dense layer or a convolution.",
     )
-    number, side, axis = product_of(program, layer)
+    assert units.product is not None
+    number, side, axis = units.product
     first = (program.steps[number].inputs[side], axis, np.arange(units.size))
     later = []
-    for reading in units.readings:
-        for at, operand in reading.products:
+    for read in units.reads:
+        for at, operand in read.products:
             step = program.steps[at]
-            along = weight_axis(step, operand, reading.axis)
-            later.append((step.inputs[1 - operand], along, reading.owner))
+            along = weight_axis(step, operand, read.axis)
+            later.append((step.inputs[1 - operand], along, read.owner))
     incoming, expected_in = _count(ensemble, labels, program, [first], units.size)
     outgoing, expected_out = _count(ensemble, labels, program, later, units.size)
     return NeuronLinks(incoming, outgoing, expected_in, expected_out)
@@ -199,7 +201,10 @@ def _count(ensemble, labels, program, parts, size) -> tuple[dict[str, Any], Any]
         for label in Label:
             hits = ((own == label) & learned).sum(1)
             np.add.at(counts[label.name.lower()], owner, hits)
-        present = 1 - np.asarray(ensemble.weights()[name].spike_prob, np.float64)
+        weight = ensemble.weights()[name]
+        # Connections may share a spike: π is broadcast along the axes that it lacks.
+        present = 1 - np.asarray(weight.spike_prob, np.float64)
+        present = np.broadcast_to(present, weight.shape)
         np.add.at(expected, owner, present.ravel()[moved].sum(1))
     return counts, expected
 
@@ -210,13 +215,13 @@ def _origin(program: Program, place: Any) -> tuple[str, Any]:
     moves: list[Step] = []
     while place not in names:
         made = [step for step in program.steps if place in step.outputs]
-        if not made or made[0].eqn.primitive.name not in _MOVES | _CASTS:
+        if not made or made[0].eqn.primitive.name not in MOVES:
             return "", np.zeros(program.shapes[place], int)
         moves.append(made[0])
         place = made[0].inputs[0]
     shape = program.shapes[place]
     ids: Any = np.arange(int(np.prod(shape))).reshape(shape)
     for step in reversed(moves):
-        if step.eqn.primitive.name in _MOVES:
+        if step.eqn.primitive.name not in _CASTS:
             (ids,) = bind(step.eqn, ids)
     return names[place], np.asarray(ids)

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from meanfield.learning.sharding import come_home
+from meanfield.program.products import weight_axis
+from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, run_loop
-from meanfield.program.units import Reading, weight_axis
 
 from .stage import Stage, State
 
@@ -22,35 +23,35 @@ def null_units(stage: Stage, state: State) -> Bool[np.ndarray, " units"]:
     units = stage.units[stage.layer]
     null = np.ones(units.size, bool)
     values = dict(state.values)
-    if not units.bodies and any(r.place not in values for r in units.readings):
+    if not units.bodies and any(r.place not in values for r in units.reads):
         stage.program.advance(values, stage.behind)
-    for number, reading in enumerate(units.readings):
-        positions = ~_read(stage, state, reading)
+    for number, read in enumerate(units.reads):
+        positions = ~_heard(stage, state, read)
         if not units.bodies:
-            value = np.asarray(come_home(values[reading.place]))
+            value = np.asarray(come_home(values[read.place]))
             same = value == np.asarray(come_home(state.rests[stage.layer, number]))
-            others = tuple(a for a in range(same.ndim) if a != reading.axis)
+            others = tuple(a for a in range(same.ndim) if a != read.axis)
             positions |= same.all(others)
-        counts = np.bincount(reading.owner, minlength=units.size)
-        quiet = np.bincount(reading.owner[positions], minlength=units.size)
+        counts = np.bincount(read.owner, minlength=units.size)
+        quiet = np.bincount(read.owner[positions], minlength=units.size)
         null &= quiet == counts
     return null
 
 
-def _read(stage: Stage, state: State, reading: Reading) -> Bool[np.ndarray, " places"]:
+def _heard(stage: Stage, state: State, read: UnitRead) -> Bool[np.ndarray, " places"]:
     """Positions that some weight other than zero reads, or something else."""
-    read = np.full(len(reading.owner), reading.others)
+    heard = np.full(len(read.owner), read.others)
     program, values = stage.program, state.values
-    if reading.loop is not None:
-        program = stage.units[stage.layer].bodies[reading.loop]
-        values = _weights_in_loop(stage, state, reading.loop, program)
-    for number, side in reading.products:
+    if read.loop is not None:
+        program = stage.units[stage.layer].bodies[read.loop]
+        values = _weights_in_loop(stage, state, read.loop, program)
+    for number, side in read.products:
         step = program.steps[number]
         weight = np.asarray(program.read(values, step.inputs[1 - side]))
-        axis = weight_axis(step, side, reading.axis)
+        axis = weight_axis(step, side, read.axis)
         others = tuple(a for a in range(weight.ndim) if a != axis)
-        read |= (weight != 0).any(others)
-    return read
+        heard |= (weight != 0).any(others)
+    return heard
 
 
 def _weights_in_loop(

@@ -22,15 +22,17 @@ from jaxtyping import Float
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import array_pair
+from meanfield.program.primitives import MOVES
+from meanfield.program.products import weight_axis
+from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import Reading, find_units, weight_axis
+from meanfield.program.units import find_units
 from meanfield.spikeslab import SpikeSlab
 
 _AFTER = frozenset(
     "add add_any sub transpose reshape squeeze broadcast_in_dim convert_element_type "
     "copy".split()
 )
-_MOVES = frozenset("transpose reshape convert_element_type copy".split())
 
 
 def readout_values(
@@ -75,11 +77,11 @@ def readout_values(
     )
     points = ensemble.mean_params()
     program = trace(ensemble.apply_fn, points, x)
-    reading, number, side = _readout(program, layer)
+    read, number, side = _readout(program, layer)
     values = program.advance(program.start(points, x))
-    acts = np.asarray(jnp.moveaxis(values[reading.place], reading.axis, -1), np.float64)
+    acts = np.asarray(jnp.moveaxis(values[read.place], read.axis, -1), np.float64)
     outputs = np.asarray(program.results(values), np.float64)
-    mean, var = _weights(program, ensemble, values, number, side, reading)
+    mean, var = _weights(program, ensemble, values, number, side, read)
     targets = np.asarray(y, np.float64).reshape(outputs.shape)
     acts = acts.reshape(-1, acts.shape[-1])
     outputs, targets = (a.reshape(len(acts), -1) for a in (outputs, targets))
@@ -102,19 +104,19 @@ def _quadratic(moved, held, mean, var, rest) -> Float[np.ndarray, " players"]:
     return linear + pairs.sum(1) / 2
 
 
-def _readout(program: Program, layer: str) -> tuple[Reading, int, int]:
+def _readout(program: Program, layer: str) -> tuple[UnitRead, int, int]:
     units = find_units(program, layer)
-    readings = units.readings
+    reads = units.reads
     plain = (
-        len(readings) == 1
-        and not readings[0].others
-        and readings[0].loop is None
-        and len(readings[0].products) == 1
-        and readings[0].kept == (readings[0].axis,)
-        and len(readings[0].owner) == units.size
+        len(reads) == 1
+        and not reads[0].others
+        and reads[0].loop is None
+        and len(reads[0].products) == 1
+        and reads[0].kept == (reads[0].axis,)
+        and len(reads[0].owner) == units.size
     )
     if plain:
-        (number, side) = readings[0].products[0]
+        (number, side) = reads[0].products[0]
         behind = program.readers(program.steps[number].outputs)
         plain = program.steps[number].eqn.primitive.name == "dot_general" and all(
             program.steps[n].eqn.primitive.name in _AFTER for n in behind
@@ -124,13 +126,13 @@ def _readout(program: Program, layer: str) -> tuple[Reading, int, int]:
         f"`layer` {layer!r} must feed one dense read-out with nothing but a bias after "
         "it; use NeuronGame with shapley_values for other layers.",
     )
-    return readings[0], *readings[0].products[0]
+    return reads[0], *reads[0].products[0]
 
 
-def _weights(program, ensemble, values, number, side, reading) -> tuple[Any, Any]:
+def _weights(program, ensemble, values, number, side, read) -> tuple[Any, Any]:
     """Mean and variance of the read-out, (units, outputs)."""
     step = program.steps[number]
-    axis = weight_axis(step, side, reading.axis)
+    axis = weight_axis(step, side, read.axis)
     item = step.inputs[1 - side]
     mean = np.asarray(program.read(values, item), np.float64)
     var = np.zeros_like(mean)
@@ -138,7 +140,7 @@ def _weights(program, ensemble, values, number, side, reading) -> tuple[Any, Any
     moves, place = [], item
     while place not in names:
         made = [s for s in program.steps if place in s.outputs]
-        if not made or made[0].eqn.primitive.name not in _MOVES:
+        if not made or made[0].eqn.primitive.name not in MOVES:
             break
         moves.append(made[0])
         place = made[0].inputs[0]

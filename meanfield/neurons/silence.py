@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Shaped
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.program.sources import UnitSource
 from meanfield.program.steps import Program
-from meanfield.program.wiring import Units, incoming_axes
+from meanfield.program.units import Units
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named
 
@@ -25,7 +26,7 @@ from meanfield.trees import map_named
 def silence(
     ensemble: Ensemble,
     masks: Mapping[str, Bool[Any, " units"]],
-    incoming: Mapping[str, Mapping[str, int]],
+    sources: Mapping[str, Mapping[str, UnitSource]],
     *,
     forget: bool = False,
 ) -> Ensemble:
@@ -34,28 +35,32 @@ def silence(
     Args:
         ensemble: a network and its weights.
         masks: for a layer, the units that act.
-        incoming: for a layer, what `incoming_axes` found.
+        sources: for a layer, the parameters that feed its units.
         forget: whether the slabs of what is cut become 0 as well. Otherwise they wait
             for the unit to come back.
     """
     cuts: dict[str, list[tuple[int, Any]]] = {}
     for layer, mask in masks.items():
-        for name, axis in incoming[layer].items():
-            cuts.setdefault(name, []).append((axis, mask))
+        # The last entry, number −1, stands for what belongs to no unit.
+        acting = jnp.append(jnp.asarray(mask), True)
+        for name, source in sources[layer].items():
+            cuts.setdefault(name, []).append(
+                (source.axis, acting[np.array(source.owner)])
+            )
 
     def cut(name: str, leaf: Any) -> Any:
-        for axis, mask in cuts.get(name, ()):
-            leaf = _cut(leaf, axis, mask, forget)
+        for axis, acting in cuts.get(name, ()):
+            leaf = _cut(leaf, axis, acting, forget)
         return leaf
 
     params = map_named(cut, ensemble.params, is_spike_slab)
     return eqx.tree_at(lambda e: e.params, ensemble, params)
 
 
-def _cut(leaf: Any, axis: int, mask: Any, forget: bool) -> Any:
+def _cut(leaf: Any, axis: int, acting: Any, forget: bool) -> Any:
     shape = [1] * len(leaf.shape)
     shape[axis] = -1
-    acting = jnp.asarray(mask).reshape(shape)
+    acting = acting.reshape(shape)
 
     def keep(array: Shaped[Array, "..."], other: int) -> Array:
         return jnp.where(acting, array, jnp.asarray(other, array.dtype))
@@ -73,10 +78,13 @@ def activations(
 ) -> Shaped[Array, "examples positions units"]:
     """Activations of the units of a layer, at the positions of each example."""
 
+    assert units.place is not None
+    place = units.place
+
     @eqx.filter_jit
     def read(params: Any, x: Any) -> Array:
         values = program.advance(program.start(params, x))
-        value = jnp.moveaxis(values[units.place], units.axis, -1)
+        value = jnp.moveaxis(values[place], units.axis, -1)
         return value.reshape(value.shape[0], -1, units.size)
 
     return read(params, x)
@@ -90,8 +98,8 @@ def check_silent(
     Raises:
         ValueError: the silenced units vary from example to example, or are not finite.
     """
-    nobody = {layer: np.zeros(units.size, bool)}
-    silent = silence(ensemble, nobody, {layer: incoming_axes(program, units)})
+    nothing = {layer: np.zeros(units.size, bool)}
+    silent = silence(ensemble, nothing, {layer: units.sources})
     value = np.asarray(activations(program, silent.mean_params(), x, units))
     constant = np.isfinite(value).all() and (value == value[:1, :1]).all()
     require(

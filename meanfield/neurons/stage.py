@@ -24,8 +24,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from meanfield.credit.payoffs import Measure
 from meanfield.program.jaxprs import bind
+from meanfield.program.products import weight_axis
+from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, Step, run_loop
-from meanfield.program.units import Reading, Units, weight_axis
+from meanfield.program.units import Units
 
 # Numbers in flight at once: what the caches of a core hold, what a GPU has to do.
 ELEMENTS = {"cpu": 2**16}
@@ -43,7 +45,7 @@ class State(eqx.Module):
 
     Args:
         values: values that the part behind the layer reads, by place.
-        rests: what units outside are held at, by layer and number of the reading.
+        rests: what units outside are held at, by layer and number of the read.
         masks: coalitions of other layers.
     """
 
@@ -78,7 +80,7 @@ class Stage:
         self.program, self.layer, self.units = program, layer, dict(units)
         self.measure, self.replacement, self.stale = measure, replacement, stale
         own = self.units[layer]
-        outer = {r.place for r in own.readings if r.loop is None}
+        outer = {r.place for r in own.reads if r.loop is None}
         loops = set(own.bodies)
         starts = outer | {p for n in loops for p in program.steps[n].outputs}
         self.behind = sorted({*loops, *program.readers(starts)})
@@ -108,11 +110,11 @@ class Stage:
 
     def _noting(self, rests: dict[Key, Array], masks: Masks) -> Callable:
         def change(place: int, value: Any) -> Any:
-            for name, number, reading in self._at(place, None):
-                rest = self._rest([value], reading)
+            for name, number, read in self._at(place, None):
+                rest = self._rest([value], read)
                 rests[name, number] = rest
                 if name in masks and not self.stale:
-                    value = hold(value, reading, masks[name], rest)
+                    value = hold(value, read, masks[name], rest)
             return value
 
         return change
@@ -129,8 +131,8 @@ class Stage:
                 lambda place, value: value if place in places else None,
             )
             for place in places:
-                for name, number, reading in self._at(place, step):
-                    rests[name, number] = self._rest(seen[place], reading)
+                for name, number, read in self._at(place, step):
+                    rests[name, number] = self._rest(seen[place], read)
             held = {name for name in self._names(step) if name in masks}
             if held and not self.stale:
                 state = State({}, rests, {name: masks[name] for name in held})
@@ -139,12 +141,10 @@ class Stage:
 
         return run
 
-    def _rest(self, values: Any, reading: Reading) -> Array:
+    def _rest(self, values: Any, read: UnitRead) -> Array:
         """What units are held at; `values` has a first axis more (time, or one)."""
         stacked = jnp.stack(values) if isinstance(values, list) else values
-        axes = tuple(
-            a for a in range(stacked.ndim) if a == 0 or a - 1 not in reading.kept
-        )
+        axes = tuple(a for a in range(stacked.ndim) if a == 0 or a - 1 not in read.kept)
         low, high = stacked.min(axes, keepdims=True), stacked.max(axes, keepdims=True)
         if self.replacement == "zero":
             return jnp.zeros_like(low[0])
@@ -158,10 +158,10 @@ class Stage:
         masks = state.masks if mask is None else {**state.masks, self.layer: mask}
 
         def at(place: int, value: Any, loop: int | None) -> Any:
-            for name, number, reading in self._at(place, loop):
+            for name, number, read in self._at(place, loop):
                 if name in masks:
                     rest = state.rests[name, number]
-                    value = hold(value, reading, masks[name], rest)
+                    value = hold(value, read, masks[name], rest)
             return value
 
         def in_loop(number: int) -> Callable:
@@ -178,12 +178,12 @@ class Stage:
             {number: in_loop(number) for number in played},
         )
 
-    def _at(self, place: int, loop: int | None) -> list[tuple[str, int, Reading]]:
+    def _at(self, place: int, loop: int | None) -> list[tuple[str, int, UnitRead]]:
         return [
-            (name, number, reading)
+            (name, number, read)
             for name, units in self.units.items()
-            for number, reading in enumerate(units.readings)
-            if reading.place == place and reading.loop == loop
+            for number, read in enumerate(units.reads)
+            if read.place == place and read.loop == loop
         ]
 
     def _loop_steps(self) -> set[int]:
@@ -269,19 +269,19 @@ class Stage:
         return jax.lax.map(together, groups).reshape(orders.shape[0], -1)
 
     def _parts(self, state: State, product: "_Sum") -> "_Parts":
-        reading = product.reading
+        read = product.read
         own = self.units[self.layer]
-        number = own.readings.index(reading)
+        number = own.reads.index(read)
         rest = state.rests[self.layer, number]
-        value = state.values[reading.place]
+        value = state.values[read.place]
         step = self.program.steps[product.number]
         weight = self.program.read(state.values, step.inputs[1 - product.side])
         nobody = jnp.broadcast_to(rest, value.shape).astype(value.dtype)
         operands = [nobody, weight] if product.side == 0 else [weight, nobody]
         (start,) = bind(step.eqn, *operands)
         wide = jnp.promote_types(start.dtype, jnp.float32)
-        acts = _by_unit(value - rest, reading.axis, reading.owner, own.size)
-        weights = _by_unit(weight, product.weight_axis, reading.owner, own.size)
+        acts = _by_unit(value - rest, read.axis, read.owner, own.size)
+        weights = _by_unit(weight, product.weight_axis, read.owner, own.size)
         return _Parts(
             start.astype(wide),
             acts.astype(wide),
@@ -294,7 +294,7 @@ class Stage:
 class _Sum:
     """A dense product that reads the layer: its pre-activation is a running sum."""
 
-    reading: Reading
+    read: UnitRead
     number: int
     side: int
     weight_axis: int
@@ -331,11 +331,11 @@ class _Parts(eqx.Module):
         return product.reshape(len(players), *self.start.shape)
 
 
-def hold(value: Array, reading: Reading, mask: Any, rest: Array) -> Array:
+def hold(value: Array, read: UnitRead, mask: Any, rest: Array) -> Array:
     """Units outside the mask at their rest."""
     shape = [1] * value.ndim
-    shape[reading.axis] = len(reading.owner)
-    inside = jnp.asarray(mask)[reading.owner].reshape(shape)
+    shape[read.axis] = len(read.owner)
+    inside = jnp.asarray(mask)[read.owner].reshape(shape)
     return jnp.where(inside, value, rest.astype(value.dtype))
 
 
@@ -350,23 +350,23 @@ def _by_unit(value: Array, axis: int, owner: Any, size: int) -> Array:
 def _running_sums(program: Program, units: Units, made: set[int]):
     """The products that read the units, or None unless dense ones alone do."""
     sums = []
-    for reading in units.readings:
-        counts = np.bincount(reading.owner, minlength=units.size)
+    for read in units.reads:
+        counts = np.bincount(read.owner, minlength=units.size)
         if (
-            reading.others
-            or reading.loop is not None
-            or reading.place in made
-            or reading.kept != (reading.axis,)
+            read.others
+            or read.loop is not None
+            or read.place in made
+            or read.kept != (read.axis,)
             or (counts != counts[0]).any()
         ):
             return None
-        for number, side in reading.products:
+        for number, side in read.products:
             eqn: Any = program.steps[number].eqn
             if eqn.primitive.name != "dot_general":
                 return None
-            axis = weight_axis(program.steps[number], side, reading.axis)
+            axis = weight_axis(program.steps[number], side, read.axis)
             out = eqn.outvars[0].aval.dtype
-            sums.append(_Sum(reading, number, side, axis, out))
+            sums.append(_Sum(read, number, side, axis, out))
     return sums or None
 
 

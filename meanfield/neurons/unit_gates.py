@@ -22,8 +22,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.credit.path_integral import Chunks, Gates
 from meanfield.credit.payoffs import payoff_measure
+from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, Step, run_loop, trace
-from meanfield.program.units import Reading, Units, find_units
+from meanfield.program.units import Units, find_units
 from meanfield.propagation.noise import fold_in, normal
 from meanfield.spikeslab import safe_sqrt
 
@@ -34,7 +35,7 @@ class UnitGame(eqx.Module):
     Args:
         params: point parameters.
         likelihood: from outputs to a distribution.
-        rests: what units outside are held at, by reading; None while not known.
+        rests: what units outside are held at, by read; None while not known.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
         names: layers whose units play.
         sizes: how many each has.
@@ -113,9 +114,9 @@ class UnitGame(eqx.Module):
             x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
 
             def change(place: int, value: Any, loop: int | None = None) -> Any:
-                for name, reading in readings_at(units, place, loop):
+                for name, read in reads_at(units, place, loop):
                     gate = gates[name.rpartition(":")[0]]
-                    value = half_hold(value, reading, gate, rests[name])
+                    value = half_hold(value, read, gate, rests[name])
                 return value
 
             def in_loop(number: int, body: Program, step: Step, operands: Any) -> Any:
@@ -202,15 +203,15 @@ def _run(
 def _observed(
     program: Program, units: Mapping[str, Units], params: Any, x: Any
 ) -> dict[str, tuple[Array, Array, Array]]:
-    """Mean, least and largest value of every unit on one example, by reading."""
+    """Mean, least and largest value of every unit on one example, by read."""
     found: dict[str, tuple[Array, Array, Array]] = {}
 
     def note(place: int, value: Any, loop: int | None = None) -> None:
-        for name, reading in readings_at(units, place, loop):
+        for name, read in reads_at(units, place, loop):
             axes = tuple(
                 axis
                 for axis in range(value.ndim)
-                if axis == 0 or axis - 1 not in reading.kept
+                if axis == 0 or axis - 1 not in read.kept
             )
             mean, low, high = (
                 kind(value, axes, keepdims=True)[0]
@@ -223,7 +224,7 @@ def _observed(
         return value
 
     def in_loop(number: int, body: Program, step: Step, operands: Any) -> list[Any]:
-        places = {p for p in range(len(body.shapes)) if readings_at(units, p, number)}
+        places = {p for p in range(len(body.shapes)) if reads_at(units, p, number)}
         kept = lambda place, value: value if place in places else None
         results, seen = run_loop(step, body, operands, lambda _, value: value, kept)
         for place in places:
@@ -234,22 +235,22 @@ def _observed(
     return found
 
 
-def readings_at(
+def reads_at(
     units: Mapping[str, Units], place: int, loop: int | None
-) -> list[tuple[str, Reading]]:
-    """What reads a place, under the layer's name and the reading's number."""
+) -> list[tuple[str, UnitRead]]:
+    """What reads a place, under the layer's name and the read's number."""
     return [
-        (f"{name}:{number}", reading)
+        (f"{name}:{number}", read)
         for name, own in units.items()
-        for number, reading in enumerate(own.readings)
-        if reading.place == place and reading.loop == loop
+        for number, read in enumerate(own.reads)
+        if read.place == place and read.loop == loop
     ]
 
 
-def half_hold(value: Array, reading: Reading, gate: Array, rest: Array) -> Array:
+def half_hold(value: Array, read: UnitRead, gate: Array, rest: Array) -> Array:
     """Units between their rest and themselves, as far as their gates are open."""
     shape = [1] * value.ndim
-    shape[reading.axis] = len(reading.owner)
-    opened = gate[reading.owner].reshape(shape).astype(value.dtype)
+    shape[read.axis] = len(read.owner)
+    opened = gate[read.owner].reshape(shape).astype(value.dtype)
     rest = rest.astype(value.dtype)
     return rest + opened * (value - rest)

@@ -44,8 +44,7 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import Units, find_units
-from meanfield.program.wiring import layer_names
+from meanfield.program.units import Units, find_units, layer_names
 
 from .unit_gates import UnitGame, with_rests
 
@@ -223,7 +222,7 @@ def _all_layers(program: Program) -> dict[str, Units]:
             own = find_units(program, name)
         except ValueError:
             continue
-        places = frozenset((reading.place, reading.loop) for reading in own.readings)
+        places = frozenset((read.place, read.loop) for read in own.reads)
         last = any(p in program.outputs and loop is None for p, loop in places)
         if places and not last and places not in seen:
             seen.add(places)

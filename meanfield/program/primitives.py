@@ -7,3 +7,9 @@ ENTRYWISE = frozenset(
     "neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
     "stop_gradient sub tan tanh xor copy reduce_precision".split()
 )
+# Those that leave every entry as it is, up to its precision, and move it at most.
+MOVES = frozenset(
+    "transpose reshape broadcast_in_dim convert_element_type copy squeeze".split()
+)
+REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod".split())
+PRODUCTS = ("dot_general", "conv_general_dilated")

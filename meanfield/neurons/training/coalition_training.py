@@ -199,7 +199,7 @@ def train_coalitions(
         **{**settings, "callbacks": (referee, *settings.get("callbacks", ()))},
     )
     return CoalitionResult(
-        silence(result.ensemble, referee.masks, found.incoming, forget=True),
+        silence(result.ensemble, referee.masks, found.sources, forget=True),
         result.likelihood,
         dict(referee.masks),
         dict(referee.values),

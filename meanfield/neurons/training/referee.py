@@ -139,7 +139,7 @@ class Referee:
         """The gates as they are now."""
         return CoalitionRestraint(
             {name: jnp.asarray(member) for name, member in self.members.items()},
-            tuple((n, tuple(axes.items())) for n, axes in self.found.incoming.items()),
+            tuple((n, tuple(own.items())) for n, own in self.found.sources.items()),
             self.rules.regularizer,
         )
 
@@ -162,7 +162,7 @@ class Referee:
         for number, layer in enumerate(self.masks):
             batch_key, credit_key = jax.random.split(jax.random.fold_in(key, number))
             others = {n: m for n, m in self.masks.items() if n != layer}
-            opened = silence(ensemble, others, self.found.incoming)
+            opened = silence(ensemble, others, self.found.sources)
             judged, certified = self.examples(batch_key)
             values = self.credit(opened, likelihood, layer, judged, credit_key)
             past = self.values.get(layer, values)

@@ -24,10 +24,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.training import AbstractRestraint
 from meanfield.neurons.silence import silence
+from meanfield.program.sources import UnitSource
 from meanfield.program.steps import trace
-from meanfield.program.wiring import named_units
+from meanfield.program.units import find_units
 
-Incoming = tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+Sources = tuple[tuple[str, tuple[tuple[str, UnitSource], ...]], ...]
 
 
 class CoalitionRestraint(AbstractRestraint):
@@ -35,13 +36,13 @@ class CoalitionRestraint(AbstractRestraint):
 
     Args:
         memberships: for a layer, g in [0, 1] for each unit.
-        incoming: for a layer, the parameters that feed its units, with the axis that
-            counts them.
+        sources: for a layer, the parameters that feed its units, see
+            `meanfield.program.units.Units`.
         strength: λ ≥ 0, in nats per example and squared activation.
     """
 
     memberships: dict[str, Float[Array, " units"]]
-    incoming: Incoming = eqx.field(static=True)
+    sources: Sources = eqx.field(static=True)
     strength: float = eqx.field(static=True)
 
     def restrict(self, ensemble: Ensemble, key: PRNGKeyArray) -> Ensemble:
@@ -51,7 +52,7 @@ class CoalitionRestraint(AbstractRestraint):
             layer: jax.random.uniform(one, gate.shape) < gate
             for (layer, gate), one in zip(self.memberships.items(), keys, strict=True)
         }
-        return silence(ensemble, masks, self._incoming)
+        return silence(ensemble, masks, self._sources)
 
     def penalty(self, ensemble: Ensemble, x: Any) -> Float[Array, ""]:
         """λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩ over a batch, weaker units passing on less."""
@@ -62,7 +63,7 @@ class CoalitionRestraint(AbstractRestraint):
         program = trace(ensemble.apply_fn, points, x)
         units = {}
         for layer in self.memberships:
-            own = named_units(program, layer)
+            own = find_units(program, layer)
             units[own.place] = (layer, own.axis)
         costs = []
 
@@ -79,5 +80,5 @@ class CoalitionRestraint(AbstractRestraint):
         return self.strength * sum(costs, start=total)
 
     @property
-    def _incoming(self) -> Mapping[str, Mapping[str, int]]:
-        return {layer: dict(names) for layer, names in self.incoming}
+    def _sources(self) -> Mapping[str, Mapping[str, UnitSource]]:
+        return {layer: dict(names) for layer, names in self.sources}

@@ -1,0 +1,47 @@
+"""Which entries of which parameters a unit is computed from."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from .steps import Program
+from .tracking import Tracked, merged, tracked_operands
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitSource:
+    """How a parameter belongs to the units that it feeds.
+
+    Attributes:
+        axis: its axis along which the units lie.
+        owner: the unit of every position along that axis; −1 for none.
+    """
+
+    axis: int
+    owner: tuple[int, ...]
+
+
+def walk_back(program: Program, tracked: Mapping) -> Tracked:
+    """All values that some values are computed from, unit by unit.
+
+    Args:
+        program: the network, or the body of a loop.
+        tracked: where the units lie in the values that the walk begins with.
+
+    Returns:
+        By place where the units lie, the beginning included.
+    """
+    found: Tracked = dict(tracked)
+    for step in reversed(program.steps):
+        if any(out in found for out in step.outputs):
+            for place, where in tracked_operands(program, step, found).items():
+                found[place] = merged(found.get(place), where)
+    return found
+
+
+def sources(program: Program, tracked: Mapping) -> dict[str, UnitSource]:
+    """The parameters among the values, by path name."""
+    return {
+        name: UnitSource(tracked[place][0], tuple(map(int, tracked[place][1])))
+        for name, place in program.leaves.items()
+        if place in tracked
+    }
