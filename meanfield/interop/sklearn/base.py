@@ -1,0 +1,288 @@
+"""What the classifier and the regressor share: settings, learning, averages."""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    check_is_fitted,
+    validate_data as _validate,
+)
+
+from meanfield.checks import require
+from meanfield.credit.labelling import label_connections
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.ensemble.networks import mlp
+from meanfield.learning.fit import fit
+from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.optimizers import cosine_adam, steady_adam
+from meanfield.learning.priors import SpikeSlabPrior
+from meanfield.learning.results import FitResult
+
+from .frames import FrameEncoder, has_categories
+from .weighting import counted, in_order, repeated
+
+BLOCK = 256
+
+
+class MeanFieldEstimator(BaseEstimator):
+    """What the classifier and the regressor share."""
+
+    _likelihood: Callable[[], Any]
+    ensemble_: Ensemble
+    likelihood_: Any
+    encoder_: FrameEncoder
+
+    # Settings of any type are taken, as scikit-learn wants it, and checked in `fit`.
+    def __init__(
+        self,
+        hidden: Any = (100,),
+        *,
+        model: Callable[..., Any] | None = None,
+        prior: Any = "default",
+        temperature: Any = 0.05,
+        epochs: Any = 100,
+        batch_size: Any = "auto",
+        learning_rate: Any = 5e-3,
+        early_stopping: bool = False,
+        validation_fraction: Any = 0.1,
+        patience: Any = 10,
+        num_samples: Any = 64,
+        random_state: Any = None,
+    ):
+        self.hidden = hidden
+        self.model = model
+        self.prior = prior
+        self.temperature = temperature
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.num_samples = num_samples
+        self.random_state = random_state
+
+    def _read(self, x: Any, reset: bool) -> Any:
+        """Checked inputs: a frame with categories as it is, everything else numbers."""
+        frame = hasattr(x, "columns")
+        if has_categories(x) or (frame and not reset and self.encoder_.columns):
+            _validate(self, x, reset=reset, skip_check_array=True)
+            return x
+        return _validate(self, x, reset=reset, dtype=[np.float64, np.float32])
+
+    def _check_settings(self) -> None:
+        """Refuse settings out of range before anything is read."""
+        rules = {
+            "epochs": (_is_count, "a whole number ≥ 1"),
+            "num_samples": (_is_count, "a whole number ≥ 1"),
+            "patience": (_is_count, "a whole number ≥ 1"),
+            "batch_size": (
+                lambda value: value == "auto" or _is_count(value),
+                '"auto" or a whole number ≥ 1',
+            ),
+            "learning_rate": (lambda v: _is_real(v) and v > 0, "a positive number"),
+            "temperature": (
+                lambda v: callable(v) or (_is_real(v) and v >= 0),
+                "a number ≥ 0 or a schedule",
+            ),
+            "validation_fraction": (
+                lambda v: _is_real(v) and 0 < v < 1,
+                "a number inside (0, 1)",
+            ),
+            "hidden": (
+                lambda v: np.ndim(v) == 1 and all(map(_is_count, v)),
+                "a sequence of whole numbers ≥ 1, such as (100,)",
+            ),
+        }
+        for name, (fits, needed) in rules.items():
+            value = getattr(self, name)
+            require(fits(value), f"`{name}` must be {needed}; got {value!r}.")
+
+    def _start(self, num_features: int, num_outputs: int) -> None:
+        self._seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self._widths = num_features, num_outputs
+        self._build()
+        self.history_: dict[str, list[Any]] = {}
+        self.n_iter_ = 0
+
+    @property
+    def _key(self) -> Any:
+        return jax.random.key(self._seed)
+
+    def _build(self) -> None:
+        """The ensemble before learning."""
+        num_features, num_outputs = self._widths
+        key = jax.random.fold_in(self._key, 0)
+        if self.model is None:
+            widths = (num_features, *map(int, self.hidden), num_outputs)
+            self.ensemble_ = _fresh_ensemble(widths, key)
+            return
+        model_key, weight_key = jax.random.split(key)
+        network = self.model(num_features, num_outputs, key=model_key)
+        require(
+            isinstance(network, eqx.Module),
+            "`model` must be a function of (num_features, num_outputs, *, key) that "
+            f"makes an Equinox module; it made a {type(network).__name__}.",
+        )
+        self.ensemble_ = Ensemble.from_model(network, key=weight_key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Arrays only: functions inside a network need not survive pickling."""
+        state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
+        for name in ("ensemble_", "likelihood_"):
+            if name in state:
+                arrays = jax.tree.leaves(eqx.filter(state.pop(name), eqx.is_array))
+                state[f"_{name}arrays"] = [np.asarray(array) for array in arrays]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the network anew, and put the arrays into it."""
+        state = dict(state)
+        saved = {
+            n: state.pop(f"_{n}arrays", None) for n in ("ensemble_", "likelihood_")
+        }
+        super().__setstate__(state)
+        if saved["ensemble_"] is None:
+            return
+        self._build()
+        self.likelihood_ = self._likelihood()
+        for name, arrays in saved.items():
+            slots, rest = eqx.partition(getattr(self, name), eqx.is_array)
+            filled = jax.tree.unflatten(
+                jax.tree.structure(slots), map(jnp.asarray, arrays)
+            )
+            setattr(self, name, eqx.combine(filled, rest))
+
+    def _learn(
+        self, x: Any, y: Any, weights: Any, epochs: int, schedule: bool
+    ) -> FitResult:
+        x, y, weights = in_order(*counted(x, y, weights))
+        validation, patience = None, None
+        if self.early_stopping and schedule:
+            x, y, weights, validation = self._hold_out(x, y, weights)
+            patience = self.patience
+        x, y, weights = repeated(x, y, weights)
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = min(64, -(-len(x) // 8))
+        batch_size = min(int(batch_size), len(x))
+        steps = epochs * (len(x) // batch_size)
+        rate = self.learning_rate
+        prior = (
+            SpikeSlabPrior(0.5, "learned") if self.prior == "default" else self.prior
+        )
+        result = fit(
+            self.ensemble_,
+            (x, y),
+            likelihood=self.likelihood_,
+            key=jax.random.fold_in(self._key, 1 + self.n_iter_),
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=cosine_adam(rate, steps) if schedule else steady_adam(rate),
+            prior=prior,
+            temperature=self.temperature,
+            validation=validation,
+            patience=patience,
+            sample_weight=weights,
+            progress=False,
+        )
+        self.ensemble_, self.likelihood_ = result.ensemble, result.likelihood
+        for name, values in result.history.items():
+            self.history_.setdefault(name, []).extend(values)
+        self.n_iter_ += len(result.history["epoch"])
+        return result
+
+    def _hold_out(self, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
+        """Split off validation data, before any row is repeated."""
+        order = np.random.default_rng(
+            np.asarray(jax.random.key_data(self._key))
+        ).permutation(len(x))
+        count = max(1, round(self.validation_fraction * len(x)))
+        require(
+            count < len(x),
+            f"`validation_fraction` = {self.validation_fraction} leaves none of the "
+            f"{len(x)} examples to learn from.",
+        )
+        held, rest = order[:count], order[count:]
+        if weights is None:
+            return x[rest], y[rest], None, (x[held], y[held])
+        return x[rest], y[rest], weights[rest], (x[held], y[held], weights[held])
+
+    def _predictive(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of the target, averaged over drawn sub-networks.
+
+        The same sub-networks judge every example, in blocks of one size: a prediction
+        depends neither on the example's place nor on its company.
+        """
+        check_is_fitted(self, "ensemble_")
+        features = self.encoder_.apply(self._read(x, reset=False))
+        keys = jax.random.split(jax.random.fold_in(self._key, 0), self.num_samples)
+        blocks = []
+        for start in range(0, len(features), BLOCK):
+            rows = features[start : start + BLOCK]
+            padded = np.zeros((BLOCK, features.shape[1]), np.float32)
+            padded[: len(rows)] = rows
+            block = _subnetwork_average(self.ensemble_, self.likelihood_, padded, keys)
+            blocks.append([np.asarray(part)[: len(rows)] for part in block])
+        mean, var = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return mean.astype(np.float64), var.astype(np.float64)
+
+    def sample_network(self, random_state: Any = None) -> Any:
+        """Draw a sub-network: an ordinary Equinox model with exact zeros.
+
+        It takes features as `encoder_.apply` gives them, one example at a time.
+        """
+        check_is_fitted(self, "ensemble_")
+        seed = check_random_state(random_state).randint(2**31 - 1)
+        return self.ensemble_.sample(jax.random.key(seed))
+
+    @property
+    def connection_labels_(self) -> dict[str, np.ndarray]:
+        """Label of every connection by layer; see `meanfield.label_connections`."""
+        check_is_fitted(self, "ensemble_")
+        return label_connections(self.ensemble_).labels
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(float(value))
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and int(value) >= 1
+
+
+@eqx.filter_jit
+def _fresh_ensemble(widths: tuple[int, ...], key: Any) -> Ensemble:
+    """A perceptron before learning; compiled as one program, for speed."""
+    model_key, weight_key = jax.random.split(key)
+    return Ensemble.from_model(mlp(widths, key=model_key), key=weight_key)
+
+
+@eqx.filter_jit
+def _subnetwork_average(
+    ensemble: Ensemble, likelihood: Any, x: Any, keys: Any
+) -> tuple[Any, Any]:
+    def judge(key: Any) -> Any:
+        network = ensemble.sample(key)
+        distribution = likelihood(jax.vmap(network)(x))
+        if isinstance(likelihood, Categorical):
+            probs = distribution.probs
+            return probs, jnp.square(probs), jnp.zeros_like(probs)
+        mean = distribution.mean
+        return mean, jnp.square(mean), distribution.variance
+
+    def add(sums: Any, key: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, judge(key)), None
+
+    sums, _ = jax.lax.scan(add, judge(keys[0]), keys[1:])
+    mean, square, noise = jax.tree.map(lambda s: s / len(keys), sums)
+    return mean, noise + jnp.maximum(square - jnp.square(mean), 0)

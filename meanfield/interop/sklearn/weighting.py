@@ -1,0 +1,61 @@
+"""Weights of examples: as repetitions, as ratios, and in an order of their own."""
+
+from typing import Any
+
+import numpy as np
+
+from meanfield.checks import require
+
+# Mean weight up to which whole-number weights become repetitions.
+MOST_REPETITIONS = 10
+
+
+def check_weights(weights: Any, count: int) -> np.ndarray | None:
+    """One weight for each example, or None.
+
+    Raises:
+        ValueError: another shape, a weight that is negative or not finite, or none
+            above zero.
+    """
+    if weights is None:
+        return None
+    weights = np.asarray(weights, np.float64)
+    require(
+        weights.shape in ((), (count,)),
+        f"`sample_weight` must hold one number for each of the {count} examples; got "
+        f"shape {weights.shape}.",
+    )
+    good = np.isfinite(weights) & (weights >= 0)
+    require(
+        bool(good.all()) and bool(weights.any()),
+        "`sample_weight` must be finite numbers ≥ 0, and at least one weight must not "
+        "be zero. Leave out the examples that shall not count.",
+    )
+    return np.broadcast_to(weights, (count,))
+
+
+def counted(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
+    """The examples that count: those of weight 0 are as if they were not there."""
+    if weights is None or weights.all():
+        return x, y, weights
+    kept = weights > 0
+    return x[kept], y[kept], weights[kept]
+
+
+def in_order(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
+    """The examples in the order of their contents, so that theirs does not matter."""
+    targets = y.reshape(len(y), -1).astype(np.float32)
+    rows = np.ascontiguousarray(np.concatenate([x, targets], 1, dtype=np.float32))
+    order = rows.view(f"V{rows[0].nbytes}").ravel().argsort(kind="stable")
+    return x[order], y[order], None if weights is None else weights[order]
+
+
+def repeated(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
+    """Whole-number weights as repetitions, unless that makes the data much longer."""
+    if weights is None:
+        return x, y, None
+    whole = np.array_equal(weights, np.rint(weights))
+    if not whole or weights.sum() > MOST_REPETITIONS * len(x):
+        return x, y, weights
+    times = weights.astype(int)
+    return np.repeat(x, times, axis=0), np.repeat(y, times, axis=0), None
