@@ -13,16 +13,20 @@ as n examples can tell (minimum description length; Rissanen 1978). A round of e
 judged by the loss of the held-out examples under the average of its last steps, each
 example against itself at the best round:
 
-    worse by at most the tolerance      go on; better: the new best
-    and one standard error
-    worse, while the training loss fell memory, not pressure: go on from a new best
-    worse, and the training loss rose   undo the round, halve the stride
+    worse by at most the tolerance        go on, and keep this round
+    worse, but not clearly (one standard  go on
+    error above the tolerance)
+    clearly worse                         step back to the last round that was kept
+    worse, while the training loss fell   memory, not pressure: go on, judge from here
 
-When the stride is spent, c_max is reached or the time is over, T and c stay, the
-held-out examples join the others, and the optimizer's steps shrink along a cosine.
+A step back, c_max or the end of its time ends the rise. T and c stay, and the
+optimizer's steps shrink along a cosine: the network cools. What memory looks like then
+still raises the pressure by a stride. For the last part of the run the held-out
+examples join the others.
 """
 
 import dataclasses
+import enum
 import math
 from typing import Any
 
@@ -35,11 +39,13 @@ from .priors import SpikeSlabPrior
 from .selective import LARGEST_PRICE, Selective
 from .training import Schedule
 
-LOWEST, STRIDE, LAST_STRIDE = math.log(0.03), math.log(1.5), math.log(1.1)
+LOWEST, STRIDE = math.log(0.03), math.log(1.5)
 # The part of a run in which the pressure may rise, and in how many rounds.
-RISING, ROUNDS = 0.6, 16
-# The average is over this part of a round's steps.
-AVERAGED = 0.5
+RISING, ROUNDS = 0.5, 14
+# The part after which all examples are learned from.
+APART = 0.75
+# The average is over this part of a round's steps: more lags, less is noisy.
+AVERAGED = 0.25
 NEVER = 2**30
 
 
@@ -49,65 +55,63 @@ class Pressure:
 
     Attributes:
         level: u.
-        stride: by which u rises next.
-        kept: u of the round to which an undone one goes back.
+        kept: u of the round that a step back leads to.
         loss: mean held-out loss when last measured.
         best_nll: training loss of the best round.
-        rounds: number of rounds judged.
-        cooling: number of epochs done when the pressure stopped rising, or None.
+        rounds: number of rounds judged since the rise, or the cooling, began.
+        cooling: number of epochs done when the rise ended, or None.
         cool_from: the step of that moment.
+        together: whether all examples are learned from.
     """
 
     level: float = LOWEST
-    stride: float = STRIDE
     kept: float = LOWEST
     loss: float = math.nan
     best_nll: float = math.inf
     rounds: int = 0
     cooling: int | None = None
     cool_from: int = NEVER
+    together: bool = False
+
+
+class Verdict(enum.Enum):
+    """How the held-out loss of a round compares with that of the best one."""
+
+    BEST = "better than all before"
+    GOOD = "worse by at most the tolerance"
+    DOUBTFUL = "worse, but not clearly"
+    MEMORY = "worse, while the training loss fell"
+    BAD = "clearly worse"
 
 
 def judge(
-    pressure: Pressure,
     losses: Float[np.ndarray, " held"],
-    best: Float[np.ndarray, " held"],
+    best: Float[np.ndarray, " held"] | None,
     nll: float,
+    best_nll: float,
     tolerance: float,
-) -> tuple[Pressure, bool, bool]:
+) -> Verdict:
     """Judge a round.
 
     Args:
-        pressure: as it stood in the round.
         losses: held-out loss of every example.
-        best: the same of the best round.
+        best: the same of the best round; None in the first.
         nll: training loss of the round.
+        best_nll: training loss of the best round.
         tolerance: how much worse the mean may be.
-
-    Returns:
-        The pressure of the next round, whether this one stands, and whether it is the
-        new best.
     """
-    first = pressure.rounds == 0
-    differences = np.zeros(len(losses)) if first else losses - best
+    if best is None:
+        return Verdict.BEST
+    differences = losses - best
     change, error = differences.mean(), differences.std() / math.sqrt(len(losses))
-    worse = bool(change > tolerance + error)
-    memory = worse and nll < pressure.best_nll
-    new_best = bool(first or change < 0 or memory)
-    stands = memory or not worse
-    pressure = dataclasses.replace(
-        pressure, rounds=pressure.rounds + 1, loss=float(np.mean(losses))
-    )
-    if new_best:
-        pressure = dataclasses.replace(pressure, best_nll=nll)
-    if stands:
-        level, stride, kept = pressure.level, pressure.stride, pressure.level
-    else:
-        level, stride, kept = pressure.kept, pressure.stride / 2, pressure.kept
-    pressure = dataclasses.replace(
-        pressure, level=level + stride, stride=stride, kept=kept
-    )
-    return pressure, stands, new_best
+    if change < 0:
+        return Verdict.BEST
+    if change <= tolerance:
+        return Verdict.GOOD
+    clear = change > tolerance + error
+    if clear and nll < best_nll:
+        return Verdict.MEMORY
+    return Verdict.BAD if clear else Verdict.DOUBTFUL
 
 
 class Steering:
@@ -147,6 +151,7 @@ class Steering:
         self.largest_price = max(min(message, LARGEST_PRICE), rule.price)
         self.pressure = Pressure()
         self.rising = max(1, round(RISING * epochs))
+        self.apart = max(1, round(APART * epochs))
         self.round_length = max(1, round(self.rising / ROUNDS))
         # What a checkpoint keeps beside the numbers of the pressure: the numbers of the
         # round to go back to, and the held-out losses of the best one.
@@ -176,10 +181,10 @@ class Steering:
     def schedule(self) -> Schedule:
         """The schedule of the next epoch."""
         held, part = self.held, 1.0
-        if held is not None and self.pressure.cooling is None:
-            part = 1 - held.mean()
-        elif held is not None:
+        if held is not None and self.pressure.together:
             held = np.zeros_like(held)
+        elif held is not None:
+            part = 1 - held.mean()
         cooling = self.pressure.cooling
         shrinks = cooling is not None and self.cools
         per_epoch = self.pressure.cool_from / cooling if cooling else 1
@@ -200,7 +205,7 @@ class Steering:
 
     def is_due(self, epoch: int) -> bool:
         """Whether the held-out loss is to be measured after so many epochs."""
-        ends = (self.rising, self.epochs)
+        ends = (self.rising, self.apart, self.epochs)
         return epoch % self.round_length == 0 or epoch in ends
 
     def after(
@@ -223,25 +228,46 @@ class Steering:
         Returns:
             The numbers to go on with.
         """
-        if self.pressure.cooling is not None:
-            self.pressure = dataclasses.replace(
-                self.pressure, loss=float(np.mean(losses))
-            )
+        now, (kept, best) = self.pressure, self.memory
+        if now.together:
+            self.pressure = dataclasses.replace(now, loss=float(np.mean(losses)))
             return learned
-        kept, best = self.memory
-        most = self.price == self.largest_price
-        self.pressure, stands, new_best = judge(
-            self.pressure, losses, np.asarray(best), nll, self.rule.tolerance
+        verdict = judge(
+            losses,
+            np.asarray(best) if now.rounds else None,
+            nll,
+            now.best_nll,
+            self.rule.tolerance,
         )
-        if stands:
-            kept = jax.tree.map(jnp.copy, learned)
-        if new_best:
+        highest = self.price == self.largest_price
+        now = dataclasses.replace(
+            now, loss=float(np.mean(losses)), rounds=now.rounds + 1
+        )
+        if verdict in (Verdict.BEST, Verdict.MEMORY):
+            now = dataclasses.replace(now, best_nll=nll)
             best = jnp.asarray(losses, best.dtype)
+        if now.cooling is not None:
+            raised = now.level + STRIDE * (verdict is Verdict.MEMORY)
+            now = dataclasses.replace(now, level=raised)
+            self.pressure = dataclasses.replace(now, together=epoch >= self.apart)
+            self.memory = (kept, best)
+            return learned
+        if verdict not in (Verdict.BAD, Verdict.DOUBTFUL):
+            kept = jax.tree.map(jnp.copy, learned)
+            now = dataclasses.replace(now, kept=now.level)
         self.memory = (kept, best)
-        spent = self.pressure.stride < LAST_STRIDE or (most and stands)
-        if epoch >= self.rising or spent:
-            self.pressure = dataclasses.replace(
-                self.pressure, level=self.pressure.kept, cooling=epoch, cool_from=step
+        if verdict is Verdict.BAD:
+            learned = jax.tree.map(jnp.copy, kept)
+            now = dataclasses.replace(now, level=now.kept)
+        if verdict is Verdict.BAD or highest or epoch >= self.rising:
+            now = dataclasses.replace(
+                now,
+                rounds=0,
+                cooling=epoch,
+                cool_from=step,
+                together=epoch >= self.apart,
             )
-            stands = False
-        return learned if stands else jax.tree.map(jnp.copy, kept)
+        else:
+            now = dataclasses.replace(now, level=now.level + STRIDE)
+        self.pressure = now
+        return learned
