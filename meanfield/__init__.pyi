@@ -47,5 +47,5 @@ from .prediction.evaluate import (
 from .propagation.equation import UnsupportedPrimitiveError as UnsupportedPrimitiveError
 from .propagation.registry import register_rule as register_rule
 from .propagation.transformation import mean_field as mean_field
-from .runs.folder import load_run as load_run
+from .runs.folder import Run as Run, load_run as load_run
 from .spikeslab import SpikeSlab as SpikeSlab

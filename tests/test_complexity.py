@@ -202,7 +202,7 @@ def test_networks_that_agree_have_no_spread_and_others_have_the_right_one():
         values.append(unit_entropies(states)[1])
     spread = noisy.layers[0].marginal
     assert spread is not None
-    assert spread.num_draws == 4
+    assert spread.num_samples == 4
     np.testing.assert_allclose(spread.mean, np.mean(values), rtol=1e-6)
     np.testing.assert_allclose(spread.deviation, np.std(values, ddof=1), rtol=1e-6)
     assert noisy.layers[0].joint is not None

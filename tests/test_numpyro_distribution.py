@@ -123,7 +123,7 @@ def test_certain_spikes_and_slabs_have_finite_gradients_where_they_live(spike):
     "arguments", [(1.2, 0.0, 1.0), (-0.1, 0.0, 1.0), (0.5, 0.0, 0.0), (0.5, 0.0, -1.0)]
 )
 def test_numbers_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="invalid (spike_prob|slab_std) parameter"):
+    with pytest.raises(ValueError, match="invalid (spike_prob|slab_scale) parameter"):
         SpikeAndSlab(*arguments, validate_args=True)
 
 

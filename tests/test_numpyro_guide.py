@@ -36,7 +36,7 @@ def linear_model(x, y=None):
 
 def _params(guide, weight, name="w"):
     parts = (weight.spike_prob, weight.slab_mean, jnp.sqrt(weight.slab_var))
-    names = ("spike_prob", "slab_mean", "slab_std")
+    names = ("spike_prob", "slab_mean", "slab_scale")
     return {f"{name}_auto_{n}": part for n, part in zip(names, parts, strict=True)}
 
 
@@ -157,7 +157,8 @@ def test_the_exact_bound_has_unbiased_gradients_against_enumeration():
 
     def exact(params):
         spike, mean, std = (
-            params[f"w_auto_{part}"] for part in ("spike_prob", "slab_mean", "slab_std")
+            params[f"w_auto_{part}"]
+            for part in ("spike_prob", "slab_mean", "slab_scale")
         )
         total = (
             -SpikeSlab(spike, mean, std**2)

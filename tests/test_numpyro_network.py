@@ -72,7 +72,7 @@ def test_one_statement_registers_the_network_and_charges_its_divergence():
         *(
             f"net/layers/{layer}/weight/{part}"
             for layer in (0, 1)
-            for part in ("spike_prob", "slab_mean", "slab_std")
+            for part in ("spike_prob", "slab_mean", "slab_scale")
         ),
     }
     built = ensemble_from_params("net", NETWORK, params)

@@ -5,7 +5,10 @@ from .inclusion import (
 )
 from .labelling import label_connections as label_connections
 from .labels import ConnectionLabels as ConnectionLabels, Label as Label
-from .perturbation import perturb_connections as perturb_connections
+from .perturbation import (
+    Perturbation as Perturbation,
+    perturb_connections as perturb_connections,
+)
 from .values import (
     ConnectionValues as ConnectionValues,
     connection_values as connection_values,

@@ -1,9 +1,13 @@
 from .formats.archive import (
+    Archive as Archive,
     load_archive as load_archive,
     load_subnetwork as load_subnetwork,
 )
-from .formats.formats import export as export
-from .shipping.served import check_shipped as check_shipped
+from .formats.formats import Exported as Exported, export as export
+from .shipping.served import Checked as Checked, check_shipped as check_shipped
 from .shipping.ship import ship as ship
-from .shipping.subnetworks import sample_subnetworks as sample_subnetworks
-from .shrinking.shrink import shrink as shrink
+from .shipping.subnetworks import (
+    Subnetwork as Subnetwork,
+    sample_subnetworks as sample_subnetworks,
+)
+from .shrinking.shrink import Shrunk as Shrunk, shrink as shrink

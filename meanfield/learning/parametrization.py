@@ -96,11 +96,11 @@ class Unconstrained(AbstractParametrization):
     Args:
         smallest_prob: a start with π outside [smallest_prob, 1 − smallest_prob] is
             moved to that edge, because certainty has no finite logit.
-        smallest_std: likewise a start with √Ξ below it.
+        smallest_scale: likewise a start with √Ξ below it.
     """
 
     smallest_prob: float = eqx.field(static=True, default=0.01)
-    smallest_std: float = eqx.field(static=True, default=1e-4)
+    smallest_scale: float = eqx.field(static=True, default=1e-4)
 
     def __check_init__(self):
         require(
@@ -108,8 +108,8 @@ class Unconstrained(AbstractParametrization):
             f"`smallest_prob` must lie in (0, 0.5); got {self.smallest_prob}.",
         )
         require(
-            self.smallest_std > 0,
-            f"`smallest_std` must be positive; got {self.smallest_std}.",
+            self.smallest_scale > 0,
+            f"`smallest_scale` must be positive; got {self.smallest_scale}.",
         )
 
     def encode(self, weight: SpikeSlab) -> _Numbers:
@@ -117,7 +117,7 @@ class Unconstrained(AbstractParametrization):
         edge, dtype = self.smallest_prob, weight.dtype
         wide = jnp.promote_types(dtype, jnp.float32)
         prob = jnp.clip(weight.spike_prob.astype(wide), edge, 1 - edge)
-        var = jnp.maximum(weight.slab_var.astype(wide), self.smallest_std**2)
+        var = jnp.maximum(weight.slab_var.astype(wide), self.smallest_scale**2)
         logit = (jnp.log(prob) - jnp.log1p(-prob)).astype(dtype)
         log_std = (0.5 * jnp.log(var)).astype(dtype)
         return _Numbers(logit, weight.slab_mean, log_std)

@@ -1,13 +1,18 @@
 from .features import coalition_features as coalition_features
 from .label_game import LabelGame as LabelGame, label_game as label_game
-from .links import link_test as link_test, neuron_links as neuron_links
+from .links import (
+    LinkTest as LinkTest,
+    NeuronLinks as NeuronLinks,
+    link_test as link_test,
+    neuron_links as neuron_links,
+)
 from .neuron_game import NeuronGame as NeuronGame
 from .posterior_values import (
     PosteriorValues as PosteriorValues,
     posterior_shapley_values as posterior_shapley_values,
 )
 from .readout import readout_values as readout_values
-from .sequence import play_layers as play_layers
+from .sequence import PlayedLayer as PlayedLayer, play_layers as play_layers
 from .strong import (
     StrongCoalition as StrongCoalition,
     soft_membership as soft_membership,

@@ -8,6 +8,7 @@ from .inspection import (
     count_readings as count_readings,
     count_summands as count_summands,
 )
+from .readings import Readings as Readings
 from .registry import register_rule as register_rule
 from .transformation import mean_field as mean_field, output_law as output_law
 from .values import Moments as Moments, Random as Random

@@ -61,7 +61,7 @@ class SpikeAndSlab(dist.Distribution):
     Args:
         spike_prob: π, the probability of an exact zero, in [0, 1].
         slab_mean: m, the mean of the slab.
-        slab_std: s > 0, the standard deviation (not the variance) of the slab.
+        slab_scale: s > 0, the standard deviation (not the variance) of the slab.
         validate_args: whether NumPyro checks the numbers; its default if None.
 
     The three broadcast to the batch shape; an event is one number.
@@ -78,33 +78,33 @@ class SpikeAndSlab(dist.Distribution):
     arg_constraints = {
         "spike_prob": constraints.unit_interval,
         "slab_mean": constraints.real,
-        "slab_std": constraints.positive,
+        "slab_scale": constraints.positive,
     }
     support = real_with_atom  # pyright: ignore[reportAssignmentType]
     spike_prob: Float[Array, "..."]
     slab_mean: Float[Array, "..."]
-    slab_std: Float[Array, "..."]
-    reparametrized_params = ["slab_mean", "slab_std"]
+    slab_scale: Float[Array, "..."]
+    reparametrized_params = ["slab_mean", "slab_scale"]
 
     def __init__(
         self,
         spike_prob: Any = 0.5,
         slab_mean: Any = 0.0,
-        slab_std: Any = 1.0,
+        slab_scale: Any = 1.0,
         *,
         validate_args: bool | None = None,
     ):
-        dtype = jnp.result_type(spike_prob, slab_mean, slab_std, float)
-        self.spike_prob, self.slab_mean, self.slab_std = (
+        dtype = jnp.result_type(spike_prob, slab_mean, slab_scale, float)
+        self.spike_prob, self.slab_mean, self.slab_scale = (
             part.astype(dtype)
-            for part in jnp.broadcast_arrays(spike_prob, slab_mean, slab_std)
+            for part in jnp.broadcast_arrays(spike_prob, slab_mean, slab_scale)
         )
         super().__init__(self.slab_mean.shape, validate_args=validate_args)
 
     @property
     def weights(self) -> SpikeSlab:
         """The same law as a `SpikeSlab` of the batch shape."""
-        return SpikeSlab(self.spike_prob, self.slab_mean, jnp.square(self.slab_std))
+        return SpikeSlab(self.spike_prob, self.slab_mean, jnp.square(self.slab_scale))
 
     @property
     def inclusion_prob(self) -> Float[Array, "..."]:
@@ -121,7 +121,7 @@ class SpikeAndSlab(dist.Distribution):
         shape = tuple(sample_shape) + self.batch_shape
         present = jax.random.bernoulli(spike_key, self.inclusion_prob, shape)
         noise = jax.random.normal(slab_key, shape, self.slab_mean.dtype)
-        return jnp.where(present, self.slab_mean + self.slab_std * noise, 0)
+        return jnp.where(present, self.slab_mean + self.slab_scale * noise, 0)
 
     def log_prob(
         self, value: Any, intermediates: list[Any] | None = None
@@ -133,7 +133,7 @@ class SpikeAndSlab(dist.Distribution):
         # Of two cases only the one that holds is differentiated: the other may be −∞.
         log_spike = jnp.log(jnp.where(at_zero, self.spike_prob, 1.0))
         log_present = jnp.log1p(-jnp.where(at_zero, 0.0, self.spike_prob))
-        slab = norm.logpdf(value, self.slab_mean, self.slab_std)
+        slab = norm.logpdf(value, self.slab_mean, self.slab_scale)
         return jnp.where(at_zero, log_spike, log_present + slab)
 
     @property
@@ -152,18 +152,18 @@ class SpikeAndSlab(dist.Distribution):
 
     def cdf(self, value: Any) -> Float[Array, "..."]:
         """Probability of a weight at most `value`."""
-        slab = norm.cdf(value, self.slab_mean, self.slab_std)
+        slab = norm.cdf(value, self.slab_mean, self.slab_scale)
         atom = jnp.where(jnp.asarray(value) >= 0, self.spike_prob, 0)
         return self.inclusion_prob * slab + atom
 
     def icdf(self, q: Any) -> Float[Array, "..."]:
         """Quantile: the smallest weight whose `cdf` is at least q."""
-        below = self.inclusion_prob * norm.cdf(0, self.slab_mean, self.slab_std)
+        below = self.inclusion_prob * norm.cdf(0, self.slab_mean, self.slab_scale)
         negative, positive = q < below, q > below + self.spike_prob
         level = jnp.where(positive, q - self.spike_prob, q)
         present = jnp.where(self.inclusion_prob > 0, self.inclusion_prob, 1)
         level = jnp.where(negative | positive, level / present, 0.5)
-        slab = norm.ppf(level, self.slab_mean, self.slab_std)
+        slab = norm.ppf(level, self.slab_mean, self.slab_scale)
         return jnp.where(negative | positive, slab, 0)
 
 

@@ -51,7 +51,7 @@ class SpikeSlabReparam(Reparam):
             "SpikeAndSlab.",
         )
         present = dist.Bernoulli(probs=law.inclusion_prob).expand(fn.shape())
-        slab = dist.Normal(law.slab_mean, law.slab_std).expand(fn.shape())
+        slab = dist.Normal(law.slab_mean, law.slab_scale).expand(fn.shape())
         # Gibbs steps enumerate single entries, which must be batch dimensions.
         with numpyro.plate_stack(f"{name}_weights", list(fn.event_shape)):
             present = numpyro.sample(f"{name}_present", present)

@@ -51,7 +51,7 @@ class AutoSpikeSlab(AutoGuide):
     Args:
         model: a NumPyro model.
         prefix: parameters are called ``<site>_<prefix>_spike_prob``, ``…_slab_mean``,
-            ``…_slab_std``; for other sites ``…_loc`` and ``…_scale``.
+            ``…_slab_scale``; for other sites ``…_loc`` and ``…_scale``.
         init_spike_prob: π at the start, in (0, 1).
         init_scale: √Ξ at the start, and the spread of the first m, both in units of
             the prior's slab.
@@ -139,7 +139,7 @@ class AutoSpikeSlab(AutoGuide):
             name: SpikeSlab(
                 params[self._param(name, "spike_prob")],
                 params[self._param(name, "slab_mean")],
-                jnp.square(params[self._param(name, "slab_std")]),
+                jnp.square(params[self._param(name, "slab_scale")]),
             )
             for name in self._sites(spikes=True)
         }
@@ -286,13 +286,15 @@ class _Replace(Messenger):
             lambda key: start(key).slab_mean,
             **event,
         )
-        slab_std = numpyro.param(
-            guide._param(name, "slab_std"),
+        slab_scale = numpyro.param(
+            guide._param(name, "slab_scale"),
             lambda key: safe_sqrt(start(key).slab_var),
             constraint=constraints.softplus_positive,
             **event,
         )
-        posterior = SpikeSlab(spike_prob, slab_mean, jnp.square(jnp.asarray(slab_std)))
+        posterior = SpikeSlab(
+            spike_prob, slab_mean, jnp.square(jnp.asarray(slab_scale))
+        )
         return MatchedMoments(posterior, prior, msg["kwargs"]["rng_key"])
 
     def _normal(self, msg: Any) -> dist.Distribution:

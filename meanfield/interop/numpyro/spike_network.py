@@ -30,7 +30,7 @@ from meanfield.trees import map_named
 
 from .spike_and_slab import SpikeAndSlab
 
-_PARTS = ("spike_prob", "slab_mean", "slab_std")
+_PARTS = ("spike_prob", "slab_mean", "slab_scale")
 
 
 def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
@@ -210,7 +210,7 @@ def _starts(name: str, ensemble: Ensemble) -> dict[str, tuple[Any, Any]]:
             std = jnp.maximum(safe_sqrt(leaf.slab_var), 1e-4)
             starts[f"{site}/spike_prob"] = (spike, constraints.unit_interval)
             starts[f"{site}/slab_mean"] = (leaf.slab_mean, constraints.real)
-            starts[f"{site}/slab_std"] = (std, constraints.softplus_positive)
+            starts[f"{site}/slab_scale"] = (std, constraints.softplus_positive)
         elif _learned(ensemble, path, leaf):
             starts[site] = (leaf, constraints.real)
         return leaf

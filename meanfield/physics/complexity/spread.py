@@ -22,12 +22,12 @@ class Spread:
     Args:
         mean: over the draws that have the number.
         deviation: between them (n − 1 in the denominator).
-        num_draws: how many have it.
+        num_samples: how many have it.
     """
 
     mean: float
     deviation: float
-    num_draws: int
+    num_samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +59,18 @@ class ComplexitySpread:
 
     Args:
         data: name of the data.
-        num_draws: networks drawn.
+        num_samples: networks drawn.
         layers: in forward order.
     """
 
     data: str
-    num_draws: int
+    num_samples: int
     layers: tuple[LayerSpread, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         layers = {layer.layer: dataclasses.asdict(layer) for layer in self.layers}
-        return {"data": self.data, "num_draws": self.num_draws, "layers": layers}
+        return {"data": self.data, "num_samples": self.num_samples, "layers": layers}
 
 
 def complexity_spread(draws: Sequence[NetworkComplexity]) -> ComplexitySpread:
