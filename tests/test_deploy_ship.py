@@ -14,6 +14,7 @@ import pytest
 import meanfield as mf
 from meanfield.deploy.graph.network import as_network
 from meanfield.deploy.shipping import served, ship as ship_module
+from meanfield.deploy.shipping.manifest import write_manifest
 from meanfield.deploy.shipping.scores import choices, score, score_average
 from meanfield.deploy.shipping.selection import choose_best, measure_diversity
 from meanfield.deploy.shipping.served import check_shipped, convert
@@ -292,9 +293,9 @@ def test_shipped_files_pass_their_check_and_changed_ones_do_not(shipped, tmp_pat
     names = [done.file for done in check_shipped(out)]
     assert names == [f"subnetwork-{i}.onnx" for i in range(3)] + ["ensemble.onnx"]
     for file, change, error, message in [
-        ("subnetwork-1.onnx", None, FileNotFoundError, "is missing; its card lists it"),
+        ("subnetwork-1.onnx", None, FileNotFoundError, "is missing; its manifest"),
         ("subnetwork-1.onnx", b"x", ValueError, "not the file that was shipped"),
-        ("probe.safetensors", b"x", ValueError, "is not a whole safetensors file"),
+        ("probe.safetensors", b"x", ValueError, "not the file that was shipped"),
         ("card.json", b"{", ValueError, "is not a card, or was edited"),
         ("card.json", b'{"version": 99}', ValueError, "card version 99.*Update"),
         ("card.json", None, FileNotFoundError, "holds no shipped sub-networks"),
@@ -309,14 +310,17 @@ def test_shipped_files_pass_their_check_and_changed_ones_do_not(shipped, tmp_pat
 
 
 def test_a_file_that_answers_otherwise_does_not_pass(shipped, tmp_path):
-    out, card = shipped
+    out, _ = shipped
     for path in out.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     other = (tmp_path / "subnetwork-1.onnx").read_bytes()
     (tmp_path / "subnetwork-0.onnx").write_bytes(other)
-    forged = json.loads(json.dumps(card))
+    forged = json.loads((tmp_path / "card.json").read_text())
     forged["subnetworks"][0]["sha256"] = forged["subnetworks"][1]["sha256"]
     (tmp_path / "card.json").write_text(json.dumps(forged))
+    with pytest.raises(ValueError, match="card.json is not the file that was shipped"):
+        check_shipped(tmp_path)
+    write_manifest(tmp_path)
     with pytest.raises(ValueError, match="subnetwork-0.onnx, loaded back, differs"):
         check_shipped(tmp_path)
 

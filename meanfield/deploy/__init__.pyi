@@ -4,8 +4,10 @@ from .formats.archive import (
     load_subnetwork as load_subnetwork,
 )
 from .formats.formats import Exported as Exported, export as export
+from .shipping.card import ModelCard as ModelCard
 from .shipping.served import Checked as Checked, check_shipped as check_shipped
 from .shipping.ship import ship as ship
+from .shipping.signature import sign_shipped as sign_shipped
 from .shipping.subnetworks import (
     Subnetwork as Subnetwork,
     sample_subnetworks as sample_subnetworks,

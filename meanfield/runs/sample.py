@@ -1,7 +1,6 @@
 """Draw sub-networks of a run and ship them; check and convert what was shipped."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -10,7 +9,8 @@ from meanfield.credit.labelling import label_connections
 from meanfield.data import Dataset
 from meanfield.deploy.formats.archive import load_archive
 from meanfield.deploy.formats.formats import SUFFIXES, Exported
-from meanfield.deploy.shipping.served import Checked, check_shipped, convert, load_card
+from meanfield.deploy.shipping.card import ModelCard, load_card
+from meanfield.deploy.shipping.served import Checked, check_shipped, convert
 from meanfield.deploy.shipping.ship import ship
 from meanfield.deploy.shipping.subnetworks import RULES, sample_subnetworks
 
@@ -34,7 +34,7 @@ def sample(
     rule: str = SampleSettings.rule,
     together: bool = SampleSettings.together,
     seed: int = SampleSettings.seed,
-) -> dict[str, Any]:
+) -> ModelCard:
     """Draw sub-networks, shrink them, write them with a card; see `deploy.ship`.
 
     The best of several is chosen on part of the training data; the card's scores are

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from meanfield.deploy.shipping.card import shown_score
+from meanfield.deploy.shipping.markdown import shown_score
 
 
 def run_table(metrics: Mapping[str, Any]) -> str:

@@ -16,10 +16,13 @@ not zero, in order; other arrays are stored whole. Without meanfield it is read 
             arrays[name].flat[bits.astype(bool)] = stored[f"values:{name}"]
 
 `inputs:A` lists the entries that the network reads along axis A of one example, if
-not all. The file holds its own sha256; a changed file is refused.
+not all. The file holds its own sha256; a changed file is refused. Shapes are compared
+with what is stored before anything is unpacked: an archive takes at most 32 times its
+size in memory.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -153,26 +156,24 @@ def load_archive(path: str | os.PathLike) -> Archive:
         f"{path} has archive version {about['archive']}; this version of meanfield "
         f"reads up to {VERSION}. Update meanfield.",
     )
-    arrays, labels = {}, {}
-    for name, shape in about["shapes"].items():
-        if f"array:{name}" in stored:
-            arrays[name] = _widened(stored[f"array:{name}"])
-        else:
-            size = int(np.prod(shape, dtype=int))
-            bits = np.unpackbits(stored[f"mask:{name}"], count=size).astype(bool)
-            whole = np.zeros(size, np.float32)
-            whole[bits] = stored[f"values:{name}"]
-            arrays[name] = whole.reshape(shape)
-        if f"labels:{name}" in stored:
-            size = int(np.prod(shape, dtype=int))
-            bits = np.unpackbits(stored[f"labels:{name}"], count=2 * size)
-            low, high = bits.reshape(2, size)
-            labels[name] = (low + 2 * high).astype(np.int8).reshape(shape)
-    inputs = {
-        int(name.removeprefix("inputs:")): indices
-        for name, indices in stored.items()
-        if name.startswith("inputs:")
-    }
+    try:
+        shapes = {name: tuple(map(int, s)) for name, s in about["shapes"].items()}
+        arrays = {name: _array(stored, name, shape) for name, shape in shapes.items()}
+        labels = {
+            name: _labels(stored[f"labels:{name}"], shape)
+            for name, shape in shapes.items()
+            if f"labels:{name}" in stored
+        }
+        inputs = {
+            int(name.removeprefix("inputs:")): indices
+            for name, indices in stored.items()
+            if name.startswith("inputs:")
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not hold what its header says ({error}). Restore it from a "
+            "copy, or ship again."
+        ) from error
     return Archive(arrays, inputs, labels, about)
 
 
@@ -222,6 +223,39 @@ def load_subnetwork(path: str | os.PathLike, like: Any) -> tuple[Any, Archive]:
         for name, array in archive.arrays.items()
     }
     return network.rebuild(arrays), archive
+
+
+def _array(
+    stored: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    """An array, unpacked if it was packed."""
+    if f"array:{name}" in stored:
+        array = _widened(stored[f"array:{name}"])
+        require(array.shape == shape, f"{name!r} is {array.shape}, not {shape}")
+        return array
+    values = stored[f"values:{name}"]
+    bits = _unpacked(stored[f"mask:{name}"], math.prod(shape))
+    require(
+        int(bits.sum()) == len(values),
+        f"the mask of {name!r} leaves {int(bits.sum())} values; got {len(values)}",
+    )
+    whole = np.zeros(len(bits), np.float32)
+    whole[bits] = values
+    return whole.reshape(shape)
+
+
+def _labels(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    low, high = _unpacked(packed, 2 * math.prod(shape)).astype(np.int8).reshape(2, -1)
+    return (low + 2 * high).reshape(shape)
+
+
+def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
+    """The first bits of bytes that hold no more than needed."""
+    require(
+        packed.dtype == np.uint8 and packed.shape == (-(-count // 8),) and count >= 0,
+        f"{packed.size:,} bytes are not the bits of {count:,} numbers",
+    )
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

@@ -16,16 +16,28 @@ FORMAT = 1
 
 
 def load(path):
-    """Read a network; a function from a batch to its outputs."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files if name != "program"}
-        program = json.loads(str(file["program"]))
-    if program["format"] > FORMAT:
+    """Read a network; a function from a batch to its outputs.
+
+    Nothing is read that takes more memory than its part of the file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            check_sizes(file.zip)
+            program = json.loads(str(file["program"]))
+            new = program["format"] > FORMAT
+            names = {} if new else program["constants"]
+            constants = {int(i): file[name] for name, i in names.items()}
+            file.close()
+    except OSError:
+        raise
+    except Exception as error:  # The readers of zip files raise a dozen types.
+        raise ValueError(f"{path} is not a whole network: {error!r}.") from error
+    if new:
         raise ValueError(
             f"{path} has format {program['format']}; this runtime reads up to "
             f"{FORMAT}. Use the numpy_runtime.py that was written with it."
         )
-    constants = {int(i): arrays[name] for name, i in program["constants"].items()}
 
     def predict(x):
         x = np.asarray(x, program["dtype"])
@@ -37,6 +49,21 @@ def load(path):
         return outputs[0] if len(outputs) == 1 else outputs
 
     return predict
+
+
+def check_sizes(parts):
+    """Refuse compressed parts, and headers that promise more than is there."""
+    for part in parts.infolist():
+        with parts.open(part) as stream:
+            version, _ = np.lib.format.read_magic(stream)
+            read = getattr(np.lib.format, f"read_array_header_{version}_0")
+            shape, _, dtype = read(stream)
+            size = stream.tell() + math.prod(shape) * dtype.itemsize
+            if part.compress_type or size != part.file_size:
+                raise ValueError(
+                    f"{part.filename} is compressed or has {part.file_size:,} bytes, "
+                    f"and its header promises {size:,}"
+                )
 
 
 def run(steps, values, batch):

@@ -12,8 +12,8 @@ from meanfield.checks import require
 from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import output_distribution
 
-from .extras import need
 from .formats import Exported, staged
+from .onnx_session import open_session
 from .onnx_writer import ensemble_to_onnx, save_onnx
 from .whole_inputs import jit_predict, opened, portable_graph
 
@@ -64,9 +64,7 @@ def export_together(
 
 def run_together(path: str | os.PathLike, x: Any) -> dict[str, np.ndarray]:
     """The outputs of an ensemble file by name, in ONNX Runtime."""
-    session = need("onnxruntime").InferenceSession(
-        os.fspath(path), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(path)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"input": x}), strict=True))
 

@@ -23,13 +23,13 @@ Predict = Callable[[Any], np.ndarray]
 def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
     """An archive's network with the inputs it reads, as `export` takes it."""
     model, content = load_subnetwork(archive, like)
-    return Shrunk(model, content.kept_inputs, {}, 0.0)
+    return Shrunk(as_network(model), content.kept_inputs, {}, 0.0)
 
 
 def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:
     """A model or what `shrink` returned: the network, and the inputs it reads."""
     if isinstance(model, Shrunk):
-        return as_network(model.model), dict(model.kept_inputs)
+        return model.network, dict(model.kept_inputs)
     return as_network(model), {}
 
 

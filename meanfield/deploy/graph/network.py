@@ -29,11 +29,15 @@ class Network:
         apply: ``apply(arrays, x)``, the outputs for a batch x.
         rebuild: ``rebuild(arrays)``, a model of the same kind with these arrays,
             whose shapes may differ from the old ones.
+        graphs: its graphs by shape and type of an example, staged when first needed.
     """
 
     arrays: dict[str, Any]
     apply: Callable[[Arrays, Any], Any]
     rebuild: Callable[[Arrays], Any]
+    graphs: dict[Any, Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __call__(self, x: Any) -> Any:
         """Outputs for a batch x."""
@@ -80,8 +84,9 @@ def put_arrays(tree: Any, arrays: Arrays) -> Any:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf holds numbers (a random key holds none)."""
-    return isinstance(leaf, jax.Array | np.ndarray) and not jnp.issubdtype(
+    """Whether a leaf holds numbers, or their shape (a random key holds none)."""
+    arrays = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+    return isinstance(leaf, arrays) and not jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
 

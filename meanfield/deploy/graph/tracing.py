@@ -86,9 +86,12 @@ def trace_symbolic(network: Network, example: Any) -> Graph:
     Raises:
         ValueError: as `trace`.
     """
-    with any_length(network, example):
-        closed = _stage(network, symbolic_batch(example))
-    return _graph(network, closed)
+    kind = example.shape[1:], str(example.dtype)
+    if kind not in network.graphs:
+        with any_length(network, example):
+            closed = _stage(network, symbolic_batch(example))
+        network.graphs[kind] = _graph(network, closed)
+    return network.graphs[kind]
 
 
 def symbolic_batch(example: Any) -> jax.ShapeDtypeStruct:

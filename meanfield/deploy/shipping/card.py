@@ -1,19 +1,41 @@
 """The model card: what was shipped, from what, how good, how large, how fast."""
 
+import dataclasses
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from meanfield.checks import require
 from meanfield.credit.labels import Label
+from meanfield.deploy.formats.formats import SUFFIXES
+
+from .manifest import file_in, read_text_json
 
 _PACKAGES = ("meanfield", "jax", "numpy", "onnx", "onnxruntime", "safetensors")
-_LABELS = tuple(label.name.lower() for label in Label)
+CARD = "card.json"
+CARD_VERSION = 2
+_KINDS: dict[str, type] = {
+    "format": str,
+    "rule": str,
+    "device": str,
+    "subnetworks": list,
+    "labels": dict,
+    "versions": dict,
+    "selection": dict,
+    "diversity": dict,
+    "ensemble": dict,
+    "source": dict,
+}
+_OPTIONAL = ("selection", "diversity", "ensemble")
+LABELS = tuple(label.name.lower() for label in Label)
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that made the files."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -36,114 +58,96 @@ def label_fractions(labels: Mapping[str, Any] | None) -> dict[str, dict[str, flo
     }
 
 
-def to_markdown(card: Mapping[str, Any]) -> str:
-    """The card for people."""
-    entries = card["subnetworks"]
-    lines = [
-        "# Model card",
-        "",
-        f"{len(entries)} sub-network{'s' if len(entries) > 1 else ''}, rule "
-        f"`{card['rule']}`, format `{card['format']}`, on {card['device']}.",
-        "",
-        *_table(_rows(entries)),
-        "",
-        *_targets(card.get("source", {}).get("targets")),
-        "Before: the masked network as drawn, in the same runtime. After: the file. "
-        "Latencies are medians in microseconds on one thread.",
-    ]
-    if "selection" in card:
-        chosen = card["selection"]
-        lines += [
-            "",
-            f"Chosen by validation payoff: number {chosen['best']} of {len(entries)}, "
-            f"on {chosen['num_validation']} examples that took no part in the scores "
-            "above.",
-        ]
-    if "ensemble" in card:
-        lines += ["", "## The K networks in one file", ""]
-        lines += _table([("quantity", "value"), *_flat(card["ensemble"])])
-    if card.get("diversity"):
-        lines += ["", "## Diversity", ""]
-        lines += _table([("quantity", "value"), *_flat(card["diversity"])])
-    if card.get("labels"):
-        lines += ["", "## Labels of connections", ""]
-        head = ("layer", *_LABELS)
-        rows = [
-            (name, *(f"{100 * parts[word]:.2f} %" for word in _LABELS))
-            for name, parts in card["labels"].items()
-        ]
-        lines += _table([head, *rows])
-    lines += ["", "## Origin", ""]
-    origin = {**card.get("source", {}), **card["versions"]}
-    origin.pop("targets", None)
-    lines += _table([("what", "value"), *_flat(origin)])
-    return "\n".join(lines) + "\n"
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelCard(Mapping[str, Any]):
+    """What ``card.json`` holds; also a mapping, in which None is left out.
+
+    Attributes:
+        version: of the card's form. From 2 on the folder has a manifest.
+        format: of the sub-networks' files.
+        rule: how they were drawn.
+        device: on what the latencies were measured.
+        subnetworks: of each file its name, sha256, bytes, scores, costs and latency,
+            before and after shrinking, and how it was drawn.
+        labels: part of each layer's connections under each label.
+        versions: of Python and of the packages that made the files.
+        selection: which sub-network validation chose.
+        diversity: how much the sub-networks differ.
+        ensemble: the same as of a sub-network, of the file that holds all of them.
+        source: what the caller said of their origin.
+    """
+
+    version: int
+    format: str
+    rule: str
+    device: str
+    subnetworks: list[dict[str, Any]]
+    labels: dict[str, dict[str, float]]
+    versions: dict[str, str]
+    selection: dict[str, Any] | None = None
+    diversity: dict[str, float] | None = None
+    ensemble: dict[str, Any] | None = None
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._content()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content())
+
+    def __len__(self) -> int:
+        return len(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if part is not None}
 
 
-def shown_score(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and numbers of the score that an entry leads with, or two empty texts."""
-    if "accuracy" in entry:
-        return "accuracy", f"{entry['accuracy']:.4f}"
-    if "rmse" not in entry:
-        return "", ""
-    each = entry.get("rmse_by_output", [entry["rmse"]])
-    return "rmse", " / ".join(f"{rmse:.4g}" for rmse in each)
+def load_card(folder: str | os.PathLike) -> ModelCard:
+    """The contents of a shipped folder's ``card.json``.
 
-
-def _targets(targets: Mapping[str, Any] | None) -> list[str]:
-    if targets is None:
-        return []
-    lines = [f"Outputs of the files: {targets['outputs']}."]
-    if "shift" in targets:
-        lines[0] += " The scores are in the units of the data."
-        names = targets.get("names", range(len(targets["shift"])))
-        rows = zip(names, targets["shift"], targets["scale"], strict=True)
-        cells = [(str(name), f"{a:.7g}", f"{b:.7g}") for name, a, b in rows]
-        lines += ["", *_table([("target", "shift", "scale"), *cells])]
-    return [*lines, ""]
-
-
-def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    score, _ = shown_score(entries[0])
-    head = ["file", "bytes", "weights", "non-zero", "multiply-adds"]
-    scored = score != ""
-    head += [score, "NLL"] if scored else []
-    timed = entries[0].get("latency") is not None
-    head += ["batch 1, before → after", "batch 256, before → after"] if timed else []
-    head += ["mask sha256", "file sha256"]
-    rows = [tuple(head)]
-    for entry in entries:
-        row = [
-            entry["file"],
-            f"{entry['before']['bytes']:,} → {entry['bytes']:,}",
-            f"{entry['before']['num_weights']:,} → {entry['num_weights']:,}",
-            f"{entry['num_nonzero']:,}",
-            f"{entry['before']['macs']:,} → {entry['macs']:,}",
-        ]
-        if scored:
-            before, after = (shown_score(e)[1] for e in (entry["before"], entry))
-            row += [f"{before} → {after}"]
-            row += [f"{entry['before']['nll']:.4f} → {entry['nll']:.4f}"]
-        for batch in ("batch_1_us", "batch_256_us") if timed else ():
-            before, after = (e["latency"][batch] for e in (entry["before"], entry))
-            row.append(f"{before:,.0f} → {after:,.0f}")
-        row += [f"`{entry[name][:12]}…`" for name in ("mask_hash", "sha256")]
-        rows.append(tuple(row))
-    return rows
-
-
-def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += [(f"{name}: {inner}", text) for inner, text in _flat(value)]
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            rows.append((name, shown))
-    return rows
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = rows
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in body]
+    Raises:
+        FileNotFoundError: the folder has no card.
+        ValueError: the card is damaged, or from a newer version.
+    """
+    folder = Path(folder)
+    path = folder / CARD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no shipped sub-networks: it has no {CARD}. Make them with "
+            "`meanfield sample RUN --out FOLDER`."
+        )
+    content = read_text_json(file_in(folder, CARD, "card"), "card")
+    version = content.get("version")
+    require(
+        type(version) is int,
+        f"{path} is not a card, or was edited: its version is {version!r}.",
+    )
+    assert isinstance(version, int)
+    require(
+        version <= CARD_VERSION,
+        f"{path} has card version {version}; this version of meanfield reads up to "
+        f"{CARD_VERSION}. Update meanfield.",
+    )
+    for name, kind in _KINDS.items():
+        part = content.get(name, kind())
+        require(
+            name in content or name in _OPTIONAL,
+            f"{path} is not a card, or was edited: it has no `{name}`.",
+        )
+        require(
+            isinstance(part, kind),
+            f"{path} is not a card, or was edited: `{name}` is a "
+            f"{type(part).__name__}, not a {kind.__name__}.",
+        )
+    entries = content["subnetworks"]
+    require(
+        bool(entries) and all(isinstance(entry, dict) for entry in entries),
+        f"{path} is not a card, or was edited: `subnetworks` lists no file.",
+    )
+    require(
+        content["format"] in SUFFIXES,
+        f"{path} is not a card, or was edited: no format {content['format']!r}.",
+    )
+    unknown = sorted(content.keys() - {f.name for f in dataclasses.fields(ModelCard)})
+    require(not unknown, f"{path} was edited: it has the unknown parts {unknown[:5]}.")
+    return ModelCard(**content)

@@ -1,13 +1,11 @@
 """Whether shipped files still do what their card says: loaded, run, compared.
 
-A shipped folder holds a few inputs with the outputs that every file had to give
-(`probe.safetensors`), and the sha256 of every file in its card. Both are checked here,
-on whatever machine and versions the files have reached.
+A shipped folder holds some inputs with the outputs that every file gave when it was
+shipped (``probe.safetensors``), and a manifest of everything in it. Both are checked
+here, on whatever machine and versions the files have reached.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.formats.compare import compare
-from meanfield.deploy.formats.formats import SUFFIXES, export, load_predictor
+from meanfield.deploy.formats.compare import compare, compare_int8
+from meanfield.deploy.formats.formats import (
+    SUFFIXES,
+    Exported,
+    export,
+    load_predictor,
+)
 from meanfield.deploy.formats.together import compare_together, run_together
-from meanfield.deploy.formats.whole_inputs import as_shrunk
+from meanfield.deploy.formats.whole_inputs import as_shrunk, jit_predict, opened
 from meanfield.tensors import load_arrays, save_tree
 
-CARD, PROBE = "card.json", "probe.safetensors"
-CARD_VERSION = 1
-# Inputs kept for later checks; at export a file is compared on many more.
-KEPT = 8
+from .card import ModelCard, load_card
+from .manifest import MANIFEST, check_manifest, file_hash, file_in
+from .signature import check_signature
+
+PROBE = "probe.safetensors"
 # Another machine, or other versions, may round otherwise.
 TOLERANCE = 1e-4
 
@@ -38,79 +42,86 @@ class Checked:
     Attributes:
         file: its name.
         largest_difference: from the outputs on record.
+        signer: who signed the folder, if that was asked.
     """
 
     file: str
     largest_difference: float
+    signer: str | None = None
 
 
-def file_hash(path: str | os.PathLike) -> str:
-    """sha256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Inputs and outputs on record.
+
+    Attributes:
+        x: a batch of whole inputs.
+        outputs: for each file, the outputs that it gave for them.
+        calibration: other inputs, for the ranges of 8-bit files; None if none are kept.
+        link: from outputs to probabilities: "softmax", "sigmoid", or "none".
+    """
+
+    x: np.ndarray
+    outputs: Mapping[str, Any]
+    calibration: np.ndarray | None = None
+    link: str = "softmax"
 
 
-def save_probe(folder: Path, x: np.ndarray, outputs: Mapping[str, Any]) -> None:
+def save_probe(folder: Path, probe: Probe) -> None:
     """Keep inputs, and by file name the outputs that they must give."""
-    arrays = {"x": x, **{f"outputs:{name}": one for name, one in outputs.items()}}
-    save_tree(folder / PROBE, {n: jnp.asarray(a) for n, a in arrays.items()})
+    arrays = {"x": probe.x}
+    arrays |= {f"outputs:{name}": one for name, one in probe.outputs.items()}
+    if probe.calibration is not None:
+        arrays["calibration"] = probe.calibration
+    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+    save_tree(folder / PROBE, arrays, {"link": probe.link})
 
 
-def load_probe(folder: str | os.PathLike) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Inputs, and outputs by file name.
+def load_probe(folder: str | os.PathLike) -> Probe:
+    """Inputs and outputs on record.
 
     Raises:
         FileNotFoundError: the folder has none.
         ValueError: the file was changed.
     """
-    arrays, _ = load_arrays(Path(folder, PROBE))
+    path = Path(folder, PROBE)
+    arrays, about = load_arrays(path)
+    require("x" in arrays, f"{path} holds no inputs; it was edited. Ship again.")
     outputs = {
         name.removeprefix("outputs:"): array
         for name, array in arrays.items()
-        if name != "x"
+        if name.startswith("outputs:")
     }
-    return arrays["x"], outputs
+    link = about.get("link", "softmax")
+    return Probe(arrays["x"], outputs, arrays.get("calibration"), link)
 
 
-def load_card(folder: str | os.PathLike) -> dict[str, Any]:
-    """The contents of a shipped folder's ``card.json``.
-
-    Raises:
-        FileNotFoundError: the folder has no card.
-        ValueError: the card is damaged, or from a newer version.
-    """
-    path = Path(folder, CARD)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no shipped sub-networks: it has no {CARD}. Make them with "
-            "`meanfield sample RUN --out FOLDER`."
-        )
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        version = card["version"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a card, or was edited: {error!r}.") from error
-    require(
-        version <= CARD_VERSION,
-        f"{path} has card version {version}; this version of meanfield reads up to "
-        f"{CARD_VERSION}. Update meanfield.",
-    )
-    return card
-
-
-def check_shipped(folder: str | os.PathLike, *, like: Any = None) -> list[Checked]:
+def check_shipped(
+    folder: str | os.PathLike,
+    *,
+    like: Any = None,
+    signers: str | os.PathLike | None = None,
+) -> list[Checked]:
     """Load every file of a shipped folder in its runtime and compare its outputs.
+
+    The hashes tell accidents. Whoever can change a file can change its hash as well;
+    that a folder comes from somebody only `signers` can tell.
 
     Args:
         folder: what `ship` made.
         like: for archives, a model of the same structure.
+        signers: a file of names and public keys of SSH, one of which must have signed
+            the folder (`sign_shipped`); None asks for no signature.
 
     Returns:
         One entry a file.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is not the one that was shipped, or its outputs differ.
+        FileNotFoundError: a file is missing, or the signature that is asked for.
+        ValueError: a file is not the one that was shipped, its outputs differ, or the
+            signature is of somebody else.
         ImportError: a runtime is missing; the message names the extra.
+        RuntimeError: there is no ssh-keygen to check a signature.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -123,27 +134,35 @@ def check_shipped(folder: str | os.PathLike, *, like: Any = None) -> list[Checke
         1
     """
     folder = Path(folder)
-    card = load_card(folder)
-    x, outputs = load_probe(folder)
+    signer = None if signers is None else check_signature(folder, signers)
+    card = _checked_card(folder)
+    probe = load_probe(folder)
     done = []
-    for entry in card["subnetworks"]:
+    for entry in card.subnetworks:
         path = _same_file(folder, entry)
-        found = load_predictor(path, card["format"], like=like)(x)
-        expected = outputs[entry["file"]]
-        gap = compare(expected, found, card["format"], TOLERANCE, path.name)
-        done.append(Checked(path.name, gap))
-    if "ensemble" in card:
-        path = _same_file(folder, card["ensemble"])
-        found = run_together(path, x)
-        expected = {name: outputs[f"{path.name}/{name}"] for name in found}
-        done.append(Checked(path.name, compare_together(expected, found, TOLERANCE)))
+        found = load_predictor(path, card.format, like=like)(probe.x)
+        expected = _on_record(probe, path.name)
+        if card.format == "onnx-int8":
+            gap, _ = compare_int8(expected, found, probe.link, path.name)
+        else:
+            gap = compare(expected, found, card.format, TOLERANCE, path.name)
+        done.append(Checked(path.name, gap, signer))
+    if card.ensemble is not None:
+        path = _same_file(folder, card.ensemble)
+        found = run_together(path, probe.x)
+        expected = {name: _on_record(probe, f"{path.name}/{name}") for name in found}
+        gap = compare_together(expected, found, TOLERANCE)
+        done.append(Checked(path.name, gap, signer))
     return done
 
 
 def convert(
     archive: str | os.PathLike, out: str | os.PathLike, *, format: str, like: Any
-) -> Any:
+) -> Exported:
     """Write a shipped archive in another format, compared on the folder's inputs.
+
+    The archive must be the one that its folder's card lists, and give the outputs on
+    record.
 
     Args:
         archive: a ``.safetensors`` file in a shipped folder.
@@ -156,26 +175,61 @@ def convert(
 
     Raises:
         FileExistsError: `out` exists.
-        ValueError: the archive is damaged, newer, or belongs to another structure; an
-            unknown format, or one that does not have an operation.
+        FileNotFoundError: the archive lies in no shipped folder.
+        ValueError: the archive or its folder was changed, is newer, or belongs to
+            another structure; an unknown format, or one that does not have an
+            operation.
     """
     archive = Path(archive)
     require(
         archive.suffix == SUFFIXES["safetensors"],
         f"`archive` must be a .safetensors file; got {archive.name}.",
     )
-    shrunk = as_shrunk(archive, like)
-    x, _ = load_probe(archive.parent)
-    return export(shrunk, out, probe=x, format=format)
+    card = _checked_card(archive.parent)
+    entries = {entry.get("file"): entry for entry in card.subnetworks}
+    require(
+        archive.name in entries,
+        f"{archive} is not listed by the card beside it, which lists "
+        f"{sorted(map(str, entries))}.",
+    )
+    path = _same_file(archive.parent, entries[archive.name])
+    probe = load_probe(archive.parent)
+    shrunk = as_shrunk(path, like)
+    found = jit_predict(*opened(shrunk))(probe.x)
+    expected = _on_record(probe, archive.name)
+    compare(expected, found, "safetensors", TOLERANCE, archive.name)
+    return export(
+        shrunk,
+        out,
+        probe=probe.x,
+        format=format,
+        link=probe.link,
+        calibration=probe.calibration,
+    )
+
+
+def _checked_card(folder: Path) -> ModelCard:
+    """The card of a folder whose files are those that were shipped."""
+    card = load_card(folder)
+    # The first form of a card came without a manifest.
+    if card.version > 1 or (folder / MANIFEST).exists():
+        check_manifest(folder)
+    return card
 
 
 def _same_file(folder: Path, entry: Mapping[str, Any]) -> Path:
-    path = folder / entry["file"]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; its card lists it.")
+    path = file_in(folder, entry.get("file"), "card")
     require(
-        file_hash(path) == entry["sha256"],
+        file_hash(path) == entry.get("sha256"),
         f"{path} is not the file that was shipped: its sha256 differs from the card's. "
         "Restore it from a copy, or ship again.",
     )
     return path
+
+
+def _on_record(probe: Probe, name: str) -> Any:
+    require(
+        name in probe.outputs,
+        f"{PROBE} has no outputs of {name}; it was edited. Ship again.",
+    )
+    return probe.outputs[name]

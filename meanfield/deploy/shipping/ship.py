@@ -1,6 +1,5 @@
 """From drawn sub-networks to a folder of verified files with a model card."""
 
-import dataclasses
 import json
 import os
 import platform
@@ -13,31 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.formats.formats import SUFFIXES, canonical, export, load_predictor
-from meanfield.deploy.formats.together import (
-    NAME,
-    export_together,
-    link_of,
-    run_together,
-)
-from meanfield.deploy.formats.whole_inputs import Predict, jit_predict, opened
-from meanfield.deploy.graph.network import as_network
-from meanfield.deploy.graph.tracing import trace_symbolic
-from meanfield.deploy.shrinking.shrink import Shrunk, shrink
+from meanfield.deploy.formats.formats import SUFFIXES, canonical
+from meanfield.deploy.formats.together import NAME, link_of, run_together
 from meanfield.files import write_text
 from meanfield.learning.likelihoods import Categorical
 from meanfield.tensors import save_tree
 
-from .card import label_fractions, to_markdown, versions
-from .costs import count_macs, count_weights, latencies
-from .scores import choices, payoff, score, score_average
+from .card import CARD, CARD_VERSION, ModelCard, label_fractions, package_versions
+from .manifest import write_manifest
+from .markdown import to_markdown
+from .records import Data, Written, write_one, write_together
+from .scores import choices, payoff, score
 from .selection import choose_best, measure_diversity
-from .served import CARD, CARD_VERSION, KEPT, file_hash, save_probe
+from .served import Probe, save_probe
 from .subnetworks import Subnetwork
 
-# Inputs on which every file is compared with its network.
-_PROBE = 256
 CARD_TEXT, MASKS = "card.md", "masks.safetensors"
+# Inputs kept for later checks; of archives, which become other formats, all compared.
+KEPT = 8
 
 
 def ship(
@@ -55,7 +47,7 @@ def ship(
     allow_constant: bool = False,
     measure: bool = True,
     source: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> ModelCard:
     """Shrink, write, load back, compare and describe drawn sub-networks.
 
     Args:
@@ -105,15 +97,17 @@ def ship(
             f"{out} exists and is not empty; choose another folder. Nothing changed."
         )
     x, y = np.asarray(data[0]), np.asarray(data[1])
-    _check_apart(x, validation)
+    if validation is not None:
+        validation = _check_apart(x, validation)
     if calibration is None:
         calibration = x if validation is None else validation[0]
-    work = _Work(
+    prepared = Data(
         x,
         y,
+        np.asarray(calibration),
+        validation,
         format,
         likelihood,
-        np.asarray(calibration),
         dtype,
         allow_constant,
         measure,
@@ -124,61 +118,56 @@ def ship(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         temporary = Path(folder, out.name)
         temporary.mkdir()
-        card = _fill(temporary, list(subnetworks), work, codes, validation, together)
-        card["source"] = work.source
-        write_text(temporary / CARD, json.dumps(card, indent=2) + "\n")
+        card = _fill(temporary, list(subnetworks), prepared, codes, together)
+        write_text(temporary / CARD, json.dumps(dict(card), indent=2) + "\n")
         write_text(temporary / CARD_TEXT, to_markdown(card))
+        write_manifest(temporary)
         os.replace(temporary, out)
     return card
-
-
-@dataclasses.dataclass(frozen=True)
-class _Work:
-    x: np.ndarray
-    y: np.ndarray
-    format: str
-    likelihood: Any
-    calibration: np.ndarray
-    dtype: str
-    allow_constant: bool
-    measure: bool
-    source: dict[str, Any]
-
-    @property
-    def probe(self) -> np.ndarray:
-        """Inputs on which files are compared (and ranges of 8-bit files taken)."""
-        return self.x[:_PROBE]
-
-    def score(self, predict: Predict) -> dict[str, Any]:
-        """Scores of a runtime on the test data."""
-        return score(predict(self.x), self.y, self.likelihood)
-
-    def latency(self, predict: Predict) -> dict[str, float] | None:
-        """Timings of a runtime."""
-        return latencies(predict, self.x) if self.measure else None
 
 
 def _fill(
     folder: Path,
     subnetworks: list[Subnetwork],
-    work: _Work,
+    data: Data,
     codes: Mapping[str, Any] | None,
-    validation: tuple[Any, Any] | None,
     together: bool,
-) -> dict[str, Any]:
-    smaller, entries, outputs, payoffs = [], [], [], []
-    kept: dict[str, Any] = {}
+) -> ModelCard:
+    """Write all files but the card, the manifest, and what is made of them."""
+    written = []
     for number, subnetwork in enumerate(subnetworks):
-        name = f"subnetwork-{number}{SUFFIXES[work.format]}"
-        shrunk, entry, predict = _one(folder / name, subnetwork, work, codes)
-        entries.append({"file": name, **entry})
-        smaller.append(shrunk)
-        whole = jit_predict(*opened(shrunk))
-        kept[name] = whole(work.x[:KEPT])
-        outputs.append(predict(work.x))
-        if validation is not None:
-            xv, yv = map(np.asarray, validation)
-            payoffs.append(payoff(score(predict(xv), yv, work.likelihood)))
+        path = folder / f"subnetwork-{number}{SUFFIXES[data.format]}"
+        written.append(write_one(path, subnetwork, data, codes))
+    _save_masks(folder, subnetworks)
+    ensemble, kept = None, KEPT if data.format != "safetensors" else len(data.probe)
+    recorded = {one.entry["file"]: one.outputs[:kept] for one in written}
+    if together:
+        ensemble = write_together(folder / NAME, written, data)
+        found = run_together(folder / NAME, data.x[:kept])
+        recorded |= {f"{NAME}/{name}": value for name, value in found.items()}
+    link = link_of(data.likelihood, written[0].outputs)
+    ranges = data.ranges if data.format == "safetensors" else None
+    save_probe(folder, Probe(data.x[:kept], recorded, ranges, link))
+    chosen = [choices(one.outputs, data.likelihood) for one in written]
+    spread = None
+    if chosen[0] is not None:
+        spread = measure_diversity(chosen, [one.masks for one in subnetworks])
+    return ModelCard(
+        version=CARD_VERSION,
+        format=data.format,
+        rule=subnetworks[0].rule,
+        device=f"{platform.machine()}, one thread",
+        subnetworks=[one.entry for one in written],
+        labels=label_fractions(codes),
+        versions=package_versions(),
+        selection=_select(written, data),
+        diversity=None if spread is None else vars(spread),
+        ensemble=ensemble,
+        source=data.source,
+    )
+
+
+def _save_masks(folder: Path, subnetworks: list[Subnetwork]) -> None:
     masks = {
         f"{number}:{name}": jnp.asarray(np.packbits(mask, axis=None))
         for number, one in enumerate(subnetworks)
@@ -186,145 +175,33 @@ def _fill(
     }
     shapes = {name: list(mask.shape) for name, mask in subnetworks[0].masks.items()}
     save_tree(folder / MASKS, masks, {"shapes": shapes})
-    card: dict[str, Any] = {
-        "version": CARD_VERSION,
-        "format": work.format,
-        "rule": subnetworks[0].rule,
-        "device": f"{platform.machine()}, one thread",
-        "subnetworks": entries,
-        "labels": label_fractions(codes),
-        "versions": versions(),
-    }
-    if validation is not None:
-        best = choose_best(payoffs)
-        card["selection"] = {
-            "best": best,
-            "file": entries[best]["file"],
-            "payoffs": payoffs,
-            "num_validation": len(validation[1]),
-        }
-    chosen = [choices(one, work.likelihood) for one in outputs]
-    if chosen[0] is not None:
-        spread = measure_diversity(chosen, [one.masks for one in subnetworks])
-        card["diversity"] = dataclasses.asdict(spread)
-    if together:
-        card["ensemble"] = _together(folder, smaller, outputs, work)
-        found = run_together(folder / NAME, work.x[:KEPT])
-        kept |= {f"{NAME}/{name}": value for name, value in found.items()}
-    save_probe(folder, work.x[:KEPT], kept)
-    return card
 
 
-def _one(
-    path: Path, subnetwork: Subnetwork, work: _Work, codes: Mapping[str, Any] | None
-) -> tuple[Shrunk, dict[str, Any], Predict]:
-    """Write one network; what the card says of it, and its runtime."""
-    shrunk = shrink(
-        subnetwork.model,
-        work.probe,
-        coalition=subnetwork.coalition,
-        data=work.calibration,
-        allow_constant=work.allow_constant,
-    )
-    own = {k: shrunk.slice_like(k, v) for k, v in (codes or {}).items()}
-    origin = {
-        "rule": subnetwork.rule,
-        "key_data": subnetwork.key_data and list(subnetwork.key_data),
-        "key_impl": subnetwork.key_impl,
-        "mask_hash": subnetwork.mask_hash,
-    }
-    done = export(
-        shrunk,
-        path,
-        probe=work.probe,
-        format=work.format,
-        dtype=work.dtype,
-        about={**origin, "source": work.source, "versions": versions()},
-        labels=own,
-        calibration=work.calibration,
-    )
-    predict = load_predictor(path, work.format, like=shrunk.model)
-    entry = {
-        "bytes": done.bytes,
-        "sha256": file_hash(path),
-        **_costs(shrunk.model, shrunk.select_inputs(work.probe)),
-        **work.score(predict),
-        "latency": work.latency(predict),
-        "largest_difference": {
-            "shrinking": shrunk.largest_difference,
-            "format": done.largest_difference,
-        },
-        **origin,
-        "num_inputs": {
-            str(axis): len(kept) for axis, kept in shrunk.kept_inputs.items()
-        },
-        "before": _before(subnetwork, work),
-    }
-    return shrunk, entry, predict
-
-
-def _before(subnetwork: Subnetwork, work: _Work) -> dict[str, Any]:
-    """The masked network as it was drawn, in the same runtime; its file is dropped."""
-    plain = "onnx" if work.format == "onnx-int8" else work.format
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"whole{SUFFIXES[plain]}")
-        if plain == "safetensors":
-            # The file everyone has: whole arrays, no masks.
-            bytes_ = _dense_bytes(subnetwork.model)
-            export(subnetwork.model, path, probe=work.probe, format=plain)
-        else:
-            bytes_ = export(
-                subnetwork.model, path, probe=work.probe, format=plain
-            ).bytes
-        predict = load_predictor(path, plain, like=subnetwork.model)
-        return {
-            "bytes": bytes_,
-            **_costs(subnetwork.model, work.probe),
-            **work.score(predict),
-            "latency": work.latency(predict),
-        }
-
-
-def _costs(model: Any, probe: np.ndarray) -> dict[str, int]:
-    network = as_network(model)
-    macs = count_macs(trace_symbolic(network, probe), probe)
-    return {**count_weights(network.arrays), "macs": macs}
-
-
-def _dense_bytes(model: Any) -> int:
-    return sum(np.asarray(a).nbytes for a in as_network(model).arrays.values())
-
-
-def _together(
-    folder: Path, smaller: list[Shrunk], outputs: list[np.ndarray], work: _Work
-) -> dict[str, Any]:
-    """All networks in one ONNX file, compared with the members."""
-    link = link_of(work.likelihood, outputs[0])
-    path = folder / NAME
-    done = export_together(smaller, path, probe=work.probe, link=link)
-    predict = load_predictor(path, "onnx")
+def _select(written: list[Written], data: Data) -> dict[str, Any] | None:
+    """Which network does best on the validation data."""
+    if data.validation is None:
+        return None
+    x, y = data.validation
+    scores = [score(one.predict(x), y, data.likelihood) for one in written]
+    payoffs = list(map(payoff, scores))
+    best = choose_best(payoffs)
     return {
-        "file": NAME,
-        "bytes": done.bytes,
-        "sha256": file_hash(path),
-        "num_members": len(smaller),
-        "outputs": "mean, std" + ("" if link == "none" else ", mutual_information"),
-        **score_average(outputs, work.y, work.likelihood),
-        "latency": work.latency(predict),
-        "largest_difference": done.largest_difference,
+        "best": best,
+        "file": written[best].entry["file"],
+        "payoffs": payoffs,
+        "num_validation": len(y),
     }
 
 
-def _check_apart(x: np.ndarray, validation: tuple[Any, Any] | None) -> None:
-    if validation is None:
-        return
-    other = np.asarray(validation[0])
+def _check_apart(x: np.ndarray, validation: Any) -> tuple[np.ndarray, np.ndarray]:
     require(
         len(validation) == 2 and len(validation[0]) == len(validation[1]) > 0,
         "`validation` must be a pair (x, y) of equal, positive length.",
     )
+    other, targets = map(np.asarray, validation)
     require(
         not (other.shape == x.shape and np.array_equal(other, x)),
         "`validation` and `data` are the same inputs: the reported score would be that "
         "of the choice. Keep test data out of the choice.",
     )
+    return other, targets

@@ -23,9 +23,9 @@ from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.credit.labels import Label
-from meanfield.deploy.graph.network import as_network
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.spikeslab import SpikeSlab
+from meanfield.trees import named_leaves
 
 RULES = ("draw", "labels", "median", "coalition")
 
@@ -115,7 +115,8 @@ def sample_subnetworks(
             "`num_networks` must be 1 for the rule 'median', which has one answer; got "
             f"{num_networks}. Use the rule 'draw' for different networks.",
         )
-        return [_describe(ensemble, ensemble.model(_median), rule)]
+        median = {name: _median(one) for name, one in ensemble.weights().items()}
+        return [_describe(ensemble, ensemble.with_weights(median).params, rule)]
     require(
         key is not None,
         f"`key` is needed for the rule {rule!r}; pass key=jax.random.key(seed).",
@@ -132,7 +133,7 @@ def sample_subnetworks(
         )
         masks = {name: np.asarray(mask) for name, mask in (coalition or {}).items()}
     keys = [jax.random.fold_in(key, i) for i in range(num_networks)]
-    return [_describe(ensemble, source.sample(k), rule, k, masks) for k in keys]
+    return [_describe(ensemble, source.sample_params(k), rule, k, masks) for k in keys]
 
 
 def hash_masks(masks: Mapping[str, np.ndarray]) -> str:
@@ -145,7 +146,7 @@ def hash_masks(masks: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _median(name: str, weight: SpikeSlab) -> Any:
+def _median(weight: SpikeSlab) -> Any:
     return jnp.where(weight.inclusion_prob > 0.5, weight.slab_mean, 0)
 
 
@@ -180,15 +181,16 @@ def _fixed_by_labels(
 
 def _describe(
     ensemble: Ensemble,
-    model: Any,
+    params: Any,
     rule: str,
     key: Any = None,
     coalition: dict[str, np.ndarray] | None = None,
 ) -> Subnetwork:
-    arrays = as_network(model).arrays
+    arrays = named_leaves(params)
     masks = {name: np.asarray(arrays[name]) != 0 for name in ensemble.weights()}
     data = impl = None
     if key is not None:
         data = tuple(int(n) for n in np.ravel(jax.random.key_data(key)))
         impl = str(jax.random.key_impl(key))
+    model = ensemble.rebuild(params)
     return Subnetwork(model, masks, hash_masks(masks), rule, data, impl, coalition)

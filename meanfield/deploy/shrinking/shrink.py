@@ -31,17 +31,22 @@ class Shrunk:
     """A smaller network that computes the same function.
 
     Args:
-        model: the smaller network, of the type that came in.
+        network: the smaller network, taken apart.
         kept_inputs: for each axis of one example that lost entries, the indices of the
             entries the smaller network reads.
         kept: for each array, the indices kept along each of its axes.
         largest_difference: largest difference from the original on the probe.
     """
 
-    model: Any
+    network: Network
     kept_inputs: dict[int, np.ndarray]
     kept: dict[str, tuple[np.ndarray, ...]]
     largest_difference: float
+
+    @property
+    def model(self) -> Any:
+        """The smaller network, of the type that came in."""
+        return self.network.rebuild(self.network.arrays)
 
     def select_inputs(self, x: Any) -> Any:
         """The part of a batch x that the smaller network reads."""
@@ -142,7 +147,7 @@ def _shrink(
     }
     inputs = [np.arange(size) for size in probe.shape[1:]]
     graph = trace_symbolic(network, probe)
-    expected, model, first = None, network.rebuild(network.arrays), True
+    expected, first = None, True
     while True:
         values = evaluate(graph, _select(probe[:1], inputs))
         shapes = {value: array.shape for value, array in values.items()}
@@ -164,14 +169,13 @@ def _shrink(
             for name in kept
         }
         inputs = [old[new] for old, new in zip(inputs, keep_inputs, strict=True)]
-        model, first = network.rebuild(arrays), False
-        network = as_network(model)
+        network, first = as_network(network.rebuild(arrays)), False
         graph = _trace_again(network, _select(probe, inputs))
     actual = outputs_of(graph, evaluate(graph, _select(probe, inputs)))
     difference = _compare(expected, actual, tolerance)
     whole = probe.shape[1:]
     short = {i: kept for i, kept in enumerate(inputs) if len(kept) < whole[i]}
-    return Shrunk(model, short, kept, difference)
+    return Shrunk(network, short, kept, difference)
 
 
 def _without_steps(

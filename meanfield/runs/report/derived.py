@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from meanfield.deploy.shipping.card import shown_score
+from meanfield.deploy.shipping.markdown import shown_score
 from meanfield.runs.folder import ANALYSIS, COALITIONS, Run
 
 from .page import details, missing, short, table

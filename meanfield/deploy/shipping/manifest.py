@@ -1,0 +1,129 @@
+"""What a shipped folder holds: the name, size and sha256 of every file in it.
+
+``manifest.json`` lists all files of the folder but itself and its signature. Whoever
+can change a file can change the list as well: without a signature (`signature`) it
+tells accidents, not attacks.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from meanfield.checks import require
+from meanfield.files import write_text
+
+MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
+MANIFEST_VERSION = 1
+# Texts of a shipped folder are a few kilobytes; more is not read into memory.
+MOST_TEXT = 16 * 2**20
+# Without a slash, a backslash, a colon or a first dot: a file in the folder itself.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_CHUNK = 2**20
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(_CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def file_in(folder: Path, name: Any, listed_by: str) -> Path:
+    """The path of a file that a card or a manifest names.
+
+    Raises:
+        ValueError: the name leads out of the folder, or to something that is no file.
+        FileNotFoundError: there is no such file.
+    """
+    require(
+        isinstance(name, str) and _NAME.fullmatch(name) is not None,
+        f"the {listed_by} of {folder} names the file {name!r}; a name without folders, "
+        "of letters, digits, dots, dashes and underscores is needed. Ship again.",
+    )
+    path = folder / name
+    require(
+        not path.is_symlink(),
+        f"{path} is a link to another place; a shipped folder holds its own files.",
+    )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; its {listed_by} lists it.")
+    return path
+
+
+def read_text_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object of a shipped folder.
+
+    Raises:
+        ValueError: it is too large, or no JSON object.
+    """
+    size = path.stat().st_size
+    require(
+        size <= MOST_TEXT,
+        f"{path} has {size:,} bytes; a {what} has at most {MOST_TEXT:,}.",
+    )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a {what}, or was edited: {error!r}."
+        ) from error
+    require(
+        isinstance(content, dict),
+        f"{path} is not a {what}, or was edited: it holds a {type(content).__name__}.",
+    )
+    return content
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of a folder."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in sorted(folder.iterdir())
+        if path.name not in (MANIFEST, SIGNATURE)
+    }
+    content = {"version": MANIFEST_VERSION, "files": files}
+    write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare every file of a folder with its manifest.
+
+    Raises:
+        FileNotFoundError: a file, or the manifest, is missing.
+        ValueError: a file is not the one that was shipped, one is not listed, or the
+            manifest is damaged or newer.
+    """
+    path = file_in(folder, MANIFEST, "card")
+    content = read_text_json(path, "manifest")
+    version, files = content.get("version"), content.get("files")
+    require(
+        version == MANIFEST_VERSION,
+        f"{path} has manifest version {version!r}; this version of meanfield reads "
+        f"{MANIFEST_VERSION}. Update meanfield, or restore the file.",
+    )
+    require(
+        isinstance(files, dict) and all(isinstance(f, dict) for f in files.values()),
+        f"{path} is not a manifest, or was edited: it lists no files.",
+    )
+    assert isinstance(files, dict)
+    for name, entry in files.items():
+        file = file_in(folder, name, "manifest")
+        require(
+            file.stat().st_size == entry.get("bytes")
+            and file_hash(file) == entry.get("sha256"),
+            f"{file} is not the file that was shipped: its size or sha256 differs from "
+            "the manifest's. Restore it from a copy, or ship again.",
+        )
+    # Python leaves a folder of its own where the NumPy runtime is imported.
+    known = {*files, MANIFEST, SIGNATURE, "__pycache__"}
+    strangers = sorted(p.name for p in folder.iterdir() if p.name not in known)
+    require(
+        not strangers,
+        f"{folder} holds {strangers[:5]}, which its manifest does not list. Move them "
+        "out of the folder.",
+    )

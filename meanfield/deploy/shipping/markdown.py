@@ -1,0 +1,129 @@
+"""The model card for people, as Markdown."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .card import LABELS
+
+
+def to_markdown(card: Mapping[str, Any]) -> str:
+    """The card for people."""
+    entries = card["subnetworks"]
+    lines = [
+        "# Model card",
+        "",
+        f"{len(entries)} sub-network{'s' if len(entries) > 1 else ''}, rule "
+        f"{_plain(card['rule'])}, format {_plain(card['format'])}, on "
+        f"{_plain(card['device'])}.",
+        "",
+        *_table(_rows(entries)),
+        "",
+        *_targets(card.get("source", {}).get("targets")),
+        "Before: the masked network as drawn, in the same runtime. After: the file. "
+        "Latencies are medians in microseconds on one thread.",
+    ]
+    if "selection" in card:
+        chosen = card["selection"]
+        lines += [
+            "",
+            f"Chosen by validation payoff: number {chosen['best']} of {len(entries)}, "
+            f"on {chosen['num_validation']} examples that took no part in the scores "
+            "above.",
+        ]
+    if "ensemble" in card:
+        lines += ["", "## The K networks in one file", ""]
+        lines += _table([("quantity", "value"), *_flat(card["ensemble"])])
+    if card.get("diversity"):
+        lines += ["", "## Diversity", ""]
+        lines += _table([("quantity", "value"), *_flat(card["diversity"])])
+    if card.get("labels"):
+        lines += ["", "## Labels of connections", ""]
+        head = ("layer", *LABELS)
+        rows = [
+            (name, *(f"{100 * parts[word]:.2f} %" for word in LABELS))
+            for name, parts in card["labels"].items()
+        ]
+        lines += _table([head, *rows])
+    lines += ["", "## Origin", ""]
+    origin = {**card.get("source", {}), **card["versions"]}
+    origin.pop("targets", None)
+    lines += _table([("what", "value"), *_flat(origin)])
+    return "\n".join(lines) + "\n"
+
+
+def shown_score(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and numbers of the score that an entry leads with, or two empty texts."""
+    if "accuracy" in entry:
+        return "accuracy", f"{entry['accuracy']:.4f}"
+    if "rmse" not in entry:
+        return "", ""
+    each = entry.get("rmse_by_output", [entry["rmse"]])
+    return "rmse", " / ".join(f"{rmse:.4g}" for rmse in each)
+
+
+def _targets(targets: Mapping[str, Any] | None) -> list[str]:
+    if targets is None:
+        return []
+    lines = [f"Outputs of the files: {_plain(targets['outputs'])}."]
+    if "shift" in targets:
+        lines[0] += " The scores are in the units of the data."
+        names = targets.get("names", range(len(targets["shift"])))
+        rows = zip(names, targets["shift"], targets["scale"], strict=True)
+        cells = [(str(name), f"{a:.7g}", f"{b:.7g}") for name, a, b in rows]
+        lines += ["", *_table([("target", "shift", "scale"), *cells])]
+    return [*lines, ""]
+
+
+def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    score, _ = shown_score(entries[0])
+    head = ["file", "bytes", "weights", "non-zero", "multiply-adds"]
+    scored = score != ""
+    head += [score, "NLL"] if scored else []
+    timed = entries[0].get("latency") is not None
+    head += ["batch 1, before → after", "batch 256, before → after"] if timed else []
+    head += ["mask sha256", "file sha256"]
+    rows = [tuple(head)]
+    for entry in entries:
+        row = [
+            entry["file"],
+            f"{entry['before']['bytes']:,} → {entry['bytes']:,}",
+            f"{entry['before']['num_weights']:,} → {entry['num_weights']:,}",
+            f"{entry['num_nonzero']:,}",
+            f"{entry['before']['macs']:,} → {entry['macs']:,}",
+        ]
+        if scored:
+            before, after = (shown_score(e)[1] for e in (entry["before"], entry))
+            row += [f"{before} → {after}"]
+            row += [f"{entry['before']['nll']:.4f} → {entry['nll']:.4f}"]
+        for batch in ("batch_1_us", "batch_256_us") if timed else ():
+            before, after = (e["latency"][batch] for e in (entry["before"], entry))
+            row.append(f"{before:,.0f} → {after:,.0f}")
+        row += [f"{entry[name][:12]}…" for name in ("mask_hash", "sha256")]
+        rows.append(tuple(row))
+    return rows
+
+
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{name}: {inner}", text) for inner, text in _flat(value)]
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((name, shown))
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = ([_plain(cell) for cell in row] for row in rows)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in body]
+
+
+def _plain(text: Any) -> str:
+    """A text that Markdown shows as it is: on one line, without HTML or markup."""
+    one_line = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))
+    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line)
+    return html.escape(escaped, quote=False)

@@ -1,0 +1,202 @@
+"""One shipped file: shrunk, written, loaded back, compared, scored and timed."""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanfield.deploy.formats.formats import SUFFIXES, export, load_predictor
+from meanfield.deploy.formats.together import export_together, link_of
+from meanfield.deploy.formats.whole_inputs import Predict
+from meanfield.deploy.graph.network import Network, as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
+from meanfield.deploy.shrinking.shrink import Shrunk, shrink
+
+from .card import package_versions
+from .costs import count_macs, count_weights, latencies
+from .manifest import file_hash
+from .scores import score, score_average
+from .subnetworks import Subnetwork
+
+# Inputs on which every file is compared with its network, and on which the ranges of
+# 8-bit files are measured: as many as fit, because archives keep both.
+_MOST_EXAMPLES, _MOST_BYTES = 256, 2**20
+_FEWEST_EXAMPLES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The arguments of `ship` that every file needs, as arrays.
+
+    Attributes:
+        x: test inputs.
+        y: test targets.
+        calibration: inputs for the means of units outside a coalition.
+        validation: inputs and targets for the choice, or None.
+        format: of the files.
+        likelihood: from outputs to a distribution.
+        dtype: of an archive's numbers.
+        allow_constant: whether a network that shrinks to nothing may ship.
+        measure: whether to time the networks.
+        source: what the caller said of their origin.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    calibration: np.ndarray
+    validation: tuple[np.ndarray, np.ndarray] | None
+    format: str
+    likelihood: Any
+    dtype: str
+    allow_constant: bool
+    measure: bool
+    source: dict[str, Any]
+
+    @property
+    def probe(self) -> np.ndarray:
+        """Inputs on which files are compared."""
+        return _first(self.x)
+
+    @property
+    def ranges(self) -> np.ndarray:
+        """Inputs on which the ranges of 8-bit files are measured."""
+        return _first(self.calibration)
+
+    def score(self, outputs: Any) -> dict[str, Any]:
+        """Scores of outputs for the test inputs."""
+        return score(outputs, self.y, self.likelihood)
+
+    def latency(self, predict: Predict) -> dict[str, float] | None:
+        """Timings of a runtime."""
+        return latencies(predict, self.x) if self.measure else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """One file that was written.
+
+    Attributes:
+        shrunk: the network in it.
+        entry: what the card says of it.
+        predict: its runtime.
+        outputs: what it gives for the test inputs.
+    """
+
+    shrunk: Shrunk
+    entry: dict[str, Any]
+    predict: Predict
+    outputs: np.ndarray
+
+
+def write_one(
+    path: Path, subnetwork: Subnetwork, data: Data, codes: Mapping[str, Any] | None
+) -> Written:
+    """Shrink a drawn network and write it.
+
+    Args:
+        path: the file.
+        subnetwork: as it was drawn.
+        data: what all files need.
+        codes: labels of the connections, for an archive.
+    """
+    network = as_network(subnetwork.model)
+    shrunk = shrink(
+        network,
+        data.probe,
+        coalition=subnetwork.coalition,
+        data=data.calibration,
+        allow_constant=data.allow_constant,
+    )
+    origin = {
+        "rule": subnetwork.rule,
+        "key_data": subnetwork.key_data and list(subnetwork.key_data),
+        "key_impl": subnetwork.key_impl,
+        "mask_hash": subnetwork.mask_hash,
+    }
+    # A network has no likelihood; its outputs have one of their shape.
+    outputs = network(data.probe[:1])
+    done = export(
+        shrunk,
+        path,
+        probe=data.probe,
+        format=data.format,
+        dtype=data.dtype,
+        link=link_of(data.likelihood, outputs),
+        about={**origin, "source": data.source, "versions": package_versions()},
+        labels={k: shrunk.slice_like(k, v) for k, v in (codes or {}).items()},
+        calibration=data.ranges,
+    )
+    predict = load_predictor(path, data.format, like=shrunk.network)
+    outputs = predict(data.x)
+    entry = {
+        "file": path.name,
+        "bytes": done.bytes,
+        "sha256": file_hash(path),
+        **_costs(shrunk.network, shrunk.select_inputs(data.probe)),
+        **data.score(outputs),
+        "latency": data.latency(predict),
+        "largest_difference": {
+            "shrinking": shrunk.largest_difference,
+            "format": done.largest_difference,
+        },
+        **origin,
+        "num_inputs": {
+            str(axis): len(kept) for axis, kept in shrunk.kept_inputs.items()
+        },
+        "before": _before(network, data),
+    }
+    if done.precision is not None:
+        entry |= {"precision": done.precision, "agreement": done.agreement}
+    return Written(shrunk, entry, predict, outputs)
+
+
+def write_together(
+    path: Path, written: Sequence[Written], data: Data
+) -> dict[str, Any]:
+    """Write all networks in one ONNX file; what the card says of it."""
+    outputs = [one.outputs for one in written]
+    link = link_of(data.likelihood, outputs[0])
+    members = [one.shrunk for one in written]
+    done = export_together(members, path, probe=data.probe, link=link)
+    predict = load_predictor(path, "onnx")
+    return {
+        "file": path.name,
+        "bytes": done.bytes,
+        "sha256": file_hash(path),
+        "num_members": len(written),
+        "outputs": "mean, std" + ("" if link == "none" else ", mutual_information"),
+        **score_average(outputs, data.y, data.likelihood),
+        "latency": data.latency(predict),
+        "largest_difference": done.largest_difference,
+    }
+
+
+def _before(network: Network, data: Data) -> dict[str, Any]:
+    """The masked network as it was drawn, in the same runtime; its file is dropped."""
+    plain = "onnx" if data.format == "onnx-int8" else data.format
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"whole{SUFFIXES[plain]}")
+        size = export(network, path, probe=data.probe, format=plain).bytes
+        if plain == "safetensors":
+            # The file everyone has: whole arrays, no masks.
+            size = sum(np.asarray(a).nbytes for a in network.arrays.values())
+        predict = load_predictor(path, plain, like=network)
+        return {
+            "bytes": size,
+            **_costs(network, data.probe),
+            **data.score(predict(data.x)),
+            "latency": data.latency(predict),
+        }
+
+
+def _costs(network: Network, probe: np.ndarray) -> dict[str, int]:
+    macs = count_macs(trace_symbolic(network, probe), probe)
+    return {**count_weights(network.arrays), "macs": macs}
+
+
+def _first(x: np.ndarray) -> np.ndarray:
+    fit = _MOST_BYTES // max(x[:1].nbytes, 1)
+    return x[: max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fit))]

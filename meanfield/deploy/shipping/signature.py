@@ -1,0 +1,112 @@
+"""A detached signature of a shipped folder, made and checked by OpenSSH.
+
+The signature is of ``manifest.json``, which holds the sha256 of every other file, and
+lies beside it as ``manifest.json.sig``. Without meanfield it is checked by
+
+    ssh-keygen -Y verify -f SIGNERS -I NAME -n meanfield -s manifest.json.sig \
+        < manifest.json
+
+where SIGNERS lists names and public keys as ssh-keygen(1) says under ALLOWED SIGNERS,
+a line each: ``ann@bank.example ssh-ed25519 AAAA…``.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+from meanfield.checks import require
+
+from .manifest import MANIFEST, SIGNATURE, check_manifest, file_in
+
+_NAMESPACE = "meanfield"
+
+
+def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
+    """Sign a shipped folder.
+
+    Args:
+        folder: what `ship` made.
+        key: a private key of SSH, or a public one whose private key an agent holds.
+
+    Returns:
+        The signature's file.
+
+    Raises:
+        FileExistsError: the folder is signed already.
+        ValueError: a file is not the one that was shipped, or the key cannot sign.
+        RuntimeError: there is no ssh-keygen.
+    """
+    folder, key = Path(folder), Path(key).expanduser()
+    check_manifest(folder)
+    require(key.is_file(), f"`key` must be a key file of SSH; there is no {key}.")
+    signature = folder / SIGNATURE
+    if signature.exists():
+        raise FileExistsError(f"{signature} exists; remove it to sign anew.")
+    done = _ssh_keygen("sign", "-f", str(key), "-n", _NAMESPACE, str(folder / MANIFEST))
+    require(
+        done.returncode == 0,
+        f"{key} cannot sign: {_said(done)}. Make a key with ssh-keygen -t ed25519.",
+    )
+    return signature
+
+
+def check_signature(folder: str | os.PathLike, signers: str | os.PathLike) -> str:
+    """Who signed a shipped folder.
+
+    Args:
+        folder: what `ship` made.
+        signers: a file of names and public keys, as ssh-keygen(1) says.
+
+    Returns:
+        The signer's name in that file.
+
+    Raises:
+        FileNotFoundError: the folder is not signed.
+        ValueError: nobody in the file has signed this manifest.
+        RuntimeError: there is no ssh-keygen.
+    """
+    folder, signers = Path(folder), Path(signers)
+    require(
+        signers.is_file(),
+        f"`signers` must be a file of names and public keys; there is no {signers}.",
+    )
+    signature = file_in(folder, SIGNATURE, "signer")
+    manifest = file_in(folder, MANIFEST, "card").read_bytes()
+    given = ["-f", str(signers), "-s", str(signature)]
+    found = _ssh_keygen("find-principals", *given)
+    names = found.stdout.decode(errors="replace").splitlines()
+    require(
+        found.returncode == 0 and bool(names),
+        f"{signature} was made by nobody in {signers}: {_said(found)}.",
+    )
+    done = _ssh_keygen(
+        "verify", *given, "-I", names[0], "-n", _NAMESPACE, given=manifest
+    )
+    require(
+        done.returncode == 0,
+        f"{signature} does not belong to {MANIFEST}: {_said(done)}. The folder was "
+        "changed after it was signed; restore it from a copy.",
+    )
+    return names[0]
+
+
+def _ssh_keygen(
+    action: str, *arguments: str, given: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            ["ssh-keygen", "-Y", action, *arguments],
+            input=given,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise RuntimeError(
+            "signatures need ssh-keygen, which comes with OpenSSH 8.1 or newer; "
+            "install it, or go without a signature."
+        ) from error
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1].rstrip(".") if lines else f"exit code {done.returncode}"
