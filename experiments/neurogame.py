@@ -37,8 +37,8 @@ from pictures import Kind, Task, kinds
 from shared import keep_compiled, options, resumed
 
 import meanfield as mf
-from meanfield.deploy.graph.graph import trace_symbolic
 from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shipping.costs import count_macs
 from meanfield.files import write_text
 from meanfield.learning.optimizers import cosine_adam

@@ -3,11 +3,18 @@
 import jax
 import numpy as np
 import pytest
-from oracles_complexity import fair_bits, markov_bits
+from oracles_complexity import (
+    fair_bits,
+    ising_bits,
+    ising_entropy,
+    ising_log_z,
+    markov_bits,
+)
 from scipy.special import xlogy
 from scipy.stats import binom
 
 from meanfield.physics.complexity import chain
+from meanfield.physics.complexity.boosted_trees import boosted_trees
 from meanfield.physics.complexity.chain import chain_gain
 from meanfield.physics.complexity.entropy import (
     ESTIMATORS,
@@ -220,7 +227,9 @@ def test_a_wide_layer_fits_some_terms_says_so_and_gives_an_interval():
 
 
 def test_leaving_terms_out_has_no_bias_and_its_error_is_the_spread(monkeypatch):
-    monkeypatch.setattr(chain, "MAX_TREE_PREDICTORS", 0)  # lines will do, and fast
+    # Lines will do, and fast: trees that know nothing are never chosen.
+    even = lambda predictors, target, learned: np.full(learned.shape, 0.5)
+    monkeypatch.setattr(chain, "_tree_probabilities", even)
     states = markov_bits(300, 20, 0.1, seed=5)
     states[:, ::3] &= fair_bits(300, 7, seed=6)  # units of unequal entropy
     draws = [
@@ -257,3 +266,49 @@ def test_joint_entropy_refuses_what_it_cannot_use():
         joint_entropy(states, key=KEY, num_terms=0)
     with pytest.raises(ValueError, match="at least 10 examples; got 4"):
         joint_entropy(states[:4], key=KEY)
+
+
+@pytest.mark.parametrize("coupling", [0.3, 0.44, 0.7])
+def test_the_exact_lattice_is_the_sum_over_its_states(coupling):
+    spins = ((np.arange(2**16)[:, None] >> np.arange(16)) & 1).reshape(-1, 4, 4) * 2 - 1
+    bonds = sum((spins * np.roll(spins, 1, axis)).sum((1, 2)) for axis in (1, 2))
+    direct = np.log(np.exp(coupling * bonds).sum())
+    np.testing.assert_allclose(ising_log_z(4, coupling), direct, rtol=1e-12)
+
+
+def test_the_chain_rule_comes_near_the_exact_entropy_of_an_ordered_lattice():
+    # Lines alone end a quarter above it: in a wide layer too, trees are needed.
+    states, exact = ising_bits(20, 1.5, 4000), ising_entropy(20, 1.5)
+    result = joint_entropy(states, key=KEY, num_terms=16, num_permutations=0)
+    assert result.bits < 1.2 * exact
+    assert result.bits > exact - 5 * result.standard_error
+
+
+def test_trees_see_what_no_line_separates_and_learn_from_their_fold_alone():
+    x = fair_bits(600, 5, seed=1)
+    target = x[:, 1] ^ x[:, 3]
+    learned = np.arange(600) % 2 == np.arange(2)[:, None]
+    found = np.asarray(boosted_trees(np.stack([x, x]), target, learned))
+    assert ((found > 0.9) == target).all()
+    assert ((found < 0.1) == ~target).all()
+    other = target.copy()
+    other[~learned[0]] = ~other[~learned[0]]
+    again = np.asarray(boosted_trees(np.stack([x, x]), other, learned))
+    np.testing.assert_array_equal(again[0], found[0])
+    nothing = np.asarray(boosted_trees(np.zeros((2, 600, 4), bool), target, learned))
+    share = [target[rows].mean() for rows in learned]
+    np.testing.assert_allclose(nothing, np.tile(share, (600, 1)).T, rtol=1e-5)
+
+
+def test_a_tree_of_one_question_is_the_newton_step_of_its_sides():
+    x = fair_bits(400, 1, seed=2)
+    target = np.random.default_rng(3).random(400) < np.where(x[:, 0], 0.8, 0.3)
+    (found,) = np.asarray(
+        boosted_trees(x[None], target, np.ones((1, 400), bool), num_trees=1, depth=1)
+    )
+    p = target.mean()
+    for side in (True, False):
+        rows = x[:, 0] == side
+        step = (target[rows] - p).sum() / (rows.sum() * p * (1 - p))
+        score = np.log(p / (1 - p)) + 0.2 * step
+        np.testing.assert_allclose(found[rows], 1 / (1 + np.exp(-score)), rtol=1e-5)

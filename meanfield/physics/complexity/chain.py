@@ -6,7 +6,10 @@ Every conditional entropy is bounded by the cross-entropy of a classifier that
 predicts z_t from the units before it, measured on examples the classifier has not
 seen. Three classifiers compete (none at all, logistic regression, boosted trees); for
 each fold the one that did best on the *other* folds is taken, so that the choice adds
-no optimism. The gain over no classifier is the information the earlier units hold:
+no optimism. Trees of a wide layer see the 96 predictors that correlate most with z_t on
+the examples they learn from: leaving predictors out keeps the bound a bound.
+
+The gain over no classifier is the information that the earlier units hold:
 
     TC ≥ Σ_t (CE_t^none − CE_t)        total correlation, bits
 
@@ -17,20 +20,19 @@ has no bias, and the spread of ρ between neighbouring strata gives its standard
 """
 
 import dataclasses
-from typing import Any
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Float64
-from joblib import Parallel, cpu_count, delayed
-from sklearn.ensemble import HistGradientBoostingClassifier
+from jaxtyping import Bool, Float64, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
-from threadpoolctl import threadpool_limits
 
+from .boosted_trees import boosted_trees
 from .entropy import unit_entropies
 
 # Boosted trees see what no line separates (an exclusive or) but slow down with the
-# number of predictors, and past about this many logistic regression bounds better.
+# number of predictors. Fewer are filled up, so that one program serves all terms.
 MAX_TREE_PREDICTORS = 96
 # Dropping predictors keeps the bound a bound; more than this cost too much.
 MAX_PREDICTORS = 512
@@ -90,18 +92,13 @@ def chain_gain(
     splitter = KFold(num_folds, shuffle=True, random_state=int(rng.integers(2**31)))
     for number, (_, held_out) in enumerate(splitter.split(states)):
         folds[held_out] = number
-    tree_seed = int(rng.integers(2**31))
-    # One thread a fit, several fits at once: nested thread pools fight for the cores.
-    # BLAS has one limit for the process, OpenMP one for each thread that calls it.
-    term_gain = threadpool_limits.wrap(limits=1, user_api="openmp")(_term_gain)
-    with threadpool_limits(1, user_api="blas"):
-        gains: Any = Parallel(
-            n_jobs=min(len(positions), cpu_count()), prefer="threads"
-        )(
-            delayed(term_gain)(
-                states[:, others], states[:, order[at]], folds, tree_seed
-            )
-            for at, others in zip(positions, predictors, strict=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        gains = pool.map(
+            lambda at, others: _term_gain(
+                states[:, others], states[:, order[at]], folds
+            ),
+            positions,
+            predictors,
         )
     shares = np.stack(list(gains)) / bits[positions][:, None]  # (terms, examples)
     per_example = sizes @ shares
@@ -115,41 +112,63 @@ def chain_gain(
 def _term_gain(
     predictors: Bool[np.ndarray, "examples predictors"],
     target: Bool[np.ndarray, " examples"],
-    folds: np.ndarray,
-    tree_seed: int,
-) -> np.ndarray:
+    folds: Int[np.ndarray, " examples"],
+) -> Float64[np.ndarray, " examples"]:
     """Bits saved on each held-out example by the classifier the other folds prefer."""
-    num_folds = int(folds.max()) + 1
-    minority = min(target.sum(), (~target).sum())
-    if minority < MIN_MINORITY:
+    if min(target.sum(), (~target).sum()) < MIN_MINORITY:
         return np.zeros(len(target))
-    x = np.ascontiguousarray(predictors, dtype=np.float64)
-    candidates: list[Any] = [LogisticRegression(solver="liblinear", C=0.1, tol=1e-2)]
-    if x.shape[1] <= MAX_TREE_PREDICTORS:
-        settings: Any = {"max_iter": 60, "max_bins": 2, "early_stopping": False}
-        candidates.append(
-            HistGradientBoostingClassifier(random_state=tree_seed, **settings)
-        )
-    losses = np.zeros((1 + len(candidates), len(target)))
-    for fold in range(num_folds):
-        train, test = folds != fold, folds == fold
-        usual = (target[train].sum() + 0.5) / (train.sum() + 1)
-        losses[0, test] = _log_loss(np.full(test.sum(), usual), target[test])
-        for row, classifier in enumerate(candidates, start=1):
-            if target[train].all() or not target[train].any():
-                losses[row, test] = losses[0, test]
-                continue
-            probability = classifier.fit(x[train], target[train]).predict_proba(x[test])
-            # No finite sample makes anything certain: at most odds of 2N to 1.
-            floor = 0.5 / train.sum()
-            losses[row, test] = _log_loss(
-                np.clip(probability[:, 1], floor, 1 - floor), target[test]
-            )
+    learned = folds != np.arange(folds.max() + 1)[:, None]  # (folds, examples)
+    constant = [target[train].all() or not target[train].any() for train in learned]
+    usual = [(target[train].sum() + 0.5) / (train.sum() + 1) for train in learned]
+    losses = np.empty((3, len(target)))
+    trees = _tree_probabilities(predictors, target, learned)
+    for fold, train in enumerate(learned):
+        test = ~train
+        losses[:, test] = _log_loss(np.full(test.sum(), usual[fold]), target[test])
+        if constant[fold]:
+            continue
+        line = LogisticRegression(solver="liblinear", C=0.1, tol=1e-2)
+        line.fit(predictors[train], target[train])
+        # No finite sample makes anything certain: at most odds of 2N to 1.
+        floor = 0.5 / train.sum()
+        for row, probability in enumerate(
+            (line.predict_proba(predictors[test])[:, 1], trees[fold, test]), start=1
+        ):
+            bounded = np.clip(probability, floor, 1 - floor)
+            losses[row, test] = _log_loss(bounded, target[test])
     chosen = np.empty(len(target))
-    for fold in range(num_folds):
-        best = int(np.argmin(losses[:, folds != fold].mean(axis=1)))
-        chosen[folds == fold] = losses[best, folds == fold]
+    for train in learned:
+        best = int(np.argmin(losses[:, train].mean(axis=1)))
+        chosen[~train] = losses[best, ~train]
     return losses[0] - chosen
+
+
+def _tree_probabilities(
+    predictors: Bool[np.ndarray, "examples predictors"],
+    target: Bool[np.ndarray, " examples"],
+    learned: Bool[np.ndarray, "folds examples"],
+) -> Float64[np.ndarray, "folds examples"]:
+    """What boosted trees say that learned from each fold's examples."""
+    num_examples, num_predictors = predictors.shape
+    shown = np.zeros((len(learned), num_examples, MAX_TREE_PREDICTORS), dtype=bool)
+    for fold, train in enumerate(learned):
+        columns = np.arange(num_predictors)
+        if num_predictors > MAX_TREE_PREDICTORS:
+            columns = _most_correlated(predictors[train], target[train])
+        shown[fold, :, : len(columns)] = predictors[:, columns]
+    return np.asarray(boosted_trees(shown, target, learned), dtype=np.float64)
+
+
+def _most_correlated(
+    predictors: Bool[np.ndarray, "examples predictors"],
+    target: Bool[np.ndarray, " examples"],
+) -> Int[np.ndarray, " chosen"]:
+    """The predictors that correlate most with a target."""
+    covariance = np.abs((target - target.mean()) @ predictors)
+    share = predictors.mean(axis=0)
+    deviation = np.sqrt(share * (1 - share))
+    strength = covariance / np.where(deviation > 0, deviation, np.inf)
+    return np.argsort(-strength, kind="stable")[:MAX_TREE_PREDICTORS]
 
 
 def _log_loss(probability: np.ndarray, target: np.ndarray) -> np.ndarray:

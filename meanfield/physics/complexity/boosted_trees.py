@@ -1,0 +1,100 @@
+r"""Gradient-boosted trees on binary predictors, by products of matrices.
+
+    F ← F + η · tree(x),    leaf value = Σ (y − p)/Σ p (1 − p),    p = 1/(1 + e^{−F})
+
+A tree asks one predictor at every node of a level. With binary predictors the sums of
+gradients and curvatures on one side of all candidate splits are one product, predictors
+by (nodes of the level), so that a whole fit is one compiled program, for all folds at
+once. The split of a node is the one that gains most,
+
+    G₁²/H₁ + G₀²/H₀ − G²/H       G = Σ (y − p),  H = Σ p (1 − p)  of the examples there
+
+References:
+    Friedman 2001, Annals of Statistics 29, 1189; Chen & Guestrin 2016, arXiv:1603.02754
+    (the gain with curvatures).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+NUM_TREES = 30
+RATE = 0.2
+DEPTH = 4
+# Least curvature Σ p (1 − p) on a side of a split.
+MIN_CURVATURE = 1.0
+
+
+@functools.partial(jax.jit, static_argnames=("num_trees", "depth"))
+def boosted_trees(
+    predictors: Bool[Array, "folds examples predictors"],
+    target: Bool[Array, " examples"],
+    learned: Bool[Array, "folds examples"],
+    *,
+    num_trees: int = NUM_TREES,
+    depth: int = DEPTH,
+) -> Float[Array, "folds examples"]:
+    """Probability that the target is on, for every example and fold.
+
+    Args:
+        predictors: binary predictors, which may differ from fold to fold.
+        target: what is predicted.
+        learned: the examples that a fold's trees learn from.
+        num_trees: trees of every fold.
+        depth: questions from the root of a tree to a leaf.
+
+    Returns:
+        Probabilities of all examples, learned from or not.
+
+    Example:
+        >>> import jax
+        >>> x = jax.random.bernoulli(jax.random.key(0), shape=(1, 400, 2))
+        >>> y = x[0, :, 0] ^ x[0, :, 1]
+        >>> p = boosted_trees(x, y, jax.numpy.ones((1, 400), bool))
+        >>> bool(((p[0] > 0.9) == y).all())
+        True
+    """
+
+    def one_fold(x: Array, mask: Array) -> Array:
+        x, mask = x.astype(jnp.float32), mask.astype(jnp.float32)
+        usual = (mask @ target) / mask.sum()
+
+        def grow(scores: Array, _: None) -> tuple[Array, None]:
+            p = jax.nn.sigmoid(scores)
+            gradient, curvature = mask * (target - p), mask * p * (1 - p)
+            leaf = jnp.zeros(len(x), jnp.int32)
+            for level in range(depth):
+                leaf = 2 * leaf + _answers(x, gradient, curvature, leaf, 2**level)
+            at = jax.nn.one_hot(leaf, 2**depth)
+            total = jnp.maximum(curvature @ at, 1e-6)
+            return scores + RATE * ((gradient @ at) / total)[leaf], None
+
+        start = jnp.full(len(x), jnp.log(usual / (1 - usual)))
+        return jax.nn.sigmoid(jax.lax.scan(grow, start, None, num_trees)[0])
+
+    return jax.vmap(one_fold)(predictors, learned)
+
+
+def _answers(
+    x: Float[Array, "examples predictors"],
+    gradient: Float[Array, " examples"],
+    curvature: Float[Array, " examples"],
+    node: Int[Array, " examples"],
+    num_nodes: int,
+) -> Int[Array, " examples"]:
+    """Which side of its node's best split every example lies on; 0 without a split."""
+    at = jax.nn.one_hot(node, num_nodes)
+    parts = jnp.concatenate([gradient[:, None] * at, curvature[:, None] * at], axis=1)
+    on, both = x.T @ parts, parts.sum(0)
+    g_on, h_on = on[:, :num_nodes], on[:, num_nodes:]
+    g, h = both[:num_nodes], both[num_nodes:]
+    g_off, h_off = g - g_on, h - h_on
+    allowed = (h_on >= MIN_CURVATURE) & (h_off >= MIN_CURVATURE)
+    gain = jnp.square(g_on) / h_on + jnp.square(g_off) / h_off - jnp.square(g) / h
+    gain = jnp.where(allowed, gain, 0.0)
+    best = jnp.argmax(gain, axis=0)
+    found = jnp.take_along_axis(gain, best[None], axis=0)[0] > 0
+    asked = jnp.take_along_axis(x, best[node][:, None], axis=1)[:, 0]
+    return (asked * found[node]).astype(jnp.int32)
