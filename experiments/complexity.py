@@ -1,6 +1,6 @@
 """How nonlinear is a trained network? Complexity by layer, by depth, and in training.
 
-    python experiments/complexity.py --data-dir DIR --out OUT [--data digits …]
+    python experiments/complexity.py --data-dir DIR --data digits [--quick]
 
 Trains plain networks (Equinox, Adam) of 1, 2 and 4 hidden layers of 128 units on
 digits, MNIST and Fashion-MNIST, three seeds each, and measures at log-spaced steps the
@@ -15,9 +15,7 @@ Writes complexity.png and complexity.json to OUT. The definitions are this proje
 own, after the idea of arXiv:2006.04791: its numbers are not to be compared with these.
 """
 
-import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
+from shared import options
 
 from meanfield.data import Dataset, load
 from meanfield.files import atomic_path, write_text
@@ -218,19 +217,18 @@ def draw(results: dict, names: list[str], marks: np.ndarray, path: Path) -> None
 
 def main() -> None:
     """Run everything and write the figure and the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser = options(__doc__, out="runs/complexity")
     parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
-    parser.add_argument("--out", type=Path, default=Path("runs/complexity"))
     arguments = parser.parse_args()
     started = time.process_time()
-    marks = np.unique(np.r_[0, np.geomspace(1, STEPS, 20).round()]).astype(int)
+    steps, num_marks = (200, 24) if arguments.quick else (STEPS, 20)
+    marks = np.unique(np.r_[0, np.geomspace(1, steps, num_marks).round()]).astype(int)
     results, saved, verdicts = {}, {}, []
-    for name in arguments.data:
+    for name in DATA[:1] if arguments.quick else arguments.data:
         data = load(name, data_dir=arguments.data_dir)
         x = data.x_train[:MEASURE]
         cases = [(depth, "true") for depth in DEPTHS] + [(SHUFFLED_DEPTH, "shuffled")]
-        for depth, kind in cases:
+        for depth, kind in cases[:1] if arguments.quick else cases:
             key = jax.random.key(depth)
             labels = data.y_train
             if kind == "shuffled":
@@ -266,7 +264,12 @@ def main() -> None:
             f"{name:14} {depth} {kind:8} {what:9} exponent {fit.exponent:+.3f} "
             f"[{low:+.3f}, {high:+.3f}]  {fit.verdict:12} {fit.reason}"
         )
-    draw(results, arguments.data, marks, arguments.out / "complexity.png")
+    draw(
+        results,
+        list(dict.fromkeys(name for name, *_ in results)),
+        marks,
+        arguments.out / "complexity.png",
+    )
     write_text(arguments.out / "complexity.json", json.dumps(saved, indent=1))
     print(f"\nwrote {arguments.out}/complexity.png and complexity.json")
     print(f"{time.process_time() - started:.0f} s of CPU")

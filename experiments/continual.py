@@ -10,23 +10,20 @@ layer for all tasks) meets them one after another and never sees an earlier one 
 Printed: test accuracy averaged over the tasks seen so far, and after the last task that
 of each; mean and standard error over the seeds.
 
-    python experiments/continual.py --data-dir DIR
+    python experiments/continual.py --data-dir DIR [--quick]
 """
-
-import argparse
-import os
-from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from shared import mean_and_error, options, plus_minus
 
 import meanfield as mf
 from meanfield import data, plots
 from meanfield.ensemble.networks import mlp
 from meanfield.learning.optimizers import steady_adam
 
-WIDTHS, TASKS, SEEDS = (784, 100, 100, 10), 5, (0, 1, 2)
+WIDTHS, TASKS, SEEDS = (784, 100, 100, 10), 5, 3
 IMAGES, EPOCHS, BATCH, STEP_SIZE = 10_000, 8, 128, 2e-3
 FIRST_PRIOR = mf.SpikeSlabPrior(0.5, "learned")
 TEMPERATURE, SAMPLES = 1.0, 10
@@ -74,10 +71,8 @@ def figure(curves: dict[str, np.ndarray]):
     """Average accuracy over the tasks seen so far, against their number."""
     drawing, axes = plt.subplots(figsize=(5.5, 4))
     for arm, values in curves.items():
-        error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
-        axes.errorbar(
-            np.arange(1, TASKS + 1), values.mean(0), error, marker="o", label=arm
-        )
+        mean, error = np.transpose([mean_and_error(column) for column in values.T])
+        axes.errorbar(np.arange(1, TASKS + 1), mean, error, marker="o", label=arm)
     axes.set(xlabel="tasks met", ylabel="test accuracy over these tasks")
     axes.set_xticks(range(1, TASKS + 1))
     axes.legend()
@@ -86,20 +81,19 @@ def figure(curves: dict[str, np.ndarray]):
 
 def main() -> None:
     """Train both arms on every seed; print the table and save the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
-    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser = options(__doc__, out="runs/continual.png", seeds=SEEDS)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
-    parser.add_argument("--out", type=Path, default=Path("runs/continual.png"))
     settings = parser.parse_args()
+    if settings.quick:
+        settings.seeds, settings.images, settings.epochs = 1, 500, 1
     images = data.load("mnist", data_dir=settings.data_dir)
     curves = {}
     print(f"{'arm':<20}{'seed':>5}  average after task 1 … {TASKS} | each at the end")
     for arm in ARMS:
         found = []
-        for seed in SEEDS[: settings.seeds]:
+        for seed in range(settings.seeds):
             accuracies = run(images, arm, seed, settings)
             found.append(accuracies)
             averages = np.nanmean(accuracies, axis=1)
@@ -109,8 +103,7 @@ def main() -> None:
             print(f"{arm:<20}{seed:>5}  {numbers[0]} | {numbers[1]}", flush=True)
         curves[arm] = np.nanmean(np.array(found), axis=2)
         last = curves[arm][:, -1]
-        error = last.std(ddof=1) / np.sqrt(len(last)) if len(last) > 1 else np.nan
-        print(f"{arm:<20} mean  {last.mean():.4f} ± {error:.4f} after {TASKS} tasks")
+        print(f"{arm:<20} mean  {plus_minus(last)} after {TASKS} tasks")
     plots.save(figure(curves), settings.out)
     print(f"wrote {settings.out}")
 

@@ -19,12 +19,10 @@ predictive deviation, and both variances side by side. Two chains say how far a 
 agrees with itself. A mean field neglects correlations between weights, so its variance
 need not be the reference's; its mean should lie within one deviation (`BOUND`).
 
-    python experiments/posterior_oracles.py
+    python experiments/posterior_oracles.py [--quick]      # quick: enumeration alone
 """
 
-import argparse
 import itertools
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -35,6 +33,7 @@ import numpyro.distributions as dist
 import optax
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, SVI, DiscreteHMCGibbs, Predictive, Trace_ELBO
+from shared import options
 
 import meanfield as mf
 from meanfield import plots
@@ -194,20 +193,20 @@ def distance(one, other, variance) -> float:
 
 def main() -> None:
     """Print the table and save the figure of the first seed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--out", type=Path, default=Path("runs/posterior_oracles.png"))
+    parser = options(__doc__, out="runs/posterior_oracles.png", seeds=SEEDS)
     settings = parser.parse_args()
     print(
         f"{'':<14}{'seed':>5}{'bound':>9}{'means differ':>14}{'chains differ':>15}"
         f"{'variance: reference':>21}{'mean field':>12}   (in deviations)"
     )
-    cases = ("enumerated", "slab only", "with spikes")
+    cases, seeds = ("enumerated", "slab only", "with spikes"), settings.seeds
+    if settings.quick:
+        cases, seeds = cases[:1], 1
     worst, figure = 0.0, plots.new_axis(9.0, 3.2).figure
     figure.clear()
-    axes = figure.subplots(1, len(cases), sharey=True)
+    axes = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
     for name, axis in zip(cases, axes, strict=True):
-        for seed in range(settings.seeds):
+        for seed in range(seeds):
             draws, bound, mean, variance, apart = compare(name, seed)
             differ = distance(draws.mean(0), mean, variance)
             worst = max(worst, differ)

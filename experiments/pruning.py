@@ -19,17 +19,17 @@ All rank, and take means, on the same training examples.
 With fine-tuning these differences mostly vanish (Ancona et al. 2020, arXiv:2006.01795);
 without it, the ranking is all there is.
 
-    python experiments/pruning.py --data digits
+    python experiments/pruning.py --data digits [--quick]
     python experiments/pruning.py --data mnist --data-dir FOLDER
 """
 
-import argparse
 import csv
 from pathlib import Path
 
 import jax
 import matplotlib
 import numpy as np
+from shared import mean_and_error, options, plus_minus
 
 import meanfield as mf
 from meanfield import data as datasets
@@ -47,21 +47,20 @@ KEPT = (0.5, 0.3)
 RANKINGS = ("stable", "shapley", "leave-one", "activation", "magnitude", "random")
 PER_PLAYER = 100  # evaluations of the Shapley values
 SEEDS = 5
-OUT = Path("runs/pruning")
 
 
 def main() -> None:
     """Train, rank, cut and test for every seed; print, save and draw the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, out="runs/pruning", seeds=SEEDS)
     parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
-    parser.add_argument("--data-dir", default=None)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     dataset = datasets.load(arguments.data, data_dir=arguments.data_dir)
-    settings = SETTINGS[arguments.data]
+    settings, seeds = SETTINGS[arguments.data], arguments.seeds
+    if arguments.quick:
+        settings = settings | {"hidden": (16, 16), "epochs": 3, "examples": 200}
+        seeds = 1
     rows, games = [], {}
-    for seed in range(arguments.seeds):
+    for seed in range(seeds):
         ensemble = train(dataset, settings, seed)
         layers = weights_of(ensemble)
         whole = accuracy(layers, {}, dataset.x_test, dataset.y_test)
@@ -190,11 +189,11 @@ def report(rows, name: str) -> None:
     for kept in KEPT:
         for ranking in RANKINGS:
             own = scores_of(rows, ranking, kept)
-            line = f"  keep {kept:.0%} {ranking:<11}{own.mean():.4f} ± {error(own):.4f}"
+            line = f"  keep {kept:.0%} {ranking:<11}{plus_minus(own)}"
             for ours in ("stable", "shapley"):
                 if ranking not in ("stable", ours):
                     lead = scores_of(rows, ours, kept) - own
-                    line += f"   {ours} {lead.mean():+.4f} ± {error(lead):.4f}"
+                    line += f"   {ours} {plus_minus(lead, sign='+')}"
                     line += f" ({lead.mean() / error(lead):+.1f})"
             print(line)
 
@@ -206,8 +205,7 @@ def scores_of(rows, ranking: str, kept: float) -> np.ndarray:
 
 def error(values) -> float:
     """Standard error of a mean; infinite for one value."""
-    count = len(values)
-    return float(values.std(ddof=1) / count**0.5) if count > 1 else float("inf")
+    return mean_and_error(values)[1] if len(values) > 1 else float("inf")
 
 
 def save(rows, target: Path) -> None:

@@ -15,14 +15,13 @@ NLL in nats and RMSE are in the units of the data; ± is the standard error over
 
     python experiments/uci_regression.py --data-dir DIR          # DIR/uci/<set>/
     python experiments/uci_regression.py --sets yacht energy
+    python experiments/uci_regression.py --quick
 
 A set is a folder with data.txt, index_features.txt, index_target.txt, and
 index_train_k.txt, index_test_k.txt for k = 0 … (Hernández-Lobato & Adams 2015,
 arXiv:1502.05336; Gal & Ghahramani 2016, arXiv:1506.02142).
 """
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +32,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from jax import lax
+from shared import mean_and_error, options, plus_minus
 
 import meanfield as mf
 from meanfield import plots
@@ -242,7 +242,7 @@ def figure(results: dict[str, dict[str, np.ndarray]]):
     for axis, (name, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
         nll = found["stacked"][:, 0]
         published = PUBLISHED.get(name, {})
-        axis.errorbar(0, nll.mean(), nll.std(ddof=1) / np.sqrt(len(nll)), fmt="o")
+        axis.errorbar(0, *mean_and_error(nll), fmt="o")
         axis.plot(range(1, len(published) + 1), list(published.values()), "k_", ms=14)
         labels = ["meanfield", *published]
         axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
@@ -253,15 +253,15 @@ def figure(results: dict[str, dict[str, np.ndarray]]):
 
 def main() -> None:
     """Print a table for every set and save the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser = options(__doc__, out="runs/uci_regression.png")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--splits", type=int, default=SPLITS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/uci_regression.png"))
     settings = parser.parse_args()
     if settings.data_dir is None:
         parser.error("give --data-dir, or set MEANFIELD_DATA")
+    if settings.quick:
+        settings.sets, settings.splits = ["yacht"], 2
     results = {}
     for name in settings.sets:
         start = time.perf_counter()
@@ -272,9 +272,8 @@ def main() -> None:
         print(f"\n{name}: {seconds:.0f} s; published NLL: {published or 'none'}")
         print(f"{'':<24}{'NLL':>16}{'RMSE':>16}{'95 % coverage':>15}")
         for label, rows in results[name].items():
-            mean, error = rows.mean(0), rows.std(0, ddof=1) / np.sqrt(len(rows))
-            cells = "".join(f"{mean[i]:>9.3f} ± {error[i]:.3f}" for i in (0, 1))
-            print(f"{label:<24}{cells:>32}{mean[2]:>15.3f}", flush=True)
+            cells = "".join(f"{plus_minus(rows[:, i], 3):>16}" for i in (0, 1))
+            print(f"{label:<24}{cells}{rows[:, 2].mean():>15.3f}", flush=True)
     plots.save(figure(results), settings.out)
     print(f"wrote {settings.out}")
 

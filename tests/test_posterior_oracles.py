@@ -1,6 +1,6 @@
 """The experiment that holds the mean field against exact posteriors."""
 
-import importlib.util
+import importlib
 import math
 from pathlib import Path
 
@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from oracles_spikeslab import linear_posterior
 
-PATH = Path(__file__).parents[1] / "experiments" / "posterior_oracles.py"
+FOLDER = str(Path(__file__).parents[1] / "experiments")
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    spec = importlib.util.spec_from_file_location("posterior_oracles", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        return importlib.import_module("posterior_oracles")
 
 
 def even_coins(mask):
