@@ -1,7 +1,7 @@
 """Permuted MNIST, five tasks in a row: the posterior of one as the prior of the next.
 
 Every task shuffles the pixels in its own way; the network (784-100-100-10, one output
-layer for all tasks) meets them one after another and never sees an earlier one again.
+layer for all tasks) learns one after another and never sees an earlier one again.
 
     posterior as prior   KL to the posterior of the tasks before: weights that earlier
                          tasks pinned down stay, weights that they left open are free

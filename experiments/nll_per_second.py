@@ -13,7 +13,7 @@ each on the images as they are, and ("moved") on images moved by up to a pixel, 
 anew each step.
 
 An epoch's seconds are the median of several without the first, which compiles. They
-turn budgets into epochs; compiling is charged to nobody.
+turn budgets into epochs; compile time is not counted.
 
 T, the step size and the ordinary part were chosen with --select: trained on the first
 50,000 images, scored on the last 10,000, seed 0. Test figures are of runs on all

@@ -148,11 +148,11 @@ def test_a_near_rival_that_cannot_be_told_is_named(name):
     }
     few = fit_microstructure(family[name].rvs(width, size=2000, random_state=rng))
     assert few.verdict == "lognormal"
-    assert few.reason.startswith("Not told from ")
+    assert few.reason.startswith("Not distinguished from ")
     assert name in few.reason.split(" at n = 2000.")[0]
     wide = fit_microstructure(rng.lognormal(0.0, 0.65, size=200_000))
     assert wide.verdict == "lognormal"
-    assert "Not told" not in wide.reason
+    assert "Not distinguished" not in wide.reason
 
 
 def test_true_lognormals_are_missed_at_most_one_time_in_twenty():

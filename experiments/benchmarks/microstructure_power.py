@@ -20,7 +20,7 @@ MIN_CUT = 0.25
 
 
 def _gaussian_without_small(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Gaussian weights whose |w| < 0.25 rms were dropped: the classic trap."""
+    """Gaussian weights whose |w| < 0.25 rms were dropped; they look lognormal."""
     draws = rng.normal(size=2 * size)
     return draws[np.abs(draws) >= MIN_CUT][:size]
 
@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
     "student-3": lambda rng, size: rng.standard_t(3, size=size),
     "uniform": lambda rng, size: rng.uniform(-1, 1, size=size),
     "pruned-gaussian": _gaussian_without_small,
-    # Spreads of ln w of about 0.3 and 0.65: nearly lognormal, and told by size alone.
+    # Spreads of ln w of about 0.3 and 0.65: nearly lognormal.
     "inverse-gaussian-0.3": lambda rng, size: rng.wald(1.0, 1 / 0.09, size=size),
     "inverse-gaussian-0.65": lambda rng, size: rng.wald(1.0, 1 / 0.45, size=size),
     "birnbaum-saunders-0.3": lambda rng, size: _birnbaum_saunders(rng, 0.3, size),

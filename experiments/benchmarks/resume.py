@@ -3,7 +3,7 @@
 `meanfield train` on the embedded digits is killed by SIGKILL again and again, at a
 moment drawn anew each time: while it imports, compiles, learns or writes a checkpoint.
 Each time it is continued with `--resume`. In the end its ensemble must equal, byte for
-byte, that of a run that nobody disturbed.
+byte, that of an undisturbed run.
 
     python experiments/benchmarks/resume.py
 """

@@ -1,8 +1,8 @@
 """Tensors of a network by name: what the three instruments read.
 
 A network comes as a mapping of names to arrays, as an open npz file, as any JAX
-parameter tree, or as the weights of an ensemble. A spike-and-slab leaf has several
-honest readings, and they need not share a distribution, so each is read on its own:
+parameter tree, or as the weights of an ensemble. A spike-and-slab leaf can be read in
+several ways with different distributions, so each is read on its own:
 
 | reading          | values                                              |
 |------------------|-----------------------------------------------------|

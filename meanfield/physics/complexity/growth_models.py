@@ -6,7 +6,8 @@ r"""Growth curves by least squares of ln y, and their AIC = N ln(RSS/N) + 2k.
     constant     y = a
     parabola     ln y = a + b ln t + c (ln t)²
 
-The parabola is no model of growth: it tells whether a curve bends away from all.
+The parabola is no model of growth: it shows whether a curve bends away from
+all of them.
 
 References:
     Burnham & Anderson 2002 (AIC).

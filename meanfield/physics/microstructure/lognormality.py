@@ -15,7 +15,7 @@ to .999. The verdict is "lognormal" only when every measure passes.
 Any failure gives "not lognormal"; what lies between passing and failing gives "cannot
 tell". A near rival (inverse Gaussian, Birnbaum-Saunders) can refuse the lognormal but
 not leave it open: where the weights are few or narrowly spread, no sample of that size
-tells the two apart, and the reason then says so, with the likelihood that separates
+distinguishes the two, and the reason then says so, with the likelihood that separates
 them in nats per weight. Where ln w spreads by 0.65, some 2,000 weights refuse
 half of such samples and 20,000 all of 40; where it spreads by 0.3, 20,000 refuse about
 one in five (experiments/benchmarks/microstructure_power.py).
@@ -124,7 +124,7 @@ def judge(measures: Measures) -> tuple[str, str]:
         for name, gap in near.items()
         if abs(gap) <= STRONG_EVIDENCE
     ]
-    alike = f"Not told from {' or '.join(tied)} at n = {n}. " if tied else ""
+    alike = f"Not distinguished from {' or '.join(tied)} at n = {n}. " if tied else ""
     return LOGNORMAL, alike + f"Passes all: {'; '.join(row[-1] for row in rows)}."
 
 

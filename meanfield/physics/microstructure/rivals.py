@@ -12,8 +12,8 @@ known to follow. All live on w > 0, being distributions of |w|:
     inverse Gaussian     √(λ/2πw³) exp(−λ(w − m)²/(2m²w))   2
     Birnbaum-Saunders    ln w = ln b + 2 arsinh(c z/2)      2        z ~ N(0, 1)
 
-The last two are nearly lognormal where they are narrow: they are told from it by many
-weights or by wide spreads alone (`NEAR_RIVALS`).
+The last two are nearly lognormal where they are narrow: only many weights, or a wide
+spread, distinguish them from it (`NEAR_RIVALS`).
 
 The half-normal, the half-Laplace, the gamma and the inverse Gaussian are fitted from
 sufficient statistics of all weights. The profile likelihoods of the others are

@@ -1,4 +1,4 @@
-r"""Utility of a connection's strength, and the lognormal at which all fare alike.
+r"""Utility of a connection's strength, and the lognormal of equal utility.
 
     h(w) = α ln|w| − β (ln|w|)² − γ ln p(|w|)      utility − cost − competition
 

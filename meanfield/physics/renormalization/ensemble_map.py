@@ -23,7 +23,7 @@ V² a²/Δ², is smaller than V by a factor of order N because Δ² sums N such 
 Two consequences. Where σ_V² > 0, identical inputs do not stay identical: c* < 1. And no
 choice makes both the signal and the gradient of a ReLU ensemble stationary: the first
 needs σ_w² = 2, the second σ_μ² = 2. So gradients of the sampled reading shrink by
-σ_μ²/σ_w² a layer at the forward critical point, which is the price of slab noise at
+σ_μ²/σ_w² a layer at the forward critical point, which is the cost of slab noise at
 initialisation and the reason to start with Ξ ≪ m².
 
 All of this is our derivation; the maps of ordinary weights are those of

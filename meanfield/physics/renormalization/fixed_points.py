@@ -26,7 +26,7 @@ NEAR_CRITICAL = 1e-6
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Where the length map comes to rest.
+    """Fixed point of the length map, and what follows from it.
 
     Args:
         length: q*; infinite when lengths grow without bound, `None` when every length

@@ -4,7 +4,7 @@ A verdict takes the sampling error along: "ordered" or "chaotic" when χ₁ lies
 side of 1 for two standard errors of σ_w² and σ_b²; else "critical" when that interval
 is narrower than 0.2, and "cannot tell" when it is not. Networks with normalisation,
 recurrence or attention get "cannot tell" as well: the maps are those of plain layers.
-Recurrence and attention are told by the words of a tensor's path; a normalisation layer
+Recurrence and attention show in the words of a tensor's path; a normalisation layer
 by such a word and its shape: it has vectors, and no matrix beside them. (Skip
 connections do not show in the names of weights.)
 """
