@@ -57,7 +57,7 @@ FREE = {
 }
 RULES = {
     "a variance ends in _var, a deviation in _scale": r"(^|_)(std|sigma|variance)$",
-    "draws are num_samples": r"^((num|n)_draws|n_samples|draws|samples)$",
+    "draws are num_samples": r"^((num|n)_draws|n_samples)$",
     "held-out data is validation": r"^(held_?out|hold_?out|valid|val|val_data)$",
     "counts are num_": r"^n_\w+$",
 }

@@ -60,6 +60,17 @@ def airport(costs: ArrayLike) -> ClosedFormGame:
 
     Args:
         costs: c ≥ 0, (players,).
+
+    Returns:
+        A `ClosedFormGame`: the value function, with `.shapley_values` known.
+
+    Raises:
+        ValueError: a cost is negative or not finite.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.games.airport([1.0, 3.0]).shapley_values.tolist()
+        [0.5, 2.5]
     """
     cost = _vector("costs", costs)
     require(
@@ -81,6 +92,17 @@ def glove(num_left: int, num_right: int) -> ClosedFormGame:
     Args:
         num_left: owners of a left glove, at least 1.
         num_right: owners of a right glove, at least 1.
+
+    Returns:
+        A `ClosedFormGame`: the value function, with `.shapley_values` known.
+
+    Raises:
+        ValueError: nobody on one side.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.games.glove(1, 2).shapley_values.round(3).tolist()
+        [0.667, 0.167, 0.167]
     """
     for name, count in (("num_left", num_left), ("num_right", num_right)):
         require(count >= 1, f"`{name}` must be at least 1; got {count}.")
@@ -99,6 +121,17 @@ def shoe(num_pairs: int) -> ClosedFormGame:
 
     Args:
         num_pairs: left shoes, and right shoes; at least 1.
+
+    Returns:
+        A `ClosedFormGame`: the value function, with `.shapley_values` known.
+
+    Raises:
+        ValueError: no pair.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.games.shoe(2).shapley_values.tolist()
+        [0.5, 0.5, 0.5, 0.5]
     """
     return ClosedFormGame(
         "shoe", glove(num_pairs, num_pairs).payoff, np.full(2 * num_pairs, 0.5)
@@ -116,6 +149,17 @@ def unanimity(
         num_players: n.
         carriers: the sets T, none empty.
         weights: c_T, (carriers,).
+
+    Returns:
+        A `ClosedFormGame`: the value function, with `.shapley_values` known.
+
+    Raises:
+        ValueError: an empty carrier, a player outside, or weights that do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.games.unanimity(3, [[0, 1]], [1.0]).shapley_values.tolist()
+        [0.5, 0.5, 0.0]
     """
     weight = _vector("weights", weights)
     require(
@@ -146,6 +190,18 @@ def quadratic(linear: ArrayLike, pairwise: ArrayLike) -> ClosedFormGame:
     Args:
         linear: a, (players,).
         pairwise: J, symmetric (players, players); the diagonal is ignored.
+
+    Returns:
+        A `ClosedFormGame`: the value function, with `.shapley_values` known.
+
+    Raises:
+        ValueError: J is not symmetric, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> pairs = [[0.0, 4.0], [4.0, 0.0]]
+        >>> mf.games.quadratic([1.0, 2.0], pairs).shapley_values.tolist()
+        [3.0, 4.0]
     """
     a = _vector("linear", linear)
     j = np.array(pairwise, dtype=float)
@@ -172,6 +228,17 @@ def weighted_voting(weights: Sequence[int], quota: int) -> ClosedFormGame:
     Args:
         weights: whole numbers, not negative.
         quota: whole number, at least 1.
+
+    Returns:
+        A `ClosedFormGame`: the value function, with `.shapley_values` known.
+
+    Raises:
+        ValueError: a weight or the quota is out of range.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.games.weighted_voting([2, 1, 1], 3).shapley_values.round(3).tolist()
+        [0.667, 0.167, 0.167]
     """
     weight = _vector("weights", weights)
     whole = weight.astype(np.int64)

@@ -26,6 +26,12 @@ def complexity(
 
     Raises:
         ValueError: there is nothing to draw, or shapes do not fit.
+
+    Example:
+        >>> import meanfield as mf
+        >>> layers = {"layers/0": {"marginal": 3.0, "joint": {"bits": 2.0}}}
+        >>> mf.plots.complexity(layers).get_ylabel()
+        'entropic complexity (bits)'
     """
     measured = {n: e for n, e in layers.items() if e["marginal"] is not None}
     require(

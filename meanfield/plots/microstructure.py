@@ -110,6 +110,13 @@ def utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes | None = None) -> 
 
     Returns:
         The axis.
+
+    Example:
+        >>> import numpy as np, meanfield as mf
+        >>> logs = np.random.default_rng(0).normal(-3.0, 0.65, size=4000)
+        >>> axis = mf.plots.utilities({"layers/0": mf.physics.measure_arbitrage(logs)})
+        >>> len(axis.get_ylabel()) > 0
+        True
     """
     axis = axis or new_axis()
     for name, found in arbitrages.items():

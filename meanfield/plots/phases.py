@@ -147,6 +147,16 @@ def measured_flow(
 
     Returns:
         The axis.
+
+    Example:
+        >>> import jax, numpy as np, meanfield as mf
+        >>> rng = np.random.default_rng(0)
+        >>> layers = [(rng.normal(size=(8, 8)) / 3, np.zeros(8)) for _ in range(2)]
+        >>> x = rng.normal(size=(500, 8))
+        >>> key = jax.random.key(0)
+        >>> levels = mf.physics.decimate_network(layers, x, "tanh", key=key)
+        >>> len(mf.plots.measured_flow(levels).lines) > 0
+        True
     """
     axis = axis or new_axis()
     for level in levels:

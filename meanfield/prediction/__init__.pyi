@@ -11,3 +11,8 @@ from .evaluate import (
     predict as predict,
 )
 from .ood import OODScores as OODScores, ood_scores as ood_scores
+from .uncertainty import (
+    Decomposition as Decomposition,
+    credible_interval as credible_interval,
+    decompose_targets as decompose_targets,
+)

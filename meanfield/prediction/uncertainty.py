@@ -172,6 +172,14 @@ def decompose_targets(draws: Iterable[tuple[Any, Any]]) -> Decomposition:
 
     Returns:
         Mean prediction and variances in squared units of the target.
+
+    Example:
+        >>> import numpy as np, meanfield as mf
+        >>> noise = np.array([0.5])
+        >>> draws = [(np.array([1.0]), noise), (np.array([3.0]), noise)]
+        >>> parts = mf.prediction.decompose_targets(draws)
+        >>> parts.aleatoric.tolist(), parts.epistemic.tolist()
+        ([0.5], [1.0])
     """
     sums = TargetSums()
     for mean, variance in draws:
@@ -193,6 +201,11 @@ def credible_interval(
 
     Raises:
         ValueError: `level` leaves (0, 1), or there are no samples.
+
+    Example:
+        >>> import numpy as np, meanfield as mf
+        >>> mf.prediction.credible_interval(np.arange(101.0), level=0.9)
+        (array(5.), array(95.))
     """
     samples = np.asarray(samples)
     require(0 < level < 1, f"`level` must lie strictly between 0 and 1; got {level}.")

@@ -26,6 +26,17 @@ def count_summands(
         By path name, in the order of the program: the length of each contraction
         (of a strided transposed convolution on average over its outputs), and 1 for
         a look-up.
+
+    Raises:
+        UnsupportedPrimitiveError: a primitive that has no rule meets a random leaf.
+
+    Example:
+        >>> import jax.numpy as jnp, meanfield as mf
+        >>> w = mf.SpikeSlab(jnp.full((3, 2), 0.5), jnp.ones((3, 2)), jnp.ones((3, 2)))
+        >>> counts = mf.propagation.count_summands(
+        ...     lambda p, x: x @ p["w"], {"w": w}, jnp.ones(3))
+        >>> counts["w"]
+        [3]
     """
     found: dict[str, list[int | float]] = {}
 
@@ -48,6 +59,13 @@ def count_readings(apply_fn: Callable[..., Any], params: Any, *args: Any) -> Rea
 
     Returns:
         The `Readings` of the sampled reading.
+
+    Example:
+        >>> import jax.numpy as jnp, meanfield as mf
+        >>> w = mf.SpikeSlab(jnp.full((3, 2), 0.5), jnp.ones((3, 2)), jnp.ones((3, 2)))
+        >>> readings = mf.propagation.count_readings(lambda w, x: x @ w, w, jnp.ones(3))
+        >>> type(readings).__name__
+        'Readings'
     """
     names, slabs, points = split_params(params)
     program, *_ = stage(apply_fn, points, slabs, args, {})

@@ -191,6 +191,17 @@ def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Returns:
         ``law(params, *args)``, a function of a `jax.random.key`.
+
+    Raises:
+        UnsupportedPrimitiveError: a primitive without a rule for moments.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, meanfield as mf
+        >>> w = mf.SpikeSlab(jnp.full((3, 2), 0.5), jnp.ones((3, 2)), jnp.ones((3, 2)))
+        >>> law = mf.propagation.output_law(lambda w, x: x @ w)
+        >>> draw = law(w, jnp.ones((1, 3)))
+        >>> draw(jax.random.key(0)).shape
+        (1, 2)
     """
 
     def law(params: Any, *args: Any) -> Callable[[PRNGKeyArray], Any]:

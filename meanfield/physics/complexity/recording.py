@@ -49,6 +49,9 @@ def layer_activations(
         >>> z = layer_activations(net, jax.random.normal(jax.random.key(1), (5, 4)))
         >>> {name: values.shape for name, values in z.items()}
         {'layers/0': (5, 8), 'layers/1': (5, 3)}
+
+    References:
+        Janik & Witaszczyk 2020, arXiv:2006.04791 (it counts what is recorded).
     """
     if not isinstance(model, eqx.Module):
         raise TypeError(
