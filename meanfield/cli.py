@@ -20,6 +20,7 @@ from meanfield import learning, runs
 from meanfield.runs.settings import (
     AnalyzeSettings,
     CoalitionSettings,
+    CreditSettings,
     ExportSettings,
     OpenSettings,
     SampleSettings,
@@ -188,6 +189,16 @@ def serve_check(
     for done in runs.sample.serve_check(folder):
         gap = done.largest_difference
         typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}")
+
+
+@app.command()
+@with_options(CreditSettings, OpenSettings)
+def credit(run: RunFolder, settings: CreditSettings, where: OpenSettings) -> None:
+    """Value every connection; writes credit.json, columns of connections.csv, plots."""
+    opened, dataset = _open(run, where)
+    found = runs.credit.credit(opened, dataset, **vars(settings))
+    typer.echo(runs.tables.credit_table(found))
+    _wrote(run / runs.folder.CREDIT)
 
 
 @app.command()

@@ -59,6 +59,7 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
     commands = [
         ["evaluate", digits, "--num-samples", 4],
         ["label", digits],
+        ["credit", digits, "--by", "class", "--examples", 200, "--checks", 4],
         ["coalitions", digits, "--budget", 200],
         ["sample", digits, "-k", 2, "--format", "npz", "--out", tmp_path / "shipped"],
         ["report", digits],
@@ -73,6 +74,19 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
         file = tmp_path / "shipped" / entry["file"]
         assert file.stat().st_size == entry["bytes"]
         assert {"num_weights", "num_nonzero", "accuracy", "nll"} <= set(entry)
+    credit = json.loads((digits / "credit.json").read_text())
+    table = pd.read_csv(digits / "connections.csv")
+    assert len(table) == credit["num_players"]
+    assert {"label", "value", "value_error", "rms"} <= set(table)
+    total = sum(layer["sum"] for layer in credit["layers"].values())
+    assert abs(table.value.sum() - total) < 1e-5
+    gap = total - (credit["payoff"] - credit["empty_payoff"])
+    assert abs(gap - credit["efficiency_gap"]) < 1e-5
+    parts = [sum(c["layers"].values()) for c in credit["by_class"].values()]
+    assert len(parts) == 10
+    assert abs(sum(parts) - total) < 1e-5
+    for name in ("density", "magnitude", "inputs"):
+        assert (digits / "plots" / f"credit-{name}.png").is_file()
     found = json.loads((digits / "coalitions.json").read_text())["layers"]
     assert set(found) == {"layers/0"}
     assert len(found["layers/0"]["values"]) == 8

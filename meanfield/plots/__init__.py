@@ -12,6 +12,11 @@ Example:
 """
 
 from .bits import complexity as complexity
+from .credit import (
+    credit_maps as credit_maps,
+    payoff_by_density as payoff_by_density,
+    value_against_magnitude as value_against_magnitude,
+)
 from .learning import (
     interval_coverage as interval_coverage,
     predictions as predictions,

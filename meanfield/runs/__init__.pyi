@@ -2,6 +2,7 @@ from . import (
     analyze as analyze,
     coalitions as coalitions,
     config as config,
+    credit as credit,
     folder as folder,
     label as label,
     report as report,

@@ -33,6 +33,7 @@ from .tasks import build_likelihood
 ENSEMBLE, METRICS = "ensemble.safetensors", "metrics.json"
 HISTORY, CONNECTIONS, PLOTS = "history.csv", "connections.csv", "plots"
 COALITIONS, ANALYSIS = "coalitions.json", "analysis.json"
+CREDIT = "credit.json"
 SUBNETWORKS = "subnetworks"
 
 

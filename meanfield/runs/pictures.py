@@ -79,6 +79,41 @@ def draw_coalitions(run: Run, played: Mapping[str, Any]) -> None:
     )
 
 
+def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
+    """Payoff along density, values against magnitude, and the credit of the inputs."""
+    magnitudes = {n: abs(w.mean) for n, w in run.ensemble.weights().items()}
+    pictures = {
+        "credit-density": plots.payoff_by_density(credit),
+        "credit-magnitude": plots.value_against_magnitude(credit.values, magnitudes),
+    }
+    parts = {"all": credit.values} if credit.by_group is None else credit.by_group
+    names = dataset.class_names if credit.by_group is not None else None
+    shape = dataset.image_shape or (1, dataset.num_features)
+    images = {}
+    for label, part in parts.items():
+        inputs = credit_of_inputs(part, dataset.num_features)
+        if inputs is not None:
+            name = str(label) if names is None else str(names[int(label)])
+            images[name] = inputs.reshape(*shape[:2], -1).sum(-1)
+    if images:
+        pictures["credit-inputs"] = plots.credit_maps(images)
+    for name, axis in pictures.items():
+        plots.save(axis, run.plots / f"{name}.png")
+
+
+def credit_of_inputs(
+    values: Mapping[str, np.ndarray], num_features: int
+) -> np.ndarray | None:
+    """Values of the connections that read each input, summed; None if none do so.
+
+    The first array whose last axis counts the inputs is the layer that reads them.
+    """
+    for array in values.values():
+        if array.ndim == 2 and array.shape[1] == num_features:
+            return array.sum(0)
+    return None
+
+
 def draw_analysis(
     fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
 ) -> None:

@@ -254,6 +254,17 @@ class CoalitionSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class CreditSettings:
+    """Settings of ``meanfield credit``."""
+
+    by: str | None = setting(None, "class: also split the values by class")
+    examples: int = setting(2_000, "most examples the payoff averages over", min=1)
+    num_samples: int = setting(3, "draws of the noise for each example and node", min=2)
+    checks: int = setting(16, "sub-networks drawn to check the values; 0: none", min=0)
+    seed: int = setting(0, SEED, min=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class AnalyzeSettings:
     """Settings of ``meanfield analyze``."""
 

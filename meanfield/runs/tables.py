@@ -93,6 +93,41 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def credit_table(found: Mapping[str, Any]) -> str:
+    """The table that a person sees after `credit`."""
+    share = found["payoff"] - found["empty_payoff"]
+    name = found["payoff_name"].replace("_", " ")
+    lines = [
+        f"  {name}: {found['payoff']:.4f} with all connections, "
+        f"{found['empty_payoff']:.4f} with none",
+        f"  values sum to that difference within {found['efficiency_gap']:+.2g} "
+        f"(noise {found['gap_error']:.1g})",
+        f"  payoff rises fastest at density {found['path']['steepest']:.2f}",
+    ]
+    check = found["check"]
+    if check is not None:
+        difference = 100 * check["largest_difference"]
+        words = {"agrees": "agree", "differs": "DIFFER: do not trust the values"}
+        lines.append(
+            f"  drawn sub-networks {words.get(check['verdict'], 'cannot tell')} "
+            f"(largest difference {difference:.1f} % of what there is to share)"
+        )
+    wide = _column(found["layers"], 24)
+    lines += ["", f"  {'layer':<{wide}}{'connections':>12}{'sum':>10}{'share':>9}"]
+    for layer, entry in found["layers"].items():
+        part = f"{100 * entry['sum'] / share:.1f} %" if share else "–"
+        lines.append(
+            f"  {layer:<{wide}}{entry['connections']:>12,}{entry['sum']:>10.4f}"
+            f"{part:>9}"
+        )
+    if found["by_class"]:
+        lines += ["", f"  {'class':<{wide}}{'payoff':>10}{'by connections':>16}"]
+        for label, entry in found["by_class"].items():
+            total = sum(entry["layers"].values())
+            lines.append(f"  {label:<{wide}}{entry['payoff']:>10.4f}{total:>16.4f}")
+    return "\n".join(lines)
+
+
 def analysis_table(found: Mapping[str, Any]) -> str:
     """One table for each instrument, in words and numbers."""
     lines = ["  microstructure: is ln|w| normal?", ""]

@@ -1,0 +1,180 @@
+"""Value the connections of a run."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from meanfield.checks import require
+from meanfield.credit.values import ConnectionValues, connection_values
+from meanfield.data import Dataset
+from meanfield.files import atomic_path
+from meanfield.plots.credit import steepest_density
+
+from .documents import write_json
+from .folder import CONNECTIONS, CREDIT, Run
+from .pictures import draw_credit
+from .settings import CreditSettings
+
+ROWS = 250_000  # of connections.csv in memory at once
+LARGEST = 10
+COLUMNS = ("value", "value_error", "rms")
+
+
+def credit(
+    run: Run,
+    dataset: Dataset,
+    *,
+    by: str | None = CreditSettings.by,
+    examples: int = CreditSettings.examples,
+    num_samples: int = CreditSettings.num_samples,
+    checks: int = CreditSettings.checks,
+    seed: int = CreditSettings.seed,
+) -> dict[str, Any]:
+    """Shapley values of all connections, on examples of the training data.
+
+    Writes ``credit.json``, three columns of ``connections.csv``, and plots.
+
+    Args:
+        run: a run.
+        dataset: its data.
+        by: "class" also splits the values by class.
+        examples: how many examples the payoff averages over, at most.
+        num_samples: draws of the noise for each example and node.
+        checks: sub-networks for the check of the Gaussian step.
+        seed: of all random choices.
+
+    Raises:
+        ValueError: `by` is another word, or the targets are no classes.
+        FileNotFoundError: the run has no ``connections.csv`` yet.
+    """
+    x = dataset.x_train[:examples]
+    y = run.standardization.standardise(dataset.y_train)[: len(x)]
+    found = connection_values(
+        run.ensemble,
+        (x, y),
+        key=jax.random.fold_in(jax.random.key(seed), 30),
+        likelihood=run.likelihood,
+        groups=_groups(dataset, by, len(x)),
+        num_samples=num_samples,
+        num_checks=checks,
+    )
+    add_columns(run, found)
+    draw_credit(run, dataset, found)
+    content = summary(found, dataset) | {"seed": seed}
+    write_json(run.folder / CREDIT, content)
+    return content
+
+
+def _groups(dataset: Dataset, by: str | None, examples: int) -> np.ndarray | None:
+    if by is None:
+        return None
+    require(by == "class", f"`by` must be 'class'; got {by!r}.")
+    labels = np.asarray(dataset.y_train)[:examples]
+    require(
+        labels.size == examples and labels.dtype.kind in "biu",
+        "`by` 'class' needs one class for each example; the targets of "
+        f"{dataset.name} are numbers, or several to an example.",
+    )
+    return labels.reshape(-1)
+
+
+def summary(found: ConnectionValues, dataset: Dataset) -> dict[str, Any]:
+    """What ``credit.json`` holds."""
+    names = dataset.class_names
+    by_group = None
+    if found.by_group is not None and found.group_payoffs is not None:
+        by_group = {
+            _class_name(names, label): {
+                "payoff": float(found.group_payoffs[label][0]),
+                "empty_payoff": float(found.group_payoffs[label][1]),
+                "layers": {name: float(array.sum()) for name, array in part.items()},
+            }
+            for label, part in found.by_group.items()
+        }
+    check = found.check
+    return {
+        "payoff_name": found.payoff_name,
+        "payoff": found.payoff,
+        "empty_payoff": found.empty_payoff,
+        "efficiency_gap": found.efficiency_gap,
+        "gap_error": found.gap_error,
+        "quadrature_error": found.quadrature_error,
+        "num_players": found.num_players,
+        "num_examples": found.num_examples,
+        "num_passes": found.num_passes,
+        "path": {
+            "density": found.nodes.tolist(),
+            "payoff": found.path_payoff.tolist(),
+            "errors": found.path_errors.tolist(),
+            "steepest": steepest_density(found),
+        },
+        "layers": {name: _layer(found, name) for name in found.values},
+        "by_class": by_group,
+        "check": None
+        if check is None
+        else {
+            "verdict": check.verdict,
+            "largest_difference": check.largest_difference,
+            "tolerance": check.tolerance,
+            "num_subnetworks": check.num_subnetworks,
+            "num_examples": check.num_examples,
+            "drawn_payoff": check.drawn_payoff.tolist(),
+            "drawn_errors": check.drawn_errors.tolist(),
+            "drawn_sums": check.drawn_sums,
+            "drawn_sum_errors": check.drawn_sum_errors,
+        },
+    }
+
+
+def _class_name(names: Any, label: Any) -> str:
+    return str(names[int(label)]) if names is not None else str(label)
+
+
+def _layer(found: ConnectionValues, name: str) -> dict[str, Any]:
+    """The sum of one array, and its connections of largest value."""
+    values, errors = found.values[name], found.standard_errors[name]
+    flat = values.ravel()
+    order = np.argsort(-flat)[:LARGEST]
+    places = [[int(i) for i in np.unravel_index(k, values.shape)] for k in order]
+    return {
+        "connections": int(values.size),
+        "sum": float(values.sum(dtype=np.float64)),
+        "sum_of_negative": float(np.minimum(values, 0).sum(dtype=np.float64)),
+        "largest": [
+            {"index": place, "value": float(flat[k]), "error": float(errors.ravel()[k])}
+            for place, k in zip(places, order, strict=True)
+        ],
+    }
+
+
+def add_columns(run: Run, found: ConnectionValues) -> None:
+    """Write values, errors and rms beside the connections of ``connections.csv``.
+
+    Raises:
+        FileNotFoundError: there is no such file yet.
+        ValueError: its rows are not the connections of the run.
+    """
+    path = run.folder / CONNECTIONS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run.folder} has no {CONNECTIONS} yet; make it with `meanfield label "
+            f"{run.folder}`."
+        )
+    parts = (found.values, found.standard_errors, found.rms)
+    columns = [np.concatenate([a.ravel() for a in part.values()]) for part in parts]
+    layers = np.repeat(list(found.values), [a.size for a in found.values.values()])
+    start = 0
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        for table in pd.read_csv(path, chunksize=ROWS):
+            rows = slice(start, start + len(table))
+            require(
+                np.array_equal(table["layer"], layers[rows]),
+                f"{path} does not list the connections of this run. Make it again "
+                f"with `meanfield label {run.folder}`.",
+            )
+            new = {n: c[rows] for n, c in zip(COLUMNS, columns, strict=True)}
+            table.assign(**new).to_csv(file, index=False, header=start == 0)
+            start += len(table)
+    require(start == len(layers), f"{path} lacks connections of this run.")
