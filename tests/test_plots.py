@@ -1,5 +1,7 @@
 """Pictures: they show the numbers given, on the axis given, and touch nothing else."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -50,6 +52,50 @@ DRAWINGS = {
     "payoff_curves": lambda axis: plots.payoff_curves({"order": VALUES}, axis),
     "shapley_values": lambda axis: plots.shapley_values(VALUES, None, axis),
 }
+
+
+CREDIT = SimpleNamespace(
+    nodes=np.array([0.2, 0.5, 0.8]),
+    path_payoff=np.array([0.1, 0.2, 0.8]),
+    path_errors=np.full(3, 0.01),
+    empty_payoff=0.1,
+    payoff=0.9,
+    payoff_name="log_likelihood",
+    check=SimpleNamespace(
+        nodes=np.array([0.2, 0.5, 0.8]),
+        drawn_payoff=np.array([0.1, 0.3, 0.7]),
+        drawn_errors=np.full(3, 0.02),
+    ),
+)
+DRAWINGS |= {
+    "payoff_by_density": lambda axis: plots.payoff_by_density(CREDIT, axis),
+    "value_against_magnitude": lambda axis: plots.value_against_magnitude(
+        {"w": WEIGHT.slab_mean}, {"w": abs(WEIGHT.slab_mean)}, axis
+    ),
+}
+
+
+def test_credit_maps_share_one_scale_and_show_their_numbers():
+    maps = {"0": RNG.normal(size=(4, 3)), "1": np.zeros((4, 3)), "2": np.ones((4, 3))}
+    axis = plots.credit_maps(maps, columns=2)
+    (image,) = axis.images
+    shown = np.asarray(image.get_array())
+    np.testing.assert_array_equal(shown[2:6, :3], maps["0"])
+    np.testing.assert_array_equal(shown[2:6, 4:7], maps["1"])
+    np.testing.assert_array_equal(shown[8:12, :3], maps["2"])
+    reach = max(abs(maps["0"]).max(), 1)
+    assert image.get_clim() == (-reach, reach)
+    assert [text.get_text() for text in axis.texts] == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="images \\(height, width\\) of one shape"):
+        plots.credit_maps({"0": np.zeros((2, 2)), "1": np.zeros((3, 2))})
+
+
+def test_the_payoff_by_density_marks_where_it_rises_fastest():
+    axis = plots.payoff_by_density(CREDIT)
+    assert plots.credit.steepest_density(CREDIT) == 0.8
+    assert any("steepest at 0.80" in text.get_text() for text in axis.legend_.texts)
+    with pytest.raises(ValueError, match="names and shapes of `values`"):
+        plots.value_against_magnitude({"w": np.ones(3)}, {"w": np.ones(4)})
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -80,7 +80,20 @@ CARD = {
         }
     ],
 }
-COMMANDS = ["evaluate", "label", "coalitions", "analyze", "sample"]
+CREDIT = {
+    "payoff_name": "probability",
+    "payoff": 0.8,
+    "empty_payoff": 0.3,
+    "num_examples": 50,
+    "layers": {
+        "layers/0/weight": {"connections": 24, "sum": 0.2, "sum_of_negative": -0.1},
+        "layers/1/weight": {"connections": 18, "sum": 0.3, "sum_of_negative": -0.2},
+    },
+    "by_class": None,
+    "path": {"steepest": 0.6},
+    "check": {"verdict": "agrees", "largest_difference": 0.02},
+}
+COMMANDS = ["evaluate", "credit", "label", "coalitions", "analyze", "sample"]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +115,7 @@ def whole(bare, tmp_path_factory):
     shutil.copytree(bare, folder)
     write_json(folder / "metrics.json", METRICS)
     write_json(folder / "coalitions.json", COALITIONS)
+    write_json(folder / "credit.json", CREDIT)
     write_json(folder / "shipped" / "card.json", CARD)
     run = mf.load_run(folder)
     plots, values = folder / "plots", COALITIONS["layers"]["layers/0"]
@@ -109,6 +123,9 @@ def whole(bare, tmp_path_factory):
         "history": mf.plots.training_history({"nll": [1.0, 0.5]}),
         "reliability": mf.plots.reliability_diagram([0.5], [0.5], [9]),
         "labels": mf.plots.label_fractions(METRICS["labels"]),
+        "credit-inputs": mf.plots.credit_maps({"all": np.eye(4)}),
+        "credit-density": mf.plots.payoff_curves({"a": [0.3, 0.5, 0.8]}),
+        "credit-magnitude": mf.plots.payoff_curves({"a": [0.0, 0.1]}),
         "entropy": mf.plots.entropy_by_layer(METRICS["entropy"]),
         "coalition-values-layers-0": mf.plots.shapley_values(values["values"]),
         "coalition-payoff-layers-0": mf.plots.payoff_curves({"a": values["payoffs"]}),
@@ -162,7 +179,7 @@ def test_a_whole_run_has_every_figure_and_misses_nothing(whole):
     page = Page(text)
     assert page.open == []
     assert 'class="missing"' not in text
-    assert len(page.images) == 11
+    assert len(page.images) == 14
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert all(a.startswith(("data:", "#")) for a in page.addresses)
     assert "<script" not in text
@@ -228,7 +245,7 @@ def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, theme
     found = re.search(r"<pre>({.*?})</pre>", done.stdout)
     assert found, done.stderr[-2000:]
     seen = json.loads(found[1])
-    assert seen["images"] == 11
+    assert seen["images"] == 14
     assert seen["asked"] == []
     # Nothing sticks out: wide tables scroll by themselves.
     assert seen["content"] <= seen["width"] <= width

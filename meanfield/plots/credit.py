@@ -158,7 +158,7 @@ def value_against_magnitude(
     best = np.argsort(-value)[: max(len(value) // 100, NAMED)]
     rank = np.argsort(np.argsort(-size))
     for number in best[np.argsort(-rank[best])][:NAMED]:
-        axis.annotate(place(number), (size[number], value[number]), size="x-small")
+        axis.annotate(place(int(number)), (size[number], value[number]), size="x-small")
     axis.set_xlabel("absolute mean weight")
     axis.set_ylabel("value")
     axis.legend(frameon=False, fontsize="small", markerscale=4)

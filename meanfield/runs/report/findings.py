@@ -6,6 +6,7 @@ from meanfield.runs.folder import Run
 
 from .page import figure, missing, short, table
 from .parts import KINDS, command_for, plot
+from .values import values
 
 SCORES = {
     "accuracy": "accuracy",
@@ -44,7 +45,11 @@ def quality(run: Run) -> str:
 
 
 def credit(run: Run) -> str:
-    """Where the credit sits: labels, entropy, landscapes."""
+    """Where the credit sits: values, labels, entropy, landscapes."""
+    return values(run) + _labels(run)
+
+
+def _labels(run: Run) -> str:
     metrics, command = run.metrics, command_for("label", run)
     labels = metrics.get("labels")
     if not labels:

@@ -1,0 +1,89 @@
+"""The values of connections: what opens the section on credit."""
+
+from typing import Any
+
+from meanfield.runs.folder import CREDIT, Run
+
+from .page import missing, short, table
+from .parts import command_for, plot, read
+
+VERDICTS = {
+    "agrees": "Sub-networks that were drawn agree with it",
+    "differs": "Sub-networks that were drawn do NOT agree with it: do not trust it",
+    "cannot tell": "The sub-networks drawn are too few to tell whether it holds",
+}
+
+
+def values(run: Run) -> str:
+    """Which inputs and layers the payoff comes from."""
+    command = command_for("credit", run)
+    found = read(run.folder / CREDIT)
+    if found is None:
+        return missing("values of its connections", command)
+    share = found["payoff"] - found["empty_payoff"]
+    rows = [
+        (
+            name,
+            f"{layer['connections']:,}",
+            short(layer["sum"]),
+            f"{100 * layer['sum'] / share:.1f} %" if share else "–",
+            short(layer["sum_of_negative"]),
+        )
+        for name, layer in found["layers"].items()
+    ]
+    head = ("layer", "connections", "value", "share", "of which negative")
+    return (
+        f"<p>The value of a connection is its Shapley value: its fair part of what all "
+        f"connections together earn, here the {_words(found)} on "
+        f"{found['num_examples']:,} examples, {short(found['payoff'])} with all and "
+        f"{short(found['empty_payoff'])} with none. {_check(found)}</p>"
+        + table(head, rows, range(1, len(head)))
+        + f'<div class="plots">{_plots(run, found, command)}</div>'
+    )
+
+
+def _words(found: dict[str, Any]) -> str:
+    return found["payoff_name"].replace("_", " ")
+
+
+def _check(found: dict[str, Any]) -> str:
+    check = found["check"]
+    if check is None:
+        return ""
+    return (
+        f"{VERDICTS[check['verdict']]} (largest difference "
+        f"{100 * check['largest_difference']:.1f} % of what there is to share)."
+    )
+
+
+def _plots(run: Run, found: dict[str, Any], command: str) -> str:
+    path = found["path"]
+    drawn = ""
+    if (run.plots / "credit-inputs.png").is_file():
+        by = ", one map for each class" if found["by_class"] else ""
+        drawn = plot(
+            run,
+            "credit-inputs",
+            f"Credit of every input{by}: red helps, blue harms.",
+            "Maps of the summed values of the connections that read each input.",
+            command,
+        )
+    return (
+        drawn
+        + plot(
+            run,
+            "credit-density",
+            "Payoff against the density of connections that are there.",
+            f"Rising curve from {short(found['empty_payoff'])} to "
+            f"{short(found['payoff'])}, steepest at density {path['steepest']:.2f}.",
+            command,
+        )
+        + plot(
+            run,
+            "credit-magnitude",
+            "Value of every connection against its absolute mean weight; where the two "
+            "disagree most, connections are named.",
+            "Scatter plot of values against absolute mean weights, layer by layer.",
+            command,
+        )
+    )
