@@ -155,3 +155,38 @@ def test_a_log_likelihood_that_is_nan_is_refused_with_its_example(fitted):
 
     with pytest.raises(ValueError, match="log-likelihood of NaN for example 5"):
         _data(fitted, likelihood=likelihood, num_samples=8)
+
+
+def test_weights_whose_names_are_taken_are_kept_under_names_of_their_own():
+    key = jax.random.key(0)
+    names = ("y", "x", "chain", "draw", "example", "target_0", "w", "w_1", "b.c")
+    shapes = dict.fromkeys(names, (2, 2)) | {"b": {"c": (2, 2)}}
+    params = jax.tree.map(
+        lambda shape: jax.random.normal(key, shape),
+        shapes,
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+    def apply(params, x):
+        for weight in jax.tree.leaves(params):
+            x = jnp.tanh(x @ weight)
+        return x
+
+    certain = lambda name, value, fan_in, key: mf.SpikeSlab(0 * value, value, 0 * value)
+    ensemble = mf.Ensemble.from_model((apply, params), initial=certain)
+    x, y = jax.random.normal(key, (5, 2)), jnp.arange(5) % 2
+    found = mf.to_arviz(ensemble, (x, y), num_samples=8, key=jax.random.key(1))
+    posterior = found["posterior"]
+    assert set(posterior.data_vars) == {
+        *("y_", "x_", "chain_", "draw_", "example_", "target_0_"),
+        *("w", "w_1_", "b.c", "b.c_"),
+    }
+    # With Ξ = 0 each draw is the slab mean.
+    for name, weight in ensemble.weights().items():
+        variables = {"b/c": "b.c", "b.c": "b.c_", "w": "w"}
+        variable = variables.get(name, f"{name}_")
+        drawn = posterior[variable].values.reshape(-1, 2, 2)
+        np.testing.assert_allclose(drawn[3], weight.mean, rtol=1e-6)
+    np.testing.assert_array_equal(found["observed_data"]["y"], y)
+    np.testing.assert_allclose(found["constant_data"]["x"], x)
+    assert found["log_likelihood"]["y"].shape == (4, 2, 5)

@@ -8,7 +8,7 @@ import optax
 import pytest
 from numpyro import handlers
 from numpyro.diagnostics import effective_sample_size
-from numpyro.infer import MCMC, NUTS, SVI, DiscreteHMCGibbs, Trace_ELBO
+from numpyro.infer import MCMC, NUTS, SVI, DiscreteHMCGibbs, RenyiELBO, Trace_ELBO
 from oracles_spikeslab import independent_masks, linear_posterior
 
 from meanfield import SpikeSlab
@@ -19,6 +19,7 @@ from meanfield.interop.numpyro.spike_chains import (
     as_prior,
     init_to_ensemble,
 )
+from meanfield.interop.numpyro.spike_guide import AutoSpikeSlab
 from meanfield.interop.numpyro.spike_network import (
     ensemble_from_params,
     random_spike_slab_module,
@@ -230,3 +231,40 @@ def test_weights_of_a_generative_network_come_from_the_prior():
 def test_what_cannot_be_put_into_a_model_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_divergence_inside_a_plate_is_refused_and_noise_is_not():
+    def inside(x, y=None, prior=PRIOR):
+        with numpyro.plate("rows", len(x)):
+            net = spike_slab_module("net", NETWORK, prior=prior)
+            numpyro.sample("y", dist.Normal(net(x)[:, 0], 0.2), obs=y)
+
+    with pytest.raises(ValueError, match=r"stands inside the plate \['rows'\].*before"):
+        handlers.seed(inside, 0)(X, Y)
+    without = handlers.trace(handlers.seed(inside, 0)).get_trace(X, Y, prior=None)
+    assert "net/kl" not in without
+
+    def applied(x, y=None):
+        net = spike_slab_module("net", NETWORK, prior=PRIOR)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(net(x)[:, 0], 0.2), obs=y)
+
+    for model in (applied, propagated):
+        site = handlers.trace(handlers.seed(model, 0)).get_trace(X, Y)["net/kl"]
+        expected = -total_kl(Ensemble.from_model(NETWORK).weights(), PRIOR)
+        found = site["fn"].log_prob(site["value"])
+        assert found.shape == ()
+        # π = 0 starts a little inside; the two differ by that.
+        np.testing.assert_allclose(found, expected, rtol=0.05)
+
+
+def test_an_objective_that_weighs_draws_is_refused():
+    svi = SVI(propagated, lambda x, y: None, optax.adam(0.01), RenyiELBO())
+    with pytest.raises(ValueError, match="no density for each draw, by which Renyi"):
+        svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y)
+    guide = AutoSpikeSlab(random := lambda x, y: drawn(x, y, SpikeSlabPrior(0.5, 1.0)))
+    svi = SVI(random, guide, optax.adam(0.01), RenyiELBO())
+    with pytest.raises(ValueError, match="AutoSpikeSlab has no density for each draw"):
+        svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y)
+    svi = SVI(random, guide, optax.adam(0.01), Trace_ELBO())
+    assert np.isfinite(svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y))

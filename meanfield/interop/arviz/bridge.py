@@ -49,7 +49,9 @@ def to_arviz(
         An `InferenceData` (ArviZ 0.x) or a `DataTree` (1.x) with the groups posterior,
         posterior_predictive, log_likelihood, observed_data and constant_data. A weight
         ``layers/0/weight`` is called ``layers.0.weight`` (a slash would part the tree)
-        and has the dimensions ``layers.0.weight_0``, …; targets have ``example``.
+        and has the dimensions ``layers.0.weight_0``, …; targets have ``example``. A
+        weight whose name is taken (``chain``, ``x``, ``y``, that of another weight or
+        dimension) gets an underscore at its end.
 
     Raises:
         ValueError: the draws do not divide into the chains, an unknown weight, more
@@ -96,9 +98,10 @@ def to_arviz(
         "the distribution's range.",
     )
     targets = np.asarray(y)
+    variables = _variables({name: weights[name].ndim for name in names}, x, targets)
     event = [f"target_{axis}" for axis in range(targets.ndim - 1)]
     groups = {
-        "posterior": {_dotted(n): _chains(kept[n], num_chains) for n in names},
+        "posterior": {variables[n]: _chains(kept[n], num_chains) for n in names},
         "posterior_predictive": {
             "y": _chains(predicted, num_chains, targets.shape),
         },
@@ -106,7 +109,7 @@ def to_arviz(
         "observed_data": {"y": targets},
         "constant_data": {"x": np.asarray(x)} if eqx.is_array(x) else {},
     }
-    shapes = {_dotted(name): weights[name].shape for name in names}
+    shapes = {variables[name]: weights[name].shape for name in names}
     dims = {
         name: [f"{name}_{axis}" for axis in range(len(shape))]
         for name, shape in shapes.items()
@@ -123,8 +126,23 @@ def to_arviz(
     return _collect(groups, coords, dims)
 
 
-def _dotted(name: str) -> str:
-    return name.replace("/", ".")
+def _variables(ranks: dict[str, int], x: Any, targets: np.ndarray) -> dict[str, str]:
+    """Names of variables for weights, none of them or of their dimensions taken."""
+    taken = {"chain", "draw", "sample", "x", "y", "example"}
+    taken |= {f"target_{axis}" for axis in range(targets.ndim)}
+    taken |= {f"feature_{axis}" for axis in range(np.ndim(x) if eqx.is_array(x) else 0)}
+    found = {}
+    for name, rank in ranks.items():
+        variable = name.replace("/", ".")
+        while not taken.isdisjoint(new := _names_of(variable, rank)):
+            variable += "_"
+        taken |= new
+        found[name] = variable
+    return found
+
+
+def _names_of(variable: str, rank: int) -> set[str]:
+    return {variable, *(f"{variable}_{axis}" for axis in range(rank))}
 
 
 def _collect(groups: dict[str, Any], coords: Any, dims: Any) -> Any:

@@ -1,12 +1,15 @@
 """One draw of a spike-and-slab site: matched moments, and the exact divergence."""
 
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
+from numpyro.infer import RenyiELBO
 
+from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
 
@@ -22,6 +25,28 @@ def spike_slab_of(law: Any) -> SpikeSlab:
     weights = unwrap(law).weights
     parts = (weights.spike_prob, weights.slab_mean, weights.slab_var)
     return SpikeSlab(*(jnp.broadcast_to(part, law.shape()) for part in parts))
+
+
+def require_plain_bound(what: str) -> None:
+    """Refuse an objective that weighs draws by their densities.
+
+    NumPyro tells neither a model nor a guide which objective has called it; the frames
+    of the callers do.
+
+    Args:
+        what: what is called, for the message.
+
+    Raises:
+        ValueError: the caller is `RenyiELBO`.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        require(
+            not isinstance(frame.f_locals.get("self"), RenyiELBO),
+            f"{what} has no density for each draw, by which RenyiELBO weighs them: the "
+            "number would be no bound. Use Trace_ELBO or TraceMeanField_ELBO.",
+        )
+        frame = frame.f_back
 
 
 class MatchedMoments(dist.Delta):

@@ -34,7 +34,12 @@ from numpyro.primitives import Messenger
 from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
-from .matched_moments import MatchedMoments, spike_slab_of, unwrap
+from .matched_moments import (
+    MatchedMoments,
+    require_plain_bound,
+    spike_slab_of,
+    unwrap,
+)
 from .spike_and_slab import SpikeAndSlab
 
 
@@ -43,8 +48,8 @@ class AutoSpikeSlab(AutoGuide):
 
     Other continuous sites get an independent normal law in unconstrained space, as
     `AutoNormal` gives them. Use it with `Trace_ELBO` or `TraceMeanField_ELBO`, which
-    agree here, or with `SpikeSlabELBO`; bounds that weigh samples (`RenyiELBO`) do not
-    apply, because draws of this guide carry no density of their own.
+    agree here, or with `SpikeSlabELBO`; bounds that weigh samples (`RenyiELBO`) are
+    refused, because draws of this guide carry no density of their own.
 
     A model with normal priors gets spikes by `add_spikes(model, inclusion_prob)`.
 
@@ -106,7 +111,12 @@ class AutoSpikeSlab(AutoGuide):
         self.supports: dict[str, Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Draw every latent site; the sites come in the order of the model."""
+        """Draw every latent site; the sites come in the order of the model.
+
+        Raises:
+            ValueError: called without a seed, or by `RenyiELBO`.
+        """
+        require_plain_bound("AutoSpikeSlab")
         if self.supports is None:
             self._find_sites(*args, **kwargs)
         guided = self.supports or {}

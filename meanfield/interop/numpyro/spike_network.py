@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
+from numpyro.primitives import Messenger
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
@@ -28,6 +29,7 @@ from meanfield.learning.priors import SpikeSlabPrior, total_kl
 from meanfield.spikeslab import SpikeSlab, is_spike_slab, safe_sqrt
 from meanfield.trees import map_named
 
+from .matched_moments import require_plain_bound
 from .spike_and_slab import SpikeAndSlab
 
 _PARTS = ("spike_prob", "slab_mean", "slab_scale")
@@ -55,6 +57,11 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
     Raises:
         ValueError: a name that is taken, or a network that cannot become an ensemble.
 
+    Raises:
+        ValueError: a prior is given inside a plate, or the objective weighs draws by
+            their densities (`RenyiELBO`), which the noise of this network does not
+            have.
+
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro
         >>> import numpyro.distributions as dist
@@ -71,11 +78,20 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         >>> trace["y"]["value"].shape
         (5,)
     """
+    require_plain_bound(f"spike_slab_module {name!r}")
     ensemble = _as_ensemble(network)
-    values = {
-        site: numpyro.param(site, start, constraint=constraint)
-        for site, (start, constraint) in _starts(name, ensemble).items()
-    }
+    plates = _Plates()
+    with plates:
+        values = {
+            site: numpyro.param(site, start, constraint=constraint)
+            for site, (start, constraint) in _starts(name, ensemble).items()
+        }
+    require(
+        prior is None or not plates.names,
+        f"spike_slab_module {name!r} stands inside the plate {plates.names}, where "
+        "its KL would count once for each of the plate's entries. Put the statement "
+        "before the plate, and only the likelihood inside.",
+    )
     ensemble = ensemble_from_params(name, ensemble, values)
     if prior is not None:
         numpyro.factor(f"{name}/kl", -total_kl(ensemble.weights(), prior))
@@ -90,6 +106,17 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         return ensemble(x, key=key)
 
     return apply
+
+
+class _Plates(Messenger):
+    """Notes the plates around the parameters that are registered inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def postprocess_message(self, msg: Any) -> None:
+        self.names = [frame.name for frame in msg["cond_indep_stack"]]
 
 
 def ensemble_from_params(
