@@ -261,6 +261,8 @@ def test_it_goes_with_batches_weights_a_mesh_and_an_optimizer(ensemble):
     batches = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 96, 16)]
     outside = learn(ensemble, batches, validation=(X, Y), num_data=96)
     assert np.isfinite(outside.history["heldout_nll"]).all()
+    doubled = learn(ensemble, batches, validation=(X, Y, np.ones(96)), num_data=96)
+    assert doubled.history["heldout_nll"] == outside.history["heldout_nll"]
     weighted = learn(ensemble, sample_weight=np.ones(96))
     assert np.allclose(weighted.history["nll"], learn(ensemble).history["nll"])
     meshed = learn(ensemble, mesh=device_mesh(1))
@@ -340,3 +342,18 @@ def test_only_the_word_asks_for_the_rule():
     assert selective_rule("selective") == mf.Selective()
     assert selective_rule(mf.SpikeSlabPrior()) is None
     assert selective_rule(None) is None
+
+
+def test_the_estimators_take_it(monkeypatch):
+    monkeypatch.setattr("meanfield.learning.selective.STEPS", 800)
+    x, y = np.asarray(X), np.asarray(Y)
+    rule = mf.Selective(tolerance=0.01)
+    model = mf.MeanFieldClassifier((4,), prior=rule, batch_size=24, random_state=0)
+    model.fit(x, y)
+    assert len(model.history_["temperature"]) == 200
+    assert model.score(x, y) > 0.8
+    with pytest.raises(ValueError, match="`prior` must not be the selective rule in"):
+        model.partial_fit(x, y)
+    wrong = mf.MeanFieldRegressor((4,), prior="selectiv")
+    with pytest.raises(ValueError, match="`prior` must be 'selective'.*'selectiv'"):
+        wrong.fit(x, x[:, 0])

@@ -29,6 +29,7 @@ from meanfield.spikeslab import SpikeSlab
 
 from .optimizers import STEP_SIZE, scale_steps
 from .parametrization import Unconstrained
+from .training import Weighted
 
 # A logit of π travels from −3 to 7, a slab mean a tenth of 1.
 FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
@@ -176,7 +177,10 @@ def held_examples(
         ValueError: what is left does not fill a batch.
     """
     if arrays is None:
-        return None, validation
+        x, y, weights = validation
+        if weights is not None:
+            y = Weighted(y, jnp.asarray(weights, jnp.result_type(float)))
+        return None, (x, y)
     mask = hold_out(rule, len(jax.tree.leaves(arrays[0])[0]), batch_size, key)
     rows = np.flatnonzero(mask)
     return mask, jax.tree.map(lambda array: array[rows], arrays)

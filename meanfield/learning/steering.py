@@ -41,7 +41,7 @@ from .training import Schedule
 
 LOWEST, STRIDE = math.log(0.03), math.log(1.5)
 # The part of a run in which the pressure may rise, and in how many rounds.
-RISING, ROUNDS = 0.5, 14
+RISING, ROUNDS = 0.5, 16
 # The part after which all examples are learned from.
 APART = 0.75
 # The average is over this part of a round's steps: more lags, less is noisy.

@@ -25,6 +25,7 @@ from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.optimizers import cosine_adam, steady_adam
 from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult
+from meanfield.learning.selective import selective_rule
 
 from .frames import FrameEncoder, has_categories
 from .weighting import counted, in_order, repeated
@@ -176,23 +177,31 @@ class MeanFieldEstimator(BaseEstimator):
         batch_size = min(int(batch_size), len(x))
         steps = epochs * (len(x) // batch_size)
         rate = self.learning_rate
-        prior = (
-            SpikeSlabPrior(0.5, "learned") if self.prior == "default" else self.prior
-        )
+        default = self.prior == "default"
+        settings = {
+            "prior": SpikeSlabPrior(0.5, "learned") if default else self.prior,
+            "temperature": self.temperature,
+            "epochs": epochs,
+            "optimizer": cosine_adam(rate, steps) if schedule else steady_adam(rate),
+        }
+        if not default and selective_rule(self.prior) is not None:
+            require(
+                schedule,
+                "`prior` must not be the selective rule in `partial_fit`: it plans a "
+                "whole run. Use `fit`, or another prior.",
+            )
+            settings = {"prior": self.prior}
         result = fit(
             self.ensemble_,
             (x, y),
             likelihood=self.likelihood_,
             key=jax.random.fold_in(self._key, 1 + self.n_iter_),
-            epochs=epochs,
             batch_size=batch_size,
-            optimizer=cosine_adam(rate, steps) if schedule else steady_adam(rate),
-            prior=prior,
-            temperature=self.temperature,
             validation=validation,
             patience=patience,
             sample_weight=weights,
             progress=False,
+            **settings,
         )
         self.ensemble_, self.likelihood_ = result.ensemble, result.likelihood
         for name, values in result.history.items():

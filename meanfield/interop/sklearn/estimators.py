@@ -28,8 +28,9 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         model: instead of `hidden`, a function ``model(num_features, num_outputs, *,
             key)`` that makes an Equinox module acting on one example.
         prior: "default", a spike-and-slab prior with inclusion probability ½ and slab
-            scales learned for each layer; a `SpikeSlabPrior`; or None for the
-            published rule without a prior.
+            scales learned for each layer; "selective" or a `Selective`, the rule that
+            finds temperature, epochs and steps itself; a `SpikeSlabPrior`; or None for
+            the published rule without a prior.
         temperature: weight of the prior's KL term. 1 is the evidence bound, which
             underfits a few hundred examples; the default is a cold posterior.
         epochs: passes over the data (at most, with early stopping).
