@@ -42,6 +42,7 @@ TURN = (np.arange(8)[:, None] + np.arange(8)) % 4
 CORNER = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 BASIS = np.random.default_rng(3).normal(size=(8, 4)).astype(np.float32)
 KERNELS = np.random.default_rng(4).normal(size=(9, 2)).astype(np.float32)
+ZEROS = jnp.zeros(4)
 MASK = np.tril(np.ones((4, 4), np.float32))
 X8, X4, IMAGE = numbers(3, 8), numbers(3, 4, seed=8), numbers(2, 1, 5, 5, seed=7)
 
@@ -296,6 +297,18 @@ BY_DESIGN = {
     "tied layers": (lambda w, x: jnp.tanh(x @ w) @ w.T, slab(8, 2), X8),
     "loop": (
         lambda w, x: lax.scan(lambda h, v: (jnp.tanh(h @ w + v), None), 0 * x[0], x)[0],
+        slab(4, 4),
+        X4,
+    ),
+    "loop written out, from zeros": (
+        lambda w, x: functools.reduce(
+            lambda h, row: jnp.tanh(h @ w + row), x, jnp.zeros(4)
+        ),
+        slab(4, 4),
+        X4,
+    ),
+    "loop written out, from a constant of zeros": (
+        lambda w, x: functools.reduce(lambda h, row: jnp.tanh(h @ w + row), x, ZEROS),
         slab(4, 4),
         X4,
     ),

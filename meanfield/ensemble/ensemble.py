@@ -142,7 +142,9 @@ class Ensemble(eqx.Module):
         )
         fans = _fan_ins_of(model, opened)
         if example is not None:
-            fans |= fan_ins_by_example(opened.apply_fn, params, selected, example)
+            fans |= fan_ins_by_example(
+                opened.apply_fn, params, selected, example, noise
+            )
         seed = jax.random.key(0) if key is None else key
         keys = dict(zip(selected, jax.random.split(seed, len(selected)), strict=True))
 

@@ -30,6 +30,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.propagation import count_summands
+from meanfield.propagation.transformation import Noise
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 
@@ -233,15 +234,23 @@ def nnx_fan_ins(nnx: Any, model: Any) -> dict[str, int | float]:
 
 
 def fan_ins_by_example(
-    apply_fn: Callable[..., Any], params: Any, chosen: Collection[str], example: Any
+    apply_fn: Callable[..., Any],
+    params: Any,
+    chosen: Collection[str],
+    example: Any,
+    noise: Noise = "preactivations",
 ) -> dict[str, int | float]:
     """The same, read off the program: the longest sum that each array enters.
+
+    Arrays that are drawn once per call enter sums as functions of theirs: no fan-in is
+    read off for them.
 
     Args:
         apply_fn: ``apply_fn(params, x)``.
         params: a tree of parameters.
         chosen: path names of the arrays in question.
         example: a batch, or its shape.
+        noise: as for `mean_field`.
     """
     random = map_named(
         lambda name, leaf: (
@@ -251,7 +260,7 @@ def fan_ins_by_example(
         ),
         params,
     )
-    found = count_summands(apply_fn, random, example)
+    found = count_summands(apply_fn, random, example, noise=noise)
     if "" in chosen:  # The parameters are one array, which errors call `params`.
-        found = {"": found["params"]}
+        found = {"": found["params"]} if found else {}
     return {name: max(sizes) for name, sizes in found.items() if not is_bias(name)}

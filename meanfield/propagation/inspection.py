@@ -9,11 +9,14 @@ import jax
 from .equation import Context
 from .readings import Readings, find_readings
 from .staging import split_params, stage
-from .transformation import evaluate_network, finish
+from .transformation import Noise, drawn_leaves, evaluate_network, finish
 
 
 def count_summands(
-    apply_fn: Callable[..., Any], params: Any, *args: Any
+    apply_fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    noise: Noise = "preactivations",
 ) -> dict[str, list[int | float]]:
     """How many weights are summed in each product that a random leaf enters.
 
@@ -21,6 +24,7 @@ def count_summands(
         apply_fn: ``apply_fn(params, *args)``.
         params: some of its leaves are `SpikeSlab`s.
         args: arrays, or their shapes.
+        noise: as for `mean_field`; weights that are drawn are not counted.
 
     Returns:
         By path name, in the order of the program: the length of each contraction
@@ -42,7 +46,8 @@ def count_summands(
 
     def run(params: Any, *args: Any) -> list[Any]:
         context = Context("sampled", jax.random.key(0), summands=found)
-        results, _ = evaluate_network(apply_fn, context, params, args, {})
+        drawn = drawn_leaves(split_params(params)[0], noise)
+        results, _ = evaluate_network(apply_fn, context, params, args, {}, drawn)
         return [finish(context, value) for value in results]
 
     eqx.filter_eval_shape(run, params, *args)

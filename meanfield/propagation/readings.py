@@ -20,10 +20,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from meanfield.checks import is_concrete
 from meanfield.program.jaxprs import CALLS, REMAT, count_uses, open_jaxpr
 
 from .equation import Reading
@@ -34,6 +36,7 @@ from .reading_rules import RULES
 FUNCTION = "a function of weights alone has dependent entries"
 TWICE = "one weight may stand at several places of one sum"
 COMPLEX = "the two parts of a complex number share their weights"
+SMALL = 2**16
 DERIVATIVE = "its author gave it a derivative, which fresh noise would drop"
 
 
@@ -251,9 +254,12 @@ class _Walk:
 
 
 def _is_zero(value: Any) -> bool:
-    """Whether a number or NumPy array is 0 everywhere."""
-    known = isinstance(value, np.ndarray | np.generic | float | int | complex)
-    return known and not np.any(value)
+    """Whether a number or a small array, known by now, is 0 everywhere."""
+    number = isinstance(value, np.ndarray | np.generic | jax.Array | float | int)
+    if not number or not is_concrete(value) or np.size(value) > SMALL:
+        return False
+    dtype = getattr(value, "dtype", np.dtype(float))
+    return not jnp.issubdtype(dtype, jax.dtypes.extended) and not np.any(value)
 
 
 def _is_complex(var: Any) -> bool:

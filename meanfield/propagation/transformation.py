@@ -222,28 +222,24 @@ def evaluate_network(
     params: Any,
     args: Any,
     kwargs: Any,
-    drawn: frozenset[str] | None = None,
+    drawn: frozenset[str],
 ) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Results of the program, and the way from them to what `apply_fn` returns.
 
-    Some leaves are drawn: those given, and those whose noise would be wrong. None
-    draws no leaf.
+    Some leaves are drawn: those given, and those whose noise would be wrong.
     """
     names, slabs, points = split_params(params)
     program, outputs, static = stage(apply_fn, points, slabs, args, kwargs)
-    if drawn is not None:
-        count = len(jax.tree.leaves(eqx.filter(points, eqx.is_array)))
-        found = find_readings(program, names, count, context.reading, drawn).drawn
-        if context.reading == "moments":
-            for name, (eqn, because) in found.items():
-                raise refusal(eqn, "moments", [name], because)
-        # What shares a spike is refused as a result of its own.
-        shared = {name for name, slab in zip(names, slabs, strict=True) if slab.shared}
-        drawn |= {name for name in found if found[name][0] or name not in shared}
+    count = len(jax.tree.leaves(eqx.filter(points, eqx.is_array)))
+    found = find_readings(program, names, count, context.reading, drawn).drawn
+    if context.reading == "moments":
+        for name, (eqn, because) in found.items():
+            raise refusal(eqn, "moments", [name], because)
+    # What shares a spike is refused as a result of its own.
+    shared = {name for name, slab in zip(names, slabs, strict=True) if slab.shared}
+    drawn |= {name for name in found if found[name][0] or name not in shared}
     leaves = [
-        _draw(slab, context.base_key, number)
-        if drawn and name in drawn
-        else _random(name, slab)
+        _draw(slab, context.base_key, number) if name in drawn else _random(name, slab)
         for number, (name, slab) in enumerate(zip(names, slabs, strict=True))
     ]
     plain = jax.tree.leaves(eqx.filter((points, args, kwargs), eqx.is_array))
