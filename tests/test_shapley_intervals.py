@@ -10,7 +10,12 @@ from meanfield.games.intervals import (
     replicate_statistics,
     student_quantile,
 )
-from meanfield.games.known_games import airport
+from meanfield.games.known_games import (
+    airport,
+    glove,
+    unanimity,
+    weighted_voting,
+)
 from meanfield.games.permutations import antithetic_replicates, random_orders
 from meanfield.games.shapley import shapley_values
 
@@ -140,15 +145,16 @@ def test_replicates_without_variance_have_intervals_of_rounding_width():
 def test_a_player_not_seen_to_vary_still_has_an_interval():
     # Pays 1 in one of fifty replicates: half of all short runs never see it.
     rng = np.random.default_rng(2)
-    held = degenerate = 0
+    held = unseen = 0
     for _ in range(500):
         rare = rng.random((32, 1)) < 0.02
         common = rng.random((32, 3)) < 0.5
         x = np.concatenate([rare, common], axis=1).astype(float)
         result = replicate_statistics(x)
-        degenerate += result.standard_errors[0] == 0
+        unseen += not rare.any()
+        assert result.standard_errors[0] > 0
         held += covered(result.intervals, np.array([0.02, 0.5, 0.5, 0.5]))
-    assert degenerate > 150
+    assert unseen > 150
     assert held / 500 >= 0.93
 
 
@@ -215,3 +221,68 @@ def test_one_replicate_a_draw_cannot_separate_but_still_covers():
     assert np.isnan(result.posterior_scale).all()
     assert np.isnan(result.monte_carlo_errors).all()
     assert np.isfinite(result.intervals).all()
+
+
+def heavy_tailed():
+    """A few large unanimity games among many small ones."""
+    rng = np.random.default_rng(4)
+    carriers = [
+        rng.choice(20, size, replace=False).tolist() for size in rng.integers(2, 8, 40)
+    ]
+    return unanimity(20, carriers, rng.standard_t(1.5, 40))
+
+
+KNOWN = {
+    "airport": airport(np.arange(1, 21.0) ** 2),
+    "gloves": glove(4, 9),
+    "vote": weighted_voting([9, 7, 5, 5, 3, 3, 2, 1, 1, 1, 1, 1], 20),
+    "heavy tails": heavy_tailed(),
+}
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+@pytest.mark.parametrize("name", KNOWN)
+def test_few_replicates_give_intervals_that_hold_and_are_no_wider_than_the_game(
+    name, count
+):
+    game, rng = KNOWN[name], np.random.default_rng(count)
+    evaluate = Evaluator(
+        game, game.num_players, budget=10**7, chunk_size=4096, progress=None
+    )
+    empty, grand = evaluate.ends()
+    draw, inside, repetitions = random_orders(game.num_players), 0, 150
+    for _ in range(repetitions):
+        replicates = antithetic_replicates(evaluate, draw(rng, count), empty, grand)
+        found = replicate_statistics(replicates)
+        inside += covered(found.intervals, game.shapley_values)
+        half = (found.intervals[:, 1] - found.intervals[:, 0]) / 2
+        # Student's quantile alone reaches a thousand times the range.
+        reach = np.ptp(replicates, axis=0).max()
+        assert half.max() <= 30 * reach / (count - 1) + 1e-9
+    error = np.sqrt(0.95 * 0.05 / repetitions)
+    assert inside / repetitions >= 0.95 - 3 * error
+
+
+def test_replicates_that_coincide_do_not_claim_to_be_exact():
+    alike = replicate_statistics(np.tile([1.0, 2.0, 3.0], (3, 1)))
+    assert np.isinf(alike.standard_errors).all()
+    assert np.isinf(alike.intervals).all()
+    few = replicate_statistics(np.array([[0.0, 1.0], [2.0, 1.0]]))
+    assert (few.standard_errors > 0).all()
+    assert np.isfinite(few.standard_errors).all()
+    assert np.isinf(few.intervals).all()
+
+
+@pytest.mark.parametrize("method", ["antithetic", "kernel", "leverage"])
+def test_a_random_game_is_not_known_without_an_error(method):
+    rng = np.random.default_rng(7)
+    for repetition in range(20):
+        players = 4 + repetition % 4
+        game = table_game(rng.standard_normal(2**players))
+        budget = 2 * players + 2 if method != "antithetic" else 4 * players
+        if budget >= 2**players:
+            continue
+        found = shapley_values(
+            game, players, budget=budget, method=method, key=jax.random.key(repetition)
+        )
+        assert (found.standard_errors > 0).all()

@@ -15,7 +15,9 @@ order 1/R keep the intervals honest there, and vanish as R grows:
 - Student's degrees of freedom follow the kurtosis κ of those moments, because
   Var(s²)/σ⁴ ≈ (κ − 1)/R, which is 2/(degrees of freedom) for a χ² variable.
 
-In short runs the intervals are therefore wide rather than wrong.
+In short runs the intervals are therefore wide rather than wrong, but no wider than the
+range of all that was seen allows (an empirical Bernstein bound). Below four replicates
+no interval is given at all.
 
 The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n hold
 together with probability 1 − α when players are independent, and at least about that
@@ -35,6 +37,9 @@ from .values import Estimate
 # Agresti & Coull 1998: z² ≈ 4 pseudo-observations at 95 %.
 PSEUDO_REPLICATES = 4
 
+# Two or three replicates may coincide although the game varies.
+MIN_REPLICATES = 4
+
 # Telescoping sums of n payoffs lose a few units in the last place.
 ROUNDING_UNITS = 32
 
@@ -44,11 +49,15 @@ def replicate_statistics(
 ) -> Estimate:
     r"""Values and simultaneous intervals from independent unbiased replicates.
 
-    φ̂_i = mean_r x_ri, with the half-width
+    φ̂_i = mean_r x_ri, with as half-width the smaller of
 
-        t_{ν_i} √(s̃_i²/R)        ν_i = min(R − 1, 2R/(κ̃_i − 1))
+        t_{ν_i} √(s̃_i²/R)                           ν_i = min(R − 1, 2R/(κ̃_i − 1))
+        √(2 s_i² L/R) + 7 M L/(3(R − 1))            L = ln(4/α_i)
 
-    where s̃² and κ̃ are variance and kurtosis after moderation (see the module).
+    where s̃² and κ̃ are variance and kurtosis after moderation (see the module), M the
+    widest range that any player's replicates show, and α_i the share of the error
+    probability. The second (Maurer & Pontil's bound) takes over where tails are so
+    heavy that Student's quantile says nothing.
 
     Args:
         replicates: x, (replicates, players): independent, identically distributed
@@ -57,8 +66,9 @@ def replicate_statistics(
         level: 1 − α, the probability that all intervals hold at once.
 
     Returns:
-        An `Estimate`. One replicate cannot tell its own error: then the standard
-        errors are infinite and the intervals are the whole line.
+        An `Estimate`. A single replicate, or two or three that are all alike, cannot
+        tell their error: then the standard errors are infinite. With fewer than four
+        replicates nothing is promised: the intervals are the whole line.
 
     Raises:
         ValueError: not two axes, an empty axis, or a value that is not finite.
@@ -68,10 +78,11 @@ def replicate_statistics(
         >>> from meanfield.games.intervals import replicate_statistics
         >>> x = np.array([[1.0, 2.0], [3.0, 2.0]])
         >>> replicate_statistics(x).standard_errors.tolist()
-        [1.0, 0.0]
+        [1.0, 0.577...]
 
     References:
         Agresti & Coull 1998, The American Statistician 52:119. Šidák 1967, JASA 62:626.
+        Maurer & Pontil 2009, arXiv:0907.3740 (empirical Bernstein bounds).
     """
     x = checked_replicates(replicates, ("replicates", "players"))
     count, _ = x.shape
@@ -83,6 +94,8 @@ def replicate_statistics(
     scale = np.abs(x).max()
     scale = scale if scale > 0 else 1.0
     centred = (x - values) / scale
+    # The range that any player showed bounds what one of them may hide.
+    spread = float(np.ptp(centred, axis=0).max())
     second = np.square(centred).mean(axis=0)
     fourth = np.square(np.square(centred)).mean(axis=0)
     variance = second * count / (count - 1)
@@ -90,9 +103,20 @@ def replicate_statistics(
     kurtosis = _moderate(fourth, count) / np.where(square > 0, square, 1)
     excess = np.maximum(kurtosis - 1, 2 * count / (count - 1))
     quantile = student_quantile(2 * count / excess, level, len(values))
-    half_width = scale * quantile * np.sqrt(_moderate(variance, count) / count)
-    half_width += rounding_error(scale)
-    return _estimate(values, scale * np.sqrt(variance / count), half_width, level)
+    moderated = _moderate(variance, count)
+    half_width = np.minimum(
+        quantile * np.sqrt(moderated / count),
+        _bernstein_width(variance, spread, count, level),
+    )
+    # A player that was not seen to vary has the error that the others' variance gives.
+    seen = np.sqrt(variance) > rounding_error(1.0)
+    errors = scale * np.sqrt(np.where(seen, variance, moderated) / count)
+    if count < MIN_REPLICATES:
+        half_width = np.full_like(values, np.inf)
+        if not seen.any():
+            errors = half_width
+    half_width = scale * half_width + rounding_error(scale)
+    return _estimate(values, errors, half_width, level)
 
 
 def gaussian_statistics(
@@ -162,6 +186,15 @@ def student_quantile(
     # log1p and expm1 keep the tail's digits for many players.
     tail = -np.expm1(np.log(level) / num_players)
     return stats.t.isf(tail / 2, degrees_of_freedom)
+
+
+def _bernstein_width(variance, spread: float, count: int, level: float):
+    """Half-widths for replicates within a range, by their variance."""
+    tail = -np.expm1(np.log(level) / len(variance))
+    log_term = np.log(4 / tail)
+    return np.sqrt(2 * variance * log_term / count) + 7 * spread * log_term / (
+        3 * (count - 1)
+    )
 
 
 def _moderate(moment: Float[np.ndarray, " players"], count: int):

@@ -114,11 +114,13 @@ def _fit(features, target, weights, design: PairedDesign, *, rank: int):
     # A row that fits itself alone tells nothing of its error: take the others'.
     others = left_out[~alone]
     left_out[alone] = np.sqrt(np.mean(others**2)) if len(others) else 0.0
+    told = len(others) > 0 or bool((design.fraction >= 1).all())
     left_out *= np.sqrt(np.clip(1 - design.fraction, 0, 1))
     influence = (left * left_out[:, None] / singular) @ right
     errors = np.sqrt(np.square(influence).sum(axis=0))
-    if found < rank:
-        # Some direction was never measured: no finite error is honest.
+    if found < rank or not told:
+        # A direction was never measured, or every row fits itself alone: no finite
+        # error is honest.
         errors = np.full(features.shape[1], np.inf)
     return coefficients, errors, max(len(features) - rank, 1)
 
