@@ -29,6 +29,9 @@ nb_execution_timeout = 180
 nb_output_stderr = "remove"
 exclude_patterns = ["build"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
+# Our own references ({py:obj}) must lead somewhere; types in signatures need not.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:(class|data|exc|func|meth)", r".*")]
 copybutton_exclude = ".linenos, .gp, .go"
 python_maximum_signature_line_length = 72
 
