@@ -11,9 +11,9 @@ from . import (
     prediction as prediction,
     propagation as propagation,
 )
+from .credit.connection_shapley import connection_values as connection_values
 from .credit.labelling import label_connections as label_connections
 from .credit.labels import ConnectionLabels as ConnectionLabels, Label as Label
-from .credit.values import connection_values as connection_values
 from .ensemble.ensemble import Ensemble as Ensemble
 from .games.shapley import shapley_values as shapley_values
 from .interop import numpyro as numpyro
@@ -37,7 +37,7 @@ from .learning.results import FitResult as FitResult
 from .learning.selective import Selective as Selective
 from .neurons.neuron_game import NeuronGame as NeuronGame
 from .neurons.strong import strong_coalition as strong_coalition
-from .neurons.unit_values import unit_values as unit_values
+from .neurons.unit_shapley import unit_values as unit_values
 from .prediction.evaluate import (
     Metrics as Metrics,
     Prediction as Prediction,

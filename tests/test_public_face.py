@@ -140,3 +140,21 @@ def test_the_names_on_a_page_exist(page):
             if name not in NAMES and first not in NAMES and name not in spaces:
                 unknown.add((path.name, name))
     assert not unknown
+
+
+def test_no_exported_name_can_be_hidden_by_a_module_of_that_name():
+    """Importing a submodule binds its name on the package, over what is exported."""
+    spaces = [space for space in vars(meanfield).values() if inspect.ismodule(space)]
+    for space in [*spaces, *(getattr(meanfield, name) for name in meanfield.__all__)]:
+        if not (inspect.ismodule(space) and hasattr(space, "__path__")):
+            continue
+        folder = Path(space.__path__[0])
+        inside = {path.stem for path in [*folder.glob("*.py"), *folder.glob("*/")]}
+        stub = folder / "__init__.pyi"
+        exported = re.findall(r"(\w+) as \1", stub.read_text()) if stub.exists() else []
+        hidden = {
+            name
+            for name in set(exported) & inside
+            if not inspect.ismodule(getattr(space, name))
+        }
+        assert not hidden, (space.__name__, hidden)

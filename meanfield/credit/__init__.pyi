@@ -1,4 +1,8 @@
 from .certificates import Certificate as Certificate
+from .connection_shapley import (
+    ConnectionValues as ConnectionValues,
+    connection_values as connection_values,
+)
 from .inclusion import (
     inclusion_gradients as inclusion_gradients,
     probabilistic_values as probabilistic_values,
@@ -8,8 +12,4 @@ from .labels import ConnectionLabels as ConnectionLabels, Label as Label
 from .perturbation import (
     Perturbation as Perturbation,
     perturb_connections as perturb_connections,
-)
-from .values import (
-    ConnectionValues as ConnectionValues,
-    connection_values as connection_values,
 )

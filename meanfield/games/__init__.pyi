@@ -3,6 +3,11 @@ from .exchange import (
     StableCoalition as StableCoalition,
     stable_coalition as stable_coalition,
 )
+from .index_values import (
+    IndexValues as IndexValues,
+    InteractionValues as InteractionValues,
+    ShapleyValues as ShapleyValues,
+)
 from .interactions import interaction_values as interaction_values
 from .known_games import (
     ClosedFormGame as ClosedFormGame,
@@ -15,8 +20,3 @@ from .known_games import (
 )
 from .owen import owen_values as owen_values
 from .shapley import shapley_values as shapley_values
-from .values import (
-    IndexValues as IndexValues,
-    InteractionValues as InteractionValues,
-    ShapleyValues as ShapleyValues,
-)

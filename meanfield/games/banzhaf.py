@@ -21,9 +21,9 @@ from .evaluation import (
     default_budget,
     require_budget,
 )
+from .index_values import IndexValues
 from .intervals import exact_estimate
 from .regression import banzhaf_estimate
-from .values import IndexValues
 
 
 def banzhaf_values(

@@ -12,8 +12,8 @@ from scipy import stats
 
 from meanfield.checks import require
 
+from .index_values import Estimate
 from .intervals import checked_replicates, replicate_statistics
-from .values import Estimate
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

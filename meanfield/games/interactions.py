@@ -21,8 +21,8 @@ from .evaluation import (
     check_settings,
     require_budget,
 )
+from .index_values import InteractionValues
 from .intervals import exact_estimate, replicate_statistics
-from .values import InteractionValues
 
 
 def interaction_values(

@@ -32,7 +32,7 @@ from scipy import stats
 
 from meanfield.checks import require
 
-from .values import Estimate
+from .index_values import Estimate
 
 # Agresti & Coull 1998: z² ≈ 4 pseudo-observations at 95 %.
 PSEUDO_REPLICATES = 4

@@ -26,8 +26,8 @@ from .evaluation import (
     check_settings,
     require_budget,
 )
+from .index_values import Estimate, IndexValues
 from .intervals import exact_estimate
-from .values import Estimate, IndexValues
 
 
 def owen_values(

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from meanfield.checks import require
 
 from .evaluation import Evaluator
+from .index_values import Estimate
 from .intervals import padded_estimate, replicate_statistics
-from .values import Estimate
 
 FIRST_ROUND = 16  # replicates before the first look at a stopping rule
 ROWS_AT_ONCE = 4096  # coalitions held in memory by one block of sweeps

@@ -25,8 +25,8 @@ from scipy.special import gammaln
 
 from .designs import PairedDesign, draw_pairs, odd_part
 from .evaluation import Evaluator
+from .index_values import Estimate
 from .intervals import gaussian_statistics, rounding_error
-from .values import Estimate
 
 SATURATED = 1e-8  # below this 1 − leverage, a row fits itself alone
 

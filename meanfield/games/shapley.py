@@ -54,8 +54,8 @@ from .evaluation import (
     default_budget,
     require_budget,
 )
+from .index_values import Estimate, ShapleyValues
 from .intervals import exact_estimate
-from .values import Estimate, ShapleyValues
 
 Method = Literal[
     "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"

@@ -19,8 +19,8 @@ import numpy as np
 
 from .designs import draw_pairs, num_pairs_of_size, odd_part
 from .evaluation import Evaluator
+from .index_values import Estimate
 from .intervals import gaussian_statistics, rounding_error
-from .values import Estimate
 
 PER_STRATUM = 3  # pairs: a variance of sample covariances needs that many
 

@@ -42,8 +42,8 @@ from scipy.special import gammaln
 
 from .designs import draw_pairs, odd_part
 from .evaluation import Evaluator
+from .index_values import Estimate
 from .intervals import gaussian_statistics, rounding_error, unpromised
-from .values import Estimate
 
 MAX_PAIRS = 4096  # the solve is cubic: about two seconds at this size on two cores
 PAIRS_FOR_CHOICE = 256  # rows on which the grid is compared

@@ -1,5 +1,4 @@
 from .checkpoint import Checkpoint as Checkpoint
-from .fit import fit as fit
 from .hyperpriors import LayerPrior as LayerPrior
 from .likelihoods import (
     Bernoulli as Bernoulli,

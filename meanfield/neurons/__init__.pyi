@@ -1,5 +1,5 @@
 from .features import coalition_features as coalition_features
-from .label_game import LabelGame as LabelGame, label_game as label_game
+from .label_players import LabelGame as LabelGame, label_game as label_game
 from .links import (
     LinkTest as LinkTest,
     NeuronLinks as NeuronLinks,
@@ -22,4 +22,4 @@ from .training.coalition_training import (
     CoalitionResult as CoalitionResult,
     train_coalitions as train_coalitions,
 )
-from .unit_values import UnitValues as UnitValues, unit_values as unit_values
+from .unit_shapley import UnitValues as UnitValues, unit_values as unit_values

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from meanfield.checks import require
 from meanfield.games.clusters import clustered_statistics
 from meanfield.games.evaluation import check_budget, check_settings, default_budget
+from meanfield.games.index_values import AbstractValues
 from meanfield.games.permutations import pair_cost, random_orders
-from meanfield.games.values import AbstractValues
 from meanfield.keys import numpy_generator
 
 from .neuron_game import NeuronGame

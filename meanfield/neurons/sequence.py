@@ -15,8 +15,8 @@ from jaxtyping import Bool, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.games.index_values import ShapleyValues
 from meanfield.games.shapley import shapley_values
-from meanfield.games.values import ShapleyValues
 
 from .neuron_game import NeuronGame
 from .strong import StrongCoalition, strong_coalition

@@ -7,7 +7,6 @@ from .calibration import (
 from .evaluate import (
     Metrics as Metrics,
     Prediction as Prediction,
-    evaluate as evaluate,
     predict as predict,
 )
 from .ood import OODScores as OODScores, ood_scores as ood_scores

@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.credit.labelling import label_connections
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.neurons.label_game import label_game
+from meanfield.neurons.label_players import label_game
 from meanfield.neurons.links import link_test, neuron_links
 from meanfield.neurons.sequence import play_layers
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Body, Graph, Node, Value, needed
-from .primitives import ELEMENTWISE
+from .vocabulary import ELEMENTWISE
 
 
 def simplify(graph: Graph) -> Graph:

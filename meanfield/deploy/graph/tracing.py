@@ -18,7 +18,7 @@ from meanfield.program.jaxprs import CALLS, REMAT, open_jaxpr, scan_counts
 from .execute import evaluate_node
 from .graph import Body, Graph, Node, Value, needed, reads_of
 from .network import Network
-from .primitives import PASS_THROUGH, PRIMITIVES, REDUCTIONS
+from .vocabulary import PASS_THROUGH, PRIMITIVES, REDUCTIONS
 
 _KEY = np.dtype(object)
 # The length of a batch of any length, as a number in the program.

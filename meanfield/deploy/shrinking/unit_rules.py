@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from meanfield.deploy.graph.graph import Graph, Node, Value
-from meanfield.deploy.graph.primitives import ELEMENTWISE
+from meanfield.deploy.graph.vocabulary import ELEMENTWISE
 
 from .positions import Labels, Link, Units
 
