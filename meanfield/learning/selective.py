@@ -49,9 +49,9 @@ class Selective:
         tolerance: held-out loss, in nats per example, that may be given up for a
             smaller network.
         price: c of the start, in nats a connection.
-        held_out: part of the examples that is held out while the pressure rises: at
-            most 10,000, and of fewer than 3,333 examples a quarter or 500. All are
-            learned from in the end.
+        held_out: part of the examples that is held out for three quarters of the
+            epochs: at most 10,000, and of fewer than 3,333 examples a quarter or 500.
+            All are learned from in the last quarter.
 
     Raises:
         ValueError: a setting out of its range.
