@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 FIELDS = {
     "Args": "param",
-    "Attributes": "ivar",
+    "Attributes": "param",
     "Returns": "returns",
     "Yields": "yields",
     "Raises": "raises",
