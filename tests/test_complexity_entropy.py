@@ -288,14 +288,15 @@ def test_trees_see_what_no_line_separates_and_learn_from_their_fold_alone():
     x = fair_bits(600, 5, seed=1)
     target = x[:, 1] ^ x[:, 3]
     learned = np.arange(600) % 2 == np.arange(2)[:, None]
-    found = np.asarray(boosted_trees(np.stack([x, x]), target, learned))
+    shown = np.stack([x.T, x.T])
+    found = np.asarray(boosted_trees(shown, target, learned))
     assert ((found > 0.9) == target).all()
     assert ((found < 0.1) == ~target).all()
     other = target.copy()
     other[~learned[0]] = ~other[~learned[0]]
-    again = np.asarray(boosted_trees(np.stack([x, x]), other, learned))
+    again = np.asarray(boosted_trees(shown, other, learned))
     np.testing.assert_array_equal(again[0], found[0])
-    nothing = np.asarray(boosted_trees(np.zeros((2, 600, 4), bool), target, learned))
+    nothing = np.asarray(boosted_trees(np.zeros((2, 4, 600), bool), target, learned))
     share = [target[rows].mean() for rows in learned]
     np.testing.assert_allclose(nothing, np.tile(share, (600, 1)).T, rtol=1e-5)
 
@@ -304,7 +305,7 @@ def test_a_tree_of_one_question_is_the_newton_step_of_its_sides():
     x = fair_bits(400, 1, seed=2)
     target = np.random.default_rng(3).random(400) < np.where(x[:, 0], 0.8, 0.3)
     (found,) = np.asarray(
-        boosted_trees(x[None], target, np.ones((1, 400), bool), num_trees=1, depth=1)
+        boosted_trees(x.T[None], target, np.ones((1, 400), bool), num_trees=1, depth=1)
     )
     p = target.mean()
     for side in (True, False):

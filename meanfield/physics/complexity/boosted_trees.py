@@ -29,7 +29,7 @@ MIN_CURVATURE = 1.0
 
 @functools.partial(jax.jit, static_argnames=("num_trees", "depth"))
 def boosted_trees(
-    predictors: Bool[Array, "folds examples predictors"],
+    predictors: Bool[Array, "folds predictors examples"],
     target: Bool[Array, " examples"],
     learned: Bool[Array, "folds examples"],
     *,
@@ -39,7 +39,7 @@ def boosted_trees(
     """Probability that the target is on, for every example and fold.
 
     Args:
-        predictors: binary predictors, which may differ from fold to fold.
+        predictors: binary predictors, one a row, which may differ from fold to fold.
         target: what is predicted.
         learned: the examples that a fold's trees learn from.
         num_trees: trees of every fold.
@@ -50,8 +50,8 @@ def boosted_trees(
 
     Example:
         >>> import jax
-        >>> x = jax.random.bernoulli(jax.random.key(0), shape=(1, 400, 2))
-        >>> y = x[0, :, 0] ^ x[0, :, 1]
+        >>> x = jax.random.bernoulli(jax.random.key(0), shape=(1, 2, 400))
+        >>> y = x[0, 0] ^ x[0, 1]
         >>> p = boosted_trees(x, y, jax.numpy.ones((1, 400), bool))
         >>> bool(((p[0] > 0.9) == y).all())
         True
@@ -64,21 +64,21 @@ def boosted_trees(
         def grow(scores: Array, _: None) -> tuple[Array, None]:
             p = jax.nn.sigmoid(scores)
             gradient, curvature = mask * (target - p), mask * p * (1 - p)
-            leaf = jnp.zeros(len(x), jnp.int32)
+            leaf = jnp.zeros(x.shape[1], jnp.int32)
             for level in range(depth):
                 leaf = 2 * leaf + _answers(x, gradient, curvature, leaf, 2**level)
             at = jax.nn.one_hot(leaf, 2**depth)
             total = jnp.maximum(curvature @ at, 1e-6)
             return scores + RATE * ((gradient @ at) / total)[leaf], None
 
-        start = jnp.full(len(x), jnp.log(usual / (1 - usual)))
+        start = jnp.full(x.shape[1], jnp.log(usual / (1 - usual)))
         return jax.nn.sigmoid(jax.lax.scan(grow, start, None, num_trees)[0])
 
     return jax.vmap(one_fold)(predictors, learned)
 
 
 def _answers(
-    x: Float[Array, "examples predictors"],
+    x: Float[Array, "predictors examples"],
     gradient: Float[Array, " examples"],
     curvature: Float[Array, " examples"],
     node: Int[Array, " examples"],
@@ -87,7 +87,7 @@ def _answers(
     """Which side of its node's best split every example lies on; 0 without a split."""
     at = jax.nn.one_hot(node, num_nodes)
     parts = jnp.concatenate([gradient[:, None] * at, curvature[:, None] * at], axis=1)
-    on, both = x.T @ parts, parts.sum(0)
+    on, both = x @ parts, parts.sum(0)
     g_on, h_on = on[:, :num_nodes], on[:, num_nodes:]
     g, h = both[:num_nodes], both[num_nodes:]
     g_off, h_off = g - g_on, h - h_on
@@ -96,5 +96,5 @@ def _answers(
     gain = jnp.where(allowed, gain, 0.0)
     best = jnp.argmax(gain, axis=0)
     found = jnp.take_along_axis(gain, best[None], axis=0)[0] > 0
-    asked = jnp.take_along_axis(x, best[node][:, None], axis=1)[:, 0]
+    asked = jnp.take_along_axis(x[best], node[None], axis=0)[0]
     return (asked * found[node]).astype(jnp.int32)

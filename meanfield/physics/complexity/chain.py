@@ -150,12 +150,12 @@ def _tree_probabilities(
 ) -> Float64[np.ndarray, "folds examples"]:
     """What boosted trees say that learned from each fold's examples."""
     num_examples, num_predictors = predictors.shape
-    shown = np.zeros((len(learned), num_examples, MAX_TREE_PREDICTORS), dtype=bool)
+    shown = np.zeros((len(learned), MAX_TREE_PREDICTORS, num_examples), dtype=bool)
     for fold, train in enumerate(learned):
         columns = np.arange(num_predictors)
         if num_predictors > MAX_TREE_PREDICTORS:
             columns = _most_correlated(predictors[train], target[train])
-        shown[fold, :, : len(columns)] = predictors[:, columns]
+        shown[fold, : len(columns)] = predictors[:, columns].T
     return np.asarray(boosted_trees(shown, target, learned), dtype=np.float64)
 
 
