@@ -34,6 +34,7 @@ def run(images, arm: str, seed: int, settings) -> np.ndarray:
     """Accuracies [after task, on task]; NaN where a task has not been met."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(images.x_train))[: settings.images]
+    judged = images.x_test[: settings.images]
     orders = [np.arange(784), *(rng.permutation(784) for _ in range(TASKS - 1))]
     key = jax.random.key(seed)
     # Biases are random too: a point value would be free to forget.
@@ -59,7 +60,7 @@ def run(images, arm: str, seed: int, settings) -> np.ndarray:
         for earlier in range(task + 1):
             metrics = mf.evaluate(
                 ensemble,
-                (images.x_test[:, orders[earlier]], images.y_test),
+                (judged[:, orders[earlier]], images.y_test[: settings.images]),
                 num_samples=SAMPLES,
                 key=key,
             )
