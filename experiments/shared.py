@@ -31,7 +31,7 @@ def options(doc: str, *, out: str, seeds: int | None = None) -> argparse.Argumen
         "--data-dir", type=Path, default=os.environ.get("MEANFIELD_DATA")
     )
     parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--quick", action="store_true", help="small, within a minute")
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help="only so many")
     return parser
