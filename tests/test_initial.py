@@ -10,9 +10,10 @@ from jax import lax
 from models import ZOO, is_weight, keys
 
 import meanfield as mf
-from meanfield.ensemble.ensemble import _open
+from meanfield.ensemble.ensemble import _fan_ins_of
+from meanfield.ensemble.frameworks import open_model
 from meanfield.ensemble.initial import critical, fan_ins_by_example, from_weights
-from meanfield.propagation.transformation import count_summands
+from meanfield.propagation import count_summands
 
 KEY = jax.random.key(0)
 DEPTH = 12
@@ -39,7 +40,8 @@ def guessed(name, case):
     else:
         graph = case.apply.__closure__[0].cell_contents
         model, x = nnx.merge(graph, case.params), case.x
-    params, apply_fn, _, _, _, fans = _open(model)
+    opened = open_model(model)
+    params, apply_fn, fans = opened.params, opened.apply_fn, _fan_ins_of(model, opened)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     chosen = [mf_name(path) for path, leaf in leaves if is_weight(leaf)]
     return fans, fan_ins_by_example(apply_fn, params, chosen, x)

@@ -166,6 +166,7 @@ class _NNX(eqx.Module):
     graph: Any = eqx.field(static=True)
     treedef: Any = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
+    kept: tuple[str, ...] = eqx.field(static=True)
     counters: tuple[str, ...] = eqx.field(static=True)
 
     def rebuild(self, params: Mapping[str, Any]) -> Any:
@@ -180,19 +181,15 @@ class _NNX(eqx.Module):
         Raises:
             ValueError: the module changes its state.
         """
-        nnx = sys.modules["flax.nnx"]
         module = self.rebuild(params)
         outputs = module(x)
-        after = named_leaves(nnx.state(module))
-        changed = {
-            name
-            for name, leaf in zip(_nnx_names(after), after.values(), strict=True)
-            if name in params and leaf is not params[name]
-        }
+        after = self.state_of(module)
+        changed = {name for name in after if after[name] is not params[name]}
+        if changed:  # By another array; `nnx.remat` and its kin put back the same one.
+            changed = self.changes(params, x)
         counted = changed & set(self.counters)
-        changed -= counted
-        if counted and self.depends_on_counters(params, x):
-            changed = counted
+        if not counted or not self.depends_on_counters(params, x):
+            changed -= counted
         require(
             not changed,
             f"`model` changes its state {sorted(changed)} when it is called; that "
@@ -201,6 +198,25 @@ class _NNX(eqx.Module):
             "function without state.",
         )
         return outputs
+
+    def state_of(self, module: Any) -> dict[str, Any]:
+        """What is not learned, by path name."""
+        after = named_leaves(sys.modules["flax.nnx"].state(module))
+        named = dict(zip(_nnx_names(after), after.values(), strict=True))
+        return {name: named[name] for name in self.kept}
+
+    def changes(self, params: Mapping[str, Any], x: Any) -> set[str]:
+        """Names of the state that a call gives other values."""
+
+        def run(params: Mapping[str, Any], x: Any) -> list[Any]:
+            module = self.rebuild(params)
+            module(x)
+            return list(self.state_of(module).values())
+
+        program = trace(run, dict(params), x)
+        places = [program.leaves[name] for name in self.kept]
+        pairs = zip(self.kept, places, program.outputs, strict=True)
+        return {name for name, before, after in pairs if after != before}
 
     def depends_on_counters(self, params: Mapping[str, Any], x: Any) -> bool:
         """Whether the outputs depend on random keys; a state of zeros does not."""
@@ -221,9 +237,9 @@ def _open_nnx(nnx: Any, model: Any) -> OpenedModel:
     names = _nnx_names(named_leaves(state))
     leaves, treedef = jax.tree.flatten(state)
     counters = _nnx_names(named_leaves(nnx.state(model, nnx.RngState)))
-    network = _NNX(graph, treedef, tuple(names), tuple(counters))
     params = dict(zip(names, leaves, strict=True))
     frozen = tuple(name for name in names if name not in learned)
+    network = _NNX(graph, treedef, tuple(names), frozen, tuple(counters))
     return OpenedModel(
         "nnx", params, network.apply, network.infer, network.rebuild, frozen
     )
