@@ -17,7 +17,7 @@ def complexity(
     """Entropic complexity of every layer in bits: sum over its units, and jointly.
 
     Args:
-        layers: as in `ComplexityReport.to_dict()["layers"]`; a layer that was not
+        layers: as in `NetworkComplexity.to_dict()["layers"]`; a layer that was not
             measured is left out.
         axis: where to draw.
 
