@@ -17,8 +17,8 @@ from meanfield.ensemble.networks import mlp
 from meanfield.learning.training import run_epoch
 from meanfield.neurons.silence import silence
 from meanfield.neurons.training.layers import find_layers
-from meanfield.neurons.training.referee import choose_credit
-from meanfield.neurons.training.restriction import CoalitionRestraint
+from meanfield.neurons.training.restriction import CoalitionRestriction
+from meanfield.neurons.training.rounds import choose_credit
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (120, 3))
@@ -210,7 +210,7 @@ def test_the_penalty_is_the_mean_square_activation_of_who_is_outside():
         "layers/1": np.array([1, 0, 1, 0, 0.5, 0], np.float32),
     }
     sources = tuple((n, tuple(a.items())) for n, a in found.sources.items())
-    gates = CoalitionRestraint(
+    gates = CoalitionRestriction(
         {n: jnp.asarray(m) for n, m in members.items()}, sources, 0.3
     )
     a, expected = np.asarray(X, np.float64), 0.0
@@ -228,7 +228,7 @@ def test_units_act_as_often_as_their_membership_says():
     found = find_layers(ensemble, X[:3], ["layers/0"])
     members = jnp.array([0, 1, 0.5, 0.9, 0.1, 0.3, 1, 0])
     sources = tuple((n, tuple(a.items())) for n, a in found.sources.items())
-    gates = CoalitionRestraint({"layers/0": members}, sources, 0.0)
+    gates = CoalitionRestriction({"layers/0": members}, sources, 0.0)
 
     def acts(key):
         return gates.restrict(ensemble, key).params.layers[0].bias != 0

@@ -106,9 +106,9 @@ def test_a_replayed_game_is_the_new_networks_own_and_compiles_nothing(dense):
     other = mf.Ensemble.from_model(mlp((3, 6, 5, 2), key=KEY), key=jax.random.key(9))
     data = x[::-1], y[::-1]
     fresh = mf.NeuronGame(other, "layers/1", data)(masks)
-    compiled = game._stage.scores._cached._cache_size()
+    compiled = game._network.scores._cached._cache_size()
     np.testing.assert_array_equal(game.replay(other, data)(masks), fresh)
-    assert game._stage.scores._cached._cache_size() == compiled
+    assert game._network.scores._cached._cache_size() == compiled
     wider = mf.Ensemble.from_model(mlp((3, 7, 5, 2), key=KEY), key=KEY)
     with pytest.raises(ValueError, match="`ensemble` must have the form"):
         game.replay(wider)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import meanfield as mf
-from meanfield.learning.training import AbstractRestraint, run_epoch
+from meanfield.learning.training import AbstractRestriction, run_epoch
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (96, 3))
@@ -202,7 +202,7 @@ def test_bad_input_is_refused_before_anything_is_learned(ensemble, change, messa
         learn(ensemble, data, **settings)
 
 
-class HoldLastBias(AbstractRestraint):
+class HoldLastBias(AbstractRestriction):
     level: jax.Array
 
     def restrict(self, ensemble, key):
@@ -214,16 +214,16 @@ class HoldLastBias(AbstractRestraint):
         return 0.5 * jnp.square(ensemble.params.layers[0].bias).sum()
 
 
-def test_a_restraint_bounds_every_step_and_changes_without_a_new_program(ensemble):
+def test_a_restriction_bounds_every_step_and_changes_without_a_new_program(ensemble):
     reports = []
 
     def change(report):
         reports.append(report.ensemble)
-        report.restrain(HoldLastBias(jnp.asarray(float(report.epoch))))
+        report.restrict(HoldLastBias(jnp.asarray(float(report.epoch))))
 
     optimizer = optax.sgd(0.1)
     start = HoldLastBias(jnp.asarray(0.0))
-    settings = {"optimizer": optimizer, "restraint": start, "validation": (X, Y)}
+    settings = {"optimizer": optimizer, "restriction": start, "validation": (X, Y)}
     learn(ensemble, epochs=1, **settings)
     compiled = run_epoch._cached._cache_size()
     result = learn(ensemble, epochs=4, callbacks=[change], **settings)
@@ -235,8 +235,8 @@ def test_a_restraint_bounds_every_step_and_changes_without_a_new_program(ensembl
     np.testing.assert_allclose(
         history["loss"], np.add(history["nll"], history["penalty"]), rtol=1e-5
     )
-    with pytest.raises(ValueError, match="`checkpoint` cannot keep a `restraint`"):
-        learn(ensemble, restraint=start, checkpoint="nowhere")
+    with pytest.raises(ValueError, match="`checkpoint` cannot keep a `restriction`"):
+        learn(ensemble, restriction=start, checkpoint="nowhere")
 
 
 def test_a_point_network_learns_by_plain_back_propagation():

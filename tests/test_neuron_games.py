@@ -111,7 +111,7 @@ def test_a_sweep_pays_what_its_coalitions_are_paid_one_by_one(name):
     make, layer, x, by_sums = NETWORKS[name]
     _, game = game_of(make(), layer, x)
     n = game.num_players
-    assert (game._stage.sums is not None) == by_sums
+    assert (game._network.sums is not None) == by_sums
     orders = np.stack([np.random.default_rng(i).permutation(n) for i in range(3)])
     masks = np.argsort(orders, 1)[:, None] < np.arange(n + 1)[:, None]
     one_by_one = game(masks.reshape(-1, n)).reshape(3, n + 1)

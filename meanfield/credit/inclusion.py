@@ -103,7 +103,7 @@ def inclusion_gradients(
         data: arrays (x, y).
         key: a `jax.random.key`.
         likelihood: as in `fit`.
-        payoff: as of `NeuronGame`; a payoff without slope ("accuracy") is refused.
+        payoff: as of `NeuronGame`; "accuracy" has no gradient and is refused.
         temperature: of the free energy.
         num_samples: noise draws for each example.
 
@@ -111,7 +111,7 @@ def inclusion_gradients(
         By path name, one value a connection, in units of the payoff.
 
     Raises:
-        ValueError: a payoff without slope, or data that do not fit.
+        ValueError: a payoff without gradient, or data that do not fit.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -126,14 +126,14 @@ def inclusion_gradients(
     check_batch(ensemble, likelihood, x, y)
     require(
         payoff != "accuracy",
-        '`payoff` "accuracy" has no slope; use "probability".',
+        '`payoff` "accuracy" has no gradient; use "probability".',
     )
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     outputs = eqx.filter_eval_shape(ensemble.apply_fn, ensemble.mean_params(), x)
     name = choose_payoff(payoff, likelihood, outputs)
     measure = payoff_measure(name, likelihood, temperature)
     found = _gradients(ensemble, x, y, measure, jax.random.split(key, num_samples))
-    return {name: np.asarray(slope, np.float64) for name, slope in found.items()}
+    return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
 
 @eqx.filter_jit
@@ -150,5 +150,5 @@ def _gradients(ensemble, x, y, measure, keys) -> dict[str, Array]:
         return measure(outputs, y).mean()
 
     inclusion = {name: 1 - weight.spike_prob for name, weight in weights.items()}
-    slopes = jax.lax.map(lambda key: jax.grad(earned)(inclusion, key), keys)
-    return jax.tree.map(lambda slope: slope.mean(0), slopes)
+    gradients = jax.lax.map(lambda key: jax.grad(earned)(inclusion, key), keys)
+    return jax.tree.map(lambda values: values.mean(0), gradients)

@@ -91,7 +91,7 @@ def _no_gradient(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> dict[str, Arr
         for each, result in zip(keys, results, strict=True)
     ]
     (gradient,) = backward(starts)
-    return {name: slope == 0 for name, slope in gradient.items()}
+    return {name: partial == 0 for name, partial in gradient.items()}
 
 
 def _count(ensemble: Ensemble, x: Any) -> int:

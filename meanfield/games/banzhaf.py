@@ -40,8 +40,8 @@ def banzhaf_values(
 
         β_i = 2^{−(n−1)} Σ_{S∌i} [v(S + i) − v(S)]
 
-    They are the slopes of the best linear approximation of v over all coalitions, and
-    are found as such, by least squares on complementary pairs: exact for quadratic
+    They are the coefficients of the best linear approximation of v over all coalitions,
+    and are found as such, by least squares on complementary pairs: exact for quadratic
     games. Unlike Shapley values they do not sum to v(N) − v(∅).
 
     Args:

@@ -1,4 +1,4 @@
-"""The door through which every estimator asks a game for its payoffs.
+"""How every estimator asks a game for its payoffs: checked, counted, in chunks.
 
 A game is any function from a boolean matrix (coalitions, players) to one payoff per
 row, in NumPy or JAX. It is taken to be deterministic: a coalition has one payoff.
@@ -161,7 +161,7 @@ def check_game(value_fn: Any, num_players: Any = None) -> int:
 
     Raises:
         TypeError: `value_fn` cannot be called or `num_players` is no integer.
-        ValueError: fewer than two players, or nobody says how many there are.
+        ValueError: fewer than two players, or their number is not known.
     """
     if not callable(value_fn):
         raise TypeError(

@@ -77,7 +77,7 @@ def stable_coalition(
 
     Raises:
         ValueError: values that are not a row of finite numbers, a size that leaves
-            nobody to exchange, a width below 1, or a budget below one round.
+            no player to exchange, a width below 1, or a budget below one round.
 
     Example:
         Player 2 is a copy of player 1, so that one of them is enough:

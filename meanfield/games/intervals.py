@@ -129,7 +129,7 @@ def gaussian_statistics(
 ) -> Estimate:
     """Simultaneous Student intervals around estimates that are nearly Gaussian."""
     quantile = student_quantile(degrees_of_freedom, level, len(values))
-    # 0 · ∞ is no interval: without any error the interval is the point.
+    # The quantile may be infinite; where the error is 0 the interval is one point.
     width = np.where(standard_errors > 0, quantile, 0) * standard_errors
     return _estimate(values, standard_errors, width + rounding, level)
 
@@ -139,7 +139,7 @@ def exact_estimate(
     payoffs: Float[np.ndarray, " coalitions"],
     level: float,
 ) -> Estimate:
-    """Values without sampling error, in intervals as wide as rounding."""
+    """Exact values, whose intervals allow for rounding only."""
     rounding = rounding_error(float(np.abs(payoffs).max()))
     ends = np.stack([values - rounding, values + rounding], axis=1)
     return Estimate(
@@ -175,7 +175,7 @@ def unpromised(estimate: Estimate) -> Estimate:
 
 
 def rounding_error(scale: float) -> float:
-    """What a sum of payoffs of this size may lose to float64."""
+    """Bound of the rounding error of a sum of payoffs of this size, in float64."""
     return ROUNDING_UNITS * np.finfo(float).eps * scale
 
 

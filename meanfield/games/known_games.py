@@ -97,7 +97,7 @@ def glove(num_left: int, num_right: int) -> ClosedFormGame:
         A `ClosedFormGame`: the value function, with `.shapley_values` known.
 
     Raises:
-        ValueError: nobody on one side.
+        ValueError: no owner on one side.
 
     Example:
         >>> import meanfield as mf
@@ -117,7 +117,7 @@ def glove(num_left: int, num_right: int) -> ClosedFormGame:
 
 
 def shoe(num_pairs: int) -> ClosedFormGame:
-    """As many left as right shoes: everybody gets one half.
+    """As many left as right shoes: each owner gets one half.
 
     Args:
         num_pairs: left shoes, and right shoes; at least 1.

@@ -22,8 +22,10 @@ from .index_values import Estimate
 from .intervals import padded_estimate, replicate_statistics
 
 FIRST_ROUND = 16  # replicates before the first look at a stopping rule
-ROWS_AT_ONCE = 4096  # coalitions held in memory by one block of sweeps
-PAIRS_AT_ONCE = 64  # of a game that sweeps: no coalitions are held, progress is told
+ROWS_AT_ONCE = 4096  # coalitions in memory at once
+# A game with sweeps of its own needs no coalitions in memory: its blocks are small so
+# that progress is reported often.
+PAIRS_AT_ONCE = 64
 
 Orders = Int[np.ndarray, "replicates players"]
 DrawOrders = Callable[[np.random.Generator, int], Orders]

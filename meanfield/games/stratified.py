@@ -12,7 +12,7 @@ per size is unbiased. Complementary coalitions are taken together: the payoff is
 odd part g, and sizes s and n − s are one stratum.
 
 The strata are those of SVARM (Kolpaczki et al. 2024, arXiv:2302.00736), which estimates
-the two means apart and is thrown off by any constant added to the game.
+the two means separately, so that a constant added to the game adds to its error.
 """
 
 import numpy as np

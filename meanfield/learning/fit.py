@@ -38,7 +38,7 @@ from .selective import (
 from .sharding import Layout
 from .steering import Steering
 from .training import (
-    AbstractRestraint,
+    AbstractRestriction,
     Recipe,
     Temperature,
     split_learned,
@@ -67,7 +67,7 @@ def fit(
     compute_dtype: Any = None,
     num_data: int | None = None,
     sample_weight: Any = None,
-    restraint: AbstractRestraint | None = None,
+    restriction: AbstractRestriction | None = None,
     augment: Callable[..., Any] | None = None,
     noise: Noise | None = None,
     progress: bool = True,
@@ -119,7 +119,7 @@ def fit(
             iterable.
         sample_weight: for arrays, a weight ≥ 0 for each example; only their ratios
             count.
-        restraint: what every step may use of the ensemble, and what that costs; a
+        restriction: what every step may use of the ensemble, and what that costs; a
             callback may change it for the epochs that follow. The result holds the
             whole ensemble.
         augment: ``augment(x, key=key)``, a random change of a batch of inputs that
@@ -200,7 +200,7 @@ def fit(
         num_data=arguments.num_data,
         accumulate=accumulate,
         compute_dtype=arguments.compute_dtype,
-        restraint=restraint,
+        restriction=restriction,
         augment=augment,
     )
     state = starting_state(learned, recipe.optimizer, averaged=rule is not None)
@@ -221,8 +221,8 @@ def fit(
         )
     best = None if patience is None else state.learned
     require(
-        checkpoint is None or restraint is None,
-        "`checkpoint` cannot keep a `restraint`, which changes; leave one out.",
+        checkpoint is None or restriction is None,
+        "`checkpoint` cannot keep a `restriction`, which changes; leave one out.",
     )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
@@ -274,7 +274,7 @@ def fit(
                 checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
             # A callback gets lists of its own: what it does to them stays with it.
             history = {name: list(values) for name, values in run.history.items()}
-            report = EpochReport(epoch + 1, epochs, history, run.current, run.restrain)
+            report = EpochReport(epoch + 1, epochs, history, run.current, run.restrict)
             answers = [callback(report) for callback in callbacks]
             if any(answer is True for answer in answers):
                 stopped = "callback"

@@ -17,7 +17,7 @@ from .results import FitResult, NonFiniteLossError
 from .sharding import Layout, come_home
 from .steering import Steering
 from .targets import check_targets
-from .training import AbstractRestraint, Recipe, TrainState, run_batch, run_epoch
+from .training import AbstractRestriction, Recipe, TrainState, run_batch, run_epoch
 from .validation import example_losses, validation_scores
 
 
@@ -106,8 +106,8 @@ class Loop:
         if self.validation is not None:
             ensemble, likelihood = self.current()
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), epoch)
-            if self.recipe.restraint is not None:
-                ensemble = self.recipe.restraint.restrict(ensemble, key)
+            if self.recipe.restriction is not None:
+                ensemble = self.recipe.restriction.restrict(ensemble, key)
             row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
         if self.steering is not None:
             row |= self._steer(self.steering, epoch + 1, row["nll"])
@@ -128,8 +128,8 @@ class Loop:
             ensemble, likelihood = self._open(self.state.average)
             # The same draws in every round: what differs is the ensemble.
             key = jax.random.fold_in(self.key, 3)
-            if self.recipe.restraint is not None:
-                ensemble = self.recipe.restraint.restrict(ensemble, key)
+            if self.recipe.restriction is not None:
+                ensemble = self.recipe.restriction.restrict(ensemble, key)
             losses = example_losses(ensemble, likelihood, *steering.held_data, key=key)
             step, learned = int(self.state.step), self.state.learned
             learned = steering.after(epoch, step, losses, nll, learned)
@@ -137,10 +137,10 @@ class Loop:
             self._set_pressure()
         return row | {"heldout_nll": steering.pressure.loss}
 
-    def restrain(self, restraint: AbstractRestraint) -> None:
-        """Go on under another restraint."""
-        restraint = self.layout.everywhere(restraint)
-        self.recipe = dataclasses.replace(self.recipe, restraint=restraint)
+    def restrict(self, restriction: AbstractRestriction) -> None:
+        """Go on under another restriction."""
+        restriction = self.layout.everywhere(restriction)
+        self.recipe = dataclasses.replace(self.recipe, restriction=restriction)
 
     def scores(self) -> list[float]:
         """What early stopping and the best checkpoint go by; less is better.

@@ -6,7 +6,7 @@ from typing import Any
 
 from meanfield.ensemble.ensemble import Ensemble
 
-from .training import AbstractRestraint
+from .training import AbstractRestriction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +37,14 @@ class EpochReport:
         epochs: number of epochs asked for.
         history: as in `FitResult`; a copy.
         get: builds the ensemble and the likelihood of this moment.
-        restrain: sets the `restraint` of the epochs that follow.
+        restrict: sets the `restriction` of the epochs that follow.
     """
 
     epoch: int
     epochs: int
     history: dict[str, list[Any]]
     get: Callable[[], tuple[Ensemble, Any]]
-    restrain: Callable[[AbstractRestraint], None]
+    restrict: Callable[[AbstractRestriction], None]
 
     @property
     def ensemble(self) -> Ensemble:

@@ -64,7 +64,7 @@ class TrainState(eqx.Module):
     average: PyTree = None
 
 
-class AbstractRestraint(eqx.Module):
+class AbstractRestriction(eqx.Module):
     """What a step may use of the ensemble, and what it costs.
 
     Its arrays are arguments of the compiled step: they can change between epochs, and
@@ -92,7 +92,7 @@ class Recipe(eqx.Module):
     accumulate: int = eqx.field(static=True, default=1)
     compute_dtype: Any = eqx.field(static=True, default=None)
     shard_batch: Any = eqx.field(static=True, default=None)
-    restraint: AbstractRestraint | None = None
+    restriction: AbstractRestriction | None = None
     augment: Any = eqx.field(static=True, default=None)
     schedule: Schedule | None = None
 
@@ -127,10 +127,10 @@ def losses(
     """Loss of a batch, and its parts in nats per example."""
     ensemble, likelihood = recipe.ensemble_and_likelihood(learned)
     whole, costs = ensemble, {}
-    if recipe.restraint is not None:
+    if recipe.restriction is not None:
         key, own_key = jax.random.split(key)
-        ensemble = recipe.restraint.restrict(whole, own_key)
-        costs["penalty"] = recipe.restraint.penalty(whole, x)
+        ensemble = recipe.restriction.restrict(whole, own_key)
+        costs["penalty"] = recipe.restriction.penalty(whole, x)
     apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
     outputs = mean_field(apply_fn, noise=ensemble.noise)(ensemble.params, x, key=key)
     targets = y.targets if isinstance(y, Weighted) else y
@@ -141,7 +141,7 @@ def losses(
     kl, loss = jnp.zeros_like(nll), nll + sum(costs.values())
     if recipe.prior is not None:
         divergence = None
-        if recipe.restraint is None:  # Else the weights are others than the numbers'.
+        if recipe.restriction is None:  # Else the weights are others than the numbers'.
             numbers, _ = eqx.combine(learned, recipe.fixed)
             divergence = divergence_of(recipe.parametrization, numbers.params)
         total = total_kl(ensemble.weights(), recipe.prior, divergence)

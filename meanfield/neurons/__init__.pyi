@@ -22,4 +22,5 @@ from .training.coalition_training import (
     CoalitionResult as CoalitionResult,
     train_coalitions as train_coalitions,
 )
+from .training.rounds import CoalitionRound as CoalitionRound
 from .unit_shapley import UnitValues as UnitValues, unit_values as unit_values

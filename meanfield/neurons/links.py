@@ -143,7 +143,7 @@ def link_test(
         A `LinkTest`: effect size, p-value and what was compared.
 
     Raises:
-        ValueError: shapes that differ, or nobody inside or outside.
+        ValueError: shapes that differ, or a coalition of none or of all.
 
     Example:
         >>> import jax, numpy as np, meanfield as mf

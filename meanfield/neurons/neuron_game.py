@@ -31,8 +31,8 @@ from meanfield.learning.sharding import Layout, come_home
 from meanfield.program.steps import trace
 from meanfield.program.units import find_units
 
+from .cut_network import CutNetwork, State
 from .null_units import null_units
-from .stage import Stage, State
 
 REPLACEMENTS = ("mean", "zero")
 MOST_ORDERS = 32  # orders of one compiled call
@@ -121,7 +121,7 @@ class NeuronGame:
         self.layer, self.num_samples = layer, num_samples
         self._layout = Layout(mesh, None)
         self._likelihood = likelihood
-        self._stage = Stage(
+        self._network = CutNetwork(
             program,
             layer,
             {name: find_units(program, name) for name in names},
@@ -129,7 +129,7 @@ class NeuronGame:
             replacement=replacement,
             stale=False,
         )
-        self.num_players = self._stage.units[layer].size
+        self.num_players = self._network.units[layer].size
         self._begin(ensemble, x, y, fixed or {}, key)
 
     def replay(
@@ -178,7 +178,7 @@ class NeuronGame:
         return game
 
     def _begin(self, ensemble, x, y, fixed, key) -> None:
-        units = self._stage.units
+        units = self._network.units
         masks = {name: np.asarray(mask, bool) for name, mask in fixed.items()}
         for name, mask in masks.items():
             require(
@@ -200,7 +200,7 @@ class NeuronGame:
             drawn = [ensemble.sample_params(each) for each in keys]
         drawn = self._layout.everywhere(drawn)
         arrays = {name: jnp.asarray(mask) for name, mask in masks.items()}
-        self._states = [self._stage.prepare(params, x, arrays) for params in drawn]
+        self._states = [self._network.prepare(params, x, arrays) for params in drawn]
 
     def __call__(
         self, coalitions: Bool[Any, "coalitions players"]
@@ -258,7 +258,7 @@ class NeuronGame:
         Either the activation is the same for every example (held at their mean they
         are what they are), or every weight that reads them is zero.
         """
-        found = [null_units(self._stage, state) for state in self._states]
+        found = [null_units(self._network, state) for state in self._states]
         return np.logical_and.reduce(found)
 
     def _scores(self, state: State, masks: np.ndarray) -> np.ndarray:
@@ -269,19 +269,19 @@ class NeuronGame:
             block = np.zeros((size, self.num_players), bool)
             part = masks[start : start + size]
             block[: len(part)] = part
-            blocks.append(come_home(self._stage.scores(state, block, self._y)))
+            blocks.append(come_home(self._network.scores(state, block, self._y)))
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(masks)]
 
     def _sweep(self, state: State, orders: np.ndarray) -> np.ndarray:
-        if self._stage.sums is None:
+        if self._network.sums is None:
             return self._sweep_masks(state, orders)
         size = min(MOST_ORDERS, 1 << (max(len(orders), 1) - 1).bit_length())
         blocks = []
         for start in range(0, len(orders), size):
             part = orders[start : start + size]
             block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            blocks.append(come_home(self._stage.sweep(state, block, self._y)))
+            blocks.append(come_home(self._network.sweep(state, block, self._y)))
         # All are under way before the first is waited for.
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(orders)]

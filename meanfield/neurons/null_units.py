@@ -1,4 +1,4 @@
-"""Units that change no payoff: those at rest anyway, and those that nobody reads."""
+"""Units whose value is exactly 0: constant activations, or read by no weight."""
 
 from typing import Any
 
@@ -10,26 +10,27 @@ from meanfield.program.products import weight_axis
 from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, run_loop
 
-from .stage import Stage, State
+from .cut_network import CutNetwork, State
 
 
-def null_units(stage: Stage, state: State) -> Bool[np.ndarray, " units"]:
+def null_units(network: CutNetwork, state: State) -> Bool[np.ndarray, " units"]:
     """Units whose value is exactly 0.
 
-    At every value through which a unit is read, either it is what it is held at for
-    every example, or all weights that read it are zero. The first says nothing of a
-    recurrent unit, whose activation depends on which others play.
+    At every value through which the unit is read one of two things holds: the value is
+    the constant that a game puts in its place, for every example; or all weights that
+    read it are zero. Of a recurrent unit only the second is asked, because its
+    activation depends on which other units play.
     """
-    units = stage.units[stage.layer]
+    units = network.units[network.layer]
     null = np.ones(units.size, bool)
     values = dict(state.values)
     if not units.bodies and any(r.place not in values for r in units.reads):
-        stage.program.advance(values, stage.behind)
+        network.program.advance(values, network.behind)
     for number, read in enumerate(units.reads):
-        positions = ~_heard(stage, state, read)
+        positions = ~_heard(network, state, read)
         if not units.bodies:
             value = np.asarray(come_home(values[read.place]))
-            same = value == np.asarray(come_home(state.rests[stage.layer, number]))
+            same = value == np.asarray(come_home(state.rests[network.layer, number]))
             others = tuple(a for a in range(same.ndim) if a != read.axis)
             positions |= same.all(others)
         counts = np.bincount(read.owner, minlength=units.size)
@@ -38,13 +39,15 @@ def null_units(stage: Stage, state: State) -> Bool[np.ndarray, " units"]:
     return null
 
 
-def _heard(stage: Stage, state: State, read: UnitRead) -> Bool[np.ndarray, " places"]:
+def _heard(
+    network: CutNetwork, state: State, read: UnitRead
+) -> Bool[np.ndarray, " places"]:
     """Positions that some weight other than zero reads, or something else."""
     heard = np.full(len(read.owner), read.others)
-    program, values = stage.program, state.values
+    program, values = network.program, state.values
     if read.loop is not None:
-        program = stage.units[stage.layer].bodies[read.loop]
-        values = _weights_in_loop(stage, state, read.loop, program)
+        program = network.units[network.layer].bodies[read.loop]
+        values = _weights_in_loop(network, state, read.loop, program)
     for number, side in read.products:
         step = program.steps[number]
         weight = np.asarray(program.read(values, step.inputs[1 - side]))
@@ -55,13 +58,13 @@ def _heard(stage: Stage, state: State, read: UnitRead) -> Bool[np.ndarray, " pla
 
 
 def _weights_in_loop(
-    stage: Stage, state: State, loop: int, body: Program
+    network: CutNetwork, state: State, loop: int, body: Program
 ) -> dict[int, Any]:
     """Values inside a loop that do not depend on the batch, by place."""
-    step = stage.program.steps[loop]
+    step = network.program.steps[loop]
     values = dict(state.values)
-    stage.program.advance(values, [n for n in stage.behind if n < loop])
-    operands = [stage.program.read(values, item) for item in step.inputs]
+    network.program.advance(values, [n for n in network.behind if n < loop])
+    operands = [network.program.read(values, item) for item in step.inputs]
     keep = lambda place, value: None if place in body.from_data else value
     _, seen = run_loop(step, body, operands, lambda place, value: value, keep)
     return {place: stacked[0] for place, stacked in seen.items()}

@@ -144,9 +144,9 @@ def _weights(program, ensemble, values, number, side, read) -> tuple[Any, Any]:
             break
         moves.append(made[0])
         place = made[0].inputs[0]
-    law = ensemble.weights().get(names.get(place, ""))
-    if isinstance(law, SpikeSlab):
-        moved = dict(values) | {place: law.var}
+    weight = ensemble.weights().get(names.get(place, ""))
+    if isinstance(weight, SpikeSlab):
+        moved = dict(values) | {place: weight.var}
         for move in reversed(moves):
             numbers = [program.steps.index(move)]
             program.advance(moved, numbers)

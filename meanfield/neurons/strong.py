@@ -63,7 +63,7 @@ def soft_membership(
             left out.
 
     Returns:
-        Memberships in [0, 1]; 1 for all (0 for all) when everybody is in (out).
+        Memberships in [0, 1]; all 1 when every unit belongs, all 0 when none does.
 
     Raises:
         ValueError: shapes that differ, or T ≤ 0.

@@ -44,7 +44,7 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import Units, find_units, layer_names
+from meanfield.program.units import Units, find_units, layer_names, units_or_none
 
 from .unit_gates import UnitGame, with_rests
 
@@ -218,9 +218,8 @@ def _all_layers(program: Program) -> dict[str, Units]:
     found: dict[str, Units] = {}
     seen = set()
     for name in layer_names(program):
-        try:
-            own = find_units(program, name)
-        except ValueError:
+        own = units_or_none(program, name)
+        if own is None:
             continue
         places = frozenset((read.place, read.loop) for read in own.reads)
         last = any(p in program.outputs and loop is None for p, loop in places)

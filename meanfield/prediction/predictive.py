@@ -31,7 +31,7 @@ from meanfield.learning.distributions import (
 )
 from meanfield.learning.sharding import Layout, come_home
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.propagation import output_law
+from meanfield.propagation import joint_output_distribution
 from meanfield.propagation.equation import Reading
 
 CHUNK = 2048
@@ -231,7 +231,7 @@ def _drawer(ensemble: Ensemble, x: Any, way: str) -> Callable[[Any], Any]:
     if way == "subnetworks":
         return lambda key: ensemble.apply_fn(ensemble.sample_params(key), x)
     if way == "moments":
-        return output_law(ensemble.apply_fn)(ensemble.params, x)
+        return joint_output_distribution(ensemble.apply_fn)(ensemble.params, x)
     network = ensemble.network
     return lambda key: network(ensemble.params, x, key=key)
 

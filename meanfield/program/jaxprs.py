@@ -35,13 +35,13 @@ def count_uses(jaxpr: Jaxpr) -> Counter:
     return Counter(atom for atom in atoms if not isinstance(atom, Literal))
 
 
-def turns(jaxpr: Jaxpr) -> dict[Any, tuple[int, ...]]:
-    """The permutation, for each variable that a transpose reads and nothing else."""
+def transposes(jaxpr: Jaxpr) -> dict[Any, tuple[int, ...]]:
+    """For each variable that is read once, by a transpose: its permutation of axes."""
     uses = count_uses(jaxpr)
-    transposes = [e for e in jaxpr.eqns if e.primitive.name == "transpose"]
+    steps = [e for e in jaxpr.eqns if e.primitive.name == "transpose"]
     return {
         e.invars[0]: tuple(e.params["permutation"])
-        for e in transposes
+        for e in steps
         if not isinstance(e.invars[0], Literal) and uses[e.invars[0]] == 1
     }
 

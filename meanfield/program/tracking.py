@@ -14,7 +14,7 @@ from .products import source_axis
 from .steps import Program, Step
 
 Tracked = dict[int, tuple[int, np.ndarray]]
-NOBODY = -1  # owner of a position that belongs to no unit
+NO_UNIT = -1  # owner of a position that belongs to no unit
 
 
 def tracked_results(
@@ -105,7 +105,7 @@ def merged(
     """Two findings for one value: a position that either knows is known."""
     if one is None or one[0] != other[0]:
         return other
-    return one[0], np.where(one[1] == NOBODY, other[1], one[1])
+    return one[0], np.where(one[1] == NO_UNIT, other[1], one[1])
 
 
 def _operand(
@@ -129,7 +129,7 @@ def _operand(
         own = source_axis(program, step, side, axis)
         return None if own is None or shape[own] != out[axis] else (own, owner)
     if name == "slice" or (name == "split" and params["axis"] == axis):
-        whole = np.full(shape[axis], NOBODY)
+        whole = np.full(shape[axis], NO_UNIT)
         if name == "slice":
             whole[_cut(params, axis)] = owner
         else:

@@ -10,5 +10,8 @@ from .inspection import (
 )
 from .readings import Readings as Readings
 from .registry import register_rule as register_rule
-from .transformation import mean_field as mean_field, output_law as output_law
+from .transformation import (
+    joint_output_distribution as joint_output_distribution,
+    mean_field as mean_field,
+)
 from .values import Moments as Moments, Random as Random

@@ -222,7 +222,11 @@ def _steady(
     body: Callable[..., list[Any]],
     *row: Any,
 ) -> tuple[list[Any], list[Kind]]:
-    """A first state, and the kinds, that a loop's body keeps."""
+    """The state that a loop starts from, made as random as the body leaves it.
+
+    A state that is certain at first may be random after one step. The kinds are
+    joined with those of the body's results until they no longer change.
+    """
     kinds = [_kind(v) for v in carry]
     kinds = _join(equation, kinds, kinds)
     while True:

@@ -27,8 +27,8 @@ class Context:
         reading: "sampled" or "moments".
         base_key: key of this stretch of the program; None in the moments reading.
         used: how many keys were handed out.
-        laws: in the moments reading, by identity, the results of contractions with the
-            joint draws of their entries.
+        distributions: in the moments reading, by identity, the results of contractions
+            with the joint draws of their entries.
         summands: where to note how many weights each contraction sums, by leaf.
         sign: factor of all noise, 1 or −1; None for 1.
     """
@@ -36,7 +36,7 @@ class Context:
     reading: Reading
     base_key: PRNGKeyArray | None
     used: int = 0
-    laws: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    distributions: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     summands: dict[str, list[int | float]] | None = None
     sign: Any = None
 

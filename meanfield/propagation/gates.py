@@ -71,7 +71,12 @@ def _is_scaling(operands: Sequence[Any]) -> bool:
 def _dot_layout(
     equation: Equation, operands: Sequence[Any], place: int
 ) -> tuple[dict[int, int], list[int]]:
-    """Axes of the weight that meet axes of the signal; axes of one noise: none."""
+    """How the axes of a weight pair with those of the signal in a matrix product.
+
+    Returns:
+        For each contracted or shared axis of the weight the axis of the signal that it
+        pairs with, and the axes along which one draw of the noise is shared: none.
+    """
     contract, batch = equation.params["dimension_numbers"]
     pairs = [*zip(*contract, strict=True), *zip(*batch, strict=True)]
     return {pair[place]: pair[1 - place] for pair in pairs}, []

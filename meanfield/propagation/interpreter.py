@@ -14,14 +14,14 @@ from meanfield.program.jaxprs import (
     count_uses,
     open_jaxpr,
     read,
-    turns,
+    transposes,
 )
 
 from .closed_forms import closed_form
 from .deferred import Deferred, defer, settle_moments
 from .equation import Context, Equation
 from .gates import apply_gated
-from .joint import CONTRACTIONS, remember_law
+from .joint import CONTRACTIONS, remember_distribution
 from .registry import find_rule
 from .values import Gated, is_random
 
@@ -38,7 +38,7 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
         context: the reading and the source of noise.
     """
     jaxpr, consts = open_jaxpr(jaxpr)
-    uses, turned = count_uses(jaxpr), turns(jaxpr)
+    uses, turned = count_uses(jaxpr), transposes(jaxpr)
     environment = dict(zip(jaxpr.constvars, consts, strict=True))
 
     def store(var: Any, value: Any) -> None:
@@ -77,7 +77,7 @@ def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
         given, operands = operands, [settle_moments(value) for value in operands]
         if rule is not None and equation.name in CONTRACTIONS:
             result = rule(equation, *operands)
-            remember_law(equation, given, result)
+            remember_distribution(equation, given, result)
             return [result]
     if rule is None:
         results = equation.bind(*settle(equation, *operands))

@@ -21,7 +21,9 @@ from .values import Random, add_noise, is_random
 CONTRACTIONS = frozenset({"dot_general", "conv_general_dilated"})
 
 
-def remember_law(equation: Equation, operands: Sequence[Any], result: Any) -> None:
+def remember_distribution(
+    equation: Equation, operands: Sequence[Any], result: Any
+) -> None:
     """Keep how to draw a contraction of a random signal with random weights."""
     signals = [isinstance(v, Deferred) or _is_signal(v) for v in operands]
     if sum(signals) != 1 or not is_random(result):
@@ -40,7 +42,7 @@ def remember_law(equation: Equation, operands: Sequence[Any], result: Any) -> No
         return rule(sampled, *drawn)
 
     # The result is kept as well, so that its identity stays its own.
-    equation.context.laws[id(result)] = (result, draw)
+    equation.context.distributions[id(result)] = (result, draw)
 
 
 def draw_jointly(context: Context, results: Sequence[Any]) -> Callable[[Any], list]:
@@ -52,8 +54,8 @@ def draw_jointly(context: Context, results: Sequence[Any]) -> Callable[[Any], li
         def root_draw(root: Random) -> Any:
             if id(root) not in roots:
                 own = jax.random.fold_in(key, len(roots))
-                _, law = context.laws.get(id(root), (root, None))
-                roots[id(root)] = law(own) if law else _draw_marginal(root, own)
+                _, joint = context.distributions.get(id(root), (root, None))
+                roots[id(root)] = joint(own) if joint else _draw_marginal(root, own)
             return roots[id(root)]
 
         drawn = []

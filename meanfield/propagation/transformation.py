@@ -180,7 +180,7 @@ def drawn_leaves(names: Sequence[str], noise: Noise) -> frozenset[str]:
     return frozenset(name for name, kind in kinds.items() if kind == "weights")
 
 
-def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+def joint_output_distribution(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     """In the moments reading, from params and a batch to a function that draws outputs.
 
     The network runs once. A draw has the moments of the outputs and the covariance that
@@ -198,7 +198,7 @@ def output_law(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     Example:
         >>> import jax, jax.numpy as jnp, meanfield as mf
         >>> w = mf.SpikeSlab(jnp.full((3, 2), 0.5), jnp.ones((3, 2)), jnp.ones((3, 2)))
-        >>> law = mf.propagation.output_law(lambda w, x: x @ w)
+        >>> law = mf.propagation.joint_output_distribution(lambda w, x: x @ w)
         >>> draw = law(w, jnp.ones((1, 3)))
         >>> draw(jax.random.key(0)).shape
         (1, 2)

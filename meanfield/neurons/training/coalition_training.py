@@ -8,7 +8,7 @@ still between evaluations, and changing them compiles nothing.
 
 A unit can come back. While it is silent its weights get no gradient, and at every
 evaluation all units of a layer play, those outside included: it returns when its
-averaged value beats that of a member. After the last evaluation nobody returns.
+averaged value beats that of a member. After the last evaluation no unit returns.
 
 Source: the scheme (neurons as players, a layer as a game, an energy-driven payoff,
 strong coalitions alone propagating, Shapley values in the regularizer) is that of
@@ -33,7 +33,7 @@ from meanfield.neurons.features import coalition_features
 from meanfield.neurons.silence import silence
 
 from .layers import Layers, find_layers
-from .referee import CoalitionRound, Credit, Referee, Rules, choose_credit
+from .rounds import CoalitionRound, CoalitionRounds, Credit, Rules, choose_credit
 
 Keep = int | float | Mapping[str, int | float]
 
@@ -131,7 +131,7 @@ def train_coalitions(
         softness: T of the memberships σ((φ − θ)/T), in units of the mean |φ|, with θ
             midway between the last member and the first outside. Until the last
             evaluation units then act at random with that probability; 0 is a gate.
-        regularizer: λ ≥ 0, see `CoalitionRestraint`.
+        regularizer: λ ≥ 0, see `CoalitionRestriction`.
         **settings: as of `fit` (batch_size, optimizer, prior, validation, …).
 
     Returns:
@@ -188,23 +188,23 @@ def train_coalitions(
         regularizer=float(regularizer),
         key=play_key,
     )
-    referee = Referee(found, held, rules)
+    games = CoalitionRounds(found, held, rules)
     result = fit(
         ensemble,
         learned_from,
         likelihood=likelihood,
         key=fit_key,
         epochs=epochs,
-        restraint=referee.restraint(),
-        **{**settings, "callbacks": (referee, *settings.get("callbacks", ()))},
+        restriction=games.restriction(),
+        **{**settings, "callbacks": (games, *settings.get("callbacks", ()))},
     )
     return CoalitionResult(
-        silence(result.ensemble, referee.masks, found.sources, forget=True),
+        silence(result.ensemble, games.masks, found.sources, forget=True),
         result.likelihood,
-        dict(referee.masks),
-        dict(referee.values),
-        referee.rounds,
-        {**result.history, **referee.history},
+        dict(games.masks),
+        dict(games.values),
+        games.rounds,
+        {**result.history, **games.history},
         result.stopped,
     )
 

@@ -1,4 +1,4 @@
-r"""Only strong coalitions propagate: the restraint under which a network trains.
+r"""Only strong coalitions propagate: how a network in training is restricted.
 
 In every step unit i of layer l acts with probability g_i, its membership, and is silent
 otherwise. Memberships of 0 and 1 are fixed gates; between them they are drawn anew at
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.training import AbstractRestraint
+from meanfield.learning.training import AbstractRestriction
 from meanfield.neurons.silence import silence
 from meanfield.program.sources import UnitSource
 from meanfield.program.steps import trace
@@ -31,7 +31,7 @@ from meanfield.program.units import find_units
 Sources = tuple[tuple[str, tuple[tuple[str, UnitSource], ...]], ...]
 
 
-class CoalitionRestraint(AbstractRestraint):
+class CoalitionRestriction(AbstractRestriction):
     """Gates on the units of some layers.
 
     Args:

@@ -1,4 +1,4 @@
-r"""A network cut open at the units of one layer: the stage that coalitions play on.
+r"""A network cut at the units of one layer, to be run for many coalitions.
 
 Everything before the layer is computed once. Behind it a coalition S holds the units
 outside at their rest r_i (mean activation or zero), h_i(S) = r_i + 1[i ∈ S](h_i − r_i).
@@ -54,7 +54,7 @@ class State(eqx.Module):
     masks: Masks
 
 
-class Stage:
+class CutNetwork:
     """The compiled parts of a neuron game, for one shape of batch.
 
     Args:
@@ -276,8 +276,8 @@ class Stage:
         value = state.values[read.place]
         step = self.program.steps[product.number]
         weight = self.program.read(state.values, step.inputs[1 - product.side])
-        nobody = jnp.broadcast_to(rest, value.shape).astype(value.dtype)
-        operands = [nobody, weight] if product.side == 0 else [weight, nobody]
+        resting = jnp.broadcast_to(rest, value.shape).astype(value.dtype)
+        operands = [resting, weight] if product.side == 0 else [weight, resting]
         (start,) = bind(step.eqn, *operands)
         wide = jnp.promote_types(start.dtype, jnp.float32)
         acts = _by_unit(value - rest, read.axis, read.owner, own.size)

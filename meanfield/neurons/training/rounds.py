@@ -1,4 +1,4 @@
-"""The referee of coalition training: calls the games between epochs.
+"""The rounds of coalition training: games that are played between epochs.
 
 Layer after layer, with the coalitions of the layers before it fixed, the units of a
 layer are valued on held-out examples, their values averaged with those of earlier
@@ -27,7 +27,7 @@ from meanfield.neurons.silence import silence
 from meanfield.neurons.strong import strong_coalition
 
 from .layers import Layers
-from .restriction import CoalitionRestraint
+from .restriction import CoalitionRestriction
 
 Credit = Callable[..., Any]
 _FIXED = ("mse", "free_energy")  # do not depend on a learned noise
@@ -120,8 +120,8 @@ class Rules:
         return epoch // self.every / (self.last // self.every)
 
 
-class Referee:
-    """Calls the games between epochs, and keeps the score."""
+class CoalitionRounds:
+    """Values units and chooses coalitions between epochs, and records both."""
 
     def __init__(self, found: Layers, held: Any, rules: Rules):
         self.found, self.held, self.rules = found, held, rules
@@ -135,9 +135,9 @@ class Referee:
             "evaluation_seconds": [],
         }
 
-    def restraint(self) -> CoalitionRestraint:
+    def restriction(self) -> CoalitionRestriction:
         """The gates as they are now."""
-        return CoalitionRestraint(
+        return CoalitionRestriction(
             {name: jnp.asarray(member) for name, member in self.members.items()},
             tuple((n, tuple(own.items())) for n, own in self.found.sources.items()),
             self.rules.regularizer,
@@ -150,7 +150,7 @@ class Referee:
         epoch, last = report.epoch, self.rules.last
         if epoch % self.rules.every == 0 and epoch <= last:
             self.evaluate(epoch, report)
-            report.restrain(self.restraint())
+            report.restrict(self.restriction())
         self.history["active_units"].append(active)
         self.history["evaluation_seconds"].append(time.perf_counter() - start)
 
