@@ -74,6 +74,15 @@ def payoff_by_density(credit: Any, axis: Axes | None = None) -> Axes:
 
     Returns:
         The axis.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+        >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
+        >>> data = jax.random.normal(jax.random.key(2), (8, 4)), jax.numpy.arange(8) % 3
+        >>> credit = mf.connection_values(ensemble, data, key=jax.random.key(3))
+        >>> len(mf.plots.payoff_by_density(credit).lines) > 0
+        True
     """
     axis = axis or new_axis()
     nodes = np.concatenate([[0], credit.nodes, [1]])
@@ -133,6 +142,13 @@ def value_against_magnitude(
 
     Raises:
         ValueError: other names or shapes.
+
+    Example:
+        >>> import numpy as np, meanfield as mf
+        >>> values = {"layers/0/weight": np.array([[0.1, 0.0], [0.3, -0.1]])}
+        >>> sizes = {"layers/0/weight": np.array([[1.0, 0.1], [2.0, 0.5]])}
+        >>> len(mf.plots.value_against_magnitude(values, sizes).lines) > 0
+        True
     """
     shapes = [{n: np.shape(a) for n, a in d.items()} for d in (values, magnitudes)]
     require(

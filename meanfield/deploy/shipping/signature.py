@@ -35,6 +35,10 @@ def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
         FileExistsError: the folder is signed already.
         ValueError: a file is not the one that was shipped, or the key cannot sign.
         RuntimeError: there is no ssh-keygen.
+
+    Example:
+        >>> import meanfield as mf
+        >>> mf.deploy.sign_shipped("shipped", "~/.ssh/id_ed25519")  # doctest: +SKIP
     """
     folder, key = Path(folder), Path(key).expanduser()
     check_manifest(folder)
