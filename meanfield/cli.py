@@ -1,15 +1,13 @@
 """The command line: ``meanfield train``, ``evaluate``, ``label``, ``sample``, …
 
 Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
+3: an internal error, a fault of meanfield.
 """
 
-import dataclasses
-import functools
-import inspect
+import io
 import json
 import sys
-import typing
-from collections.abc import Callable
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from meanfield import learning, runs
+from meanfield.runs.options import with_options
 from meanfield.runs.settings import (
     AnalyzeSettings,
     CoalitionSettings,
@@ -28,6 +27,15 @@ from meanfield.runs.settings import (
     TrainSettings,
 )
 
+# What the work itself raises, with a message for whoever asked for it.
+WORK = (
+    ValueError,
+    OSError,
+    RuntimeError,
+    ArithmeticError,
+    ImportError,
+    MemoryError,
+)
 app = typer.Typer(
     name="meanfield",
     no_args_is_help=True,
@@ -37,69 +45,23 @@ app = typer.Typer(
 RunFolder = Annotated[Path, typer.Argument(help="a run folder made by `train`")]
 
 
-def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option for each field of some settings classes.
-
-    The command has one parameter annotated with each class, and gets the objects.
-    """
-
-    def give(command: Callable[..., None]) -> Callable[..., None]:
-        given = inspect.signature(command).parameters.values()
-        holders = {p.annotation: p.name for p in given if p.annotation in kinds}
-        own = [p for p in given if p.annotation not in kinds]
-        made = [
-            _option(kind, field) for kind in kinds for field in dataclasses.fields(kind)
-        ]
-
-        @functools.wraps(command)
-        def call(**values: Any) -> None:
-            for kind, holder in holders.items():
-                names = [field.name for field in dataclasses.fields(kind)]
-                values[holder] = kind(**{name: values.pop(name) for name in names})
-            command(**values)
-
-        parameters = [*own, *made]
-        call.__dict__["__signature__"] = inspect.Signature(parameters)
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
-        return call
-
-    return give
-
-
-def _option(kind: type, field: dataclasses.Field) -> inspect.Parameter:
-    """The option that sets a field of a settings class."""
-    about = field.metadata
-    parse, shown = about["parse"], about["shown"]
-    option = typer.Option(
-        *about["flags"],
-        help=about["help"],
-        rich_help_panel=about["panel"],
-        metavar=about["metavar"],
-        min=about["min"],
-        parser=parse,
-    )
-    # What is parsed has its default as text, which the help shows.
-    wanted = Any if parse else typing.get_type_hints(kind)[field.name]
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=field.default if shown is None else shown,
-        annotation=Annotated[wanted, option],
-    )
-
-
 def _version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(f"meanfield {version('meanfield')}")
         raise typer.Exit
 
 
-@app.callback(epilog="Exit code 0: done. 1: the work failed. 2: wrong usage.")
+@app.callback(
+    epilog="Exit code 0: done. 1: the work failed. 2: wrong usage. 3: internal error."
+)
 def start(
     version: Annotated[
         bool | None,
         typer.Option("--version", callback=_version, is_eager=True, help="show it"),
     ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show where an error comes from")
+    ] = False,
 ) -> None:
     """Train an ensemble of sub-networks, see where the credit sits, ship a sub-network.
 
@@ -113,12 +75,14 @@ def start(
 @with_options(TrainSettings)
 def train(settings: TrainSettings) -> None:
     """Train an ensemble, score it, label its connections; makes a run folder."""
-    if settings.resume is not None:
-        settings = runs.config.resumed(settings)
+    done = settings.resume is not None and runs.train.is_finished(settings.resume)
     callbacks = [learning.log_json()] if settings.json_lines else []
     run = runs.train.train(settings, callbacks)
     if settings.json_lines:
         typer.echo(json.dumps({"run": str(run.folder.resolve()), **run.metrics}))
+    elif done:
+        typer.echo(runs.tables.run_table(run.metrics))
+        typer.echo(f"\n  {run.folder.resolve()} was finished already: nothing changed")
     else:
         _show(run)
     if run.metrics["stopped"] == "interrupted":
@@ -132,8 +96,9 @@ def train(settings: TrainSettings) -> None:
 @with_options(OpenSettings, ScoreSettings)
 def evaluate(run: RunFolder, where: OpenSettings, settings: ScoreSettings) -> None:
     """Score a run on its test data; updates metrics.json."""
-    opened, dataset = _open(run, where)
-    runs.score.score(opened, dataset, **vars(settings))
+    with runs.folder.locked(run):
+        opened, dataset = _open(run, where)
+        runs.score.score(opened, dataset, **vars(settings))
     _show(opened)
 
 
@@ -141,8 +106,9 @@ def evaluate(run: RunFolder, where: OpenSettings, settings: ScoreSettings) -> No
 @with_options(OpenSettings)
 def label(run: RunFolder, where: OpenSettings) -> None:
     """Label every connection important, absent or variable; writes connections.csv."""
-    opened, dataset = _open(run, where)
-    runs.label.label(opened, dataset)
+    with runs.folder.locked(run):
+        opened, dataset = _open(run, where)
+        runs.label.label(opened, dataset)
     _show(opened)
 
 
@@ -207,8 +173,9 @@ def coalitions(
     run: RunFolder, settings: CoalitionSettings, where: OpenSettings
 ) -> None:
     """Value the neurons of every hidden layer; writes coalitions.json and plots."""
-    opened, dataset = _open(run, where)
-    found = runs.coalitions.coalitions(opened, dataset, **vars(settings))
+    with runs.folder.locked(run):
+        opened, dataset = _open(run, where)
+        found = runs.coalitions.coalitions(opened, dataset, **vars(settings))
     typer.echo(runs.tables.coalitions_table(found))
     _wrote(run / runs.folder.COALITIONS)
 
@@ -265,9 +232,28 @@ def _wrote(path: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of the work end with code 1 and one message."""
+    """Run the command line; whatever happens ends with one message and an exit code."""
+    words = sys.argv[1:]
+    debug = "--debug" in words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no Greek gets question marks, not an error.
+            stream.reconfigure(errors="replace")
     try:
-        app()
-    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        app(args=[word for word in words if word != "--debug"])
+        return
+    except WORK as error:
+        code, text = 1, f"error: {error}"
+        if isinstance(error, MemoryError):
+            text = f"error: not enough memory. {error}".rstrip()
+    except Exception as error:  # noqa: BLE001  (the last resort: no traceback)
+        code = 3
+        text = (
+            f"internal error: {type(error).__name__}: {error}\nThis is a fault of "
+            "meanfield, not yours. The same command with --debug says where; please "
+            "report it."
+        )
+    if debug:
+        traceback.print_exc()
+    typer.echo(text, err=True)
+    sys.exit(code)

@@ -17,6 +17,7 @@ try:
 except ImportError:  # Windows: leftovers stay, and folders are not locked.
     fcntl = None
 
+LOCK = ".lock"
 _HALF = re.compile(r"\.(?P<target>.+)\.[0-9a-f]{16}\.part(\.\w+)?")
 # The form of an earlier version.
 _OLD_HALF = re.compile(r"\.(?P<target>.+(?P<suffix>\.\w+))\.[a-z0-9_]{8}(?P=suffix)")
@@ -106,7 +107,7 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if not _lock(handle):
             raise BlockingIOError(

@@ -5,8 +5,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from .checks import require
+
+
+def key_of_seed(seed: int) -> PRNGKeyArray:
+    """The random key of a seed; different seeds give different keys.
+
+    Below 2³² it is ``jax.random.key(seed)``, which alone would take a larger seed for
+    its last 32 bits. The rest goes into the words that are zero there.
+
+    Args:
+        seed: a whole number from 0 to 2⁶³ − 1.
+
+    Raises:
+        ValueError: it is another.
+    """
+    require(
+        0 <= seed < 2**63,
+        f"`seed` must be a whole number from 0 to 2**63 - 1; got {seed}.",
+    )
+    high, low = divmod(seed, 2**32)
+    key = jax.random.key(low)
+    if high == 0:
+        return key
+    words = np.array(jax.random.key_data(key))
+    words[0::2] = high
+    return jax.random.wrap_key_data(
+        jnp.asarray(words), impl=str(jax.random.key_impl(key))
+    )
 
 
 def numpy_generator(

@@ -88,6 +88,12 @@ def load_arrays(
     return arrays, about
 
 
+def read_seal(path: str | os.PathLike) -> str:
+    """The sha256 of all contents, as a file that `load_arrays` has read states it."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["metadata"])[SEAL]["sha256"]
+
+
 def load_tree(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, Any]]:
     """Read arrays into a tree of the same structure.
 

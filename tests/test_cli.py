@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from meanfield import runs
 from meanfield.cli import main
 
 QUICK = ["--hidden", "8", "--epochs", "2", "--quiet"]
@@ -142,6 +144,68 @@ def test_the_version_is_told(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "--version")
     assert code == 0
     assert out.startswith("meanfield 0.")
+
+
+def test_a_terminal_that_knows_only_ascii_gets_help():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    for words in (["--help"], ["train", "--help"]):
+        command = [sys.executable, "-m", "meanfield", *words]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert b"Usage" in done.stdout
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), TypeError("b"), RecursionError("c")])
+def test_a_fault_of_ours_is_no_traceback(error, monkeypatch, capsys, tmp_path):
+    def fail(folder):
+        raise error
+
+    monkeypatch.setattr(runs.report, "write_report", fail)
+    code, _, err = run(monkeypatch, capsys, "report", tmp_path)
+    assert code == (1 if isinstance(error, RecursionError) else 3)
+    assert "Traceback" not in err
+    assert ("internal error" in err) == (code == 3)
+    code, _, err = run(monkeypatch, capsys, "report", tmp_path, "--debug")
+    assert "Traceback" in err
+    assert "in fail" in err
+
+
+def test_a_finished_run_says_so(digits, monkeypatch, capsys):
+    before = (digits / "metrics.json").read_bytes()
+    code, out, err = run(monkeypatch, capsys, "train", "--resume", digits)
+    assert code == 0, err
+    assert "was finished already" in out
+    assert (digits / "metrics.json").read_bytes() == before
+    code, _, err = run(monkeypatch, capsys, "train", "--resume", digits, "--seed", 1)
+    assert code == 0
+    assert (digits / "metrics.json").read_bytes() == before
+
+
+def test_a_run_takes_the_place_of_another(digits, monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(digits, out)
+    (out / "notes.txt").write_text("mine")
+    (out / "coalitions.json").write_text("of the old run")
+    words = ["train", "--out", out, "--overwrite", "--seed", 1, *QUICK]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
+    config = json.loads((out / "config.json").read_text())
+    assert config["training"]["seed"] == 1
+    assert (out / "ensemble.safetensors").read_bytes() != (
+        digits / "ensemble.safetensors"
+    ).read_bytes()
+    assert not (out / "coalitions.json").exists()
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not list(out.glob(".next*"))
+    page = runs.report.write_report(out).read_text()
+    assert "plot “history”" not in page
+
+
+def test_two_processes_do_not_write_to_one_run(digits, monkeypatch, capsys):
+    with runs.folder.locked(digits):
+        code, _, err = run(monkeypatch, capsys, "label", digits)
+    assert code == 1
+    assert "another process is writing to" in err
 
 
 def test_help_needs_no_heavy_import():

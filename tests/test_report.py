@@ -183,7 +183,7 @@ def test_a_whole_run_has_every_figure_and_misses_nothing(whole):
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert all(a.startswith(("data:", "#")) for a in page.addresses)
     assert "<script" not in text
-    assert "http" not in text
+    assert "://" not in text
     for said in ("91.00 %", "50.00 %", "42 → 30", "meanfield train --data digits"):
         assert said in text, said
     assert "--seed 3" in text
@@ -200,13 +200,52 @@ def test_a_damaged_part_is_named(whole, tmp_path):
 
 
 def test_names_from_outside_cannot_become_markup(bare, tmp_path):
-    shutil.copytree(bare, tmp_path / "run")
+    bad, run = "<b>&", mf.load_run(bare)
     config = json.loads((bare / "config.json").read_text())
-    config["data"]["source"] = "<b>&.csv"
-    write_json(tmp_path / "run" / "config.json", config)
-    text = runs.report.write_report(tmp_path / "run").read_text()
+    config["data"] |= {"source": f"{bad}.csv", "sha256": bad}
+    history = {"epoch": [1], "nll": [1.0]}
+    result = FitResult(run.ensemble, run.likelihood, history, "finished")
+    folder = tmp_path / "run"
+    save_run(folder, config, result)
+    labels = {bad: PARTS}
+    rule = {"tolerance": 0.0, "chosen": bad}
+    metrics = METRICS | {"labels": labels, "entropy": {bad: 1.0}, "label_rule": rule}
+    write_json(folder / "metrics.json", metrics)
+    layers = {bad: COALITIONS["layers"]["layers/0"]}
+    write_json(folder / "coalitions.json", COALITIONS | {"layers": layers})
+    write_json(folder / "shipped" / "card.json", CARD | {"rule": bad})
+    text = runs.report.write_report(folder).read_text()
     assert "<b>" not in text
-    assert "&lt;b&gt;&amp;.csv" in text
+    assert text.count("&lt;b&gt;&amp;") >= 8
+    assert "default-src 'none'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_weights", "<b>"), ("ece", "<b>"), ("label_rule", {"tolerance": "<b>"})],
+)
+def test_what_should_be_a_number_is_one(whole, tmp_path, name, value):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    write_json(folder / "metrics.json", METRICS | {name: value})
+    with pytest.raises(ValueError, match=rf"metrics\.json: {name}.* number"):
+        runs.report.write_report(folder)
+
+
+def test_pictures_are_pictures_and_lie_in_the_run(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    picture = folder / "plots" / "labels.png"
+    secret = tmp_path / "secret.png"
+    picture.rename(secret)
+    picture.symlink_to(secret)
+    text = runs.report.write_report(folder).read_text()
+    assert "no plot “labels” yet" in text
+    picture.unlink()
+    picture.write_text("root:x:0:0")
+    with pytest.raises(ValueError, match=r"labels\.png must be a PNG.*does not begin"):
+        runs.report.write_report(folder)
+    seal = {"Ensemble": "another"}
+    mf.plots.save(mf.plots.label_fractions(METRICS["labels"]), picture, about=seal)
+    assert "no plot “labels” yet" in runs.report.write_report(folder).read_text()
 
 
 PROBE = """<script>addEventListener('load', () => parent.postMessage(JSON.stringify({
@@ -231,6 +270,8 @@ def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, theme
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is installed")
     text = runs.report.write_report(whole).read_text()
+    # The page lets no script run; the probe is one.
+    text = text.replace("default-src 'none'", "script-src 'unsafe-inline'")
     (tmp_path / "page.html").write_text(text.replace("</body>", PROBE))
     (tmp_path / "frame.html").write_text(FRAME % width)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]

@@ -1,7 +1,7 @@
 """What all pictures share: axes without global state, colours, saving."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,19 @@ def new_axis(width: float = 5.0, height: float = 3.6) -> Axes:
     return figure.subplots()
 
 
-def save(axis: Axes, path: str | os.PathLike, dpi: int = 150) -> None:
+def save(
+    axis: Axes,
+    path: str | os.PathLike,
+    dpi: int = 150,
+    about: Mapping[str, str] | None = None,
+) -> None:
     """Write an axis' figure to a file, whole or not at all.
 
     Args:
         axis: any axis of the figure.
         path: the file; its ending (``.png``, ``.svg``, ``.pdf``) gives the format.
         dpi: dots per inch of a bitmap.
+        about: texts by keyword that are kept inside the file.
 
     Raises:
         ValueError: the ending is no picture format.
@@ -61,7 +67,7 @@ def save(axis: Axes, path: str | os.PathLike, dpi: int = 150) -> None:
         f"`path` must end in one of {sorted(kinds)}; got {str(path)!r}. Use .png.",
     )
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=dpi)
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=about)
 
 
 def curve_style(number: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from . import (
     credit as credit,
     folder as folder,
     label as label,
+    pictures as pictures,
     report as report,
     sample as sample,
     score as score,

@@ -1,27 +1,34 @@
 """The three instruments of `physics` applied to a run, or to anybody's weights."""
 
 import json
+import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from meanfield.checks import require
+from meanfield.keys import key_of_seed
 from meanfield.physics.complexity.measure import measure_complexity
 from meanfield.physics.complexity.recording import layer_activations
 from meanfield.physics.microstructure.lognormal_fit import analyze_microstructure
 from meanfield.physics.renormalization.network_phase import analyze_renormalization
 from meanfield.trees import path_name
 
-from .documents import write_json
-from .folder import ANALYSIS, Run
+from .documents import write_json, write_sealed
+from .folder import ANALYSIS, PLOTS, Run
 from .pictures import draw_analysis
 from .settings import AnalyzeSettings
 
 COMPLEXITY_EXAMPLES = 10_000
+DAMAGED = (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error)
+MAX_ARRAY = 2**34
 NO_FLOW = {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
 
 
@@ -30,7 +37,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another suffix, or a damaged file.
+        ValueError: another suffix, a damaged file, or arrays larger than their file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the weights {path} do not exist.")
@@ -38,13 +45,33 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         path.suffix in (".npz", ".safetensors"),
         f"`weights` must be a .npz or .safetensors file; got {path.name!r}.",
     )
-    if path.suffix == ".safetensors":
-        return safetensors.numpy.load_file(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole .npz file ({error}).") from error
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        _refuse_large(path)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (*DAMAGED, OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a whole {path.suffix} file of arrays ({error}). Restore it "
+            "from a copy, or write it again."
+        ) from error
+
+
+def _refuse_large(path: Path) -> None:
+    """Raise if an archive says that it unpacks to more than can be meant."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                major, _ = np.lib.format.read_magic(file)
+                read = getattr(np.lib.format, f"read_array_header_{min(major, 2)}_0")
+                shape, _, dtype = read(file)
+            size = math.prod(shape) * dtype.itemsize
+            require(
+                size <= min(member.file_size, MAX_ARRAY),
+                f"`{member.filename}` claims the shape {shape}, {size:,} bytes; the "
+                f"file holds {member.file_size:,}, and {MAX_ARRAY:,} are read at most",
+            )
 
 
 def analyze(
@@ -53,6 +80,7 @@ def analyze(
     *,
     activations: Mapping[str, Any] | None = None,
     data: str = "",
+    ensemble: str | None = None,
     seed: int = AnalyzeSettings.seed,
 ) -> dict[str, Any]:
     """Apply the instruments and write ``analysis.json`` and the plots.
@@ -63,12 +91,13 @@ def analyze(
         activations: pre-activations by layer on some data; without them there is no
             complexity to measure, and the result says so.
         data: what those data are called.
+        ensemble: seal of the ensemble that the weights are from, if they are.
         seed: of the nulls and subsamples.
 
     Returns:
         The contents of ``analysis.json``.
     """
-    keys = jax.random.split(jax.random.key(seed), 3)
+    keys = jax.random.split(key_of_seed(seed), 3)
     fits = analyze_microstructure(weights, key=keys[0])
     flow = _renormalization(weights, keys[1])
     complexity: dict[str, Any] = {
@@ -84,8 +113,12 @@ def analyze(
         "complexity": complexity,
     }
     found = _jsonable(found)
-    write_json(out / ANALYSIS, found)
-    draw_analysis(fits, flow, found["complexity"].get("layers"), out / "plots")
+    if ensemble is None:
+        write_json(out / ANALYSIS, found)
+    else:
+        write_sealed(out / ANALYSIS, found, ensemble)
+    layers = found["complexity"].get("layers")
+    draw_analysis(fits, flow, layers, out / PLOTS, ensemble)
     return found
 
 
@@ -100,6 +133,7 @@ def analyze_run(
         out or run.folder,
         activations=activations,
         data=f"{run.config['data']['source']}, test",
+        ensemble=run.seal,
         seed=seed,
     )
 

@@ -1,23 +1,25 @@
 """Value the neurons of a run, layer by layer."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from meanfield.checks import require
 from meanfield.credit.labelling import label_connections
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.keys import key_of_seed
 from meanfield.neurons.label_players import label_game
 from meanfield.neurons.links import link_test, neuron_links
 from meanfield.neurons.sequence import play_layers
 
-from .documents import read_json, write_json
+from .documents import write_sealed
 from .folder import COALITIONS, Run
 from .label import EXAMPLES
 from .pictures import draw_coalitions
+from .schemas import COALITIONS as COALITIONS_CHECK
 from .settings import CoalitionSettings
 
 GAME_EXAMPLES = 400
@@ -39,7 +41,7 @@ def coalitions(
     x, y = dataset.x_train, run.standardization.standardise(dataset.y_train)
     half = min(GAME_EXAMPLES, len(x) // 2)
     first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
-    key = jax.random.key(seed)
+    key = key_of_seed(seed)
     labels = label_connections(
         run.ensemble, data=x[:EXAMPLES], key=jax.random.fold_in(key, 9)
     )
@@ -70,21 +72,30 @@ def coalitions(
         "seed": seed,
         "layers": found,
     }
-    write_json(run.folder / COALITIONS, content)
+    write_sealed(run.folder / COALITIONS, content, run.seal)
     return content
 
 
-def strong_masks(folder: Path) -> dict[str, np.ndarray]:
-    """Masks of the strong coalitions that ``coalitions.json`` holds, by layer."""
-    path = folder / COALITIONS
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {COALITIONS} yet; make it with `meanfield coalitions "
-            f"{folder}`."
-        )
-    remedy = f"Make it again with `meanfield coalitions {folder}`."
-    layers = read_json(path, remedy)["layers"]
-    return {name: np.asarray(entry["mask"], bool) for name, entry in layers.items()}
+def strong_masks(run: Run) -> dict[str, np.ndarray]:
+    """Masks of the strong coalitions that ``coalitions.json`` holds, by layer.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged, or was made from another ensemble.
+    """
+    command = f"`meanfield coalitions {run.folder}`"
+    remedy = f"Make it again with {command}."
+    found = run.derived(COALITIONS, COALITIONS_CHECK, remedy)
+    if found is not None:
+        layers = found["layers"].items()
+        return {name: np.asarray(entry["mask"], bool) for name, entry in layers}
+    path = run.folder / COALITIONS
+    require(
+        not path.is_file(), f"{path} was made from another ensemble than this. {remedy}"
+    )
+    raise FileNotFoundError(
+        f"{run.folder} has no {COALITIONS} yet; make it with {command}."
+    )
 
 
 def _entry(turn: Any) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from meanfield.checks import require
 from meanfield.data import Dataset
 
 from .documents import read_json
-from .settings import TrainSettings, kept_names
+from .schemas import CONFIG as CONFIG_CHECK
+from .settings import KEPT, TrainSettings, kept_names
 from .tasks import build_likelihood, likelihood_of
 
-FORMAT = 2
+FORMAT = 3
+SEALED_SINCE = 3
 CONFIG = "config.json"
+REMEDY = "Restore it from a copy or train again."
 
 
 def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
         kind = build_likelihood(likelihood, dataset.num_targets)
         outputs = kind.num_outputs(dataset.y_train)
     data = settings.kept("data") | {
-        "source": settings.data,
+        "data_dir": settings.data_dir and str(Path(settings.data_dir).resolve()),
+        "source": _place(settings.data),
         "seed": settings.seed,
         "task": dataset.task,
         "sha256": dataset.sha256,
@@ -56,6 +60,11 @@ def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _place(source: str) -> str:
+    """A named data set by its name, a file by its whole path."""
+    return str(Path(source).resolve()) if Path(source).suffix else source
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The contents of a run folder's ``config.json``.
 
@@ -63,18 +72,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: it is damaged, incomplete, or from a newer version.
     """
     path = folder / CONFIG
-    config = read_json(path, "Restore it from a copy or train again.")
-    found = config.get("format", 0) if isinstance(config, dict) else 0
+    found = read_json(path, REMEDY, lambda value, place: None)
+    version = found.get("format", 0) if isinstance(found, dict) else 0
     require(
-        found <= FORMAT,
-        f"{folder} was written by a newer meanfield (run format {found}; this one "
+        not isinstance(version, int) or version <= FORMAT,
+        f"{folder} was written by a newer meanfield (run format {version}; this one "
         f"reads {FORMAT}). Update meanfield.",
     )
-    missing = [part for part in ("data", "model", "training") if part not in config]
-    require(
-        not missing,
-        f"{path} misses {missing}; it was edited. Restore it from a copy.",
-    )
+    config = read_json(path, REMEDY, CONFIG_CHECK)
+    config.setdefault("format", 1)
     # The first format knew one likelihood for each task, and one noise for all targets.
     task = config["data"]["task"]
     defaults = {"likelihood": likelihood_of(task), "targets": 1}
@@ -85,10 +91,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 def resumed(settings: TrainSettings) -> TrainSettings:
     """The settings of the run that `settings.resume` names, to go on with it.
 
-    Devices and what is printed are those of `settings`; all else is the run's own.
+    Devices, the place of the data and what is printed are those of `settings`; all
+    else is the run's own.
 
     Raises:
         FileNotFoundError: the folder holds no run.
+        ValueError: a setting was given that is not the run's.
     """
     folder = settings.resume
     assert folder is not None
@@ -98,42 +106,45 @@ def resumed(settings: TrainSettings) -> TrainSettings:
             f"`meanfield train --out {folder}`."
         )
     config = read_config(folder)
-    source, task = config["data"]["source"], config["data"]["task"]
     # What an earlier version could not do otherwise, it did not write down.
     kept = {
         name: config[part][name]
-        for part in ("data", "model", "training")
+        for part in KEPT
         for name in kept_names(part)
         if name in config[part]
     }
     kept["hidden"] = tuple(kept["hidden"])
+    source, task = config["data"]["source"], config["data"]["task"]
+    kept["task"] = task if Path(source).suffix else None
+    refused = kept.keys() - {"data_dir"}
+    for field in dataclasses.fields(TrainSettings):
+        given, own = getattr(settings, field.name), kept.get(field.name, field.default)
+        require(
+            given in (field.default, own) or field.name not in refused,
+            f"{folder} was trained with {field.name} = {own!r}; it cannot go on with "
+            f"{given!r}. Use `meanfield train --resume {folder}` alone.",
+        )
+    if settings.data_dir is not None:
+        kept["data_dir"] = settings.data_dir
+    moved = settings.data != TrainSettings.data
     return dataclasses.replace(
-        settings,
-        data=source,
-        out=folder,
-        task=task if Path(source).suffix else None,
-        **kept,
+        settings, data=settings.data if moved else source, out=folder, **kept
     )
 
 
-def refuse_other_config(folder: Path, config: dict[str, Any]) -> None:
-    """Raise unless the run in a folder has this configuration.
+def refuse_other_data(folder: Path, config: dict[str, Any]) -> None:
+    """Raise unless the run in a folder was trained on the data of a configuration.
 
     Raises:
-        ValueError: a setting or the data differ; the first difference is named.
+        ValueError: the data differ; the first difference is named.
     """
-    old = read_config(folder)
-    defaults = {
-        field.name: field.default for field in dataclasses.fields(TrainSettings)
-    }
-    for part in ("data", "model", "training"):
-        for name, value in config[part].items():
-            before = old[part].get(name, defaults.get(name))
-            require(
-                json.dumps(before, sort_keys=True) == json.dumps(value, sort_keys=True),
-                f"{folder} was trained with {name} = {before!r}; it cannot go on with "
-                f"{value!r}. Use `meanfield train --resume {folder}` alone.",
-            )
+    old = read_config(folder)["data"]
+    for name, value in json.loads(json.dumps(config["data"])).items():
+        require(
+            name in ("source", "data_dir") or name not in old or old[name] == value,
+            f"{folder} was trained on data with {name} = {old.get(name)!r}; it cannot "
+            f"go on with {value!r}. Restore the data, or name them with --data.",
+        )
 
 
 def versions() -> dict[str, str]:

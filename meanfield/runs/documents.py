@@ -1,11 +1,22 @@
-"""The JSON files of a run folder: written whole, and read with a clear refusal."""
+"""The JSON files of a run folder: written whole, sealed, and checked when read.
 
+A file that was made from an ensemble carries that ensemble's seal, so that it is never
+taken for one of another, and a checksum of its own, so that no change goes unnoticed.
+"""
+
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from meanfield.checks import require
 from meanfield.files import write_text
+
+from .schemas import Check
+
+SEAL = "seal"
+MAX_BYTES = 2**28
 
 
 def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
@@ -13,20 +24,84 @@ def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: Path, remedy: str) -> Any:
+def read_json(path: Path, remedy: str, check: Check) -> Any:
     """The contents of a JSON file.
 
     Args:
         path: the file.
         remedy: what to do if it is damaged, as a sentence.
+        check: what it may hold.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, too large, or holds what it may not.
     """
+    size = path.stat().st_size
+    require(
+        size <= MAX_BYTES,
+        f"{path} has {size:,} bytes; a file of a run has at most {MAX_BYTES:,}. "
+        f"{remedy}",
+    )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not readable JSON ({error}); it was truncated or edited. "
             f"{remedy}"
         ) from error
+    try:
+        check(content, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; it was edited. {remedy}") from error
+    return content
+
+
+def write_sealed(path: Path, content: dict[str, Any], ensemble: str) -> None:
+    """Write what was made from an ensemble.
+
+    Args:
+        path: the file.
+        content: anything JSON can hold.
+        ensemble: the ensemble's seal.
+    """
+    seal = {"ensemble": ensemble, "sha256": _digest(path.name, ensemble, content)}
+    write_json(path, {**content, SEAL: seal})
+
+
+def read_sealed(
+    path: Path, remedy: str, check: Check, ensemble: str, *, bare: bool
+) -> dict[str, Any] | None:
+    """What was made from an ensemble; None if there is none, or of another ensemble.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged, as a sentence.
+        check: what it may hold.
+        ensemble: the seal of the ensemble that it must have been made from.
+        bare: whether a file without a seal will do, as earlier versions wrote it.
+
+    Raises:
+        ValueError: it was changed since it was written.
+    """
+    if not path.is_file():
+        return None
+    content = read_json(path, remedy, check)
+    seal = content.pop(SEAL, None)
+    if seal is None and bare:
+        return content
+    seal = seal if isinstance(seal, dict) else {}
+    made_from = seal.get("ensemble")
+    require(
+        seal.get("sha256") == _digest(path.name, made_from, content),
+        f"{path} does not match its own checksum: it was changed or renamed after it "
+        f"was written. {remedy}",
+    )
+    return content if made_from == ensemble else None
+
+
+def _digest(name: str, ensemble: Any, content: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps([name, ensemble, content]))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")

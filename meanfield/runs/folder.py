@@ -1,32 +1,37 @@
 """A run folder: what was trained, how, and how well. Written whole or not at all.
 
-ensemble.safetensors   π, m, Ξ, point values and the likelihood's numbers
-config.json            data, architecture, training, versions
+ensemble.safetensors   π, m, Ξ, point values and the likelihood's numbers, sealed
+                       together with the configuration
+config.json            data, architecture, training, versions: a copy for people
 metrics.json           scores, label fractions, seconds
 history.csv            one row an epoch
 connections.csv        one row a connection
 plots/*.png, report.html, checkpoints/
 """
 
+import contextlib
 import dataclasses
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import pandas as pd
 
-from meanfield import data as datasets
+from meanfield import data as datasets, files
 from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.networks import mlp
-from meanfield.files import atomic_path
-from meanfield.tensors import load_tree, save_tree
+from meanfield.keys import key_of_seed
+from meanfield.tensors import fill_tree, load_arrays, read_seal, save_tree
 
-from .config import CONFIG, read_config
-from .documents import read_json, write_json
+from .config import CONFIG, SEALED_SINCE, read_config
+from .documents import read_sealed, write_json, write_sealed
+from .replacement import finish
+from .schemas import METRICS as METRICS_CHECK
 from .standardization import Standardization
 from .tasks import build_likelihood
 
@@ -47,20 +52,31 @@ class Run:
         ensemble: the trained ensemble.
         likelihood: the likelihood with what it learned, in standard units;
             `standardization.likelihood(likelihood)` is that of the data.
+        seal: sha256 of the ensemble's file; what is derived from it carries it.
     """
 
     folder: Path
     config: dict[str, Any]
     ensemble: Ensemble
     likelihood: Any
+    seal: str
 
-    def load_data(self, data_dir: str | os.PathLike | None = None) -> Dataset:
+    def load_data(
+        self,
+        data_dir: str | os.PathLike | None = None,
+        data: str | os.PathLike | None = None,
+    ) -> Dataset:
         """The data set that the run was trained on, in the units it was trained in.
 
+        Args:
+            data_dir: folder of the named data sets, if it is another one now.
+            data: the file, if it lies elsewhere now.
+
         Raises:
+            FileNotFoundError: the file is not where it was; the message says where.
             ValueError: the data have changed since.
         """
-        return load_data(self.config["data"], data_dir)
+        return load_data(self.config["data"], data_dir, data)
 
     @property
     def standardization(self) -> Standardization:
@@ -73,15 +89,28 @@ class Run:
         return self.folder / PLOTS
 
     @property
+    def bare(self) -> bool:
+        """Whether what is derived from it may lack a seal, as earlier versions did."""
+        return self.config["format"] < SEALED_SINCE
+
+    @property
     def metrics(self) -> dict[str, Any]:
-        """The contents of ``metrics.json``; empty when there are none yet."""
-        path = self.folder / METRICS
+        """The contents of ``metrics.json``; empty when there are none of this run."""
         remedy = "Delete it, and make it again with `meanfield evaluate`."
-        return read_json(path, remedy) if path.is_file() else {}
+        return self.derived(METRICS, METRICS_CHECK, remedy) or {}
+
+    def derived(self, name: str, check: Any, remedy: str) -> dict[str, Any] | None:
+        """A JSON file that was made from this ensemble; None if there is none.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        path = self.folder / name
+        return read_sealed(path, remedy, check, self.seal, bare=self.bare)
 
     def update_metrics(self, new: dict[str, Any]) -> None:
         """Add to ``metrics.json``."""
-        write_json(self.folder / METRICS, {**self.metrics, **new})
+        write_sealed(self.folder / METRICS, {**self.metrics, **new}, self.seal)
 
 
 def build_model(architecture: dict[str, Any], seed: int) -> eqx.nn.MLP:
@@ -90,60 +119,96 @@ def build_model(architecture: dict[str, Any], seed: int) -> eqx.nn.MLP:
     Raises:
         ValueError: an unknown kind.
     """
+    return mlp(widths_of(architecture), key=key_of_seed(seed))
+
+
+def structure_of(architecture: dict[str, Any]) -> eqx.nn.MLP:
+    """A network of the same structure with one unit a layer, whatever the widths."""
+    return mlp([1 for _ in widths_of(architecture)], key=key_of_seed(0))
+
+
+def widths_of(architecture: dict[str, Any]) -> tuple[int, ...]:
+    """Inputs, hidden layers, outputs.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
     require(
         architecture.get("kind") == "mlp",
         f"`kind` of the architecture must be 'mlp'; got {architecture.get('kind')!r}.",
     )
-    widths = (architecture["inputs"], *architecture["hidden"], architecture["outputs"])
-    return mlp(widths, key=jax.random.key(seed))
+    return (architecture["inputs"], *architecture["hidden"], architecture["outputs"])
 
 
-def load_data(config: dict[str, Any], data_dir: Any = None) -> Dataset:
-    """The data set of a configuration; its fingerprint must still be the same."""
+def load_data(
+    config: dict[str, Any], data_dir: Any = None, data: Any = None
+) -> Dataset:
+    """The data set of a configuration; its fingerprint must still be the same.
+
+    Raises:
+        FileNotFoundError: the file is not where it was; the message says where.
+        ValueError: the data have changed since.
+    """
+    source, is_file = config["source"], bool(Path(config["source"]).suffix)
+    require(
+        data is None or is_file,
+        f"`data` names the file that a run was trained on; this one was trained on "
+        f"{source!r}, which is no file. Leave it out.",
+    )
+    place = Path(source if data is None else data)
+    if is_file and not place.is_file():
+        raise FileNotFoundError(
+            f"the data of this run are not at {place.resolve()}. Give the place where "
+            "they are now with --data FILE; their contents are checked."
+        )
     dataset = datasets.load(
-        config["source"],
+        place if is_file else source,
         data_dir=data_dir or config.get("data_dir"),
         target=config.get("target"),
-        task=config["task"] if Path(config["source"]).suffix else None,
+        task=config["task"] if is_file else None,
         test_fraction=config["test_fraction"],
         seed=config["seed"],
     )
     require(
-        config.get("sha256") in (None, dataset.sha256),
-        f"the data in {config['source']!r} are not those the run was trained on: their "
+        config["sha256"] == dataset.sha256,
+        f"the data in {str(place)!r} are not those the run was trained on: their "
         "contents changed. Restore them, or train again.",
     )
     return dataset
 
 
-def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> None:
+def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> Run:
     """Write configuration, ensemble and history; the ensemble goes last."""
     folder = Path(folder)
+    config = json.loads(json.dumps(config))
     write_json(folder / CONFIG, config)
-    with atomic_path(folder / HISTORY) as temporary:
+    with files.atomic_path(folder / HISTORY) as temporary:
         pd.DataFrame(result.history).to_csv(temporary, index=False)
     tree = {"params": result.ensemble.params, "likelihood": result.likelihood}
     save_tree(folder / ENSEMBLE, tree, {"config": config})
+    seal = read_seal(folder / ENSEMBLE)
+    return Run(folder, config, result.ensemble, result.likelihood, seal)
 
 
 def load_run(folder: str | os.PathLike) -> Run:
     """Open a run folder.
 
     Args:
-        folder: made by `meanfield train`.
+        folder: as `meanfield train` made it.
 
     Returns:
-        A `Run`: its ensemble, likelihood and settings.
+        The run: its ensemble, its likelihood, its configuration.
 
     Raises:
         FileNotFoundError: the folder, or a file that every run has, is missing.
-        ValueError: a file is damaged, or comes from a newer version.
+        ValueError: a file is damaged, was edited, or comes from a newer version.
 
     Example:
         >>> import meanfield as mf
         >>> run = mf.load_run("runs/digits")  # doctest: +SKIP
     """
     folder = Path(folder)
+    finish(folder)
     for name in (CONFIG, ENSEMBLE):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -151,25 +216,77 @@ def load_run(folder: str | os.PathLike) -> Run:
                 "`meanfield train --out FOLDER`."
             )
     config = read_config(folder)
+    arrays, metadata = load_arrays(folder / ENSEMBLE)
+    _refuse_edited(folder, metadata.get("config"))
+    _refuse_other_widths(folder, config, arrays)
     model = build_model(config["model"], seed=0)
     spikes = config["training"].get("spikes", "connection")
     ensemble = Ensemble.from_model(model, spikes=spikes)
     model_config = config["model"]
     likelihood = build_likelihood(model_config["likelihood"], model_config["targets"])
     like = {"params": ensemble.params, "likelihood": likelihood}
-    tree, _ = load_tree(folder / ENSEMBLE, like)
+    tree = fill_tree(arrays, like, folder / ENSEMBLE)
     ensemble = eqx.tree_at(lambda e: e.params, ensemble, tree["params"])
-    return Run(folder, config, ensemble, tree["likelihood"])
+    seal = read_seal(folder / ENSEMBLE)
+    return Run(folder, config, ensemble, tree["likelihood"], seal)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run folder.
+
+    Raises:
+        BlockingIOError: another process writes to it.
+    """
+    if not (folder / ENSEMBLE).is_file():  # Who opens it says that there is no run.
+        yield
+        return
+    with files.locked(folder):
+        yield
 
 
 def open_run(
-    folder: str | os.PathLike, data_dir: str | os.PathLike | None = None
+    folder: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    data: str | os.PathLike | None = None,
 ) -> tuple[Run, Dataset]:
     """A run and the data it was trained on.
 
     Raises:
-        FileNotFoundError: `folder` is no run folder.
+        FileNotFoundError: `folder` is no run folder, or the data are elsewhere.
         ValueError: a file is damaged, or the data changed.
     """
     run = load_run(folder)
-    return run, run.load_data(data_dir)
+    return run, run.load_data(data_dir, data)
+
+
+def _refuse_edited(folder: Path, sealed: Any) -> None:
+    """Raise unless the configuration is the one that the ensemble was sealed with."""
+    found = json.loads((folder / CONFIG).read_bytes())
+    if found == sealed:
+        return
+    sealed = sealed if isinstance(sealed, dict) else {}
+    different = [
+        f"{part}/{name}"
+        for part in ("data", "model", "training", "versions")
+        for name in {**found.get(part, {}), **sealed.get(part, {})}
+        if found.get(part, {}).get(name) != sealed.get(part, {}).get(name)
+    ]
+    raise ValueError(
+        f"{folder / CONFIG} is not the configuration that {ENSEMBLE} was trained with: "
+        f"it was edited, or belongs to another run (different: "
+        f"{', '.join(sorted(different)[:5]) or 'format'}). Restore it from a copy."
+    )
+
+
+def _refuse_other_widths(folder: Path, config: dict[str, Any], arrays: Any) -> None:
+    """Raise before a network is built whose sizes the file does not have."""
+    widths = widths_of(config["model"])
+    for number, shape in enumerate(zip(widths[1:], widths[:-1], strict=True)):
+        name = f"params/layers/{number}/weight/slab_mean"
+        found = arrays[name].shape if name in arrays else None
+        require(
+            found == shape,
+            f"{folder / ENSEMBLE} holds `{name}` of shape {found}; its configuration "
+            f"says {shape}. It belongs to another architecture.",
+        )

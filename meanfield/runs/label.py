@@ -6,6 +6,7 @@ from meanfield.credit.connections import write_connections
 from meanfield.credit.labelling import label_connections
 from meanfield.credit.labels import ConnectionLabels, mean_entropy
 from meanfield.data import Dataset
+from meanfield.keys import key_of_seed
 
 from .folder import CONNECTIONS, Run
 from .pictures import draw_labels
@@ -16,7 +17,7 @@ EXAMPLES = 10_000
 
 def label(run: Run, dataset: Dataset) -> ConnectionLabels:
     """Label every connection; writes ``connections.csv``, the metrics and the plots."""
-    key = jax.random.fold_in(jax.random.key(run.config["training"]["seed"]), 3)
+    key = jax.random.fold_in(key_of_seed(run.config["training"]["seed"]), 3)
     x = dataset.x_train[:EXAMPLES]
     labels = label_connections(run.ensemble, data=x, key=key)
     write_connections(run.folder / CONNECTIONS, run.ensemble, labels)

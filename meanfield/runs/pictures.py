@@ -1,5 +1,6 @@
 """The pictures of a run: what each step draws into ``plots/``."""
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from meanfield import plots
+from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.prediction.calibration import reliability_curve
@@ -16,11 +18,13 @@ from .tasks import target_names
 
 # Pictures of the predictions of so many targets; more are no longer looked at.
 PREDICTIONS = 6
+# Where a picture says what it shows of which ensemble.
+SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
 
 
 def draw_history(run: Run, history: Mapping[str, Any]) -> None:
     """The losses, epoch by epoch."""
-    plots.save(plots.training_history(history), run.plots / "history.png")
+    _save(plots.training_history(history), run.plots / "history.png", run.seal)
 
 
 def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
@@ -31,7 +35,7 @@ def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
         probs = np.stack([1 - p, p], 1)
     curve = reliability_curve(probs, labels)
     axis = plots.reliability_diagram(curve.confidence, curve.accuracy, curve.counts)
-    plots.save(axis, run.plots / "reliability.png")
+    _save(axis, run.plots / "reliability.png", run.seal)
 
 
 def draw_predictions(
@@ -49,19 +53,19 @@ def draw_predictions(
         axis = plots.predictions(
             y[:, number], mean[:, number], std[:, number], name=title
         )
-        plots.save(axis, folder / f"predictions-{number}.png")
+        _save(axis, folder / f"predictions-{number}.png", run.seal)
     if "level" in means:
         levels = dict(zip(names, means["level"].reshape(y.shape).T, strict=True))
-        plots.save(plots.interval_coverage(levels), folder / "coverage.png")
+        _save(plots.interval_coverage(levels), folder / "coverage.png", run.seal)
 
 
 def draw_labels(run: Run, fractions: Any, entropies: Mapping[str, float]) -> None:
     """Labels and entropy by layer, and every layer's connections."""
     for name, weight in run.ensemble.weights().items():
         file = f"landscape-{name.replace('/', '-')}.png"
-        plots.save(plots.landscape(weight), run.plots / file)
-    plots.save(plots.label_fractions(fractions), run.plots / "labels.png")
-    plots.save(plots.entropy_by_layer(entropies), run.plots / "entropy.png")
+        _save(plots.landscape(weight), run.plots / file, run.seal)
+    _save(plots.label_fractions(fractions), run.plots / "labels.png", run.seal)
+    _save(plots.entropy_by_layer(entropies), run.plots / "entropy.png", run.seal)
 
 
 def draw_coalitions(run: Run, played: Mapping[str, Any]) -> None:
@@ -69,14 +73,13 @@ def draw_coalitions(run: Run, played: Mapping[str, Any]) -> None:
     for layer, turn in played.items():
         name, values, strong = layer.replace("/", "-"), turn.values, turn.strong
         axis = plots.shapley_values(values.values, values.intervals, mask=strong.mask)
-        plots.save(axis, run.plots / f"coalition-values-{name}.png")
+        _save(axis, run.plots / f"coalition-values-{name}.png", run.seal)
         curve = plots.payoff_curves({"by Shapley value": strong.payoffs})
-        plots.save(curve, run.plots / f"coalition-payoff-{name}.png")
+        _save(curve, run.plots / f"coalition-payoff-{name}.png", run.seal)
     masks = {layer: turn.strong.mask for layer, turn in played.items()}
     between = _between(run.ensemble, list(masks))
-    plots.save(
-        plots.coalition_network(masks, between), run.plots / "coalition-network.png"
-    )
+    axis = plots.coalition_network(masks, between)
+    _save(axis, run.plots / "coalition-network.png", run.seal)
 
 
 def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
@@ -115,16 +118,47 @@ def credit_of_inputs(
 
 
 def draw_analysis(
-    fits: Mapping[str, Any], flow: Any, layers: Mapping[str, Any] | None, folder: Path
+    fits: Mapping[str, Any],
+    flow: Any,
+    layers: Mapping[str, Any] | None,
+    folder: Path,
+    seal: str | None = None,
 ) -> None:
     """One picture for each of the three instruments of `physics`."""
-    plots.save(plots.microstructure_verdicts(fits), folder / "microstructure.png")
+    _save(plots.microstructure_verdicts(fits), folder / "microstructure.png", seal)
     if flow is not None:
         layers_of = {"layers of this network": flow}
         axis = plots.phase_diagram(layers_of, activation=flow.activation)
-        plots.save(axis, folder / "renormalization.png")
+        _save(axis, folder / "renormalization.png", seal)
     if any(entry["marginal"] is not None for entry in (layers or {}).values()):
-        plots.save(plots.complexity(layers or {}), folder / "complexity.png")
+        _save(plots.complexity(layers or {}), folder / "complexity.png", seal)
+
+
+def texts_of_picture(content: bytes) -> dict[str, str]:
+    """The texts by keyword that a PNG file carries.
+
+    Raises:
+        ValueError: it is no whole PNG file; each of its parts has a checksum.
+    """
+    require(content.startswith(PNG), "it does not begin as a PNG file does")
+    texts, kind, start = {}, b"", len(PNG)
+    while start < len(content):
+        length = int.from_bytes(content[start : start + 4], "big")
+        kind, body = content[start + 4 : start + 8], content[start + 8 :][:length]
+        end = start + 12 + length
+        checksum = zlib.crc32(kind + body).to_bytes(4, "big")
+        require(content[end - 4 : end] == checksum, "a part of it was changed")
+        if kind == b"tEXt":
+            word, _, text = body.partition(b"\0")
+            texts[word.decode("latin-1")] = text.decode("latin-1")
+        start = end
+    require(kind == b"IEND", "it was truncated")
+    return texts
+
+
+def _save(axis: Any, path: Path, seal: str | None) -> None:
+    about = None if seal is None else {SEAL: seal, TITLE: path.name}
+    plots.save(axis, path, about=about)
 
 
 def _between(ensemble: Ensemble, layers: list[str]) -> list[np.ndarray]:

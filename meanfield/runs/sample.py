@@ -13,9 +13,10 @@ from meanfield.deploy.shipping.card import ModelCard, load_card
 from meanfield.deploy.shipping.served import Checked, check_shipped, convert
 from meanfield.deploy.shipping.ship import ship
 from meanfield.deploy.shipping.subnetworks import RULES, sample_subnetworks
+from meanfield.keys import key_of_seed
 
 from .coalitions import strong_masks
-from .folder import SUBNETWORKS, Run, build_model
+from .folder import SUBNETWORKS, Run, structure_of
 from .settings import ExportSettings, SampleSettings
 from .standardization import describe
 
@@ -44,10 +45,10 @@ def sample(
     networks = sample_subnetworks(
         run.ensemble,
         num_networks,
-        key=jax.random.fold_in(jax.random.key(seed), 4),
+        key=jax.random.fold_in(key_of_seed(seed), 4),
         rule=rule,
         labels=labels,
-        coalition=strong_masks(run.folder) if rule == "coalition" else None,
+        coalition=strong_masks(run) if rule == "coalition" else None,
     )
     x, y = dataset.x_train, dataset.y_train
     held = slice(-min(VALIDATION_EXAMPLES, len(x) // 5) or None, None)
@@ -62,6 +63,7 @@ def sample(
         together=together,
         source={
             "run": str(run.folder),
+            "ensemble": run.seal,
             "data": run.config["data"]["source"],
             "data_sha256": run.config["data"]["sha256"],
             "model": run.config["model"],
@@ -88,11 +90,11 @@ def export(
         "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
         "meanfield.deploy.export.",
     )
-    return convert(archive, out, format=format, like=build_model(model, seed=0))
+    return convert(archive, out, format=format, like=structure_of(model))
 
 
 def serve_check(folder: Path) -> list[Checked]:
     """Load every file of a folder that `sample` made, and compare its outputs."""
     model = load_card(folder)["source"].get("model")
-    like = None if model is None else build_model(model, seed=0)
+    like = None if model is None else structure_of(model)
     return check_shipped(folder, like=like)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from meanfield.data import Dataset
+from meanfield.keys import key_of_seed
 from meanfield.prediction.evaluate import Metrics, evaluate
 from meanfield.prediction.predictive import average
 
@@ -24,7 +25,7 @@ def score(
 
     Draws how calibrated it is and, for numbers, what it predicts.
     """
-    key = jax.random.fold_in(jax.random.key(seed), 2)
+    key = jax.random.fold_in(key_of_seed(seed), 2)
     likelihood = run.standardization.likelihood(run.likelihood)
     x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
     settings = {"num_samples": num_samples, "key": key}

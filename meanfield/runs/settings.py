@@ -211,8 +211,11 @@ def kept_names(part: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class OpenSettings:
-    """Where the data of a run are."""
+    """Where the data of a run are now."""
 
+    data: Path | None = setting(
+        None, "the .csv or .npz of the run, if it was moved; its contents are checked"
+    )
     data_dir: str | None = setting(None, DATA_DIR)
 
 

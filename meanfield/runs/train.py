@@ -1,8 +1,12 @@
 """Train an ensemble into a run folder, from the settings to the labels."""
 
+import contextlib
+import dataclasses
 import math
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +16,10 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.data import load
+from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.files import LOCK, locked, sweep
+from meanfield.keys import key_of_seed
 from meanfield.learning.checkpoint import Checkpoint
 from meanfield.learning.fit import fit
 from meanfield.learning.optimizers import cosine_adam
@@ -20,11 +27,19 @@ from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
 from meanfield.learning.sharding import device_mesh
 
-from .config import CONFIG, config_of, read_config, refuse_other_config, versions
+from .config import (
+    CONFIG,
+    config_of,
+    read_config,
+    refuse_other_data,
+    resumed,
+    versions,
+)
 from .documents import write_json
-from .folder import Run, build_model, save_run
+from .folder import ENSEMBLE, HISTORY, Run, build_model, load_run, save_run
 from .label import label
 from .pictures import draw_history
+from .replacement import NEXT, commit, finish
 from .score import score
 from .settings import TrainSettings
 from .standardization import Standardization
@@ -40,22 +55,29 @@ def train(
 ) -> Run:
     """Train an ensemble, score it, label its connections, write the run folder.
 
+    Settings and data are checked before anything is written. A run that is replaced
+    stays as it is until the new one is whole.
+
     Args:
         settings: what to train on, and how.
         callbacks: as in `fit`.
+
+    Returns:
+        The run; with `resume` of a finished one that run, unchanged.
 
     Raises:
         ValueError: settings or data cannot be used.
         FileExistsError: `out` holds a run already, and neither `resume` nor
             `overwrite` is set.
+        BlockingIOError: another process writes to `out`.
         NonFiniteLossError: training broke down; the last good state was written.
     """
+    if settings.resume is not None:
+        if is_finished(settings.resume):
+            return _finished(settings.resume)
+        settings = resumed(settings)
     out = settings.folder
-    if (out / CONFIG).is_file() and not (settings.resume or settings.overwrite):
-        raise FileExistsError(
-            f"{out} holds a run already. Go on with it by --resume {out}, replace it "
-            "with --overwrite, or choose another --out."
-        )
+    _refuse_second_run(out, settings)
     prior = _checked_prior(settings)
     dataset = load(
         settings.data,
@@ -68,22 +90,88 @@ def train(
     config = config_of(settings, dataset)
     standard = Standardization.learn(dataset)
     config["data"] |= {"target_shift": standard.shift, "target_scale": standard.scale}
-    if settings.resume and (out / CONFIG).is_file():
+    if settings.resume is not None:
         config["model"]["targets"] = read_config(out)["model"]["targets"]
-        refuse_other_config(out, config)
-    write_json(out / CONFIG, config)
-    if settings.overwrite and not settings.resume:
-        for old in (out / CHECKPOINTS).glob("*.safetensors"):
-            old.unlink()
+        refuse_other_data(out, config)
     data = dataset.x_train, standard.standardise(dataset.y_train)
-    run = _learn(settings, config, data, prior, callbacks)
-    score(run, dataset, seed=settings.seed)
-    label(run, dataset)
-    return run
+    if settings.resume is not None and out.name == NEXT:
+        out = out.parent
+    with _folder_for(out, settings) as folder:
+        write_json(folder / CONFIG, config)
+        run = _learn(settings, folder, config, data, prior, callbacks)
+        score(run, dataset, seed=settings.seed)
+        label(run, dataset)
+    if folder != out:
+        commit(out)
+    return dataclasses.replace(run, folder=out)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a run that was trained, scored and labelled to the end."""
+    if not (folder / ENSEMBLE).is_file():
+        return False
+    metrics = load_run(folder).metrics
+    return metrics.get("stopped") == "finished" and "labels" in metrics
+
+
+def _finished(folder: Path) -> Run:
+    if folder.name == NEXT:
+        commit(folder.parent)
+        folder = folder.parent
+    return load_run(folder)
+
+
+def _refuse_second_run(out: Path, settings: TrainSettings) -> None:
+    holds = any((out / name).exists() for name in (CONFIG, ENSEMBLE))
+    if holds and not (settings.resume or settings.overwrite):
+        raise FileExistsError(
+            f"{out} holds a run already. Go on with it by --resume {out}, replace it "
+            "with --overwrite, or choose another --out."
+        )
+
+
+@contextlib.contextmanager
+def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
+    """The folder to train in, which no other process writes to.
+
+    Beside a run that is to be replaced it is another one. When the block fails before
+    there is anything to go on from, what was made for it is removed.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        finish(out)
+        _refuse_second_run(out, settings)
+        fresh = settings.resume is None
+        replaces = (out / CONFIG).exists() or (out / ENSEMBLE).exists()
+        folder = out / NEXT if (replaces if fresh else out != settings.folder) else out
+        if fresh and folder != out:
+            shutil.rmtree(folder, ignore_errors=True)
+        sweep(folder)
+        try:
+            yield folder
+        except Exception:
+            begun = any((folder / CHECKPOINTS).glob("epoch-*"))
+            if fresh and not begun and not (folder / ENSEMBLE).exists():
+                _discard(folder, out, made)
+            raise
+
+
+def _discard(folder: Path, out: Path, made: Sequence[Path]) -> None:
+    if folder != out:
+        shutil.rmtree(folder)
+    else:
+        (folder / CONFIG).unlink(missing_ok=True)
+    if out in made:
+        (out / LOCK).unlink(missing_ok=True)
+    for parent in made:
+        with contextlib.suppress(OSError):  # Not empty: somebody else uses it.
+            parent.rmdir()
 
 
 def _learn(
     settings: TrainSettings,
+    folder: Path,
     config: dict[str, Any],
     data: tuple[Any, Any],
     prior: SpikeSlabPrior | None,
@@ -92,15 +180,15 @@ def _learn(
     """Fit, and write what came out, even of a training that broke down."""
     started, failure = time.perf_counter(), None
     try:
-        result = _fit(settings, config["model"], data, prior, callbacks)
+        result = _fit(settings, folder, config["model"], data, prior, callbacks)
     except NonFiniteLossError as error:
         failure, result = error, error.result
     seconds = time.perf_counter() - started
-    save_run(settings.folder, config, result)
-    run = Run(settings.folder, config, result.ensemble, result.likelihood)
+    run = save_run(folder, config, result)
     run.update_metrics(
         {
             "train_seconds": seconds,
+            "history_sha256": file_hash(folder / HISTORY),
             "epochs": len(result.history.get("epoch", ())),
             "stopped": result.stopped,
             "num_weights": result.ensemble.num_weights,
@@ -115,6 +203,7 @@ def _learn(
 
 def _fit(
     settings: TrainSettings,
+    folder: Path,
     architecture: dict[str, Any],
     data: tuple[Any, Any],
     prior: SpikeSlabPrior | None,
@@ -125,7 +214,7 @@ def _fit(
     model = build_model(architecture, settings.seed)
     if architecture["likelihood"] == "poisson":
         model = _at_mean_rate(model, data[1])
-    key = jax.random.key(settings.seed)
+    key = key_of_seed(settings.seed)
     ensemble = Ensemble.from_model(
         model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
     )
@@ -142,7 +231,7 @@ def _fit(
         ),
         prior=prior,
         temperature=settings.temperature,
-        checkpoint=Checkpoint(settings.folder / CHECKPOINTS),
+        checkpoint=Checkpoint(folder / CHECKPOINTS),
         callbacks=callbacks,
         mesh=settings.devices and device_mesh(*settings.devices),
         accumulate=settings.accumulate,
@@ -173,6 +262,15 @@ def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
         f"`temperature` must be a finite number ≥ 0; got {temperature}. 0 leaves the "
         "prior out, 1 is the evidence bound.",
     )
+    key_of_seed(settings.seed)
+    if settings.precision is not None:
+        try:
+            jnp.dtype(settings.precision)
+        except TypeError as error:
+            raise ValueError(
+                "`precision` must be a floating-point type such as bfloat16; got "
+                f"{settings.precision!r}."
+            ) from error
     if settings.inclusion_prob is None:
         return None
     return SpikeSlabPrior(settings.inclusion_prob, settings.slab_scale)

@@ -5,17 +5,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from meanfield.deploy.shipping.manifest import MANIFEST, check_manifest
 from meanfield.deploy.shipping.markdown import shown_score
+from meanfield.runs.documents import read_json
 from meanfield.runs.folder import ANALYSIS, COALITIONS, Run
+from meanfield.runs.schemas import (
+    ANALYSIS as ANALYSIS_CHECK,
+    CARD as CARD_CHECK,
+    COALITIONS as COALITIONS_CHECK,
+)
 
 from .page import details, missing, short, table
-from .parts import KINDS, command_for, plot, read
+from .parts import KINDS, REMEDY, command_for, is_own, plot
 
 
 def neurons(run: Run) -> str:
     """Which neurons matter: strong coalitions and the label game."""
     command = command_for("coalitions", run)
-    found = read(run.folder / COALITIONS)
+    found = run.derived(COALITIONS, COALITIONS_CHECK, REMEDY)
     if found is None:
         return missing("coalitions of neurons", command)
     rows, plots = [], ""
@@ -77,7 +84,7 @@ def neurons(run: Run) -> str:
 def physics(run: Run) -> str:
     """What the physics says: microstructure, renormalization, complexity."""
     command = command_for("analyze", run)
-    found = read(run.folder / ANALYSIS)
+    found = run.derived(ANALYSIS, ANALYSIS_CHECK, REMEDY)
     if found is None:
         return missing("physical reading", command)
     fits = found["microstructure"]
@@ -126,14 +133,13 @@ def physics(run: Run) -> str:
 
 def shipped(run: Run) -> str:
     """What can be shipped: the cards of drawn sub-networks."""
-    paths = sorted(run.folder.glob("*/card.json"))
-    if not paths:
+    cards = _cards(run)
+    if not cards:
         return missing(
             "sub-networks", command_for("sample", run) + " -k 5 --format onnx"
         )
     parts = []
-    for path in paths:
-        card = read(path) or {"subnetworks": []}
+    for folder, card in cards.items():
         rows = []
         for entry in card["subnetworks"]:
             before = entry.get("before", {})
@@ -154,7 +160,7 @@ def shipped(run: Run) -> str:
         head += ("not zero", "µs, one example")
         settings = f"rule {card.get('rule')}, format {card.get('format')}"
         parts.append(
-            f"<h3>{html.escape(path.parent.name)}: {html.escape(settings)}</h3>"
+            f"<h3>{html.escape(folder)}: {html.escape(settings)}</h3>"
             + table(head, rows, range(1, len(head)))
             + _outputs(card.get("source", {}).get("targets"))
         )
@@ -164,6 +170,20 @@ def shipped(run: Run) -> str:
         "network as drawn and the file without the units that no longer matter.</p>"
         + "".join(parts)
     )
+
+
+def _cards(run: Run) -> dict[str, dict[str, Any]]:
+    """Cards of sub-networks of this ensemble, by the name of their folder."""
+    found = {}
+    for path in sorted(run.folder.glob("*/card.json")):
+        if is_own(run, path):
+            card = read_json(path, REMEDY, CARD_CHECK)
+            seal = card.get("source", {}).get("ensemble")
+            if (path.parent / MANIFEST).exists():
+                check_manifest(path.parent)
+            if seal == run.seal or (seal is None and run.bare):
+                found[path.parent.name] = card
+    return found
 
 
 def _complexity(run: Run, found: Mapping[str, Any], command: str) -> str:

@@ -4,8 +4,8 @@ import html
 
 from meanfield.runs.folder import Run
 
-from .page import figure, missing, short, table
-from .parts import KINDS, command_for, plot
+from .page import missing, short, table
+from .parts import KINDS, command_for, picture, plot
 from .values import values
 
 SCORES = {
@@ -63,7 +63,8 @@ def _labels(run: Run) -> str:
     note = (
         '<p class="soft">Important: surely present, and its value known. Absent: '
         "surely not there. Variable: neither; it differs from one sub-network to the "
-        f"next. Tolerance of the labels: {short(rule.get('tolerance', 0))} "
+        f"next. Tolerance of the labels: "
+        f"{html.escape(short(rule.get('tolerance', 0)))} "
         f"({html.escape(str(rule.get('chosen', 'exact')))}). A connection whose input "
         "never varies on the data never learns; it counts as variable here.</p>"
     )
@@ -88,7 +89,8 @@ def _labels(run: Run) -> str:
     )
     for path in sorted((run.plots).glob("landscape-*.png")):
         layer = path.stem.removeprefix("landscape-")
-        plots += figure(
+        plots += picture(
+            run,
             path,
             f"The connections of {layer}: slab mean, slab variance, and the "
             "probability of being absent as colour.",
@@ -115,16 +117,17 @@ def _by_target(run: Run) -> str:
 
 def _predictions(run: Run, command: str) -> str:
     """Pictures of predicted numbers, and of their intervals where they have some."""
-    plots, found = "", sorted((run.plots).glob("predictions-*.png"))
-    for path in found:
-        plots += figure(
+    plots = ""
+    for path in sorted(run.plots.glob("predictions-*.png")):
+        plots += picture(
+            run,
             path,
             "Predicted against observed numbers of the test data, with bars of one "
             "predictive standard deviation.",
             "Scatter plot: predicted against observed numbers; root mean square "
             f"distance from the diagonal {short(run.metrics.get('rmse'))}.",
         )
-    if not found:
+    if not plots:
         plots += missing("plot “predictions”", command)
     coverage = run.metrics.get("coverage")
     if coverage is not None:

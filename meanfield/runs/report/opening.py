@@ -1,17 +1,20 @@
 """What was trained, and how to do it again."""
 
 import csv
+import hashlib
 import html
+import io
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from meanfield.checks import require
 from meanfield.runs.config import CONFIG
 from meanfield.runs.folder import CONNECTIONS, HISTORY, METRICS, Run
 
 from .page import missing, short, table
-from .parts import command_for, plot
+from .parts import command_for, is_own, plot
 
 OF_PRIOR = ("slab_scale", "temperature")
 
@@ -26,7 +29,7 @@ def lead(run: Run) -> str:
         parts.append(f"test error {short(metrics['rmse'])} (root mean square)")
     if metrics.get("ece") is not None:
         parts.append(f"calibration error {short(metrics['ece'])}")
-    return ", ".join(parts) + "."
+    return html.escape(", ".join(parts)) + "."
 
 
 def trained(run: Run) -> str:
@@ -70,9 +73,10 @@ def reproduce(run: Run) -> str:
     rows = sorted(run.config["versions"].items())
     return (
         f"<pre>{html.escape(shlex.join(words))}</pre>"
-        f"<p>Fingerprint of the data: <code>{data['sha256']}</code>. All settings are "
-        f"in <code>{CONFIG}</code>, all numbers in <code>{METRICS}</code>, "
-        f"<code>{HISTORY}</code> and <code>{CONNECTIONS}</code>. The same seed and "
+        f"<p>Fingerprint of the data: <code>{html.escape(data['sha256'])}</code>. All "
+        f"settings are in <code>{CONFIG}</code>, all numbers in "
+        f"<code>{METRICS}</code>, <code>{HISTORY}</code> and "
+        f"<code>{CONNECTIONS}</code>. The same seed and "
         "versions give the same numbers.</p>" + table(("package", "version"), rows)
     )
 
@@ -85,10 +89,9 @@ def _predicted(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _history(run: Run) -> str:
     path = run.folder / HISTORY
-    if not path.is_file():
+    if not is_own(run, path):
         return missing("history", command_for("train --resume", run))
-    with path.open(newline="") as file:
-        losses = [float(row["nll"]) for row in csv.DictReader(file)]
+    losses = _losses(path, run.metrics.get("history_sha256"))
     if not losses:
         return "<p>No epoch was finished.</p>"
     return plot(
@@ -99,6 +102,20 @@ def _history(run: Run) -> str:
         f"first epoch to {losses[-1]:.3g} in epoch {len(losses)}.",
         command_for("train --resume", run),
     )
+
+
+def _losses(path: Path, sha256: str | None) -> list[float]:
+    """Negative log-likelihood of every epoch."""
+    content = path.read_bytes()
+    try:
+        require(sha256 in (None, hashlib.sha256(content).hexdigest()), "other contents")
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8")))
+        return [float(row["nll"]) for row in rows]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is not the table of epochs that was written ({error!r}); it was "
+            "truncated or edited. Restore it from a copy."
+        ) from error
 
 
 def _prior(training: Mapping[str, Any]) -> str:

@@ -2,30 +2,54 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
-from meanfield.runs.documents import read_json
+from meanfield.checks import require
 from meanfield.runs.folder import Run
+from meanfield.runs.pictures import SEAL, TITLE, texts_of_picture
 
 from .page import figure, missing
 
 KINDS = ("important", "variable", "absent")
+REMEDY = "Delete it, and make it again by the command that wrote it."
+MAX_PICTURE = 2**24
 
 
 def plot(run: Run, name: str, caption: str, alternative: str, command: str) -> str:
     """A picture of the run, or a note on how to make it."""
-    path = run.plots / f"{name}.png"
-    if not path.is_file():
-        return missing(f"plot “{name}”", command)
-    return figure(path, caption, alternative)
+    return picture(run, run.plots / f"{name}.png", caption, alternative) or missing(
+        f"plot “{name}”", command
+    )
+
+
+def picture(run: Run, path: Path, caption: str, alternative: str) -> str:
+    """A picture of this run; nothing if there is none or it shows another ensemble.
+
+    Raises:
+        ValueError: it is no PNG file, or too large for a page.
+    """
+    if not is_own(run, path):
+        return ""
+    content = path.read_bytes()
+    try:
+        texts = texts_of_picture(content)
+        require(len(content) <= MAX_PICTURE, f"it has over {MAX_PICTURE:,} bytes")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must be a PNG file as it was drawn: {error}. {REMEDY}"
+        ) from error
+    bare = run.bare and SEAL not in texts
+    own = texts.get(SEAL) == run.seal and texts.get(TITLE) == path.name
+    if not (own or bare):
+        return ""
+    return figure(content, caption, alternative)
+
+
+def is_own(run: Run, path: Path) -> bool:
+    """Whether a file is there and lies in the run's folder itself, behind no link."""
+    inside = run.folder.resolve() / path.relative_to(run.folder)
+    return path.is_file() and path.resolve() == inside
 
 
 def command_for(name: str, run: Run) -> str:
     """The command line that makes a part of the run."""
     return f"meanfield {name} {shlex.quote(str(run.folder))}"
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """The contents of a JSON file, or None where there is none."""
-    remedy = "Delete it, and make it again by the command that wrote it."
-    return read_json(path, remedy) if path.is_file() else None
