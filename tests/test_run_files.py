@@ -200,6 +200,14 @@ def test_deep_large_and_constant_json_is_refused(whole, tmp_path):
         mf.load_run(folder)
 
 
+def test_numbers_that_are_not_finite_are_left_out(whole, tmp_path):
+    run = mf.load_run(shutil.copytree(whole, tmp_path / "run"))
+    run.update_metrics({"entropy": {"layers/0/weight": -np.inf}, "nll": np.nan})
+    assert run.metrics["entropy"] == {"layers/0/weight": None}
+    assert run.metrics["nll"] is None
+    runs.report.write_report(run.folder)
+
+
 def test_seeds_are_told_apart_to_the_last_bit():
     seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**63 - 1]
     keys = {tuple(np.ravel(jax.random.key_data(key_of_seed(seed)))) for seed in seeds}
@@ -287,6 +295,8 @@ def test_a_finished_run_is_left_alone(whole, tmp_path):
     assert files_of(folder) == before
     with pytest.raises(ValueError, match=r"trained with hidden = \(2,\)"):
         runs.config.resumed(TrainSettings(resume=folder, hidden=(3,)))
+    with pytest.raises(ValueError, match="leave `out` and `overwrite` out"):
+        runs.config.resumed(TrainSettings(resume=folder, out=tmp_path))
 
 
 def test_data_that_moved_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):

@@ -105,6 +105,11 @@ def resumed(settings: TrainSettings) -> TrainSettings:
             f"{folder} holds no run to resume: it has no {CONFIG}. Start one with "
             f"`meanfield train --out {folder}`."
         )
+    require(
+        settings.out in (None, folder) and not settings.overwrite,
+        f"`resume` goes on with the run in {folder}, in that folder: leave `out` and "
+        "`overwrite` out.",
+    )
     config = read_config(folder)
     # What an earlier version could not do otherwise, it did not write down.
     kept = {

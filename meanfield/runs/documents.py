@@ -42,7 +42,7 @@ def read_json(path: Path, remedy: str, check: Check) -> Any:
         f"{remedy}",
     )
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        content = json.loads(path.read_bytes(), parse_constant=_nothing)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not readable JSON ({error}); it was truncated or edited. "
@@ -60,9 +60,10 @@ def write_sealed(path: Path, content: dict[str, Any], ensemble: str) -> None:
 
     Args:
         path: the file.
-        content: anything JSON can hold.
+        content: anything JSON can hold; numbers that are not finite become null.
         ensemble: the ensemble's seal.
     """
+    content = json.loads(json.dumps(content), parse_constant=_nothing)
     seal = {"ensemble": ensemble, "sha256": _digest(path.name, ensemble, content)}
     write_json(path, {**content, SEAL: seal})
 
@@ -99,9 +100,9 @@ def read_sealed(
 
 
 def _digest(name: str, ensemble: Any, content: dict[str, Any]) -> str:
-    plain = json.loads(json.dumps([name, ensemble, content]))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    text = json.dumps([name, ensemble, content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+def _nothing(constant: str) -> None:
+    """NaN and the infinities are no numbers of JSON; an earlier version wrote them."""

@@ -185,7 +185,7 @@ METRICS = record(
         "labels_learned": fractions,
         "never_learned": mapping(share),
         "label_rule": record({}, {"tolerance": number(), "chosen": text()}),
-        "entropy": mapping(number()),
+        "entropy": mapping(optional(number())),
         "versions": mapping(text()),
     },
 )

@@ -76,8 +76,9 @@ def reproduce(run: Run) -> str:
         f"<p>Fingerprint of the data: <code>{html.escape(data['sha256'])}</code>. All "
         f"settings are in <code>{CONFIG}</code>, all numbers in "
         f"<code>{METRICS}</code>, <code>{HISTORY}</code> and "
-        f"<code>{CONNECTIONS}</code>. The same seed and "
-        "versions give the same numbers.</p>" + table(("package", "version"), rows)
+        f"<code>{CONNECTIONS}</code>. The same seed, "
+        "versions and number of CPU cores give the same numbers.</p>"
+        + table(("package", "version"), rows)
     )
 
 
