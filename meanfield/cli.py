@@ -241,19 +241,19 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app(args=[word for word in words if word != "--debug"])
-        return
     except WORK as error:
-        code, text = 1, f"error: {error}"
-        if isinstance(error, MemoryError):
-            text = f"error: not enough memory. {error}".rstrip()
-    except Exception as error:  # noqa: BLE001  (the last resort: no traceback)
-        code = 3
+        _fail(error, 1, f"error: {str(error) or type(error).__name__}", debug)
+    except Exception as error:
         text = (
             f"internal error: {type(error).__name__}: {error}\nThis is a fault of "
             "meanfield, not yours. The same command with --debug says where; please "
             "report it."
         )
+        _fail(error, 3, text, debug)
+
+
+def _fail(error: Exception, code: int, text: str, debug: bool) -> None:
     if debug:
-        traceback.print_exc()
+        traceback.print_exception(error)
     typer.echo(text, err=True)
     sys.exit(code)
