@@ -161,8 +161,9 @@ def serve_check(
 @with_options(CreditSettings, OpenSettings)
 def credit(run: RunFolder, settings: CreditSettings, where: OpenSettings) -> None:
     """Value every connection; writes credit.json, columns of connections.csv, plots."""
-    opened, dataset = _open(run, where)
-    found = runs.credit.credit(opened, dataset, **vars(settings))
+    with runs.folder.locked(run):
+        opened, dataset = _open(run, where)
+        found = runs.credit.credit(opened, dataset, **vars(settings))
     typer.echo(runs.tables.credit_table(found))
     _wrote(run / runs.folder.CREDIT)
 

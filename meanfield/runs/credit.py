@@ -10,9 +10,10 @@ from meanfield.checks import require
 from meanfield.credit.values import ConnectionValues, connection_values
 from meanfield.data import Dataset
 from meanfield.files import atomic_path
+from meanfield.keys import key_of_seed
 from meanfield.plots.credit import steepest_density
 
-from .documents import write_json
+from .documents import write_sealed
 from .folder import CONNECTIONS, CREDIT, Run
 from .pictures import draw_credit
 from .settings import CreditSettings
@@ -54,7 +55,7 @@ def credit(
     found = connection_values(
         run.ensemble,
         (x, y),
-        key=jax.random.fold_in(jax.random.key(seed), 30),
+        key=jax.random.fold_in(key_of_seed(seed), 30),
         likelihood=run.likelihood,
         groups=_groups(dataset, by, len(x)),
         num_samples=num_samples,
@@ -63,7 +64,7 @@ def credit(
     add_columns(run, found)
     draw_credit(run, dataset, found)
     content = summary(found, dataset) | {"seed": seed}
-    write_json(run.folder / CREDIT, content)
+    write_sealed(run.folder / CREDIT, content, run.seal)
     return content
 
 

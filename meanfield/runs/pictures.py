@@ -101,7 +101,7 @@ def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
     if images:
         pictures["credit-inputs"] = plots.credit_maps(images)
     for name, axis in pictures.items():
-        plots.save(axis, run.plots / f"{name}.png")
+        _save(axis, run.plots / f"{name}.png", run.seal)
 
 
 def credit_of_inputs(

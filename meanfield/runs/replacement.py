@@ -23,6 +23,7 @@ FILES = (
     "metrics.json",
     "history.csv",
     "connections.csv",
+    "credit.json",
     "coalitions.json",
     "analysis.json",
     "report.html",

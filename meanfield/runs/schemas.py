@@ -218,6 +218,29 @@ COALITIONS = record(
     {"layers": mapping(coalition)},
     {"payoff": text(), "epsilon": number(), "examples": whole(), "seed": whole()},
 )
+CREDIT = record(
+    {
+        "payoff_name": text(),
+        "payoff": number(),
+        "empty_payoff": number(),
+        "num_examples": whole(),
+        "path": record({"steepest": number()}),
+        "layers": mapping(
+            record(
+                {"connections": whole(), "sum": number(), "sum_of_negative": number()}
+            )
+        ),
+        "by_class": optional(mapping(record({}))),
+        "check": optional(
+            record(
+                {
+                    "verdict": text("agrees", "differs", "cannot tell"),
+                    "largest_difference": number(),
+                }
+            )
+        ),
+    }
+)
 verdict = record({"verdict": text(), "reason": text()})
 ANALYSIS = record(
     {

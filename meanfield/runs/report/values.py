@@ -1,11 +1,13 @@
 """The values of connections: what opens the section on credit."""
 
+import html
 from typing import Any
 
 from meanfield.runs.folder import CREDIT, Run
+from meanfield.runs.schemas import CREDIT as CREDIT_CHECK
 
 from .page import missing, short, table
-from .parts import command_for, plot, read
+from .parts import REMEDY, command_for, plot
 
 VERDICTS = {
     "agrees": "Sub-networks that were drawn agree with it",
@@ -17,7 +19,7 @@ VERDICTS = {
 def values(run: Run) -> str:
     """Which inputs and layers the payoff comes from."""
     command = command_for("credit", run)
-    found = read(run.folder / CREDIT)
+    found = run.derived(CREDIT, CREDIT_CHECK, REMEDY)
     if found is None:
         return missing("values of its connections", command)
     share = found["payoff"] - found["empty_payoff"]
@@ -34,7 +36,7 @@ def values(run: Run) -> str:
     head = ("layer", "connections", "value", "share", "of which negative")
     return (
         f"<p>The value of a connection is its Shapley value: its fair part of what all "
-        f"connections together earn, here the {_words(found)} on "
+        f"connections together earn, here the {html.escape(_words(found))} on "
         f"{found['num_examples']:,} examples, {short(found['payoff'])} with all and "
         f"{short(found['empty_payoff'])} with none. {_check(found)}</p>"
         + table(head, rows, range(1, len(head)))
