@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from meanfield.checks import require
-from meanfield.credit.values import ConnectionValues, connection_values
+from meanfield.credit.connection_shapley import ConnectionValues, connection_values
 from meanfield.data import Dataset
 from meanfield.files import atomic_path
 from meanfield.keys import key_of_seed
