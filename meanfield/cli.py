@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meanfield import learning, runs
+from meanfield import deploy, learning, runs
 from meanfield.runs.options import with_options
 from meanfield.runs.settings import (
     AnalyzeSettings,
@@ -144,17 +144,34 @@ def export(
     _check_format(settings.format)
     done = runs.sample.export(archive, out=out, **vars(settings))
     typer.echo(f"  largest difference {done.largest_difference:.2g}")
+    if done.precision is not None:
+        alike = "" if done.agreement is None else f", {done.agreement:.1%} choose alike"
+        typer.echo(f"  integers in {done.precision}{alike}")
     typer.echo(f"  wrote {done.path.resolve()} ({done.bytes:,} bytes)")
 
 
 @app.command("serve-check")
 def serve_check(
     folder: Annotated[Path, typer.Argument(help="a folder made by `sample`")],
+    signers: Annotated[
+        Path | None,
+        typer.Option(help="names and public SSH keys; one must have signed the folder"),
+    ] = None,
 ) -> None:
     """Load every shipped file in its runtime; compare with the outputs on record."""
-    for done in runs.sample.serve_check(folder):
+    for done in runs.sample.serve_check(folder, signers):
         gap = done.largest_difference
-        typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}")
+        signed = "" if done.signer is None else f", signed by {done.signer}"
+        typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}{signed}")
+
+
+@app.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(help="a folder made by `sample`")],
+    key: Annotated[Path, typer.Option(help="a private SSH key")],
+) -> None:
+    """Sign a shipped folder with OpenSSH; `serve-check --signers` checks it."""
+    _wrote(deploy.sign_shipped(folder, key))
 
 
 @app.command()

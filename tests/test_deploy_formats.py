@@ -23,9 +23,9 @@ from meanfield.deploy.formats import archive, numpy_runtime
 from meanfield.deploy.formats.archive import load_archive, load_subnetwork, save_archive
 from meanfield.deploy.formats.formats import export, load_predictor, onnx_predictor
 from meanfield.deploy.formats.numpy_writer import save_numpy
+from meanfield.deploy.formats.onnx_ensemble import ensemble_to_onnx
 from meanfield.deploy.formats.onnx_writer import (
     OPSET,
-    ensemble_to_onnx,
     save_onnx,
     to_onnx,
 )

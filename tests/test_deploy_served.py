@@ -14,12 +14,15 @@ import meanfield as mf
 from meanfield.deploy.formats import numpy_runtime
 from meanfield.deploy.formats.archive import load_archive
 from meanfield.deploy.formats.formats import load_predictor
+from meanfield.deploy.graph.network import as_network
 from meanfield.deploy.shipping.card import ModelCard, load_card
 from meanfield.deploy.shipping.manifest import check_manifest, write_manifest
 from meanfield.deploy.shipping.markdown import to_markdown
 from meanfield.deploy.shipping.served import check_shipped, convert, load_probe
 from meanfield.deploy.shipping.signature import check_signature, sign_shipped
 from meanfield.deploy.shipping.subnetworks import sample_subnetworks
+from meanfield.runs.folder import build_model, structure_of
+from meanfield.runs.sample import export as run_export, serve_check
 from meanfield.tensors import save_tree
 
 KEY = jax.random.key(0)
@@ -376,3 +379,27 @@ def test_cards_larger_than_any_card_are_not_read(copy):
         file.truncate(17 * 2**20)
     with pytest.raises(ValueError, match="a card has at most 16,777,216"):
         load_card(copy)
+
+
+def test_the_structure_of_a_network_of_any_width_costs_no_memory():
+    wide = {"kind": "mlp", "inputs": 10**7, "hidden": [10**7], "outputs": 10}
+    structure = structure_of(wide)
+    assert structure.layers[0].weight.shape == (10**7, 10**7)
+    assert as_network(structure).arrays["layers/1/weight"].shape == (10, 10**7)
+
+
+def test_an_archive_is_read_into_the_structure_alone(tmp_path):
+    architecture = {"kind": "mlp", "inputs": 5, "hidden": [6], "outputs": 2}
+    model = build_model(architecture, 0)
+    ensemble = mf.Ensemble.from_model(model, key=KEY)
+    drawn = sample_subnetworks(ensemble, 1, key=KEY)
+    out = tmp_path / "shipped"
+    source = {"model": architecture}
+    mf.deploy.ship(drawn, out, data=(X, Y), measure=False, source=source)
+    assert serve_check(out)[0].largest_difference <= 1e-5
+    done = run_export(
+        out / "subnetwork-0.safetensors", out=tmp_path / "n.npz", format="npz"
+    )
+    assert done.largest_difference <= 1e-5
+    predict = load_predictor(done.path, "npz")
+    np.testing.assert_allclose(predict(X), jax.vmap(drawn[0].model)(X), atol=1e-5)

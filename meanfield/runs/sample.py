@@ -93,8 +93,13 @@ def export(
     return convert(archive, out, format=format, like=structure_of(model))
 
 
-def serve_check(folder: Path) -> list[Checked]:
-    """Load every file of a folder that `sample` made, and compare its outputs."""
-    model = load_card(folder)["source"].get("model")
+def serve_check(folder: Path, signers: Path | None = None) -> list[Checked]:
+    """Load every file of a folder that `sample` made, and compare its outputs.
+
+    Args:
+        folder: the folder.
+        signers: a file of names and public keys, one of which must have signed it.
+    """
+    model = load_card(folder).source.get("model")
     like = None if model is None else structure_of(model)
-    return check_shipped(folder, like=like)
+    return check_shipped(folder, like=like, signers=signers)

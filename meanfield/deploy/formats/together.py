@@ -13,8 +13,9 @@ from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import output_distribution
 
 from .formats import Exported, staged
+from .onnx_ensemble import ensemble_to_onnx
 from .onnx_session import open_session
-from .onnx_writer import ensemble_to_onnx, save_onnx
+from .onnx_writer import save_onnx
 from .whole_inputs import jit_predict, opened, portable_graph
 
 NAME = "ensemble.onnx"

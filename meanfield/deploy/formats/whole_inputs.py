@@ -23,7 +23,7 @@ Predict = Callable[[Any], np.ndarray]
 def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
     """An archive's network with the inputs it reads, as `export` takes it."""
     model, content = load_subnetwork(archive, like)
-    return Shrunk(as_network(model), content.kept_inputs, {}, 0.0)
+    return Shrunk(model, content.kept_inputs, {}, 0.0, as_network(model))
 
 
 def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.deploy.formats.numpy_runtime import OPERATIONS
+from meanfield.program.primitives import ENTRYWISE
+
 Portable = tuple[str, dict[str, Any]] | None
 Params = Mapping[str, Any]
 
@@ -16,12 +19,7 @@ PASS_THROUGH = frozenset(
     {"stop_gradient", "copy", "copy_p", "sharding_constraint", "optimization_barrier"}
 )
 
-ELEMENTWISE = frozenset(
-    """abs acos acosh add and asin asinh atan atanh ceil cos cosh div eq erf erfc exp
-    exp2 expm1 floor ge gt is_finite le log log1p logistic lt max min mul ne neg not or
-    pow rem rsqrt sign sin sinh sqrt square sub tan tanh integer_pow select cast clamp
-    round""".split()
-)
+ELEMENTWISE = frozenset({*(ENTRYWISE & OPERATIONS.keys()), "select", "cast"})
 
 REDUCTIONS = frozenset({"sum", "prod", "amax", "amin", "any", "all"})
 

@@ -18,7 +18,7 @@ from meanfield.deploy.graph.graph import Node
 from .fold import contracted_means
 from .liveness import source_axes
 from .origin import links_from
-from .positions import Link, Units
+from .positions import Link, TiedUnits
 
 _CHUNK = 256
 
@@ -39,7 +39,7 @@ class CoalitionFold:
 
 
 def coalition_fold(
-    units: Units, coalition: Mapping[str, Any], data: Any
+    units: TiedUnits, coalition: Mapping[str, Any], data: Any
 ) -> CoalitionFold:
     """Find the units outside and the means they are held at.
 
@@ -71,7 +71,7 @@ def coalition_fold(
     return CoalitionFold(outside, means, patches)
 
 
-def _outside(units: Units, layer: str, mask: Any) -> np.ndarray:
+def _outside(units: TiedUnits, layer: str, mask: Any) -> np.ndarray:
     """Labels of the output units of a layer that do not belong."""
     links = links_from(units, layer)
     require(
@@ -97,7 +97,9 @@ def _outside(units: Units, layer: str, mask: Any) -> np.ndarray:
     return players[~mask]
 
 
-def _means(units: Units, links: list[Link], data: np.ndarray) -> dict[Link, np.ndarray]:
+def _means(
+    units: TiedUnits, links: list[Link], data: np.ndarray
+) -> dict[Link, np.ndarray]:
     require(len(data) > 0, "`data` must hold at least one example for the means.")
     sums: dict[Link, Any] = dict.fromkeys(links, 0.0)
     for start in range(0, len(data), _CHUNK):
@@ -111,7 +113,7 @@ def _means(units: Units, links: list[Link], data: np.ndarray) -> dict[Link, np.n
 
 
 def _patch(
-    units: Units, link: Link, place: int, mask: np.ndarray, mean: np.ndarray
+    units: TiedUnits, link: Link, place: int, mask: np.ndarray, mean: np.ndarray
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """Mask and means in the layout of the link's signal."""
     rank = len(units.shapes[link.node.inputs[link.signal]])

@@ -15,7 +15,7 @@ from meanfield.deploy.graph.flow import Flow, bias_slots
 from meanfield.deploy.graph.graph import Value
 
 from .liveness import Liveness, source_axes
-from .positions import Link, Units
+from .positions import Link, TiedUnits
 
 # Two evaluations of one constant differ by rounding at most.
 _SAME = 1e-6
@@ -44,7 +44,7 @@ class _Constants:
 
 
 def fold_constants(
-    units: Units,
+    units: TiedUnits,
     live: Liveness,
     values: Mapping[Value, np.ndarray],
     forced: np.ndarray,
@@ -126,7 +126,7 @@ def _constants(
 
 
 def _fold_link(
-    units: Units,
+    units: TiedUnits,
     live: Liveness,
     link: Link,
     gone: np.ndarray,

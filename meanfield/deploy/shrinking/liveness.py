@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .positions import FIXED, Link, Units
+from .positions import FIXED, Link, TiedUnits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class _Edges:
     present: np.ndarray
 
 
-def find_liveness(units: Units, folded: np.ndarray | None = None) -> Liveness:
+def find_liveness(units: TiedUnits, folded: np.ndarray | None = None) -> Liveness:
     """Reachability from both ends.
 
     Args:
@@ -76,13 +76,15 @@ def find_liveness(units: Units, folded: np.ndarray | None = None) -> Liveness:
             return Liveness(root, alive, driven, pinned)
 
 
-def source_axes(units: Units, link: Link, root: np.ndarray) -> list[tuple[int, int]]:
+def source_axes(
+    units: TiedUnits, link: Link, root: np.ndarray
+) -> list[tuple[int, int]]:
     """The contracted pairs of axes along which there are units."""
     weight = units.of(link.node.inputs[link.weight])
     return [pair for pair in link.contracted if root[weight[pair[0]]].any()]
 
 
-def _edges(units: Units, link: Link, root: np.ndarray) -> list[_Edges]:
+def _edges(units: TiedUnits, link: Link, root: np.ndarray) -> list[_Edges]:
     value = link.node.inputs[link.weight]
     present = units.graph.constants[value] != 0
     labels = units.of(value)
@@ -116,7 +118,7 @@ def _length(present: np.ndarray, axis: int | None) -> int:
     return 1 if axis is None else present.shape[axis]
 
 
-def is_constant(units: Units, live: Liveness) -> bool:
+def is_constant(units: TiedUnits, live: Liveness) -> bool:
     """Whether no path of connections leads from the input to an output."""
     inputs = [live.root[labels] for labels in units.of(units.graph.input)]
     inputs = np.concatenate([roots[roots != FIXED] for roots in inputs])

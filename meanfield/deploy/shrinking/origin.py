@@ -8,7 +8,7 @@ from meanfield.deploy.graph.execute import operate
 from meanfield.deploy.graph.graph import Graph, Node, Value
 
 from .liveness import source_axes
-from .positions import Link, Units
+from .positions import Link, TiedUnits
 
 _MOVES = frozenset({"broadcast", "reshape", "transpose", "squeeze", "reverse", "cut"})
 
@@ -36,7 +36,7 @@ def array_of(graph: Graph, value: Value) -> tuple[str, np.ndarray] | None:
 
 
 def outgoing_entries(
-    units: Units, root: np.ndarray, chosen: np.ndarray
+    units: TiedUnits, root: np.ndarray, chosen: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Entries of arrays that carry the signal of chosen units (boolean by label)."""
     if not chosen.any():
@@ -57,7 +57,7 @@ def outgoing_entries(
             yield name, np.take(entries, columns, axis).ravel()
 
 
-def links_from(units: Units, prefix: str) -> list[Link]:
+def links_from(units: TiedUnits, prefix: str) -> list[Link]:
     """The links whose weights are arrays below a path."""
     found = []
     for link in units.links:

@@ -38,7 +38,7 @@ class Link:
     padded: bool = False
 
 
-class Units:
+class TiedUnits:
     """The classes of tied positions of a graph.
 
     Args:

@@ -22,8 +22,8 @@ from .coalition import CoalitionFold, coalition_fold
 from .fold import fold_constants
 from .liveness import find_liveness, is_constant
 from .origin import outgoing_entries
-from .positions import FIXED, Units
-from .unit_rules import find_units
+from .positions import FIXED, TiedUnits
+from .unit_rules import tie_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +31,19 @@ class Shrunk:
     """A smaller network that computes the same function.
 
     Args:
-        network: the smaller network, taken apart.
+        model: the smaller network, of the type that came in.
         kept_inputs: for each axis of one example that lost entries, the indices of the
             entries the smaller network reads.
         kept: for each array, the indices kept along each of its axes.
         largest_difference: largest difference from the original on the probe.
+        network: the model, taken apart.
     """
 
-    network: Network
+    model: Any
     kept_inputs: dict[int, np.ndarray]
     kept: dict[str, tuple[np.ndarray, ...]]
     largest_difference: float
-
-    @property
-    def model(self) -> Any:
-        """The smaller network, of the type that came in."""
-        return self.network.rebuild(self.network.arrays)
+    network: Network
 
     def select_inputs(self, x: Any) -> Any:
         """The part of a batch x that the smaller network reads."""
@@ -147,11 +144,11 @@ def _shrink(
     }
     inputs = [np.arange(size) for size in probe.shape[1:]]
     graph = trace_symbolic(network, probe)
-    expected, first = None, True
+    expected, model, first = None, network.rebuild(network.arrays), True
     while True:
         values = evaluate(graph, _select(probe[:1], inputs))
         shapes = {value: array.shape for value, array in values.items()}
-        units = find_units(graph, _without_steps(shapes), rigid)
+        units = tie_units(graph, _without_steps(shapes), rigid)
         fold = None
         if coalition and first:
             fold = coalition_fold(units, coalition, probe if data is None else data)
@@ -169,13 +166,14 @@ def _shrink(
             for name in kept
         }
         inputs = [old[new] for old, new in zip(inputs, keep_inputs, strict=True)]
-        network, first = as_network(network.rebuild(arrays)), False
+        model, first = network.rebuild(arrays), False
+        network = as_network(model)
         graph = _trace_again(network, _select(probe, inputs))
     actual = outputs_of(graph, evaluate(graph, _select(probe, inputs)))
     difference = _compare(expected, actual, tolerance)
     whole = probe.shape[1:]
     short = {i: kept for i, kept in enumerate(inputs) if len(kept) < whole[i]}
-    return Shrunk(network, short, kept, difference)
+    return Shrunk(model, short, kept, difference, network)
 
 
 def _without_steps(
@@ -218,7 +216,7 @@ def _compare(
 
 
 def _step(
-    units: Units,
+    units: TiedUnits,
     arrays: Mapping[str, Any],
     values: Mapping[Any, np.ndarray],
     fold: CoalitionFold | None,
