@@ -92,7 +92,7 @@ def test_credit_maps_share_one_scale_and_show_their_numbers():
 
 def test_the_payoff_by_density_marks_where_it_rises_fastest():
     axis = plots.payoff_by_density(CREDIT)
-    assert plots.credit.steepest_density(CREDIT) == 0.8
+    assert plots.valuations.steepest_density(CREDIT) == 0.8
     assert any("steepest at 0.80" in text.get_text() for text in axis.legend_.texts)
     with pytest.raises(ValueError, match="names and shapes of `values`"):
         plots.value_against_magnitude({"w": np.ones(3)}, {"w": np.ones(4)})

@@ -12,11 +12,6 @@ Example:
 """
 
 from .bits import complexity as complexity
-from .credit import (
-    credit_maps as credit_maps,
-    payoff_by_density as payoff_by_density,
-    value_against_magnitude as value_against_magnitude,
-)
 from .learning import (
     interval_coverage as interval_coverage,
     predictions as predictions,
@@ -41,6 +36,11 @@ from .phases import (
     phase_diagram as phase_diagram,
 )
 from .style import new_axis as new_axis, save as save
+from .valuations import (
+    credit_maps as credit_maps,
+    payoff_by_density as payoff_by_density,
+    value_against_magnitude as value_against_magnitude,
+)
 from .weights import (
     entropy_by_layer as entropy_by_layer,
     label_fractions as label_fractions,

@@ -11,7 +11,7 @@ from meanfield.credit.connection_shapley import ConnectionValues, connection_val
 from meanfield.data import Dataset
 from meanfield.files import atomic_path
 from meanfield.keys import key_of_seed
-from meanfield.plots.credit import steepest_density
+from meanfield.plots.valuations import steepest_density
 
 from .documents import write_sealed
 from .folder import CONNECTIONS, CREDIT, Run

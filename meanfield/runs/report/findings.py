@@ -6,7 +6,7 @@ from meanfield.runs.folder import Run
 
 from .page import missing, short, table
 from .parts import KINDS, command_for, picture, plot
-from .values import values
+from .shares import values
 
 SCORES = {
     "accuracy": "accuracy",
