@@ -3,6 +3,7 @@ from .connection_shapley import (
     ConnectionValues as ConnectionValues,
     connection_values as connection_values,
 )
+from .energy import gibbs_probs as gibbs_probs
 from .inclusion import (
     inclusion_gradients as inclusion_gradients,
     probabilistic_values as probabilistic_values,

@@ -32,13 +32,16 @@ def gibbs_probs(
         energies: E, one for each class.
         temperature: T > 0, in the units of the energies.
 
+    Returns:
+        Probabilities of the classes, of the shape of the energies.
+
     Raises:
         ValueError: the temperature is not positive.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from meanfield.credit.energy import gibbs_probs
-        >>> gibbs_probs(jnp.array([0.0, jnp.log(3.0)])).round(2).tolist()
+        >>> import meanfield as mf
+        >>> mf.credit.gibbs_probs(jnp.array([0.0, jnp.log(3.0)])).round(2).tolist()
         [0.75, 0.25]
     """
     _check(temperature)

@@ -1,7 +1,6 @@
 """A network whose weights are distributions: the ensemble of its sub-networks."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,15 +15,14 @@ from meanfield.propagation.transformation import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
-from .frameworks import OpenedModel, open_model, refuse_training_mode
+from .frameworks import open_model, refuse_training_mode
 from .initial import (
     Initial,
-    critical,
-    fan_ins,
+    choose_initial,
     fan_ins_by_example,
     from_weights,
     input_axes,
-    nnx_fan_ins,
+    model_fan_ins,
     share_spikes,
 )
 
@@ -113,7 +111,7 @@ class Ensemble(eqx.Module):
         refuse_training_mode(model)
         opened = open_model(model)
         params, frozen = opened.params, opened.frozen
-        start = _choose_initial(initial, key)
+        start = choose_initial(initial, key)
         chosen = where or (lambda name, array: array.ndim >= 2)
         require(
             spikes in ("connection", "unit"),
@@ -140,7 +138,7 @@ class Ensemble(eqx.Module):
             f"`model` has float16 weights {narrow}, whose variances leave the range of "
             "float16. Widen them to float32, or to bfloat16, which has its range.",
         )
-        fans = _fan_ins_of(model, opened)
+        fans = model_fan_ins(model, opened)
         if example is not None:
             fans |= fan_ins_by_example(
                 opened.apply_fn, params, selected, example, noise
@@ -369,30 +367,6 @@ def _outputs(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> Any:
 @eqx.filter_jit
 def _moments(ensemble: Ensemble, x: Any) -> Any:
     return mean_field(ensemble.apply_fn, reading="moments")(ensemble.params, x)
-
-
-def _choose_initial(initial: Initial | str | None, key: Any) -> Initial:
-    if callable(initial):
-        return initial
-    name = initial or ("model" if key is None else "critical")
-    require(
-        name in ("critical", "model"),
-        f"`initial` must be 'critical', 'model' or a function; got {initial!r}.",
-    )
-    require(
-        name == "model" or key is not None,
-        "`key` is needed to draw fresh weights; pass key=jax.random.key(seed), or "
-        "initial='model' to keep the model's own.",
-    )
-    return critical() if name == "critical" else from_weights()
-
-
-def _fan_ins_of(model: Any, opened: OpenedModel) -> dict[str, int | float]:
-    """Fan-ins by path name, as far as types, names and shapes tell."""
-    fans = fan_ins(opened.params, opened.kind == "equinox")
-    if opened.kind == "nnx":
-        fans |= nnx_fan_ins(sys.modules["flax.nnx"], model)
-    return fans
 
 
 def _describe(params: Any) -> str:

@@ -20,6 +20,7 @@ arXiv:1606.05340; He et al. 2015, arXiv:1502.01852.
 """
 
 import math
+import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -33,6 +34,8 @@ from meanfield.propagation import count_summands
 from meanfield.propagation.transformation import Noise
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
+
+from .frameworks import OpenedModel
 
 Initial = Callable[[str, Array, int | float, PRNGKeyArray], SpikeSlab]
 
@@ -264,3 +267,32 @@ def fan_ins_by_example(
     if "" in chosen:  # The parameters are one array, which errors call `params`.
         found = {"": found["params"]} if found else {}
     return {name: max(sizes) for name, sizes in found.items() if not is_bias(name)}
+
+
+def choose_initial(initial: Initial | str | None, key: Any) -> Initial:
+    """The start that `from_model` was asked for by name, by function or by its key.
+
+    Raises:
+        ValueError: an unknown name, or no key where one is needed.
+    """
+    if callable(initial):
+        return initial
+    name = initial or ("model" if key is None else "critical")
+    require(
+        name in ("critical", "model"),
+        f"`initial` must be 'critical', 'model' or a function; got {initial!r}.",
+    )
+    require(
+        name == "model" or key is not None,
+        "`key` is needed to draw fresh weights; pass key=jax.random.key(seed), or "
+        "initial='model' to keep the model's own.",
+    )
+    return critical() if name == "critical" else from_weights()
+
+
+def model_fan_ins(model: Any, opened: OpenedModel) -> dict[str, int | float]:
+    """Fan-ins by path name, as far as types, names and shapes tell."""
+    fans = fan_ins(opened.params, opened.kind == "equinox")
+    if opened.kind == "nnx":
+        fans |= nnx_fan_ins(sys.modules["flax.nnx"], model)
+    return fans
