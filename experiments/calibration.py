@@ -47,7 +47,7 @@ STEP_SIZE, POINT_STEP_SIZE = 5e-3, 1.5e-3
 DROPOUT = 0.2
 SHIFT = 1
 TEMPERATURE = 0.02
-PRIOR = mf.SpikeSlabPrior(0.5, 1.0)
+PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
 SEEDS = (0, 1, 2)
 EPOCHS = {"mean field": 15, "one network": 10, "dropout": 15, "deep ensemble": 10}
 OUT = Path("runs/calibration")

@@ -25,7 +25,7 @@ from meanfield.learning.optimizers import steady_adam
 
 WIDTHS, TASKS, SEEDS = (784, 100, 100, 10), 5, 3
 IMAGES, EPOCHS, BATCH, STEP_SIZE = 10_000, 8, 128, 2e-3
-FIRST_PRIOR = mf.SpikeSlabPrior(0.5, "learned")
+FIRST_PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
 TEMPERATURE, SAMPLES = 1.0, 10
 ARMS = ("posterior as prior", "fine-tuning")
 

@@ -45,7 +45,7 @@ from meanfield.prediction.uncertainty import decompose_classes
 
 WIDTHS, BATCH, MEMBERS, DRAWS = (784, 300, 100, 10), 250, 5, 32
 POINT_STEP_SIZE = 1.5e-3
-PRIOR = mf.SpikeSlabPrior(0.5, 1.0)
+PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
 STEP_SIZES, TEMPERATURES = {False: 2e-3, True: 1.5e-3}, {False: 0.1, True: 0.02}
 # As they are, the images are soon learned by heart; moved, never.
 MOST_ORDINARY, ORDINARY_PART = 10, 0.5

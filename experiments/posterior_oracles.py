@@ -60,7 +60,7 @@ def problem(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def network(x, y=None, spikes=True, normal=False):
     """The network with every number a latent site; `normal` ones for NUTS."""
-    prior = mf.SpikeSlabPrior(INCLUSION[spikes], 1.0)
+    prior = mf.SpikeSlabPrior(inclusion_prob=INCLUSION[spikes], slab_scale=1.0)
     if normal:
         zero = {name: 0 * w.mean for name, w in ENSEMBLE.weights().items()}
         prior = mf.numpyro.as_prior(

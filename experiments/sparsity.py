@@ -195,7 +195,9 @@ def learn(images: Images, widths, stages, batch, point, seed: int) -> mf.Ensembl
     steps, first = sum(stages) * per_epoch, 0
     rise = sum(stages[:2]) * per_epoch
     for number, (epochs, warmth) in enumerate(zip(stages, COOLING, strict=True)):
-        prior = mf.SpikeSlabPrior(1 / (1 + math.exp(price / warmth)), "learned")
+        prior = mf.SpikeSlabPrior(
+            inclusion_prob=1 / (1 + math.exp(price / warmth)), slab_scale="learned"
+        )
         if number > 0:
             ensemble, kept = narrow(ensemble, kept)
         pixels = tuple(int(pixel) for pixel in kept[0])

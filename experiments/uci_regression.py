@@ -49,7 +49,7 @@ NOISES = {
     "t by input": mf.StudentT(df=4.0, scale="input"),
 }
 TEMPERATURES = (0.3, 0.02)
-PRIOR = mf.SpikeSlabPrior(0.5, "learned")
+PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
 EPOCHS, MOST_STEPS, STEP_SIZE = 300, 12_000, 5e-3
 # Published NLL of the same sets (uncertainty-baselines; the setups differ somewhat).
 PUBLISHED = {

@@ -277,7 +277,8 @@ class SpikeSlab(eqx.Module):
         Example:
             >>> import meanfield as mf
             >>> w = mf.SpikeSlab(0.9, 0.0, 1.0)
-            >>> round(float(w.kl(mf.SpikeSlabPrior(0.1, slab_scale=1.0))), 4) == 0
+            >>> prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0)
+            >>> round(float(w.kl(prior)), 4) == 0
             True
         """
         spike, mean, var = self._merge_points()

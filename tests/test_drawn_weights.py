@@ -217,7 +217,7 @@ def test_an_ensemble_with_drawn_weights_is_learned_and_keeps_its_noise():
         batch_size=20,
         accumulate=2,
         validation=(X, Y),
-        prior=mf.SpikeSlabPrior(0.5),
+        prior=mf.SpikeSlabPrior(inclusion_prob=0.5),
         progress=False,
     )
     assert result.ensemble.drawn == ensemble.drawn

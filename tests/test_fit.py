@@ -74,11 +74,15 @@ def test_batches_from_outside_are_learned_from(ensemble):
     with pytest.raises(ValueError, match="gone through only once"):
         learn(ensemble, iter(batches))
     with pytest.raises(ValueError, match="`num_data` is needed with a prior"):
-        learn(ensemble, batches, prior=mf.SpikeSlabPrior(0.5, 1.0))
+        learn(
+            ensemble,
+            batches,
+            prior=mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0),
+        )
 
 
 def test_both_terms_are_reported_per_example(ensemble):
-    prior = mf.SpikeSlabPrior(0.5, 1.0)
+    prior = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
     half = learn(ensemble, prior=prior, temperature=0.5, epochs=1)
     row = {name: values[0] for name, values in half.history.items()}
     assert row["kl"] > 0
@@ -88,7 +92,7 @@ def test_both_terms_are_reported_per_example(ensemble):
 
 
 def test_a_warm_up_weighs_the_divergence_step_by_step(ensemble):
-    prior = mf.SpikeSlabPrior(0.5, 1.0)
+    prior = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
     schedule = optax.linear_schedule(0.0, 1.0, 12)
     history = learn(ensemble, prior=prior, temperature=schedule, epochs=3).history
     share = (np.array(history["loss"]) - history["nll"]) / history["kl"]

@@ -31,7 +31,9 @@ RNG = np.random.default_rng(0)
 X = np.linspace(-2, 2, 24)[:, None].astype(np.float32)
 Y = (np.sin(1.5 * X[:, 0]) + 0.2 * RNG.normal(size=24)).astype(np.float32)
 NETWORK = eqx.nn.MLP(1, 1, 6, 1, activation=jnp.tanh, key=jax.random.key(0))
-PRIOR = SpikeSlabPrior(0.999, 1.0)  # nearly a slab alone, as NUTS has it
+PRIOR = SpikeSlabPrior(
+    inclusion_prob=0.999, slab_scale=1.0
+)  # nearly a slab alone, as NUTS has it
 
 
 def propagated(x, y=None, prior=PRIOR):
@@ -181,7 +183,12 @@ def test_a_prior_from_an_ensemble_may_be_made_inside_a_traced_model():
 
 def test_weights_of_a_generative_network_come_from_the_prior():
     traced = handlers.trace(handlers.seed(drawn, 0)).get_trace(
-        X, None, SpikeSlabPrior({"layers/0/weight": 0.2, "layers/1/weight": 0.9}, 2.0)
+        X,
+        None,
+        SpikeSlabPrior(
+            inclusion_prob={"layers/0/weight": 0.2, "layers/1/weight": 0.9},
+            slab_scale=2.0,
+        ),
     )
     law = traced["net/layers/0/weight"]["fn"]
     assert law.event_shape == (6, 1)
@@ -202,7 +209,7 @@ def test_weights_of_a_generative_network_come_from_the_prior():
         (lambda: ensemble_from_params("net", NETWORK, {}), "`params` lacks"),
         (
             lambda: random_spike_slab_module(
-                "net", NETWORK, SpikeSlabPrior(0.1, "learned")
+                "net", NETWORK, SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned")
             ),
             "`prior` learns its numbers",
         ),
@@ -262,7 +269,11 @@ def test_an_objective_that_weighs_draws_is_refused():
     svi = SVI(propagated, lambda x, y: None, optax.adam(0.01), RenyiELBO())
     with pytest.raises(ValueError, match="no density for each draw, by which Renyi"):
         svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y)
-    guide = AutoSpikeSlab(random := lambda x, y: drawn(x, y, SpikeSlabPrior(0.5, 1.0)))
+    guide = AutoSpikeSlab(
+        random := lambda x, y: drawn(
+            x, y, SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
+        )
+    )
     svi = SVI(random, guide, optax.adam(0.01), RenyiELBO())
     with pytest.raises(ValueError, match="AutoSpikeSlab has no density for each draw"):
         svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y)

@@ -101,7 +101,7 @@ def test_a_step_pays_the_divergence_of_the_ensemble(
     ensemble = mf.Ensemble.from_model(
         mlp((3, 4, 2), key=jax.random.key(0)), key=jax.random.key(1), spikes=spikes
     )
-    prior = mf.SpikeSlabPrior(inclusion, slab)
+    prior = mf.SpikeSlabPrior(inclusion_prob=inclusion, slab_scale=slab)
     learned, fixed = split_learned(ensemble, mf.Categorical(), parametrization)
     optimizer = optax.sgd(0.1)
     recipe = Recipe(fixed, prior, optimizer, parametrization, 1.0, num_data=10)

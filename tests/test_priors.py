@@ -70,23 +70,35 @@ def test_scales_and_inclusion_may_differ_between_layers():
         inclusion_prob={"a": 0.3, "b": 0.05}, slab_scale={"a": 0.5, "b": 2.0}
     )
     kls = layer_kls(weights, prior)
-    assert np.allclose(kls["a"], weights["a"].kl(SpikeSlabPrior(0.3, 0.5)).sum())
-    assert np.allclose(kls["b"], weights["b"].kl(SpikeSlabPrior(0.05, 2.0)).sum())
+    assert np.allclose(
+        kls["a"],
+        weights["a"].kl(SpikeSlabPrior(inclusion_prob=0.3, slab_scale=0.5)).sum(),
+    )
+    assert np.allclose(
+        kls["b"],
+        weights["b"].kl(SpikeSlabPrior(inclusion_prob=0.05, slab_scale=2.0)).sum(),
+    )
     assert np.allclose(total_kl(weights, prior), kls["a"] + kls["b"])
 
 
 def test_the_learned_scale_is_where_the_kl_is_smallest():
     weight = _weights()
     best = float(empirical_slab_scale(weight))
-    kl = lambda s: float(weight.kl(SpikeSlabPrior(0.2, s)).sum())
-    learned = float(total_kl({"w": weight}, SpikeSlabPrior(0.2, "learned")))
+    kl = lambda s: float(
+        weight.kl(SpikeSlabPrior(inclusion_prob=0.2, slab_scale=s)).sum()
+    )
+    learned = float(
+        total_kl(
+            {"w": weight}, SpikeSlabPrior(inclusion_prob=0.2, slab_scale="learned")
+        )
+    )
     assert np.isclose(learned, kl(best), rtol=1e-6)
     assert all(kl(best * factor) > learned + 1e-3 for factor in (0.9, 0.97, 1.03, 1.1))
 
 
 def test_the_gradient_with_a_learned_scale_is_the_total_one():
     weight = _weights()
-    prior = SpikeSlabPrior(0.2, "learned")
+    prior = SpikeSlabPrior(inclusion_prob=0.2, slab_scale="learned")
 
     def by_hand(weight):
         """The same with the minimum over s written out and differentiated."""
@@ -111,7 +123,9 @@ def test_the_gradient_with_a_learned_scale_is_the_total_one():
 def test_a_learned_scale_where_nothing_is_present_is_harmless():
     weight = SpikeSlab(jnp.ones(3), jnp.zeros(3), jnp.ones(3))
     value, gradient = jax.value_and_grad(
-        lambda w: total_kl({"w": w}, SpikeSlabPrior(0.1, "learned"))
+        lambda w: total_kl(
+            {"w": w}, SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned")
+        )
     )(weight)
     assert np.allclose(value, -3 * np.log(0.9))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -126,9 +140,11 @@ def test_the_beta_hyper_prior_costs_its_closed_form(a, b, n):
     ones = (1 - pi).sum()
     spikes = negentropy + betaln(a, b) - betaln(a + ones, b + n - ones)
     half = SpikeSlab(jnp.full(n, 0.5), weight.slab_mean, weight.slab_var)
-    slab = half.kl(SpikeSlabPrior(0.5, 0.7))  # 0.5 · KL of the slab alone
+    slab = half.kl(
+        SpikeSlabPrior(inclusion_prob=0.5, slab_scale=0.7)
+    )  # 0.5 · KL of the slab alone
     expected = spikes + float((2 * slab * (1 - pi)).sum())
-    prior = SpikeSlabPrior(dist.Beta(a, b), 0.7)
+    prior = SpikeSlabPrior(inclusion_prob=dist.Beta(a, b), slab_scale=0.7)
     got = total_kl({"w": weight}, prior)
     assert np.allclose(got, expected, rtol=2e-5, atol=2e-5)
 
@@ -141,7 +157,7 @@ def test_the_beta_gradient_is_the_expected_log_odds():
     gradient = jax.grad(
         lambda p: total_kl(
             {"w": SpikeSlab(p, jnp.zeros(40), jnp.ones(40))},
-            SpikeSlabPrior(dist.Beta(a, b), 1.0),
+            SpikeSlabPrior(inclusion_prob=dist.Beta(a, b), slab_scale=1.0),
         )
     )(weight.spike_prob)
     expected = np.log(pi) - np.log1p(-pi)
@@ -155,7 +171,10 @@ def test_the_beta_cost_keeps_its_digits_for_many_weights_in_float32():
     pi = float(np.float32(pi))
     negentropy = n * (pi * np.log(pi) + (1 - pi) * np.log1p(-pi))
     expected = negentropy + betaln(1, 1) - betaln(1 + n * (1 - pi), 1 + n * pi)
-    got = total_kl({"w": weight}, SpikeSlabPrior(dist.Beta(1.0, 1.0), 1.0))
+    got = total_kl(
+        {"w": weight},
+        SpikeSlabPrior(inclusion_prob=dist.Beta(1.0, 1.0), slab_scale=1.0),
+    )
     assert abs(float(got) - expected) < 0.02 * expected
 
 
@@ -189,7 +208,9 @@ def _bound(x, y, prior, log_odds_of, slab_scale):
 def test_the_bound_stays_below_the_exact_evidence_and_close(correlated):
     x, y = _linear_problem(correlated=correlated)
     odds = np.log(0.3 / 0.7)
-    weight, bound = _bound(x, y, SpikeSlabPrior(0.3, 0.9), lambda _: odds, 0.9)
+    weight, bound = _bound(
+        x, y, SpikeSlabPrior(inclusion_prob=0.3, slab_scale=0.9), lambda _: odds, 0.9
+    )
     model = (x, y, 0.5, 0.9, independent_masks(0.3))
     evidence, mean, var, _ = linear_posterior(*model)
     if not correlated:  # the posterior factorises, and the bound is tight
@@ -204,7 +225,13 @@ def test_with_a_beta_hyper_prior_the_bound_stays_below_the_evidence(correlated):
     x, y = _linear_problem(correlated=correlated)
     a, b = 1.5, 2.5
     log_odds = lambda p: digamma(a + p.sum()) - digamma(b + (1 - p).sum())
-    _, bound = _bound(x, y, SpikeSlabPrior(dist.Beta(a, b), 0.9), log_odds, 0.9)
+    _, bound = _bound(
+        x,
+        y,
+        SpikeSlabPrior(inclusion_prob=dist.Beta(a, b), slab_scale=0.9),
+        log_odds,
+        0.9,
+    )
     model = (x, y, 0.5, 0.9, beta_masks(a, b))
     assert best_mask_bound(*model) <= bound <= linear_posterior(*model)[0]
 
@@ -214,12 +241,18 @@ def test_with_a_learned_scale_the_bound_is_one_at_that_scale():
     odds, scale = np.log(0.3 / 0.7), 1.0
     for _ in range(10):
         weight, bound = _bound(
-            x, y, SpikeSlabPrior(0.3, "learned"), lambda _: odds, scale
+            x,
+            y,
+            SpikeSlabPrior(inclusion_prob=0.3, slab_scale="learned"),
+            lambda _: odds,
+            scale,
         )
         scale = float(empirical_slab_scale(weight))
     model = (x, y, 0.5, scale, independent_masks(0.3))
     assert best_mask_bound(*model) <= bound <= linear_posterior(*model)[0]
-    _, bound_fixed = _bound(x, y, SpikeSlabPrior(0.3, 1.0), lambda _: odds, 1.0)
+    _, bound_fixed = _bound(
+        x, y, SpikeSlabPrior(inclusion_prob=0.3, slab_scale=1.0), lambda _: odds, 1.0
+    )
     assert bound >= bound_fixed
 
 
@@ -236,12 +269,16 @@ def test_an_earlier_posterior_is_a_prior():
 def test_a_prior_passes_through_jit_and_its_numbers_may_be_traced():
     weight = _weights()
     for prior in (
-        SpikeSlabPrior(0.1, 0.5),
-        SpikeSlabPrior(dist.Beta(1.0, 9.0), {"w": "learned"}),
+        SpikeSlabPrior(inclusion_prob=0.1, slab_scale=0.5),
+        SpikeSlabPrior(inclusion_prob=dist.Beta(1.0, 9.0), slab_scale={"w": "learned"}),
     ):
         got = jax.jit(lambda w, p: total_kl({"w": w}, p))(weight, prior)
         assert np.allclose(got, total_kl({"w": weight}, prior), rtol=1e-5)
-    slope = jax.grad(lambda s: total_kl({"w": weight}, SpikeSlabPrior(0.1, s)))(0.5)
+    slope = jax.grad(
+        lambda s: total_kl(
+            {"w": weight}, SpikeSlabPrior(inclusion_prob=0.1, slab_scale=s)
+        )
+    )(0.5)
     second = weight.slab_var + weight.slab_mean**2
     expected = jnp.sum(weight.inclusion_prob * (1 / 0.5 - second / 0.5**3))
     assert np.allclose(slope, expected, rtol=1e-4)
@@ -257,21 +294,37 @@ def test_a_prior_passes_through_jit_and_its_numbers_may_be_traced():
         (lambda: SpikeSlabPrior(slab_scale={}), "empty mapping"),
         (lambda: SpikeSlabPrior(slab_scale={"w": 0.0}), r"slab_scale\['w'\]"),
         (lambda: SpikeSlabPrior(slab_scale=None), "got None"),
-        (lambda: SpikeSlabPrior(0.0), "strictly between 0 and 1; got 0.0"),
-        (lambda: SpikeSlabPrior(1.0), "strictly between 0 and 1"),
-        (lambda: SpikeSlabPrior(np.nan), "strictly between 0 and 1"),
-        (lambda: SpikeSlabPrior("half"), "a probability or numpyro"),
-        (lambda: SpikeSlabPrior(True), "a probability or numpyro"),
-        (lambda: SpikeSlabPrior(dist.Beta(jnp.ones(2), 1.0)), "one Beta distribution"),
-        (lambda: SpikeSlabPrior(0.1, "learned").slab_scale, "not one number"),
-        (lambda: SpikeSlabPrior(dist.Beta(1.0, 1.0)).inclusion_prob, "not one number"),
         (
-            lambda: total_kl({"w": _weights()}, SpikeSlabPrior(0.1, {"v": 1.0})),
+            lambda: SpikeSlabPrior(inclusion_prob=0.0),
+            "strictly between 0 and 1; got 0.0",
+        ),
+        (lambda: SpikeSlabPrior(inclusion_prob=1.0), "strictly between 0 and 1"),
+        (lambda: SpikeSlabPrior(inclusion_prob=np.nan), "strictly between 0 and 1"),
+        (lambda: SpikeSlabPrior(inclusion_prob="half"), "a probability or numpyro"),
+        (lambda: SpikeSlabPrior(inclusion_prob=True), "a probability or numpyro"),
+        (
+            lambda: SpikeSlabPrior(inclusion_prob=dist.Beta(jnp.ones(2), 1.0)),
+            "one Beta distribution",
+        ),
+        (
+            lambda: SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned").slab_scale,
+            "not one number",
+        ),
+        (
+            lambda: SpikeSlabPrior(inclusion_prob=dist.Beta(1.0, 1.0)).inclusion_prob,
+            "not one number",
+        ),
+        (
+            lambda: total_kl(
+                {"w": _weights()},
+                SpikeSlabPrior(inclusion_prob=0.1, slab_scale={"v": 1.0}),
+            ),
             "no entry for the weight 'w'",
         ),
         (
             lambda: total_kl(
-                {"w": _weights()}, SpikeSlabPrior(0.1, {"w": 1.0, "v": 1.0})
+                {"w": _weights()},
+                SpikeSlabPrior(inclusion_prob=0.1, slab_scale={"w": 1.0, "v": 1.0}),
             ),
             r"names \['v'\]",
         ),

@@ -84,7 +84,7 @@ def test_entropy_and_divergence_are_those_of_the_joint_law():
 
 def test_a_spike_is_paid_for_once():
     weight, rho, scale = shared(), 0.2, 0.7
-    prior = mf.SpikeSlabPrior(rho, scale)
+    prior = mf.SpikeSlabPrior(inclusion_prob=rho, slab_scale=scale)
     pi, m, xi = (np.asarray(part, np.float64) for part in jax.tree.leaves(weight))
     coin = pi * np.log(pi / (1 - rho)) + (1 - pi) * np.log((1 - pi) / rho)
     ratio = xi / scale**2
@@ -307,7 +307,7 @@ def test_learning_finds_the_inputs_that_matter(parametrization):
         epochs=60,
         optimizer=optax.adam(1e-2),
         batch_size=64,
-        prior=mf.SpikeSlabPrior(0.1, "learned"),
+        prior=mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned"),
         parametrization=parametrization,
         progress=False,
     )

@@ -138,7 +138,7 @@ def test_the_divergence_of_bfloat16_weights_is_that_of_their_values():
         rng.uniform(0.9, 1.1, (300, 100)),
     )
     half = mf.SpikeSlab(*(jnp.asarray(part, jnp.bfloat16) for part in parts))
-    prior = mf.SpikeSlabPrior(0.1, 1.0)
+    prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0)
     pi, m, xi = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(half))
     coin = pi * np.log(pi / 0.9) + (1 - pi) * np.log((1 - pi) / 0.1)
     slab = (1 - pi) * 0.5 * (xi - 1 - np.log(xi) + m**2)
@@ -156,7 +156,7 @@ def test_bfloat16_losses_are_summed_in_float32():
     net = eqx.nn.Linear(4, 3, key=KEY)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), net)
     ensemble = mf.Ensemble.from_model(half, key=KEY)
-    prior = mf.SpikeSlabPrior(0.3, 1.0)
+    prior = mf.SpikeSlabPrior(inclusion_prob=0.3, slab_scale=1.0)
     result = mf.fit(
         ensemble,
         (X.astype(jnp.bfloat16), Y),
@@ -184,7 +184,7 @@ def test_a_number_of_examples_that_cannot_be_is_refused(num_data):
             ensemble,
             (X, Y),
             key=KEY,
-            prior=mf.SpikeSlabPrior(0.5),
+            prior=mf.SpikeSlabPrior(inclusion_prob=0.5),
             num_data=num_data,
             batch_size=12,
         )

@@ -23,7 +23,10 @@ WIDTHS, EPOCHS, BATCH, SEEDS = (784, 100, 100, 10), 8, 128, (0, 1, 2)
 SAMPLES, LAST_LAYER_DRAWS, REPEATS = 100, 100, 3
 ARMS = {
     "no prior": {"prior": None},
-    "prior, T = 1": {"prior": mf.SpikeSlabPrior(0.1, "learned"), "temperature": 1.0},
+    "prior, T = 1": {
+        "prior": mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned"),
+        "temperature": 1.0,
+    },
 }
 
 

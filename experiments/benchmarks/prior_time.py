@@ -30,13 +30,16 @@ STEP_SIZE = 1e-3
 CASES = {
     "no prior": (None, mf.learning.Projected()),
     "no prior, unconstrained": (None, mf.learning.Unconstrained()),
-    "fixed numbers": (mf.SpikeSlabPrior(0.1, 1.0), mf.learning.Unconstrained()),
+    "fixed numbers": (
+        mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0),
+        mf.learning.Unconstrained(),
+    ),
     "learned slab scale": (
-        mf.SpikeSlabPrior(0.1, "learned"),
+        mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned"),
         mf.learning.Unconstrained(),
     ),
     "learned scale, Beta": (
-        mf.SpikeSlabPrior(dist.Beta(1.0, 9.0), "learned"),
+        mf.SpikeSlabPrior(inclusion_prob=dist.Beta(1.0, 9.0), slab_scale="learned"),
         mf.learning.Unconstrained(),
     ),
 }

@@ -62,7 +62,8 @@ class SpikeSlabPrior(eqx.Module):
     _inclusion: Any
     _slab: Any
 
-    def __init__(self, inclusion_prob: Any = 0.1, slab_scale: Any = 1.0):
+    # By keyword: ρ is 1 − π, and the first number of a `SpikeSlab` is π.
+    def __init__(self, *, inclusion_prob: Any = 0.1, slab_scale: Any = 1.0):
         self._inclusion = _each(_inclusion, "inclusion_prob", inclusion_prob)
         self._slab = _each(_slab, "slab_scale", slab_scale)
 
@@ -180,7 +181,8 @@ def total_kl(
         >>> import meanfield as mf
         >>> from meanfield.learning.priors import total_kl
         >>> weights = {"weight": mf.SpikeSlab([0.9], [0.0], [1.0])}
-        >>> abs(float(total_kl(weights, mf.SpikeSlabPrior(0.1, 1.0)))) < 1e-6
+        >>> prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0)
+        >>> abs(float(total_kl(weights, prior))) < 1e-6
         True
     """
     costs = layer_kls(weights, prior, kl)

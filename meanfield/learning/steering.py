@@ -176,7 +176,7 @@ class Steering:
     def prior(self) -> SpikeSlabPrior:
         """The prior of the next epoch, its price an array: nothing compiles anew."""
         share = jax.nn.sigmoid(-jnp.asarray(self.price, jnp.float32))
-        return SpikeSlabPrior(share, "learned")
+        return SpikeSlabPrior(inclusion_prob=share, slab_scale="learned")
 
     def schedule(self) -> Schedule:
         """The schedule of the next epoch."""

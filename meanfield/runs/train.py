@@ -273,7 +273,9 @@ def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
             ) from error
     if settings.inclusion_prob is None:
         return None
-    return SpikeSlabPrior(settings.inclusion_prob, settings.slab_scale)
+    return SpikeSlabPrior(
+        inclusion_prob=settings.inclusion_prob, slab_scale=settings.slab_scale
+    )
 
 
 def _at_mean_rate(model: Any, counts: np.ndarray) -> Any:

@@ -1,6 +1,6 @@
 r"""A network with spike-and-slab weights inside a NumPyro model, as one statement.
 
-    prior = mf.SpikeSlabPrior(0.1, 1.0)
+    prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0)
     net = mf.numpyro.spike_slab_module("net", network, prior=prior)
     y = net(x)
 
@@ -68,7 +68,7 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         >>> import meanfield as mf
         >>> network = eqx.nn.MLP(3, 1, 8, 1, key=jax.random.key(0))
         >>> def model(x, y=None):
-        ...     prior = mf.SpikeSlabPrior(0.1, 1.0)
+        ...     prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0)
         ...     net = mf.numpyro.spike_slab_module("net", network, prior)
         ...     mean = net(x)[:, 0]
         ...     with numpyro.plate("data", len(x)):

@@ -179,7 +179,9 @@ class MeanFieldEstimator(BaseEstimator):
         rate = self.learning_rate
         default = self.prior == "default"
         settings = {
-            "prior": SpikeSlabPrior(0.5, "learned") if default else self.prior,
+            "prior": SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
+            if default
+            else self.prior,
             "temperature": self.temperature,
             "epochs": epochs,
             "optimizer": cosine_adam(rate, steps) if schedule else steady_adam(rate),
