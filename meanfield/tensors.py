@@ -7,7 +7,9 @@ contents; equal trees give equal files. No pickle.
 
 import hashlib
 import json
+import math
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from .trees import map_named, named_leaves
 
 FORMAT = 1
 SEAL = "seal"
+# Bytes of one array of an npz file.
+MAX_ARRAY = 2**34
 
 
 def save_tree(
@@ -183,3 +187,24 @@ def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
         digest.update(f"{name}|{array.dtype}|{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def check_npz(path: str | os.PathLike) -> None:
+    """Refuse an npz file of arrays larger than what it holds, before one is read.
+
+    Raises:
+        ValueError: a header claims more bytes than are there, or than `MAX_ARRAY`.
+        zipfile.BadZipFile: it is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                major, _ = np.lib.format.read_magic(file)
+                read = getattr(np.lib.format, f"read_array_header_{min(major, 2)}_0")
+                shape, _, dtype = read(file)
+            size = math.prod(shape) * dtype.itemsize
+            require(
+                dtype.hasobject or size <= min(member.file_size, MAX_ARRAY),
+                f"`{member.filename}` claims the shape {shape}, {size:,} bytes; the "
+                f"file holds {member.file_size:,}, and {MAX_ARRAY:,} are read at most",
+            )

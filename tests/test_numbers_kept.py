@@ -2,6 +2,9 @@
 
 import datetime
 import decimal
+import gzip
+import io
+import zipfile
 
 import equinox as eqx
 import jax
@@ -13,7 +16,7 @@ import pytest
 from sklearn.utils.estimator_checks import check_all_zero_sample_weights_error
 
 import meanfield as mf
-from meanfield.data import arrays, table
+from meanfield.data import arrays, read_idx, read_table, table
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -230,3 +233,38 @@ def test_truth_values_spelled_in_several_ways_are_two_classes(tmp_path):
     schema = table(path, target="c").schema
     frame = pd.DataFrame({"a": ["1"], "flag": ["TRUE"]})
     assert schema.encode(frame)[0, 1:].tolist() == [0.0, 1.0]
+
+
+# Files that announce more than they hold
+
+
+def test_a_gzip_file_unpacks_to_what_its_header_says_and_no_further(tmp_path):
+    header = bytes([0, 0, 8, 1, 0, 0, 0, 2])
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(header + bytes([7, 3])))
+    assert read_idx(path).tolist() == [7, 3]
+    path.write_bytes(gzip.compress(header + bytes(10_000_000)))
+    with pytest.raises(ValueError, match="unpacks to more than the 10 bytes"):
+        read_idx(path)
+    huge = bytes([0, 0, 8, 3]) + b"\xff" * 12
+    path.write_bytes(gzip.compress(huge + bytes(100)))
+    with pytest.raises(ValueError, match="It is truncated or not an idx file"):
+        read_idx(path)
+
+
+def test_an_array_larger_than_its_file_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "large.npz"
+    buffer = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
+    np.lib.format.write_array_header_1_0(buffer, shape)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue())
+    with pytest.raises(ValueError, match=r"claims the shape \(1000000, 1000000\)"):
+        arrays(path)
+
+
+def test_a_table_of_many_columns_is_read_in_linear_time(tmp_path):
+    path = tmp_path / "wide.csv"
+    names = ",".join(f"c{i}" for i in range(50_000))
+    path.write_text(names + "\n" + ",".join("1" * 50_000) + "\n")
+    assert read_table(path).shape == (1, 50_000)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.tensors import check_npz
 
 from .dataset import (
     Dataset,
@@ -126,6 +127,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         "a truncated one.",
     )
     try:
+        check_npz(path)
         # Opened here, so that it is closed also when NumPy gives up half-way.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

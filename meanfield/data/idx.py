@@ -14,6 +14,8 @@ from jaxtyping import Shaped
 
 from meanfield.checks import require
 
+# Of an unpacked file.
+MAX_BYTES = 2**32
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -21,18 +23,38 @@ def read_payload(path: str | os.PathLike) -> bytes:
     """Contents of a file, unpacked if it is gzip (told by its first bytes).
 
     Raises:
-        ValueError: the gzip file is cut short or damaged.
+        ValueError: the gzip file is cut short or damaged, or unpacks to more than
+            4 GiB, or to more than its idx header says.
     """
-    content = Path(path).read_bytes()
-    if content[:2] != b"\x1f\x8b":
-        return content
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if not packed:
+        return Path(path).read_bytes()
     try:
-        return gzip.decompress(content)
+        with gzip.open(path) as file:
+            head = file.read(4 + 4 * 255)
+            most = min(_announced(head), MAX_BYTES)
+            content = head + file.read(max(most - len(head), 0) + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is a damaged or truncated gzip file ({error}). Copy or download "
             "it again."
         ) from error
+    require(
+        len(content) <= most,
+        f"{path} unpacks to more than the {most} bytes that its header announces or "
+        f"that are read at most ({MAX_BYTES}). Copy or download it again.",
+    )
+    return content
+
+
+def _announced(head: bytes) -> int:
+    """Size of an idx file by its header; no bound for anything else."""
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
+        return MAX_BYTES
+    start = 4 + 4 * head[3]
+    sizes = np.frombuffer(head[4 : min(start, len(head) // 4 * 4)], ">u4")
+    return start + math.prod(map(int, sizes)) * np.dtype(_TYPES[head[2]]).itemsize
 
 
 def parse_idx(payload: bytes, name: str = "the file") -> Shaped[np.ndarray, "..."]:

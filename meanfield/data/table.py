@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     headings = [
         "" if pd.isna(name) else str(name).strip() for name in rows.iloc[0].tolist()
     ]
+    counts = Counter(headings)
     for position, name in enumerate(headings):
         require(
             name != "",
@@ -78,7 +80,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
             "0) has none.",
         )
         require(
-            headings.count(name) == 1,
+            counts[name] == 1,
             f"the headings of {path} must differ; {name!r} stands over two columns.",
         )
     frame = rows.iloc[1:].reset_index(drop=True)

@@ -1,7 +1,6 @@
 """The three instruments of `physics` applied to a run, or to anybody's weights."""
 
 import json
-import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from meanfield.physics.complexity.measure import measure_complexity
 from meanfield.physics.complexity.recording import layer_activations
 from meanfield.physics.microstructure.lognormal_fit import analyze_microstructure
 from meanfield.physics.renormalization.network_phase import analyze_renormalization
+from meanfield.tensors import check_npz
 from meanfield.trees import path_name
 
 from .documents import write_json, write_sealed
@@ -28,7 +28,6 @@ from .settings import AnalyzeSettings
 
 COMPLEXITY_EXAMPLES = 10_000
 DAMAGED = (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error)
-MAX_ARRAY = 2**34
 NO_FLOW = {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
 
 
@@ -48,7 +47,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-        _refuse_large(path)
+        check_npz(path)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (*DAMAGED, OSError, ValueError, EOFError, KeyError, TypeError) as error:
@@ -56,22 +55,6 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
             f"{path} is not a whole {path.suffix} file of arrays ({error}). Restore it "
             "from a copy, or write it again."
         ) from error
-
-
-def _refuse_large(path: Path) -> None:
-    """Raise if an archive says that it unpacks to more than can be meant."""
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            with archive.open(member) as file:
-                major, _ = np.lib.format.read_magic(file)
-                read = getattr(np.lib.format, f"read_array_header_{min(major, 2)}_0")
-                shape, _, dtype = read(file)
-            size = math.prod(shape) * dtype.itemsize
-            require(
-                size <= min(member.file_size, MAX_ARRAY),
-                f"`{member.filename}` claims the shape {shape}, {size:,} bytes; the "
-                f"file holds {member.file_size:,}, and {MAX_ARRAY:,} are read at most",
-            )
 
 
 def analyze(
