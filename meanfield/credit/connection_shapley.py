@@ -128,9 +128,9 @@ def connection_values(
         >>> ensemble = mf.Ensemble.from_model(net, key=jax.random.key(1))
         >>> data = jax.random.normal(jax.random.key(2), (64, 2)), jnp.arange(64) % 2
         >>> credit = mf.connection_values(ensemble, data, key=jax.random.key(3))
-        >>> credit.connection_values["layers/0/weight"].shape
+        >>> credit.values["layers/0/weight"].shape
         (4, 2)
-        >>> total = sum(value.sum() for value in credit.connection_values.values())
+        >>> total = sum(value.sum() for value in credit.values.values())
         >>> bool(abs(total - (credit.payoff - credit.empty_payoff)) < 0.05)
         True
     """
