@@ -88,9 +88,10 @@ def mean_and_spread(
     Rounded to float32, so that a row of weight 2 and a row that comes twice give equal
     numbers.
     """
-    # In units of the largest number, whose square neither overflows nor vanishes.
+    # In units whose squares neither overflow nor vanish; powers of 2 round nothing.
     largest = np.max(np.abs(values), axis=0)
-    unit = np.where(largest > 0, largest, 1)
+    _, exponent = np.frexp(largest)
+    unit = np.where(largest > 0, np.ldexp(1.0, exponent - 1), 1.0)
     mean = np.average(values / unit, axis=0, weights=weights)
     square = np.average(np.square(values / unit - mean), axis=0, weights=weights)
     spread = np.sqrt(square).astype(np.float32)
