@@ -259,7 +259,10 @@ def _is_zero(value: Any) -> bool:
     if not number or not is_concrete(value) or np.size(value) > SMALL:
         return False
     dtype = getattr(value, "dtype", np.dtype(float))
-    return not jnp.issubdtype(dtype, jax.dtypes.extended) and not np.any(value)
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return False
+    # On the host: under an outer `jit` JAX would stage the question.
+    return not np.asarray(value).any()
 
 
 def _is_complex(var: Any) -> bool:
