@@ -216,10 +216,9 @@ def _refuse_changed(value: np.ndarray, array: Any) -> None:
             f"which {array.dtype} cannot hold. Number classes from 0, give features as "
             "real numbers, or set jax_enable_x64.",
         )
-    if value.dtype == np.float64 and array.dtype == jnp.float32:
-        lost = bool(value.any()) and not bool(jnp.any(array))
+    if value.dtype == np.float64 and array.dtype == jnp.float32 and value.any():
         require(
-            not lost,
+            bool(jnp.any(array)),
             f"`data` holds numbers too small for {array.dtype}: all of them, the "
             f"largest {np.abs(value).max():g}, would become 0. Scale them first.",
         )
