@@ -41,15 +41,15 @@ def default_optimizer(steps: int | None) -> optax.GradientTransformation:
 
 
 def check_optimizer(optimizer: Any, learned: Any) -> None:
-    """Refuse what cannot move numbers by their gradients alone.
+    """Refuse what is no optimizer of a loss by its gradients.
 
     Args:
         optimizer: what `fit` was given.
         learned: the numbers that it is to move.
 
     Raises:
-        ValueError: it is no Optax transformation, needs more than gradients (as
-            `optax.lbfgs` does), or steps up as often as down (`optax.contrib.sam`).
+        ValueError: it is no Optax transformation, or steps up as often as down
+            (`optax.contrib.sam`).
     """
     advice = "Pass for example optax.adam(1e-3), or leave `optimizer` out."
     require(
@@ -64,13 +64,6 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
         "`optimizer` is optax.contrib.sam, every other step of which climbs to where "
         f"the next gradient is taken; `fit` would keep those steps too. {advice}",
     )
-    try:
-        jax.eval_shape(optimizer.update, learned, state, learned)
-    except TypeError as error:
-        raise ValueError(
-            "`optimizer` needs more than the gradients, such as the loss along a line "
-            f"({error}), which a batch cannot give. {advice}"
-        ) from error
 
 
 def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:
