@@ -1,7 +1,13 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
+
+# Each compiled program of JAX on a CPU holds some memory maps. Linux allows a process
+# 65,530 of them, and the compiler dies of a segmentation fault at the next.
+MOST_MAPS = 20_000
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +17,12 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set MEANFIELD_DATA to a folder with real data sets")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_are_dropped() -> Iterator[None]:
+    """Forget what was compiled before a long test process runs out of memory maps."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
