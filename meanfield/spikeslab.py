@@ -77,7 +77,7 @@ def _factored_var_jvp(values: Any, tangents: Any) -> tuple[Any, Any]:
 class SpikeSlab(eqx.Module):
     r"""An array of spike-and-slab weights, independent but for shared spikes.
 
-    P(w) = π δ(w) + (1 − π) N(w | m, Ξ), one such law for every entry.
+    P(w) = π δ(w) + (1 − π) N(w | m, Ξ), one such distribution for every entry.
 
     Args:
         spike_prob: π, the probability of an exact zero, in [0, 1].

@@ -161,10 +161,10 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
 
     w = jnp.array([[0.5, -1.0], [2.0, 0.3], [-0.7, 0.2]])
     ensemble = mf.Ensemble.from_model((linear, {"w": w}))
-    law = mf.SpikeSlab(
+    distribution = mf.SpikeSlab(
         jnp.array([[0.2, 0.5], [0.3, 0.6], [0.5, 0.1]]), w, jnp.full((3, 2), 0.1)
     )
-    ensemble = ensemble.with_weights({"w": law})
+    ensemble = ensemble.with_weights({"w": distribution})
     x = jax.random.normal(KEY, (40, 3))
     y = jax.random.normal(jax.random.key(1), (40, 2))
     found = mf.credit.inclusion_gradients(
@@ -177,7 +177,10 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
 
     def expected(present):
         # E(y − xw)² of independent weights, with one connection there or not.
-        prob, mean = 1 - np.asarray(law.spike_prob, float), np.asarray(w, float)
+        prob, mean = (
+            1 - np.asarray(distribution.spike_prob, float),
+            np.asarray(w, float),
+        )
         first = present * mean
         var = present * (0.1 + mean**2) - first**2
         assert prob.shape == present.shape
@@ -185,7 +188,7 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
         return -(bias**2 + np.asarray(x, float) ** 2 @ var).mean()
 
     for place in np.ndindex(3, 2):
-        present = 1 - np.asarray(law.spike_prob, float)
+        present = 1 - np.asarray(distribution.spike_prob, float)
         there, gone = present.copy(), present.copy()
         there[place], gone[place] = 1, 0
         value = expected(there) - expected(gone)

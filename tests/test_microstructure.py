@@ -38,7 +38,7 @@ def draw(name, seed=0):
     if name == "dropped":
         draws = rng.normal(size=SIZE)
         return draws[np.abs(draws) >= 0.25]
-    laws = {
+    distributions = {
         "gaussian": lambda: rng.normal(size=SIZE),
         "laplace": lambda: rng.laplace(size=SIZE),
         "student": lambda: rng.standard_t(3, size=SIZE),
@@ -47,7 +47,7 @@ def draw(name, seed=0):
             rng.lognormal(-3.2225, 0.65, SIZE) * rng.choice([-1, 1], SIZE)
         ),
     }
-    return laws[name]()
+    return distributions[name]()
 
 
 # Rows: sd, skewness and Q-Q r² of ln|w|, KS, margin over the half-normal, histogram
@@ -107,14 +107,14 @@ def test_gaussian_and_laplace_moments_of_the_log_agree_with_the_exact_ones():
         assert abs(skews.mean() - skewness) < 5 * skews.std(ddof=1) / 2 + 1e-3
 
 
-@pytest.mark.parametrize("law", ["gaussian", "laplace", "student"])
-def test_nulls_are_never_called_lognormal_at_two_thousand_weights(law):
+@pytest.mark.parametrize("distribution", ["gaussian", "laplace", "student"])
+def test_nulls_are_never_called_lognormal_at_two_thousand_weights(distribution):
     rng = np.random.default_rng(5)
     sampler = {
         "gaussian": rng.normal,
         "laplace": rng.laplace,
         "student": lambda size: rng.standard_t(3, size=size),
-    }[law]
+    }[distribution]
     verdicts = [fit_microstructure(sampler(size=2000)).verdict for _ in range(40)]
     assert "lognormal" not in verdicts
 
@@ -209,24 +209,26 @@ def test_rival_fits_reach_the_likelihood_of_scipys_general_fit(seed):
     rng = np.random.default_rng(seed)
     w = np.abs(rng.standard_t(4, size=800)) * (0.3 if seed else 1.0)
     logs = np.log(w)
-    for law in rivals.fit_rivals(logs):
-        ours = law.log_density(w).sum()
-        theirs = RIVALS[law.name](w).sum()
+    for distribution in rivals.fit_rivals(logs):
+        ours = distribution.log_density(w).sum()
+        theirs = RIVALS[distribution.name](w).sum()
         # SciPy's simplex search stops early at times: never below it, never far above.
-        assert theirs - 1e-4 < ours < theirs + 0.05, law.name
+        assert theirs - 1e-4 < ours < theirs + 0.05, distribution.name
 
 
 def test_rival_densities_integrate_to_one():
     logs = np.log(np.random.default_rng(0).gamma(1.7, size=500))
-    for law in rivals.fit_rivals(logs):
+    for distribution in rivals.fit_rivals(logs):
         total, _ = integrate.quad(
-            lambda w, law=law: float(np.exp(law.log_density(np.array([w]))[0])),
+            lambda w, distribution=distribution: float(
+                np.exp(distribution.log_density(np.array([w]))[0])
+            ),
             1e-12,
             200.0,
             limit=400,
             points=[0.1, 1.0, 5.0],
         )
-        assert total == pytest.approx(1.0, abs=2e-3), law.name
+        assert total == pytest.approx(1.0, abs=2e-3), distribution.name
 
 
 def test_binned_rival_fits_agree_with_exact_ones(monkeypatch):
@@ -235,11 +237,11 @@ def test_binned_rival_fits_agree_with_exact_ones(monkeypatch):
     monkeypatch.setattr(rivals, "MAX_EXACT", 20_000)
     exact = rivals.fit_rivals(logs)
     monkeypatch.setattr(rivals, "MAX_EXACT", 100)
-    for law, other in zip(exact, rivals.fit_rivals(logs), strict=True):
-        assert other.parameters == pytest.approx(law.parameters, rel=2e-3)
+    for distribution, other in zip(exact, rivals.fit_rivals(logs), strict=True):
+        assert other.parameters == pytest.approx(distribution.parameters, rel=2e-3)
         # Binning costs the rival next to nothing: far less than the 10 that decide.
-        gap = law.log_density(w).sum() - other.log_density(w).sum()
-        assert -1e-6 < gap < 0.01, law.name
+        gap = distribution.log_density(w).sum() - other.log_density(w).sum()
+        assert -1e-6 < gap < 0.01, distribution.name
 
 
 def test_the_lilliefors_limit_is_the_parametric_bootstraps():

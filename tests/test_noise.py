@@ -1,4 +1,4 @@
-"""The noise: its law, its independence, and that XLA computes it once."""
+"""The noise: its distribution, its independence, and that XLA computes it once."""
 
 import math
 

@@ -195,8 +195,8 @@ def _interval_chunk(
         """⟨P(Y ≤ place)⟩ for both ends at once."""
 
         def add(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
-            law = base_of(output_distribution(likelihood, outputs_of(key)))
-            return total + jax.vmap(law.cdf)(places), None
+            distribution = base_of(output_distribution(likelihood, outputs_of(key)))
+            return total + jax.vmap(distribution.cdf)(places), None
 
         total, _ = lax.scan(add, jnp.zeros_like(places), keys)
         return total / num_samples

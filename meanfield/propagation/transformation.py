@@ -190,7 +190,7 @@ def joint_output_distribution(apply_fn: Callable[..., Any]) -> Callable[..., Any
         apply_fn: as for `mean_field`.
 
     Returns:
-        ``law(params, *args)``, a function of a `jax.random.key`.
+        ``distribution(params, *args)``, a function of a `jax.random.key`.
 
     Raises:
         UnsupportedPrimitiveError: a primitive without a rule for moments.
@@ -198,13 +198,13 @@ def joint_output_distribution(apply_fn: Callable[..., Any]) -> Callable[..., Any
     Example:
         >>> import jax, jax.numpy as jnp, meanfield as mf
         >>> w = mf.SpikeSlab(jnp.full((3, 2), 0.5), jnp.ones((3, 2)), jnp.ones((3, 2)))
-        >>> law = mf.propagation.joint_output_distribution(lambda w, x: x @ w)
-        >>> draw = law(w, jnp.ones((1, 3)))
+        >>> distribution = mf.propagation.joint_output_distribution(lambda w, x: x @ w)
+        >>> draw = distribution(w, jnp.ones((1, 3)))
         >>> draw(jax.random.key(0)).shape
         (1, 2)
     """
 
-    def law(params: Any, *args: Any) -> Callable[[PRNGKeyArray], Any]:
+    def distribution(params: Any, *args: Any) -> Callable[[PRNGKeyArray], Any]:
         context = Context("moments", None)
         none = frozenset()
         results, rebuild = evaluate_network(apply_fn, context, params, args, {}, none)
@@ -213,7 +213,7 @@ def joint_output_distribution(apply_fn: Callable[..., Any]) -> Callable[..., Any
         draw = draw_jointly(context, results)
         return lambda key: rebuild(draw(key))
 
-    return law
+    return distribution
 
 
 def evaluate_network(

@@ -115,10 +115,10 @@ def combine(outputs: np.ndarray, link: str) -> dict[str, np.ndarray]:
 
 def link_of(likelihood: Any, outputs: Any) -> str:
     """How outputs become probabilities under a likelihood."""
-    law = output_distribution(likelihood, jnp.asarray(outputs))
-    if is_categorical(law):
+    distribution = output_distribution(likelihood, jnp.asarray(outputs))
+    if is_categorical(distribution):
         return "softmax"
-    return "sigmoid" if is_binary(law) else "none"
+    return "sigmoid" if is_binary(distribution) else "none"
 
 
 def _xlogx(p: np.ndarray) -> np.ndarray:

@@ -36,19 +36,25 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
         f"`y` must have a target for each example; got {len(y)} targets for "
         f"{len(members[0]) if members else 0} examples.",
     )
-    laws = [output_distribution(likelihood, jnp.asarray(one)) for one in members]
-    targets = align_targets(laws[0], y)
-    logs = np.stack([np.asarray(law.log_prob(targets), np.float64) for law in laws])
-    mixed = np.logaddexp.reduce(logs, axis=0) - np.log(len(laws))
+    distributions = [
+        output_distribution(likelihood, jnp.asarray(one)) for one in members
+    ]
+    targets = align_targets(distributions[0], y)
+    logs = np.stack(
+        [np.asarray(one.log_prob(targets), np.float64) for one in distributions]
+    )
+    mixed = np.logaddexp.reduce(logs, axis=0) - np.log(len(distributions))
     scores = {"nll": float(-mixed.mean())}
-    if has_labels(laws[0]):
-        probs = np.mean([np.asarray(base_of(law).probs) for law in laws], axis=0)
-        if is_binary(laws[0]):
+    if has_labels(distributions[0]):
+        probs = np.mean(
+            [np.asarray(base_of(one).probs) for one in distributions], axis=0
+        )
+        if is_binary(distributions[0]):
             probs = np.stack([1 - probs, probs], -1)
         labels = np.asarray(targets).astype(int).reshape(-1)
         found = class_scores(probs.reshape(len(labels), -1), labels)
         return scores | {name: found[name] for name in ("accuracy", "ece")}
-    mean = np.mean([np.asarray(law.mean, np.float64) for law in laws], axis=0)
+    mean = np.mean([np.asarray(one.mean, np.float64) for one in distributions], axis=0)
     square = np.square(mean - np.asarray(targets, np.float64))
     scores["rmse"] = float(np.sqrt(square.mean()))
     if square.ndim == 2 and square.shape[1] > 1:
@@ -58,11 +64,11 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
 
 def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
     """The class that a network chooses for each example; None for real targets."""
-    law = output_distribution(likelihood, jnp.asarray(outputs))
-    if not has_labels(law):
+    distribution = output_distribution(likelihood, jnp.asarray(outputs))
+    if not has_labels(distribution):
         return None
-    probs = np.asarray(base_of(law).probs)
-    chosen = probs > 0.5 if is_binary(law) else probs.argmax(-1)
+    probs = np.asarray(base_of(distribution).probs)
+    chosen = probs > 0.5 if is_binary(distribution) else probs.argmax(-1)
     return np.asarray(chosen, int).reshape(-1)
 
 

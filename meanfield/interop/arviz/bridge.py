@@ -169,9 +169,12 @@ def _draw_all(
 ) -> tuple[dict[str, Any], Any, Any]:
     def draw(key: PRNGKeyArray) -> tuple[dict[str, Any], Any, Any]:
         weight_key, target_key = jax.random.split(key)
-        laws = ensemble.weights()
-        parts = dict(zip(laws, jax.random.split(weight_key, len(laws)), strict=True))
-        values = {name: law.sample(parts[name]) for name, law in laws.items()}
+        weights = ensemble.weights()
+        keys = jax.random.split(weight_key, len(weights))
+        values = {
+            name: weight.sample(key)
+            for (name, weight), key in zip(weights.items(), keys, strict=True)
+        }
         point = ensemble.with_weights(
             {name: _certain(value) for name, value in values.items()}
         )

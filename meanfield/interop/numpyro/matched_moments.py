@@ -13,18 +13,18 @@ from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
 
-def unwrap(law: Any) -> Any:
-    """The law under `expand` and `to_event`."""
-    while isinstance(law, dist.Independent | dist.ExpandedDistribution):
-        law = law.base_dist
-    return law
+def unwrap(distribution: Any) -> Any:
+    """The distribution under `expand` and `to_event`."""
+    while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
+        distribution = distribution.base_dist
+    return distribution
 
 
-def spike_slab_of(law: Any) -> SpikeSlab:
+def spike_slab_of(distribution: Any) -> SpikeSlab:
     """The weights of an expanded `SpikeAndSlab`, in the shape of one draw."""
-    weights = unwrap(law).weights
+    weights = unwrap(distribution).weights
     parts = (weights.spike_prob, weights.slab_mean, weights.slab_var)
-    return SpikeSlab(*(jnp.broadcast_to(part, law.shape()) for part in parts))
+    return SpikeSlab(*(jnp.broadcast_to(part, distribution.shape()) for part in parts))
 
 
 def require_plain_bound(what: str) -> None:
@@ -52,12 +52,12 @@ def require_plain_bound(what: str) -> None:
 class MatchedMoments(dist.Delta):
     """One draw w = μ + √V ε that is charged the exact KL(q ‖ prior).
 
-    An objective takes E[ln prior(w) − ln q(w)] from a site. This law's log-density is
+    An objective takes E[ln prior(w) − ln q(w)] from a site. Its log-density is
     ln prior(w) + KL(q ‖ prior), so that exactly −KL(q ‖ prior) is left.
 
     Args:
         weights: q, in the shape of one draw.
-        prior: law of the site in the model.
+        prior: distribution of the site in the model.
         key: randomness of ε.
     """
 

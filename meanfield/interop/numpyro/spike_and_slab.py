@@ -1,4 +1,4 @@
-r"""`SpikeAndSlab`: the law of one weight as a NumPyro distribution.
+r"""`SpikeAndSlab`: the distribution of one weight as a NumPyro distribution.
 
     P(w) = π δ(w) + (1 − π) N(w | m, s²)
 
@@ -68,10 +68,10 @@ class SpikeAndSlab(dist.Distribution):
 
     Example:
         >>> import jax, meanfield as mf
-        >>> law = mf.SpikeAndSlab(0.5, 1.0, 0.1)
-        >>> float(law.mean)
+        >>> distribution = mf.SpikeAndSlab(0.5, 1.0, 0.1)
+        >>> float(distribution.mean)
         0.5
-        >>> float(law.log_prob(0.0))
+        >>> float(distribution.log_prob(0.0))
         -0.6931...
     """
 
@@ -103,7 +103,7 @@ class SpikeAndSlab(dist.Distribution):
 
     @property
     def weights(self) -> SpikeSlab:
-        """The same law as a `SpikeSlab` of the batch shape."""
+        """The same distribution as a `SpikeSlab` of the batch shape."""
         return SpikeSlab(self.spike_prob, self.slab_mean, jnp.square(self.slab_scale))
 
     @property
@@ -174,7 +174,7 @@ def _spike_from_spike(p: SpikeAndSlab, q: SpikeAndSlab) -> Array:
 
 @kl_divergence.register(SpikeAndSlab, dist.Normal)
 def _spike_from_normal(p: SpikeAndSlab, q: dist.Normal) -> Array:
-    """Infinite where p has an atom, which a normal law excludes."""
+    """Infinite where p has an atom, which a normal distribution excludes."""
     return p.weights.kl(SpikeAndSlab(0.0, q.loc, q.scale).weights)
 
 

@@ -44,14 +44,16 @@ class SpikeSlabReparam(Reparam):
             obs is None,
             f"Site {name!r} is observed; SpikeSlabReparam is for latent weights.",
         )
-        law, event_dim = unwrap(fn), fn.event_dim
+        distribution, event_dim = unwrap(fn), fn.event_dim
         require(
-            isinstance(law, SpikeAndSlab),
-            f"Site {name!r} has law {type(law).__name__}; SpikeSlabReparam needs "
+            isinstance(distribution, SpikeAndSlab),
+            f"Site {name!r} is a {type(distribution).__name__}; SpikeSlabReparam needs "
             "SpikeAndSlab.",
         )
-        present = dist.Bernoulli(probs=law.inclusion_prob).expand(fn.shape())
-        slab = dist.Normal(law.slab_mean, law.slab_scale).expand(fn.shape())
+        present = dist.Bernoulli(probs=distribution.inclusion_prob).expand(fn.shape())
+        slab = dist.Normal(distribution.slab_mean, distribution.slab_scale).expand(
+            fn.shape()
+        )
         # Gibbs steps enumerate single entries, which must be batch dimensions.
         with numpyro.plate_stack(f"{name}_weights", list(fn.event_shape)):
             present = numpyro.sample(f"{name}_present", present)
@@ -106,10 +108,10 @@ class _AddSpikes(Messenger):
     def process_message(self, msg: Any) -> None:
         if msg["type"] != "sample" or msg["is_observed"]:
             return
-        law = unwrap(msg["fn"])
-        if isinstance(law, dist.Normal) and self.where(msg["name"]):
+        distribution = unwrap(msg["fn"])
+        if isinstance(distribution, dist.Normal) and self.where(msg["name"]):
             shape, event_dim = msg["fn"].shape(), msg["fn"].event_dim
-            spiky = SpikeAndSlab(self.spike_prob, law.loc, law.scale)
+            spiky = SpikeAndSlab(self.spike_prob, distribution.loc, distribution.scale)
             msg["fn"] = spiky.expand(shape).to_event(event_dim)
 
 
@@ -119,10 +121,10 @@ def as_prior(
     r"""A trained ensemble as priors of a NumPyro model.
 
     Args:
-        weights: laws by name, as `Ensemble.weights()` gives them.
-        kind: `"moments"`, the normal law N(μ, V) of the same mean and variance;
-            `"slab"`, the slab N(m, Ξ) alone; `"spike_and_slab"`, the law itself. NUTS
-            takes the first two.
+        weights: distributions by name, as `Ensemble.weights()` gives them.
+        kind: `"moments"`, the normal N(μ, V) of the same mean and variance;
+            `"slab"`, the slab N(m, Ξ) alone; `"spike_and_slab"`, the mixture itself.
+            NUTS takes the first two.
 
     Returns:
         By name, a distribution whose event is the whole array.
@@ -166,7 +168,7 @@ def init_to_ensemble(
     """Start Markov chains, or another guide, at a trained ensemble.
 
     Args:
-        weights: laws by name, as `Ensemble.weights()` gives them.
+        weights: distributions by name, as `Ensemble.weights()` gives them.
         key: draws a sub-network to start from; the mean network if None.
         site_name: from the name of a weight to the name of its site, for example
             ``lambda name: f"net/{name}"``.

@@ -5,10 +5,10 @@ q(w) = π δ(w) + (1 − π) N(w | m, Ξ). With μ, V the moments of q, the obje
 
     E[ln P(data | w)] − KL(q ‖ prior),     w = μ + √V ε,  ε ~ N(0, 1)
 
-The divergence is the exact one. The likelihood meets weights drawn from the normal law
-of the same mean and variance, as generalized back-propagation does: a spike has no
-useful pathwise gradient, the matched moments have one for π, m and Ξ alike. So the
-objective is the evidence lower bound
+The divergence is the exact one. The likelihood meets weights drawn from the normal
+distribution of the same mean and variance, as generalized back-propagation does: a
+spike has no useful pathwise gradient, the matched moments have one for π, m and Ξ
+alike. So the objective is the evidence lower bound
 
 * exactly, where the log-likelihood is quadratic in the weights (linear regression);
 * up to the third and higher cumulants of the weights elsewhere. They vanish where many
@@ -46,10 +46,11 @@ from .spike_and_slab import SpikeAndSlab
 class AutoSpikeSlab(AutoGuide):
     r"""Spike-and-slab guide for every `SpikeAndSlab` site of a NumPyro model.
 
-    Other continuous sites get an independent normal law in unconstrained space, as
-    `AutoNormal` gives them. Use it with `Trace_ELBO` or `TraceMeanField_ELBO`, which
-    agree here, or with `SpikeSlabELBO`; bounds that weigh samples (`RenyiELBO`) are
-    refused, because draws of this guide carry no density of their own.
+    Other continuous sites get an independent normal distribution in unconstrained
+    space, as `AutoNormal` gives them. Use it with `Trace_ELBO` or
+    `TraceMeanField_ELBO`, which agree here, or with `SpikeSlabELBO`; bounds that weigh
+    samples (`RenyiELBO`) are refused, because draws of this guide carry no density of
+    their own.
 
     A model with normal priors gets spikes by `add_spikes(model, inclusion_prob)`.
 
@@ -60,7 +61,7 @@ class AutoSpikeSlab(AutoGuide):
         init_spike_prob: π at the start, in (0, 1).
         init_scale: √Ξ at the start, and the spread of the first m, both in units of
             the prior's slab.
-        init_values: starting laws by site name, such as those of a trained ensemble;
+        init_values: where sites start, by name, such as a trained ensemble's weights;
             π is kept in [0.001, 0.999] and √Ξ above a thousandth of the prior's slab.
 
     Raises:
@@ -137,7 +138,7 @@ class AutoSpikeSlab(AutoGuide):
         return draws.values
 
     def spike_slabs(self, params: Mapping[str, Any]) -> dict[str, SpikeSlab]:
-        """The learned laws of the spike-and-slab sites.
+        """The learned distributions of the spike-and-slab sites.
 
         Args:
             params: what `svi.get_params(state)` or `svi.run(...).params` gives.
@@ -162,7 +163,7 @@ class AutoSpikeSlab(AutoGuide):
         sample_shape: tuple[int, ...] = (),
         **kwargs: Any,
     ) -> dict[str, Array]:
-        """Draw from the learned law itself: sub-networks, with exact zeros.
+        """Draw from the learned distribution: sub-networks, with exact zeros.
 
         Args:
             rng_key: a `jax.random.key`.
@@ -175,28 +176,35 @@ class AutoSpikeSlab(AutoGuide):
             By site name, draws of shape `sample_shape` + shape of the site; what
             `Predictive(model, posterior_samples=...)` takes.
         """
-        laws = self._laws(params)
-        keys = jax.random.split(rng_key, max(len(laws), 1))
+        distributions = self._distributions(params)
+        keys = jax.random.split(rng_key, max(len(distributions), 1))
         return {
-            name: law.sample(key, sample_shape)
-            for key, (name, law) in zip(keys, laws.items(), strict=False)
+            name: distribution.sample(key, sample_shape)
+            for key, (name, distribution) in zip(
+                keys, distributions.items(), strict=False
+            )
         }
 
     def median(self, params: Mapping[str, Any]) -> dict[str, Array]:
         """The median of every entry: 0 where the spike holds the middle."""
-        return {name: law.icdf(0.5) for name, law in self._laws(params).items()}
+        return {
+            name: distribution.icdf(0.5)
+            for name, distribution in self._distributions(params).items()
+        }
 
     def quantiles(self, params: Mapping[str, Any], quantiles: Any) -> dict[str, Array]:
         """Quantiles of every entry, stacked along a new first axis."""
         levels = jnp.asarray(quantiles)
         return {
-            name: jax.vmap(law.icdf)(levels) if levels.ndim else law.icdf(levels)
-            for name, law in self._laws(params).items()
+            name: jax.vmap(distribution.icdf)(levels)
+            if levels.ndim
+            else distribution.icdf(levels)
+            for name, distribution in self._distributions(params).items()
         }
 
-    def _laws(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Law of every entry of every site, without event dimensions."""
-        laws: dict[str, Any] = {
+    def _distributions(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Distribution of every entry of every site, without event dimensions."""
+        distributions: dict[str, Any] = {
             name: SpikeAndSlab(w.spike_prob, w.slab_mean, safe_sqrt(w.slab_var))
             for name, w in self.spike_slabs(params).items()
         }
@@ -205,10 +213,10 @@ class AutoSpikeSlab(AutoGuide):
             normal = dist.Normal(loc, params[self._param(name, "scale")])
             transform = biject_to((self.supports or {})[name])
             event_dim = transform.domain.event_dim
-            laws[name] = dist.TransformedDistribution(
+            distributions[name] = dist.TransformedDistribution(
                 normal.to_event(event_dim), transform
             )
-        return laws
+        return distributions
 
     def _sites(self, spikes: bool) -> list[str]:
         require(
@@ -229,20 +237,20 @@ class AutoSpikeSlab(AutoGuide):
         for name, site in trace.items():
             if site["type"] != "sample" or site["is_observed"]:
                 continue
-            law = site["fn"]
-            if isinstance(unwrap(law), SpikeAndSlab):
+            distribution = site["fn"]
+            if isinstance(unwrap(distribution), SpikeAndSlab):
                 supports[name] = None
                 continue
             require(
-                not law.support.is_discrete,
+                not distribution.support.is_discrete,
                 f"Site {name!r} is discrete and cannot be guided by AutoSpikeSlab. Sum "
                 "it out with numpyro.contrib.funsor, or sample it by MCMC.",
             )
             require(
-                not isinstance(law, dist.MaskedDistribution),
+                not isinstance(distribution, dist.MaskedDistribution),
                 f"Site {name!r} is masked; apply the mask in the likelihood instead.",
             )
-            supports[name] = law.support
+            supports[name] = distribution.support
         spiky = [name for name, support in supports.items() if support is None]
         unknown = sorted(set(self.init_values) - set(spiky))
         require(
@@ -334,7 +342,7 @@ class _Replace(Messenger):
 def _start(
     guide: AutoSpikeSlab, name: str, prior: SpikeSlab, key: PRNGKeyArray
 ) -> SpikeSlab:
-    """Where the law of one site starts."""
+    """Where the distribution of one site starts."""
     scale = safe_sqrt(prior.slab_var)
     if name in guide.init_values:
         given = guide.init_values[name]

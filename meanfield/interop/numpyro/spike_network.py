@@ -202,8 +202,10 @@ def random_spike_slab_module(
         if is_spike_slab(leaf):
             return numpyro.sample(f"{name}/{path}", _site_law(prior, path, leaf))
         if _learned(ensemble, path, leaf):
-            law = dist.Normal(0.0, point_scale).expand(leaf.shape).to_event(leaf.ndim)
-            return numpyro.sample(f"{name}/{path}", law)
+            distribution = (
+                dist.Normal(0.0, point_scale).expand(leaf.shape).to_event(leaf.ndim)
+            )
+            return numpyro.sample(f"{name}/{path}", distribution)
         return leaf
 
     points = map_named(draw, ensemble.params, is_spike_slab)
@@ -255,20 +257,20 @@ def _site_law(prior: Any, path: str, weight: SpikeSlab) -> dist.Distribution:
             "on hyper-parameters of your own.",
         )
         layer = prior.for_layer(path, weight)
-        law = SpikeAndSlab(1 - layer.inclusion_prob, 0.0, layer.slab_scale)
-        return law.expand(weight.shape).to_event(weight.ndim)
+        distribution = SpikeAndSlab(1 - layer.inclusion_prob, 0.0, layer.slab_scale)
+        return distribution.expand(weight.shape).to_event(weight.ndim)
     require(
         isinstance(prior, Mapping) and path in prior,
         f"`prior` must be a SpikeSlabPrior or a mapping with an entry for {path!r}.",
     )
-    law = prior[path]
+    distribution = prior[path]
     require(
-        law.shape() == weight.shape,
-        f"`prior[{path!r}]` has shape {law.shape()}, but the weight has "
+        distribution.shape() == weight.shape,
+        f"`prior[{path!r}]` has shape {distribution.shape()}, but the weight has "
         f"{weight.shape}.",
     )
     return (
-        law
-        if law.event_dim == weight.ndim
-        else law.to_event(weight.ndim - law.event_dim)
+        distribution
+        if distribution.event_dim == weight.ndim
+        else distribution.to_event(weight.ndim - distribution.event_dim)
     )
