@@ -21,9 +21,7 @@ figures are of runs on all 60,000.
 Finished runs lie in the output folder, and are not run again.
 """
 
-import argparse
 import functools
-import os
 from pathlib import Path
 
 import equinox as eqx
@@ -31,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sparsity import once
+from shared import once, options
 
 import meanfield as mf
 from meanfield.data import load, shift_images
@@ -50,7 +48,7 @@ TEMPERATURE = 0.02
 PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
 SEEDS = (0, 1, 2)
 EPOCHS = {"mean field": 15, "one network": 10, "dropout": 15, "deep ensemble": 10}
-OUT = Path("runs/calibration")
+OUT = "runs/calibration"
 
 
 class Dropped(eqx.Module):
@@ -236,13 +234,9 @@ def spread(rows: list[dict], name: str) -> str:
 
 def main() -> None:
     """Run what is missing; print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser = options(__doc__, out=OUT, seeds=len(SEEDS))
     parser.add_argument("--select", action="store_true", help="hold out the last sixth")
-    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
     parser.add_argument("--method", choices=EPOCHS, help="only this one")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only so many")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     known, other, widths = "mnist", "fashion_mnist", WIDTHS
     seeds = SEEDS[: 1 if args.select else args.seeds]

@@ -22,7 +22,6 @@ on m and Ξ; batch 500, 200 epochs. Ordinary back-propagation is the same progra
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354, and its code.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -34,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from shared import options
 
 import meanfield as mf
 from meanfield import plots
@@ -41,7 +41,6 @@ from meanfield.credit.labels import mean_entropy
 from meanfield.data import load
 from meanfield.files import write_text
 
-OUT = Path("runs/credit_assignment")
 PARTS = ("error", "more", "depth", "perturbation")
 NUM_SUBNETWORKS = 10
 
@@ -250,7 +249,7 @@ def print_layers(title: str, runs: list[dict[str, dict[str, float]]]) -> dict:
     return mean
 
 
-def depth(setting: Setting, sizes: tuple[int, ...], data) -> dict:
+def depth(setting: Setting, sizes: tuple[int, ...], data, out: Path) -> dict:
     """Labels and entropy by layer in the five-layer shape, by number of images."""
     results, curves = {}, {"all": {}, "learned": {}}
     for size in sizes:
@@ -268,13 +267,15 @@ def depth(setting: Setting, sizes: tuple[int, ...], data) -> dict:
                 layer: [run[layer][name] for run in runs] for layer in runs[0]
             }
         bars = plots.label_fractions(mean)
-        plots.save(bars, OUT / f"labels-depth-{size}.png")
+        plots.save(bars, out / f"labels-depth-{size}.png")
     for kind, curve in curves.items():
-        plots.save(plots.entropy_by_layer(curve), OUT / f"entropy-depth-{kind}.png")
+        plots.save(plots.entropy_by_layer(curve), out / f"entropy-depth-{kind}.png")
     return results
 
 
-def perturbation(ensembles: list[mf.Ensemble], setting: Setting, data) -> dict:
+def perturbation(
+    ensembles: list[mf.Ensemble], setting: Setting, data, out: Path
+) -> dict:
     """What connections are worth in the first layer and in the whole network.
 
     The figures are those of the first ensemble; the tables hold every ensemble.
@@ -297,7 +298,7 @@ def perturbation(ensembles: list[mf.Ensemble], setting: Setting, data) -> dict:
                     key=jax.random.key(11),
                 )
             )
-        plots.save(plots.perturbation_curves(runs[0]), OUT / f"perturb-{title}.png")
+        plots.save(plots.perturbation_curves(runs[0]), out / f"perturb-{title}.png")
         print(
             f"\nperturbation, {title} layer(s), {len(runs)} seeds: test error % at "
             "f = 0 and 1 [least, most], connections changed"
@@ -320,10 +321,8 @@ def perturbation(ensembles: list[mf.Ensemble], setting: Setting, data) -> dict:
 
 def main() -> None:
     """Run the chosen parts, print their tables, save figures and numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="folder with mnist/; else it is downloaded")
+    parser = options(__doc__, out="runs/credit_assignment")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
-    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
     args = parser.parse_args()
     parts = args.parts.split(",")
     if set(parts) - set(PARTS):
@@ -346,19 +345,21 @@ def main() -> None:
             for seed, ensemble in zip(published.seeds, ensembles, strict=True)
         ]
         results["labels"] = print_layers("labels by layer", runs)
-        plots.save(plots.label_fractions(results["labels"]), OUT / "labels.png")
+        plots.save(plots.label_fractions(results["labels"]), args.out / "labels.png")
         first = ensembles[0].weights()["layers/0"]
-        plots.save(plots.landscape(first), OUT / "landscape.png")
+        plots.save(plots.landscape(first), args.out / "landscape.png")
     if "perturbation" in parts:
         ensembles = ensembles or [train(published, data, s) for s in published.seeds]
-        results["perturbation"] = perturbation(ensembles, published, data)
+        results["perturbation"] = perturbation(ensembles, published, data, args.out)
     if "more" in parts:
         title = f"{more.num_data:,} images, {more.epochs} epochs"
         results["more"], _ = compare(more, data, title)
     if "depth" in parts:
-        results["depth"] = depth(deep, sizes, data)
-    print(f"\n{time.perf_counter() - began:.0f} s; figures and numbers in {OUT}")
-    write_text(OUT / f"results-{'-'.join(parts)}.json", json.dumps(results, indent=1))
+        results["depth"] = depth(deep, sizes, data, args.out)
+    print(f"\n{time.perf_counter() - began:.0f} s; figures and numbers in {args.out}")
+    write_text(
+        args.out / f"results-{'-'.join(parts)}.json", json.dumps(results, indent=1)
+    )
 
 
 if __name__ == "__main__":

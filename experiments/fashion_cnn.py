@@ -7,16 +7,15 @@ The model is an ordinary `nnx.Module`; `Ensemble.from_model` takes it as it is, 
 drawn sub-network is again an `nnx.Module`.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from shared import label_table, options
 
 import meanfield as mf
 from meanfield import plots
@@ -24,7 +23,6 @@ from meanfield.credit.labels import mean_entropy
 from meanfield.data import load
 from meanfield.files import write_text
 
-OUT = Path("runs/fashion_cnn")
 SEED = 0
 CHANNELS = (8, 32)
 WIDTH = 100
@@ -65,12 +63,7 @@ def accuracy(model: CNN, x, y) -> float:
 
 def main() -> None:
     """Train, evaluate, label; print tables, save figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data-dir", help="folder with fashion_mnist/; else downloaded"
-    )
-    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
-    args = parser.parse_args()
+    args = options(__doc__, out="runs/fashion_cnn").parse_args()
     name = "digits" if args.quick else "fashion_mnist"
     data = load(name) if args.quick else load(name, data_dir=args.data_dir)
     channels, width, epochs = (CHANNELS, WIDTH, EPOCHS)
@@ -116,20 +109,13 @@ def main() -> None:
         ensemble, tolerance=0.0, data=x[:5000], key=label_key, batch_size=500
     )
     entropy = mean_entropy(ensemble, labels.never_learned)
-    print(f"\n{'':16s}{'weights':>9s}{'never l.':>10s}{'important':>11s}", end="")
-    print(f"{'variable':>10s}{'absent':>9s}{'entropy':>9s}   (of what learned)")
-    for name, part in labels.learned_fractions.items():
-        print(
-            f"{name:16s}{labels.labels[name].size:9d}"
-            f"{labels.never_learned_fractions[name]:10.4f}{part['important']:11.4f}"
-            f"{part['variable']:10.4f}{part['absent']:9.4f}{entropy[name]:9.3f}"
-        )
-    plots.save(plots.label_fractions(labels.learned_fractions), OUT / "labels.png")
-    plots.save(plots.training_history(result.history), OUT / "history.png")
+    print(f"\n{label_table(labels, entropy)}")
+    plots.save(plots.label_fractions(labels.learned_fractions), args.out / "labels.png")
+    plots.save(plots.training_history(result.history), args.out / "history.png")
     numbers = {"accuracy": scores, **metrics.to_dict(), "entropy": entropy}
     numbers |= {"labels": labels.learned_fractions}
-    write_text(OUT / "results.json", json.dumps(numbers, indent=1))
-    print(f"\nfigures and numbers in {OUT}")
+    write_text(args.out / "results.json", json.dumps(numbers, indent=1))
+    print(f"\nfigures and numbers in {args.out}")
 
 
 if __name__ == "__main__":

@@ -25,15 +25,13 @@ T, the step size and the ordinary part were chosen with --select: trained on the
 Finished runs lie in the output folder, and are not run again.
 """
 
-import argparse
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 from calibration import read, scores, spread
-from sparsity import once
+from shared import once, options
 
 import meanfield as mf
 from meanfield import plots
@@ -53,7 +51,7 @@ BUDGETS = (14, 20, 37, 65)  # in epochs of the one network
 SEEDS = (0, 1, 2)
 FIELD, ONE, FIVE, MOVED = "mean field", "one network", "five networks", ", moved"
 METHODS = tuple(name + end for end in ("", MOVED) for name in (FIELD, ONE, FIVE))
-OUT = Path("runs/nll_per_second")
+OUT = "runs/nll_per_second"
 
 
 class Trainer:
@@ -163,12 +161,8 @@ def shares(method: str, seconds: float, cost: dict[str, float]) -> tuple[int, in
 
 def main() -> None:
     """Run what is missing; print the table, save the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser = options(__doc__, out=OUT, seeds=len(SEEDS))
     parser.add_argument("--select", action="store_true", help="hold out the last sixth")
-    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="only so many")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     seeds = SEEDS[: 1 if args.select else args.seeds]
     name, widths, budgets = "fashion_mnist", WIDTHS, BUDGETS

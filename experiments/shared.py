@@ -1,4 +1,4 @@
-"""What several experiments do alike: options, rows that resume, mean ± error, training.
+"""What several experiments do alike: options, finished rows, mean ± error, training.
 
 An experiment is run as a script, ``python experiments/NAME.py``; its folder is then the
 first place that Python looks for modules, and ``import shared`` finds this one.
@@ -8,6 +8,7 @@ import argparse
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+import meanfield as mf
+from meanfield.files import write_text
 
 
 def options(doc: str, *, out: str, seeds: int | None = None) -> argparse.ArgumentParser:
@@ -54,6 +58,35 @@ def plus_minus(values: Any, digits: int = 4, sign: str = "") -> str:
     """Mean ± standard error as text; `sign` "+" shows the sign of the mean."""
     mean, error = mean_and_error(values)
     return f"{mean:{sign}.{digits}f} ± {error:.{digits}f}"
+
+
+def label_table(
+    labels: mf.credit.ConnectionLabels, entropy: Mapping[str, float]
+) -> str:
+    """Labels and entropy of every layer, of the connections that ever learned."""
+    head = ("weights", "never l.", "important", "variable", "absent", "entropy")
+    lines = [f"{'':16s}" + "".join(f"{name:>11s}" for name in head)]
+    for name, part in labels.learned_fractions.items():
+        shares = (
+            labels.never_learned_fractions[name],
+            *(part[label] for label in head[2:5]),
+            entropy[name],
+        )
+        lines.append(
+            f"{name:16s}{labels.labels[name].size:11d}"
+            + "".join(f"{share:11.4f}" for share in shares)
+        )
+    return "\n".join(lines)
+
+
+def once(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The row in a file, made by `run` if it is not there."""
+    if not path.exists():
+        began = time.perf_counter()
+        row = run()
+        row["seconds"] = time.perf_counter() - began
+        write_text(path, json.dumps(row))
+    return json.loads(path.read_text())
 
 
 def resumed(

@@ -33,10 +33,8 @@ Finished runs lie in the output folder, and are not run again.
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import os
-import time
 from pathlib import Path
 
 import equinox as eqx
@@ -44,12 +42,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from shared import once
 
 import meanfield as mf
 from meanfield import plots
 from meanfield.data import load, shift_images
 from meanfield.ensemble.networks import mlp
-from meanfield.files import write_text
 from meanfield.plots.style import GREY, curve_style
 
 WIDTHS = (784, 300, 100, 10)
@@ -271,16 +269,6 @@ def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> d
     hits = np.asarray(network(jnp.asarray(images.x_score))).argmax(1) == images.y_score
     weights = sum(m * n for m, n in itertools.pairwise(widths))
     return {"accuracy": float(hits.mean()), "weights": weights, "of": weights}
-
-
-def once(path: Path, run) -> dict:
-    """The row in a file, made by `run` if it is not there."""
-    if not path.exists():
-        began = time.perf_counter()
-        row = run()
-        row["seconds"] = time.perf_counter() - began
-        write_text(path, json.dumps(row))
-    return json.loads(path.read_text())
 
 
 def table(rows: list[dict]) -> str:

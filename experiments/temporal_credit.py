@@ -15,15 +15,14 @@ Source: Zou, Li & Huang, Ensemble perspective for understanding temporal credit
 assignment, arXiv:2102.03740. There the neurons are leaky and training is longer.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from shared import label_table, options
 
 import meanfield as mf
 from meanfield import plots
@@ -31,7 +30,6 @@ from meanfield.credit.labels import mean_entropy
 from meanfield.data import load
 from meanfield.files import write_text
 
-OUT = Path("runs/temporal_credit")
 SEED = 0
 WIDTH = 100
 EPOCHS = 10
@@ -115,10 +113,7 @@ def choices(params, x):
 
 def main() -> None:
     """Train, label the recurrent weights, perturb them; print tables, save figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="folder with mnist/; else it is downloaded")
-    parser.add_argument("--quick", action="store_true", help="digits, small, seconds")
-    args = parser.parse_args()
+    args = options(__doc__, out="runs/temporal_credit").parse_args()
     data = load("digits") if args.quick else load("mnist", data_dir=args.data_dir)
     width, epochs = (32, 30) if args.quick else (WIDTH, EPOCHS)
     rows = data.image_shape[:2]
@@ -151,14 +146,7 @@ def main() -> None:
         ensemble, tolerance=0.0, data=x[:10_000], key=jax.random.key(SEED + 3)
     )
     entropy = mean_entropy(ensemble, labels.never_learned)
-    print(f"\n{'':6s}{'weights':>9s}{'never l.':>10s}{'important':>11s}", end="")
-    print(f"{'variable':>10s}{'absent':>9s}{'entropy':>9s}   (of what learned)")
-    for name, part in labels.learned_fractions.items():
-        print(
-            f"{name:6s}{labels.labels[name].size:9d}"
-            f"{labels.never_learned_fractions[name]:10.4f}{part['important']:11.4f}"
-            f"{part['variable']:10.4f}{part['absent']:9.4f}{entropy[name]:9.3f}"
-        )
+    print(f"\n{label_table(labels, entropy)}")
     perturbed = mf.credit.perturb_connections(
         ensemble,
         labels,
@@ -173,18 +161,18 @@ def main() -> None:
         shown = " ".join(f"{100 * value:6.2f}" for value in mean)
         print(f"{arm:10s} {shown}   {perturbed.num_changed[arm][-1]} changed at 1")
 
-    plots.save(plots.label_fractions(labels.learned_fractions), OUT / "labels.png")
-    plots.save(plots.landscape(ensemble.weights()["rec"]), OUT / "landscape.png")
-    plots.save(plots.perturbation_curves(perturbed), OUT / "perturbation.png")
-    plots.save(plots.training_history(result.history), OUT / "history.png")
+    plots.save(plots.label_fractions(labels.learned_fractions), args.out / "labels.png")
+    plots.save(plots.landscape(ensemble.weights()["rec"]), args.out / "landscape.png")
+    plots.save(plots.perturbation_curves(perturbed), args.out / "perturbation.png")
+    plots.save(plots.training_history(result.history), args.out / "history.png")
     numbers = {
         "accuracy": scores,
         "labels": labels.learned_fractions,
         "entropy": entropy,
         "error": {arm: mean.tolist() for arm, mean in perturbed.mean.items()},
     }
-    write_text(OUT / "results.json", json.dumps(numbers, indent=1))
-    print(f"\n{time.perf_counter() - began:.0f} s; figures and numbers in {OUT}")
+    write_text(args.out / "results.json", json.dumps(numbers, indent=1))
+    print(f"\n{time.perf_counter() - began:.0f} s; figures and numbers in {args.out}")
 
 
 if __name__ == "__main__":
