@@ -359,7 +359,10 @@ def test_a_constant_game_gives_nothing_to_anybody(method):
         lambda s: np.full(len(s), 5.0), 10, key=KEY, budget=100, method=method
     )
     np.testing.assert_allclose(result.values, 0, atol=1e-12)
-    np.testing.assert_allclose(result.standard_errors, 0, atol=1e-12)
+    # 924 coalitions were not looked at, and nothing shows what one of them might pay.
+    assert np.isinf(result.standard_errors).all()
+    known = shapley_values(lambda s: np.full(len(s), 5.0), 10, method="exact")
+    np.testing.assert_array_equal(known.standard_errors, 0)
 
 
 # Bad input

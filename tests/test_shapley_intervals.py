@@ -1,14 +1,18 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
 from oracles_shapley import table_game
 from scipy import stats
 
+from meanfield.games.banzhaf import banzhaf_values
 from meanfield.games.clusters import clustered_statistics
 from meanfield.games.evaluation import Evaluator
 from meanfield.games.intervals import (
     replicate_statistics,
     student_quantile,
+    with_unseen,
 )
 from meanfield.games.known_games import (
     airport,
@@ -16,6 +20,7 @@ from meanfield.games.known_games import (
     unanimity,
     weighted_voting,
 )
+from meanfield.games.owen import owen_values
 from meanfield.games.permutations import antithetic_replicates, random_orders
 from meanfield.games.shapley import shapley_values
 
@@ -286,3 +291,55 @@ def test_a_random_game_is_not_known_without_an_error(method):
             game, players, budget=budget, method=method, key=jax.random.key(repetition)
         )
         assert (found.standard_errors > 0).all()
+
+
+RARE = {
+    "one coalition": lambda s: 100.0 * (s == np.arange(12) % 2).all(axis=1),
+    "one size": lambda s: 12.0 * ((s.sum(axis=1) == 3) & s[:, 0]),
+    "all but one": lambda s: 11.0 * s[:, :11].all(axis=1),
+    "a sum and one coalition": lambda s: (
+        s.sum(axis=1) + 12.0 * (s[:, 3] & (s.sum(axis=1) == 1))
+    ),
+}
+ESTIMATORS = {
+    method: functools.partial(shapley_values, method=method)
+    for method in ("antithetic", "stratified", "kernel", "leverage", "surrogate")
+} | {
+    "banzhaf": banzhaf_values,
+    "owen": lambda game, n, **rest: owen_values(
+        game, [list(range(6)), list(range(6, n))], **rest
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ESTIMATORS)
+@pytest.mark.parametrize("name", RARE)
+def test_a_payoff_too_rare_to_be_seen_is_not_certainly_absent(name, method):
+    game, estimator = RARE[name], ESTIMATORS[method]
+    exact = estimator(game, 12, budget=10**6).values
+    for budget in (60, 120):
+        if method == "surrogate" and budget > 60:
+            continue
+        for seed in range(2):
+            found = estimator(game, 12, budget=budget, key=jax.random.key(seed))
+            error = np.abs(found.values - exact)
+            off = error > 1e-9
+            assert (found.standard_errors[off] > 0).all()
+            # A few coalitions of a size tell little of the others; a prior tells less.
+            if method != "surrogate" and (method, budget) != ("stratified", 60):
+                assert (error <= 20 * found.standard_errors + 1e-9).all()
+
+
+def test_what_no_replicate_showed_may_still_be_there():
+    seen = replicate_statistics(np.tile([1.0, -2.0], (50, 1)))
+    found = with_unseen(seen, 5.0, 50)
+    np.testing.assert_allclose(found.standard_errors, 5 / 50)
+    # A share f goes unseen with probability (1 − f)^50 = α_i.
+    tail = 1 - np.sqrt(0.95)
+    width = found.intervals[:, 1] - found.values
+    np.testing.assert_allclose(width, 5 * -np.log(tail) / 50, rtol=1e-9)
+    unknown = with_unseen(seen, 0.0, 50)
+    assert np.isinf(unknown.standard_errors).all()
+    assert np.isinf(unknown.intervals).all()
+    varied = replicate_statistics(np.random.default_rng(0).normal(size=(50, 2)))
+    assert with_unseen(varied, 5.0, 50) is varied

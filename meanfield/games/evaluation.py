@@ -47,6 +47,7 @@ class Evaluator:
         self.num_players = num_players
         self.budget = budget
         self.num_evaluations = 0
+        self._lowest, self._highest = np.inf, -np.inf
         self._value_fn: Any = value_fn
         self.sweeps = hasattr(value_fn, "sweep")
         self._chunk_size = chunk_size
@@ -64,7 +65,17 @@ class Evaluator:
             chunk = coalitions[start : start + self._chunk_size]
             payoffs[start : start + len(chunk)] = self._checked(chunk)
             self._count(len(chunk))
+        self._see(payoffs)
         return payoffs
+
+    @property
+    def payoff_range(self) -> float:
+        """Largest less smallest payoff that was seen."""
+        return self._highest - self._lowest
+
+    def _see(self, payoffs: Float[np.ndarray, "..."]) -> None:
+        self._lowest = min(self._lowest, payoffs.min(initial=np.inf))
+        self._highest = max(self._highest, payoffs.max(initial=-np.inf))
 
     def _count(self, evaluations: int) -> None:
         self.num_evaluations += evaluations
@@ -106,6 +117,7 @@ class Evaluator:
             f"{path.shape}.",
         )
         self._count(cost * len(orders))
+        self._see(path)
         return path[:, : length + 1]
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from .evaluation import (
     require_budget,
 )
 from .index_values import InteractionValues
-from .intervals import exact_estimate, replicate_statistics
+from .intervals import exact_estimate, replicate_statistics, with_unseen
 
 
 def interaction_values(
@@ -98,7 +98,11 @@ def interaction_values(
                 _interaction_replicate(evaluate, rng, paths, ends)[upper]
                 for _ in range((budget - 2) // cost)
             ]
-            estimate = replicate_statistics(np.array(replicates), level=level)
+            estimate = with_unseen(
+                replicate_statistics(np.array(replicates), level=level),
+                evaluate.payoff_range,
+                len(replicates),
+            )
     finally:
         evaluate.close()
 

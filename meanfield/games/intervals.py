@@ -17,7 +17,9 @@ order 1/R keep the intervals honest there, and vanish as R grows:
 
 In short runs the intervals are therefore wide rather than wrong, but no wider than the
 range of all that was seen allows (an empirical Bernstein bound). Below four replicates
-no interval is given at all.
+no interval is given at all. Where nothing was seen to vary at all, a rare payoff may
+still have been missed: the error is then that of the share of cases which may go unseen
+(`with_unseen`), and infinite when all payoffs were alike.
 
 The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n hold
 together with probability 1 − α when players are independent, and at least about that
@@ -165,6 +167,41 @@ def padded_estimate(
         standard_errors=padded(estimate.standard_errors),
         intervals=padded(estimate.intervals),
         level=estimate.level,
+    )
+
+
+def with_unseen(estimate: Estimate, payoff_range: float, count: int) -> Estimate:
+    r"""The estimate with an error where nothing was seen to vary.
+
+    When none of m random cases differs, a share f of them may still, because
+    (1 − f)^m is not small: f is about 1/m, and at most ln(1/α_i)/m with probability
+    1 − α_i. Each moves a value by the range M of the payoffs at most:
+
+        s.e._i = M/m        half-width_i = M ln(1/α_i)/m
+
+    With M = 0, all payoffs alike, nothing says how large a payoff may have been missed:
+    both are infinite.
+
+    Args:
+        estimate: from a sample; values whose error exceeds rounding stay as they are.
+        payoff_range: M, largest less smallest payoff that was seen.
+        count: m, replicates or pairs of coalitions in the sample.
+
+    References:
+        Hanley & Lippman-Hand 1983, JAMA 249:1743 (the rule of three).
+    """
+    players = len(estimate.values)
+    scale = max(payoff_range, float(np.abs(estimate.values).max()))
+    unseen = estimate.standard_errors <= rounding_error(scale * players)
+    if not unseen.any():
+        return estimate
+    tail = -np.expm1(np.log(estimate.level) / players)
+    error = payoff_range / count if payoff_range > 0 else np.inf
+    width = np.where(unseen, max(1.0, -np.log(tail)) * error, 0.0)[:, None]
+    return dataclasses.replace(
+        estimate,
+        standard_errors=np.where(unseen, error, estimate.standard_errors),
+        intervals=estimate.intervals + np.array([-1.0, 1.0]) * width,
     )
 
 

@@ -99,6 +99,7 @@ def owen_values(
             empty, grand = evaluate.ends()
             draw = sampling.union_orders(groups)
             estimate, _ = sampling.stopped_estimate(
+                evaluate,
                 lambda count: sampling.antithetic_replicates(
                     evaluate, draw(rng, count), empty, grand
                 ),

@@ -19,7 +19,7 @@ from meanfield.checks import require
 
 from .evaluation import Evaluator
 from .index_values import Estimate
-from .intervals import padded_estimate, replicate_statistics
+from .intervals import padded_estimate, replicate_statistics, with_unseen
 
 FIRST_ROUND = 16  # replicates before the first look at a stopping rule
 ROWS_AT_ONCE = 4096  # coalitions in memory at once
@@ -139,6 +139,7 @@ def check_tolerance(tolerance: float | None) -> None:
 
 
 def stopped_estimate(
+    evaluate: Evaluator,
     draw_replicates: Callable[[int], np.ndarray],
     count: int,
     *,
@@ -152,6 +153,7 @@ def stopped_estimate(
     which one stops, the intervals hold together with probability `level` (union bound).
 
     Args:
+        evaluate: the game.
         draw_replicates: count -> (count, players), independent of earlier draws.
         count: the most replicates that the budget allows.
         level: 1 − α.
@@ -173,6 +175,7 @@ def stopped_estimate(
         estimate = replicate_statistics(
             seen if players is None else seen[:, players], level=look_level
         )
+        estimate = with_unseen(estimate, evaluate.payoff_range, len(seen))
         if half_width is not None:
             reach = estimate.intervals[:, 1] - estimate.values
             converged = bool((reach <= half_width).all())

@@ -26,7 +26,7 @@ from scipy.special import gammaln
 from .designs import PairedDesign, draw_pairs, odd_part
 from .evaluation import Evaluator
 from .index_values import Estimate
-from .intervals import gaussian_statistics, rounding_error
+from .intervals import gaussian_statistics, rounding_error, with_unseen
 
 SATURATED = 1e-8  # below this 1 − leverage, a row fits itself alone
 
@@ -74,7 +74,8 @@ def regression_estimate(
     )
     # The fit lives in the plane Σγ = 0; only rounding leaves it.
     values = even_split + 2 * (half - half.mean())
-    return _report(values, 2 * errors, freedom, odd, empty, grand, level), empty, grand
+    estimate = _report(values, 2 * errors, freedom, odd, empty, grand, level)
+    return _whole(estimate, evaluate, design), empty, grand
 
 
 def banzhaf_estimate(
@@ -95,7 +96,8 @@ def banzhaf_estimate(
         design,
         rank=num_players,
     )
-    return _report(2 * half, 2 * errors, freedom, odd, 0.0, 0.0, level)
+    estimate = _report(2 * half, 2 * errors, freedom, odd, 0.0, 0.0, level)
+    return _whole(estimate, evaluate, design)
 
 
 def _fit(features, target, weights, design: PairedDesign, *, rank: int):
@@ -123,6 +125,13 @@ def _fit(features, target, weights, design: PairedDesign, *, rank: int):
         # error is honest.
         errors = np.full(features.shape[1], np.inf)
     return coefficients, errors, max(len(features) - rank, 1)
+
+
+def _whole(estimate: Estimate, evaluate: Evaluator, design: PairedDesign) -> Estimate:
+    """The estimate with an error for what was not drawn, though every row fits."""
+    if (design.fraction >= 1).all():
+        return estimate
+    return with_unseen(estimate, evaluate.payoff_range, len(design.sizes))
 
 
 def _report(values, errors, freedom, odd, empty, grand, level: float) -> Estimate:

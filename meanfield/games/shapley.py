@@ -232,6 +232,7 @@ def _antithetic(
         return estimate, empty, grand, None if tolerance is None else True
     draw = sampling.random_orders(len(live))
     estimate, converged = sampling.stopped_estimate(
+        evaluate,
         lambda count: sampling.antithetic_replicates(
             evaluate, live[draw(rng, count)], empty, grand
         ),

@@ -20,7 +20,7 @@ import numpy as np
 from .designs import draw_pairs, num_pairs_of_size, odd_part
 from .evaluation import Evaluator
 from .index_values import Estimate
-from .intervals import gaussian_statistics, rounding_error
+from .intervals import gaussian_statistics, rounding_error, with_unseen
 
 PER_STRATUM = 3  # pairs: a variance of sample covariances needs that many
 
@@ -89,4 +89,6 @@ def stratified_estimate(
         level=level,
         rounding=rounding_error(scale),
     )
+    if (design.fraction < 1).any():
+        estimate = with_unseen(estimate, evaluate.payoff_range, len(design.sizes))
     return estimate, empty, grand

@@ -43,7 +43,7 @@ from scipy.special import gammaln
 from .designs import draw_pairs, odd_part
 from .evaluation import Evaluator
 from .index_values import Estimate
-from .intervals import gaussian_statistics, rounding_error, unpromised
+from .intervals import gaussian_statistics, rounding_error, unpromised, with_unseen
 
 MAX_PAIRS = 4096  # the solve is cubic: about two seconds at this size on two cores
 PAIRS_FOR_CHOICE = 256  # rows on which the grid is compared
@@ -205,6 +205,7 @@ def surrogate_estimate(
         level=level,
         rounding=rounding_error(max(abs(empty), abs(grand), scale)),
     )
+    estimate = with_unseen(estimate, evaluate.payoff_range, len(odd))
     return unpromised(estimate), empty, grand
 
 
