@@ -299,6 +299,7 @@ def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path
     frame.loc[3, "a"] = np.nan
     frame.to_csv(tmp_path / "holes.csv", index=False)
     words = ["--data", tmp_path / "holes.csv", "--target", "price"]
+    words += ["--missing", "refuse"]
     code, _, err = run(monkeypatch, capsys, "train", *words, *QUICK)
     assert code == 1
     assert "'a'" in err

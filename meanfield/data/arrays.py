@@ -22,6 +22,10 @@ from .dataset import (
 MAX_CLASSES = 1000
 # More different real numbers than this are measured, and no classes.
 MAX_NUMBERED_CLASSES = 20
+# Inputs beyond this are named: a network learns from them slowly.
+LARGE = 20.0
+# Images that reach so far are in units of a byte, though they were resized.
+BYTE_LIKE = 32
 
 
 def arrays(
@@ -34,7 +38,7 @@ def arrays(
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
     `x_train` and `y_train` are understood too. Features are used as they are, except
-    bytes (uint8) and images of whole numbers from 0 to 255, which are divided by 255;
+    bytes (uint8) and images of numbers from 0 to 255, which are divided by 255;
     anything past the first axis is made flat. One `y` an example is a label if it is
     whole numbers, booleans or texts (the classes are its different values in order).
     Several whole numbers or booleans are answers if all are 0 or 1. All else is targets
@@ -115,6 +119,23 @@ def arrays(
         image_shape=image_shape,
         provenance=f"arrays of {Path(path).name}"
         + (f", inputs divided by {divisor}" if divisor != 1 else ""),
+        divisor=float(divisor),
+        notes=_notes(held, divisor, x_train),
+    )
+
+
+def _notes(held: dict[str, np.ndarray], divisor: int, x: np.ndarray) -> tuple[str, ...]:
+    """What a person should know of how the inputs are used."""
+    shape = next(held[name].shape[1:] for name in ("x", "x_train") if name in held)
+    size = " × ".join(map(str, shape))
+    if divisor != 1:
+        return (f"inputs of {size}, 0 to 255: divided by {divisor}",)
+    low, high = float(x.min()), float(x.max())
+    if max(-low, high) <= LARGE:
+        return ()
+    return (
+        f"inputs reach from {low:.4g} to {high:.4g} and are used as they are: bring "
+        "them to about −1 to 1 if training is slow",
     )
 
 
@@ -188,7 +209,9 @@ def _holds_bytes(x: np.ndarray) -> bool:
         return True
     if x.ndim < 3 or x.size == 0 or x.dtype.kind not in "iuf":
         return False
-    return bool(x.min() >= 0 and 1 < x.max() <= 255 and (x == np.round(x)).all())
+    if not (x.min() >= 0 and 1 < x.max() <= 255):
+        return False
+    return bool(x.max() >= BYTE_LIKE or (x == np.round(x)).all())
 
 
 def _flat(name: str, x: np.ndarray, divisor: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from meanfield.checks import require
 
@@ -11,6 +12,7 @@ from .dataset import Dataset
 from .images import digits, fashion_mnist, mnist
 from .table import table
 
+TABLES = (".csv", ".tsv", ".txt", ".data")
 NAMES = ("digits", "mnist", "fashion_mnist")
 
 
@@ -22,19 +24,23 @@ def load(
     task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    **reading: Any,
 ) -> Dataset:
-    """Load a data set by its name or from a `.csv` or `.npz` file.
+    """Load a data set by its name, from a table or from an `.npz` file.
 
     Args:
-        name_or_path: `digits`, `mnist`, `fashion_mnist`, or the path of a file.
+        name_or_path: `digits`, `mnist`, `fashion_mnist`, or the path of a file; `.csv`,
+            `.tsv`, `.txt` and `.data` are tables.
         data_dir: folder of the named data sets; None means $MEANFIELD_DATA and, where
             that is not set, a download.
-        target: heading of the column to predict, or several (CSV only; see `table`).
+        target: heading of the column to predict, or several (tables only; see `table`).
         task: "classification", "regression", "counts" or "binary" for a file; None
             lets the target decide.
         test_fraction: share of a file's rows kept for testing. Named data sets, and
             `.npz` files with a test set, keep their own split.
         seed: of that split.
+        **reading: how a table is read: `drop`, `features`, `sep`, `decimal`, `header`
+            and `missing`, see `table`.
 
     Returns:
         A `Dataset`: float32 features, int32 labels or float32 targets.
@@ -49,12 +55,20 @@ def load(
         'classification'
     """
     name, suffix = str(name_or_path), Path(name_or_path).suffix.lower()
-    is_table = suffix == ".csv"
+    is_table = suffix in TABLES
     require(
         target is None or is_table,
         f"`target` names a column of a CSV table; got {target!r} with {name!r}, which "
         "has its own labels. Leave it out.",
     )
+    given = {key: value for key, value in reading.items() if value is not None}
+    if not is_table:
+        given.pop("missing", None)
+        require(
+            not given,
+            f"`{next(iter(given), '')}` says how a table is read; {name!r} is none. "
+            "Leave it out.",
+        )
     if name in NAMES:
         require(
             task in (None, "classification"),
@@ -66,10 +80,10 @@ def load(
         return (mnist if name == "mnist" else fashion_mnist)(data_dir=data_dir)
     split = {"task": task, "test_fraction": test_fraction, "seed": seed}
     if is_table:
-        return table(name_or_path, target=target, **split)
+        return table(name_or_path, target=target, **split, **given)
     if suffix == ".npz":
         return arrays(name_or_path, **split)
     raise ValueError(
-        f"`name_or_path` must be one of {', '.join(NAMES)}, or the path of a .csv or "
-        f".npz file; got {name!r}."
+        f"`name_or_path` must be one of {', '.join(NAMES)}, or the path of a table "
+        f"({', '.join(TABLES)}) or an .npz file; got {name!r}."
     )

@@ -35,6 +35,8 @@ class Dataset:
         schema: for a table, how its columns became features; else None.
         provenance: where the numbers come from, in words.
         target_names: one name for each target, or None where they have none.
+        divisor: what the numbers of the inputs were divided by.
+        notes: what was guessed or left out when it was read, for a person.
 
     Raises:
         ValueError: rows do not match, a split is empty, a number is NaN or infinite
@@ -59,6 +61,8 @@ class Dataset:
     schema: TableSchema | None = None
     provenance: str = ""
     target_names: tuple[str, ...] | None = None
+    divisor: float = 1.0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         require(

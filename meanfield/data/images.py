@@ -89,6 +89,7 @@ def digits() -> Dataset:
         y_test=y[test],
         class_names=_DIGIT_CLASSES,
         image_shape=(8, 8),
+        divisor=16.0,
         provenance="scikit-learn's embedded digits, stratified split with seed 0",
     )
 
@@ -170,6 +171,7 @@ def _idx_images(
         y_test=read["y_test"].astype(np.int32),
         class_names=class_names,
         image_shape=read["x_train"].shape[1:],
+        divisor=255.0,
         provenance="idx files, "
         + (
             "identical to the published ones" if published else "not the published ones"

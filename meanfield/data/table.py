@@ -1,92 +1,70 @@
-"""A user's own table: a CSV file with headings, numbers, categories and a target."""
+"""A user's own table: a text file with headings, numbers, categories and a target."""
 
-import csv
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from meanfield.checks import first_bad, require
+from meanfield.checks import require
 
-from .dataset import Dataset, guess_task, require_known_task, require_task, split_rows
-from .schema import (
-    Column,
-    TableSchema,
+from .cells import (
     cells_of,
-    class_texts,
-    is_number,
-    numbers,
+    is_missing,
+    raise_all,
     refuse_decimal_commas,
+    refuse_missing,
 )
+from .columns import column_of, examine
+from .dataset import Dataset, guess_task, require_known_task, require_task, split_rows
+from .schema import TableSchema
+from .target_columns import class_names_of, names_of, target_columns
+from .text import read_text
 
-# More different texts than this are names or free text, not categories.
-MAX_CATEGORIES = 256
-# Whole numbers with at most so many different values are read as classes.
-MAX_NUMBERED_CLASSES = 20
+KINDS_OF_MISSING = ("fill", "refuse")
 
 
-def read_table(path: str | os.PathLike) -> pd.DataFrame:
-    r"""Rows of a CSV file as texts, missing cells as NaN.
+def read_table(
+    path: str | os.PathLike,
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+) -> pd.DataFrame:
+    r"""Rows of a table as texts, missing cells as NaN.
 
-    Quoted fields, a byte-order mark and any line ending are understood; the text is
-    UTF-8 and the separator a comma.
+    Quoted fields, a byte-order mark and any line ending are understood. Encoding,
+    separator and decimal commas are guessed unless they are given; numbers with decimal
+    commas get points.
 
     Args:
         path: of the file.
+        sep: between cells: one character, "tab" or "space".
+        decimal: "." or ",".
+        header: whether the first row holds the headings; None: yes, unless it looks
+            like data, which is refused.
 
     Returns:
         A frame of texts.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, not UTF-8, or not a rectangular table with different
+        ValueError: it is empty, no text, or not a rectangular table with different
             headings.
 
     Example:
         >>> import pathlib, tempfile
         >>> from meanfield import data
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.csv"
-        >>> _ = path.write_text("age,town\n31,Ulm\n47,\n")
+        >>> _ = path.write_text("age;town\n31;Ulm\n47;\n")
         >>> data.read_table(path)["age"].tolist()
         ['31', '47']
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the table {path} does not exist.")
-    try:
-        # Without `header` pandas neither renames equal headings nor takes a long
-        # row's first cells for an index.
-        rows = pd.read_csv(
-            path, dtype=str, header=None, encoding="utf-8-sig", skip_blank_lines=True
-        )
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"the table {path} is empty.") from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"the table {path} must be UTF-8 text with commas and equally long rows: "
-            f"{error}."
-        ) from error
-    headings = [
-        "" if pd.isna(name) else str(name).strip() for name in rows.iloc[0].tolist()
-    ]
-    counts = Counter(headings)
-    for position, name in enumerate(headings):
-        require(
-            name != "",
-            f"every column of {path} needs a heading; column {position} (counted from "
-            "0) has none.",
-        )
-        require(
-            counts[name] == 1,
-            f"the headings of {path} must differ; {name!r} stands over two columns.",
-        )
-    frame = rows.iloc[1:].reset_index(drop=True)
-    frame.columns = headings
-    require(len(frame) > 0, f"the table {path} has headings but no rows.")
-    return frame
+    text = read_text(path, sep=sep, decimal=decimal, header=header)
+    raise_all(f"the headings of {path} cannot be used", list(text.problems))
+    return text.frame
 
 
 def table(
@@ -96,16 +74,25 @@ def table(
     task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    drop: str | Sequence[str] | None = None,
+    features: str | Sequence[str] | None = None,
+    sep: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    missing: str = "fill",
 ) -> Dataset:
-    r"""Read a CSV table and split it into training and test rows.
+    r"""Read a table and split it into training and test rows.
 
     A column is numbers if all its cells are, else categories. Numbers are standardised
     by the mean and standard deviation of the training rows, categories become one
-    feature each (their list comes from the whole table). The `schema` of the result
-    does the same to other tables.
+    feature each (their list comes from the whole table). Of numbers a missing one
+    becomes the median of the training rows, and a second feature tells which they were;
+    of categories it is one more. Rows whose target is missing, columns without a value
+    and texts that differ in nearly every row are left out. The `notes` of the result
+    say what was; its `schema` does the same to other tables.
 
     Args:
-        path: of the CSV file.
+        path: of the file.
         target: heading of the column to predict, or several: a sequence of them, or
             one text with commas between (quoted as in CSV where a heading has one).
             Of a single column texts are classes; numbers are targets of a regression,
@@ -116,14 +103,21 @@ def table(
             1, true or false) where that rule guesses wrong.
         test_fraction: share of the rows kept for testing (stratified by class).
         seed: of the split.
+        drop: headings of columns to leave out, written as for `target`.
+        features: headings of the columns to learn from; None: all others.
+        sep: between cells, see `read_table`.
+        decimal: "." or ",".
+        header: whether the first row holds the headings.
+        missing: "fill", as above; or "refuse".
 
     Returns:
         A `Dataset`: training and test arrays, names of classes, and how it was read.
 
     Raises:
-        ValueError: no such target, missing or infinite values (row and column named),
-            a column of numbers with stray texts, too many categories, one class only,
-            targets that are not what their task says (row and column named).
+        ValueError: no such target, infinite values (row and column named), dates, a
+            column of numbers with stray texts, too many categories, one class only,
+            targets that are not what their task says (row and column named). All that
+            is wrong with the columns stands in one message.
 
     Example:
         >>> import pathlib, tempfile
@@ -134,41 +128,76 @@ def table(
         >>> data.table(path, target="odd").class_names
         ('no', 'yes')
     """
-    frame = read_table(path)
-    names = list(frame.columns)
-    targets = _targets(target, names, path)
-    require(len(names) > len(targets), f"{path} has no column besides its targets.")
     require_known_task(task)
-    cells = {name: cells_of(frame, name) for name in names}
-    for name, column in cells.items():
-        refuse_decimal_commas(column, name)
-    class_names, kept = None, targets[0] if len(targets) == 1 else targets
-    if len(targets) == 1:
-        class_names = _class_names(cells[targets[0]], targets[0], task)
-    else:
-        require(
-            task != "classification",
-            f"`target` names {len(targets)} columns, and a classification has one. "
-            "Name one column; or, for answers that are 0 or 1 each, task 'binary' (a "
-            "Bernoulli likelihood).",
-        )
-    y = TableSchema((), kept, class_names).encode_target(frame)
+    require(
+        missing in KINDS_OF_MISSING,
+        f"`missing` must be 'fill' or 'refuse'; got {missing!r}.",
+    )
+    text = read_text(path, sep=sep, decimal=decimal, header=header)
+    frame, notes, problems = text.frame, list(text.notes), list(text.problems)
+    names = [str(name) for name in frame.columns]
+    targets, chosen = _chosen(path, names, target, drop, features, problems)
+    cells = {name: cells_of(frame, name) for name in (*targets, *chosen)}
+    known = ~np.any([is_missing(cells[name]) for name in targets or chosen], axis=0)
+    if targets and missing == "fill" and not known.all():
+        notes.append(f"left out {(~known).sum()} rows whose target is missing")
+    kinds = {}
+    for name in chosen:
+        try:
+            found = examine(cells[name], name, missing, wanted=features is not None)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        kinds |= {name: found.kind} if found.kind else {}
+        notes += [found.note] if found.note else []
+    try:
+        if missing == "refuse":
+            for name in targets:
+                refuse_missing(cells[name], name)
+        for name in targets:
+            refuse_decimal_commas(cells[name], name)
+        present: Any = {name: cells[name][known] for name in targets}
+        class_names = _classes(present, task)
+    except ValueError as error:
+        problems.append(str(error))
+    raise_all(f"{path} cannot be learned from yet", problems)
+    require(
+        len(kinds) > 0,
+        f"{path} has no column besides its targets to learn from"
+        + "".join(f"; {note}" for note in notes)
+        + ". Name columns with `features` (--features).",
+    )
+    kept = targets[0] if len(targets) == 1 else targets
+    rows: Any = frame[known].reset_index(drop=True)
+    y = TableSchema((), kept, class_names).encode_target(rows)
     if class_names is not None:
         task = "classification"
     elif task is None:
         task = "regression" if len(targets) == 1 else guess_task("target", y)
+        if task == "regression" and ((y >= 0) & (y % 1 == 0)).all():
+            notes.append(
+                "the target holds whole numbers from 0 on: if it counts something, "
+                "--likelihood poisson learns its rate"
+            )
     require_task("target", y, task, targets)
     train, test = split_rows(
-        len(frame),
+        len(rows),
         test_fraction=test_fraction,
         seed=seed,
         labels=None if class_names is None else y,
     )
     columns = tuple(
-        _column(cells[name], name, train) for name in names if name not in targets
+        column_of(cells_of(rows, name), name, kind, train)
+        for name, kind in kinds.items()
     )
-    schema = TableSchema(columns, kept, class_names)
-    x = schema.encode(frame)
+    filled = [c.name for c in columns if c.fill is not None or "" in c.categories]
+    if filled:
+        notes.append(
+            "missing values are learned as such, of numbers beside the median, in "
+            + ", ".join(map(repr, filled))
+        )
+    schema = TableSchema(columns, kept, class_names, text.format)
+    x = schema.encode(rows)
     return Dataset(
         name=Path(path).stem,
         task=task,  # type: ignore[arg-type]
@@ -181,104 +210,52 @@ def table(
         schema=schema,
         provenance=f"table {Path(path).name}, split with seed {seed}",
         target_names=targets,
+        notes=tuple(notes),
     )
 
 
-def _targets(
-    target: str | Sequence[str] | None, names: list[str], path: str | os.PathLike
-) -> tuple[str, ...]:
-    """Headings of the target columns."""
-    if isinstance(target, str):
-        # A heading may hold a comma itself.
-        parts = [target] if target in names else next(csv.reader([target]), [])
-        given = tuple(part.strip() for part in parts)
+def _chosen(
+    path: str | os.PathLike,
+    names: list[str],
+    target: str | Sequence[str] | None,
+    drop: str | Sequence[str] | None,
+    features: str | Sequence[str] | None,
+    problems: list[str],
+) -> tuple[tuple[str, ...], list[str]]:
+    """The target columns and the feature columns; what is wrong joins the problems."""
+    require(
+        drop is None or features is None,
+        "give either `drop` or `features` (--drop, --features), not both.",
+    )
+    try:
+        targets = target_columns(target, names, path)
+    except ValueError as error:
+        problems.append(str(error))
+        targets = ()
+    dropped, wanted = names_of(drop, names), names_of(features, names)
+    for option, given in (("drop", dropped), ("features", wanted)):
+        unknown = [name for name in given if name not in names or name in targets]
+        if unknown:
+            problems.append(
+                f"`{option}` must name columns of {path} that are no targets, of "
+                f"{names}; got {', '.join(map(repr, unknown))}."
+            )
+    if features is None:
+        chosen = [name for name in names if name not in (*targets, *dropped)]
     else:
-        given = tuple(target or ())
-    unknown = [name for name in given if name not in names]
-    if unknown or not given:
-        raise ValueError(
-            f"`target` must name a column of {path}, or several with commas between, "
-            f"each one of {names}; got {(unknown[0] if unknown else target)!r}."
-        )
+        chosen = [name for name in wanted if name in names and name not in targets]
+    return targets, chosen
+
+
+def _classes(cells: dict[str, pd.Series], task: str | None) -> tuple[str, ...] | None:
+    """Names of the classes, where the target is one column that holds classes."""
+    if len(cells) == 1:
+        ((name, column),) = cells.items()
+        return class_names_of(column, name, task)
     require(
-        len(set(given)) == len(given),
-        f"`target` must name each column once; got {', '.join(given)}.",
+        task != "classification",
+        f"`target` names {len(cells)} columns, and a classification has one. Name one "
+        "column; or, for answers that are 0 or 1 each, task 'binary' (a Bernoulli "
+        "likelihood).",
     )
-    return given
-
-
-def _class_names(
-    cells: pd.Series, target: str, task: str | None
-) -> tuple[str, ...] | None:
-    numeric = is_number(cells)
-    if task not in (None, "classification"):
-        return None
-    if task == "classification" and numeric.all():
-        _refuse_real(numbers(cells, target), target)
-    if task is None and numeric.all():
-        values, counts = np.unique(numbers(cells, target), return_counts=True)
-        whole = (values == np.round(values)).all()
-        few = len(values) <= MAX_NUMBERED_CLASSES and counts.min() >= 2
-        if not (whole and few):
-            return None
-    elif task is None:
-        _refuse_stray_texts(cells, target, numeric)
-    found = set(class_texts(cells))
-    names = sorted(found, key=_class_order)
-    require(
-        2 <= len(names) <= MAX_CATEGORIES,
-        f"the target {target!r} must have between 2 and {MAX_CATEGORIES} classes; got "
-        f"{len(names)}. A table of one class teaches nothing; for a target of numbers "
-        'pass `task="regression"`.',
-    )
-    return tuple(names)
-
-
-def _refuse_real(values: np.ndarray, target: str) -> None:
-    """Real numbers of which some appear once are measured, and no classes."""
-    found, counts = np.unique(values, return_counts=True)
-    few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2
-    whole = found == np.round(found)
-    if not (whole.all() or few):
-        (row,) = first_bad(values != np.round(values))
-        raise ValueError(
-            f"`target` {target!r} must be classes for a classification (a categorical "
-            f"likelihood); got {len(found)} different real numbers, the first "
-            f"{values[row]:g} in row {row} (counted from 0 below the heading). Choose "
-            "another likelihood, such as gaussian, or give classes."
-        )
-
-
-def _class_order(name: str) -> tuple[int, float, str]:
-    """Numbers in their order, before texts in theirs."""
-    whole = name.lstrip("-").isascii() and name.lstrip("-").isdigit()
-    return (0, float(name), name) if whole else (1, 0.0, name)
-
-
-def _column(cells: pd.Series, name: str, train: np.ndarray) -> Column:
-    numeric = is_number(cells)
-    if numeric.all():
-        values = numbers(cells, name)[train]
-        mean, std = float(values.mean()), float(values.std())
-        # A constant column's spread is rounding: its feature shall be 0, not noise.
-        constant = values.min() == values.max()
-        return Column(name, "number", mean=mean, std=1.0 if constant else std)
-    _refuse_stray_texts(cells, name, numeric)
-    categories = tuple(sorted(set(cells)))
-    require(
-        len(categories) <= MAX_CATEGORIES,
-        f"column {name!r} must have at most {MAX_CATEGORIES} categories; got "
-        f"{len(categories)}. Drop it if it is a name or free text, or group them.",
-    )
-    return Column(name, "category", categories=categories)
-
-
-def _refuse_stray_texts(cells: pd.Series, name: str, numeric: np.ndarray) -> None:
-    """A text among numbers is a slip of the pen, not a category of its own."""
-    if numeric.mean() > 0.5:
-        (row,) = first_bad(~numeric)
-        raise ValueError(
-            f"column {name!r} is mostly numbers, but holds {cells.iloc[row]!r} in row "
-            f"{row} (counted from 0 below the heading). Correct it, or spell every "
-            "cell of the column as text if it holds categories."
-        )
+    return None

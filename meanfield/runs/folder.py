@@ -32,6 +32,7 @@ from .config import CONFIG, SEALED_SINCE, read_config
 from .documents import read_sealed, write_json, write_sealed
 from .replacement import finish
 from .schemas import METRICS as METRICS_CHECK
+from .settings import READING
 from .standardization import Standardization
 from .tasks import build_likelihood
 
@@ -168,6 +169,7 @@ def load_data(
         task=config["task"] if is_file else None,
         test_fraction=config["test_fraction"],
         seed=config["seed"],
+        **{name: config.get(name) for name in READING},
     )
     require(
         config["sha256"] == dataset.sha256,

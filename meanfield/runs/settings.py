@@ -17,6 +17,8 @@ DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
 # Where in a configuration a setting is kept, if it is.
 KEPT = ("data", "model", "training")
+# How a table is read.
+READING = ("drop", "features", "sep", "decimal", "header", "missing")
 
 
 def setting(
@@ -86,14 +88,15 @@ class TrainSettings:
 
     data: str = setting(
         "digits",
-        "digits (embedded), mnist, fashion_mnist, a .csv or a .npz",
+        "digits (embedded), mnist, fashion_mnist, a table (.csv, .tsv, .txt, .data) "
+        "or an .npz",
         DATA,
     )
     out: Path | None = setting(None, "run folder to write (else runs/NAME)", RUN)
     data_dir: str | None = setting(None, DATA_DIR, DATA, kept="data")
     target: str | None = setting(
         None,
-        "column of the .csv to predict, or several",
+        "column of the table to predict, or several",
         DATA,
         kept="data",
         metavar="NAME,NAME,…",
@@ -112,7 +115,40 @@ class TrainSettings:
         kept="model",
     )
     test_fraction: float = setting(
-        0.2, "part of a .csv or .npz kept for testing", DATA, kept="data"
+        0.2, "part of a table or .npz kept for testing", DATA, kept="data"
+    )
+    drop: str | None = setting(
+        None, "columns to leave out", DATA, kept="data", metavar="NAME,NAME,…"
+    )
+    features: str | None = setting(
+        None,
+        "columns to learn from (else all but the target)",
+        DATA,
+        kept="data",
+        metavar="NAME,NAME,…",
+    )
+    sep: str | None = setting(
+        None,
+        "between the cells of the table: a character, tab or space (else guessed)",
+        DATA,
+        kept="data",
+    )
+    decimal: str | None = setting(
+        None, "of the table's numbers: . or , (else guessed)", DATA, kept="data"
+    )
+    header: bool | None = setting(
+        None,
+        "whether the first row holds headings (else asked where it looks like data)",
+        DATA,
+        flags=("--header/--no-header",),
+        kept="data",
+    )
+    missing: str = setting(
+        "fill",
+        "values of the table: fill (the median and a feature that tells; or a category "
+        "of their own) or refuse",
+        DATA,
+        kept="data",
     )
     hidden: tuple[int, ...] = setting(
         (100, 100),
@@ -214,7 +250,7 @@ class OpenSettings:
     """Where the data of a run are now."""
 
     data: Path | None = setting(
-        None, "the .csv or .npz of the run, if it was moved; its contents are checked"
+        None, "the file of the run, if it was moved; its contents are checked"
     )
     data_dir: str | None = setting(None, DATA_DIR)
 

@@ -41,7 +41,7 @@ from .label import label
 from .pictures import draw_history
 from .replacement import NEXT, commit, finish
 from .score import score
-from .settings import TrainSettings
+from .settings import READING, TrainSettings
 from .standardization import Standardization
 from .tasks import build_likelihood, task_of
 
@@ -86,6 +86,7 @@ def train(
         task=task_of(settings.likelihood, settings.task),
         test_fraction=settings.test_fraction,
         seed=settings.seed,
+        **{name: getattr(settings, name) for name in READING},
     )
     config = config_of(settings, dataset)
     standard = Standardization.learn(dataset)

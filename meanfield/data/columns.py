@@ -1,0 +1,144 @@
+"""The feature columns of a table: what each holds, and what is wrong with it."""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from meanfield.checks import first_bad, require
+
+from .cells import at, is_missing, is_number, numbers, refuse_decimal_commas
+from .schema import Column
+
+# More different texts than this are names or free text, not categories.
+MAX_CATEGORIES = 256
+# A column is looked at for row numbers and names from so many rows on.
+ENOUGH_ROWS = 20
+_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"
+    r"|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .*)?"
+    r"|\d{1,2}:\d{2}(:\d{2})?( ?[APap][Mm])?"
+)
+_IDENTITY = re.compile(r"(?i)(^|.*[\W_])(id|uuid|key|index|no|nr)$|.*[a-z]I[dD]$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a feature column is.
+
+    Attributes:
+        kind: numbers or categories; None for a column that is left out.
+        note: what a person should know of it, or nothing.
+    """
+
+    kind: Literal["number", "category"] | None
+    note: str = ""
+
+
+def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
+    """What a feature column holds.
+
+    Args:
+        cells: its stripped texts; missing ones are empty.
+        name: its heading.
+        missing: "fill" or "refuse".
+        wanted: whether it was asked for by name; then it is not left out.
+
+    Raises:
+        ValueError: it holds dates, stray texts, too many categories, numbers that
+            float32 cannot hold, or missing cells that are to be refused.
+    """
+    present: Any = cells[~is_missing(cells)]
+    if not len(present):
+        return Finding(None, f"left out {name!r}: it has no value in any row")
+    if missing == "refuse" and len(present) < len(cells):
+        (row,) = first_bad(is_missing(cells))
+        raise ValueError(
+            f"column {name!r} has {at(cells, row)}, one of "
+            f"{len(cells) - len(present)} such rows. Fill them in, or let "
+            "`missing='fill'` (--missing fill) take the median, with a feature that "
+            "tells which they were."
+        )
+    refuse_decimal_commas(cells, name)
+    if is_number(present).all():
+        values = numbers(cells.mask(is_missing(cells), "0"), name)
+        return Finding("number", _row_number_note(values, name))
+    refuse_dates(present, name)
+    refuse_stray_texts(cells, name)
+    different = present.nunique()
+    unique = different > ENOUGH_ROWS and 2 * different > len(present)
+    if unique and not wanted:
+        return Finding(
+            None,
+            f"left out {name!r}: {different} different texts in {len(present)} rows, "
+            "names or free text",
+        )
+    require(
+        different <= MAX_CATEGORIES,
+        f"column {name!r} must have at most {MAX_CATEGORIES} categories; got "
+        f"{different}. Drop it if it is a name or free text (--drop {name!r}), or "
+        "group them.",
+    )
+    return Finding("category")
+
+
+def column_of(
+    cells: pd.Series, name: str, kind: Literal["number", "category"], train: np.ndarray
+) -> Column:
+    """How a column becomes features; its numbers are those of the training rows."""
+    missing = is_missing(cells)
+    if kind == "category":
+        return Column(name, "category", categories=tuple(sorted(set(cells))))
+    values = numbers(cells.mask(missing, "0"), name)
+    fill = None
+    if missing.any():
+        known = values[train][~missing[train]]
+        require(
+            len(known) > 0,
+            f"column {name!r} has no value in any training row. Leave it out (--drop "
+            f"{name!r}).",
+        )
+        fill = float(np.median(known))
+        values = np.where(missing, fill, values)
+    values = values[train]
+    mean, std = float(values.mean()), float(values.std())
+    # A constant column's spread is rounding: its feature shall be 0, not noise.
+    constant = values.min() == values.max()
+    return Column(name, "number", mean=mean, std=1.0 if constant else std, fill=fill)
+
+
+def refuse_dates(cells: pd.Series, name: str) -> None:
+    """Raise where most cells are dates or times."""
+    dates = cells.str.fullmatch(_DATE).to_numpy(bool)
+    if dates.mean() > 0.9:
+        raise ValueError(
+            f"column {name!r} holds dates or times, such as "
+            f"{cells.iloc[int(dates.argmax())]!r}. Leave it out (--drop {name!r}), or "
+            "write what matters of it as numbers: the year, the month, days since a "
+            "first day."
+        )
+
+
+def refuse_stray_texts(cells: pd.Series, name: str) -> None:
+    """A text among numbers is a slip of the pen, not a category of its own."""
+    missing, numeric = is_missing(cells), is_number(cells)
+    if 2 * numeric.sum() > (~missing).sum():
+        (row,) = first_bad(~numeric & ~missing)
+        raise ValueError(
+            f"column {name!r} is mostly numbers, but holds {at(cells, row)}. "
+            "Correct it, or spell every "
+            "cell of the column as text if it holds categories."
+        )
+
+
+def _row_number_note(values: np.ndarray, name: str) -> str:
+    """Whether a column of numbers names the rows instead of describing them."""
+    if len(values) < ENOUGH_ROWS or len(np.unique(values)) < len(values):
+        return ""
+    counts = bool((np.diff(values) == 1).all())
+    if not (counts or _IDENTITY.fullmatch(name)):
+        return ""
+    what = "counts the rows" if counts else "is different in every row"
+    return f"{name!r} {what} and is learned from: if it is a name, --drop {name!r}"

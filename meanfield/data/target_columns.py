@@ -1,0 +1,102 @@
+"""The target columns of a table: which they are, and whether they hold classes."""
+
+import csv
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from meanfield.checks import first_bad, require
+
+from .cells import at, class_texts, is_number, numbers
+from .columns import MAX_CATEGORIES, refuse_dates, refuse_stray_texts
+
+# Whole numbers with at most so many different values are read as classes.
+MAX_NUMBERED_CLASSES = 20
+
+
+def names_of(text: str | Sequence[str] | None, names: list[str]) -> tuple[str, ...]:
+    """Headings, of which a text may hold several with commas between."""
+    if isinstance(text, str):
+        # A heading may hold a comma itself.
+        parts = [text] if text in names else next(csv.reader([text]), [])
+        return tuple(part.strip() for part in parts)
+    return tuple(text or ())
+
+
+def target_columns(
+    target: str | Sequence[str] | None, names: list[str], path: str | os.PathLike
+) -> tuple[str, ...]:
+    """Headings of the target columns.
+
+    Raises:
+        ValueError: there is none, an unknown one, or one comes twice.
+    """
+    given = names_of(target, names)
+    unknown = [name for name in given if name not in names]
+    if unknown or not given:
+        raise ValueError(
+            f"`target` must name a column of {path}, or several with commas between, "
+            f"each one of {names}; got {(unknown[0] if unknown else target)!r}."
+        )
+    require(
+        len(set(given)) == len(given),
+        f"`target` must name each column once; got {', '.join(given)}.",
+    )
+    return given
+
+
+def class_names_of(
+    cells: pd.Series, target: str, task: str | None
+) -> tuple[str, ...] | None:
+    """Names of the classes in a target column; None where it holds numbers.
+
+    Raises:
+        ValueError: texts stand among numbers, or they are no classes.
+    """
+    numeric = is_number(cells)
+    if task not in (None, "classification"):
+        return None
+    if task == "classification" and numeric.all():
+        _refuse_real(cells, target)
+    if task is None and numeric.all():
+        values, counts = np.unique(numbers(cells, target), return_counts=True)
+        whole = (values == np.round(values)).all()
+        few = len(values) <= MAX_NUMBERED_CLASSES and counts.min() >= 2
+        if not (whole and few):
+            return None
+    elif task is None:
+        refuse_dates(cells, target)
+        refuse_stray_texts(cells, target)
+    found = set(class_texts(cells))
+    names = sorted(found, key=_class_order)
+    require(
+        2 <= len(names) <= MAX_CATEGORIES,
+        f"the target {target!r} must have between 2 and {MAX_CATEGORIES} classes; got "
+        f"{len(names)}. A table of one class teaches nothing; for a target of numbers "
+        'pass `task="regression"`.',
+    )
+    return tuple(names)
+
+
+def _refuse_real(cells: pd.Series, target: str) -> None:
+    """Real numbers of which some appear once are measured, and no classes."""
+    values = numbers(cells, target)
+    found, counts = np.unique(values, return_counts=True)
+    few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2
+    whole = found == np.round(found)
+    if not (whole.all() or few):
+        (row,) = first_bad(values != np.round(values))
+        raise ValueError(
+            f"`target` {target!r} must be classes for a classification (a categorical "
+            f"likelihood); got {len(found)} different real numbers, the first "
+            f"{at(cells, row)}. Choose another likelihood, such as gaussian, or give "
+            "classes."
+        )
+
+
+def _class_order(name: str) -> tuple[int, float, str]:
+    """Numbers in their order, before texts in theirs."""
+    whole = name.lstrip("-").isascii() and name.lstrip("-").isdigit()
+    return (0, float(name), name) if whole else (1, 0.0, name)

@@ -1,0 +1,286 @@
+"""Text of a table: its encoding, its separator, its decimals, its headings."""
+
+import codecs
+import csv
+import dataclasses
+import io
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from meanfield.checks import require
+
+# Cells that say that there is no value; also what pandas and R write for it.
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+SPACES = r"\s+"
+_SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SPACES}
+# Rows that are looked at to find the separator.
+SNIFFED = 50
+# Rows and columns that tell whether the first row is headings.
+LOOKED_AT = 200
+_COMMA_NUMBER = re.compile(r"[+-]?\d[\d.]*,\d+(?:[eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFormat:
+    r"""How the text of a table is written.
+
+    Args:
+        separator: between cells, one character, or "\\s+" for any white space.
+        decimal: "." or ",", in numbers.
+        header: whether the first row holds the headings.
+    """
+
+    separator: str = ","
+    decimal: Literal[".", ","] = "."
+    header: bool = True
+
+    @property
+    def words(self) -> str:
+        """What it says to a person."""
+        separator = SEPARATORS.get(self.separator, "spaces")
+        if self.separator not in (*SEPARATORS, SPACES):
+            separator = f"{self.separator!r}"
+        comma = ", decimal commas" if self.decimal == "," else ""
+        return separator + comma + ("" if self.header else ", no headings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A table as texts.
+
+    Attributes:
+        frame: its cells, missing ones as NaN, numbers with a decimal point.
+        format: how it was written, as given or as guessed.
+        notes: what was guessed or left out, for a person.
+        problems: what is wrong with the headings.
+    """
+
+    frame: pd.DataFrame
+    format: TextFormat
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def separator_of(text: str | None) -> str | None:
+    """A separator as it is spelled on a command line: a character, tab or space.
+
+    Raises:
+        ValueError: it is more than one character.
+    """
+    if text is None:
+        return None
+    found = _SPELLED.get(text, text)
+    require(
+        len(found) == 1 or found == SPACES,
+        f"`sep` must be one character, tab or space; got {text!r}.",
+    )
+    return found
+
+
+def read_text(
+    path: str | os.PathLike,
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+) -> Text:
+    """Read a table; what is not given is guessed, and said in the notes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, no text, not rectangular, or seems to lack headings.
+    """
+    path, notes = Path(path), []
+    if not path.is_file():
+        raise FileNotFoundError(f"the table {path} does not exist.")
+    text, encoding = _decoded(path)
+    require(text.strip() != "", f"the table {path} is empty.")
+    require(
+        decimal in (None, ".", ","), f"`decimal` must be '.' or ','; got {decimal!r}."
+    )
+    separator = separator_of(sep) or _sniffed(text)
+    rows = _rows(path, text, separator)
+    headed = _headed(path, rows, header)
+    names = [
+        "" if pd.isna(name) else str(name).strip() for name in rows.iloc[0].tolist()
+    ]
+    if not headed:
+        names = [f"column_{number}" for number in range(rows.shape[1])]
+    frame = rows.iloc[1:].reset_index(drop=True) if headed else rows
+    require(len(frame) > 0, f"the table {path} has headings but no rows.")
+    frame, names, left_out = _without_unnamed(frame, names)
+    notes += left_out
+    problems = _heading_problems(path, names)
+    frame.columns = _told_apart(names)
+    if decimal == "," or (decimal is None and separator != ","):
+        frame, changed = _with_points(frame)
+        decimal = "," if changed or decimal == "," else "."
+    format = TextFormat(separator, "," if decimal == "," else ".", headed)
+    if format != TextFormat() or encoding != "UTF-8":
+        notes.insert(0, f"read as {encoding} text with {format.words}")
+    return Text(frame, format, tuple(notes), tuple(problems))
+
+
+def _decoded(path: Path) -> tuple[str, str]:
+    """Text of a file, and the name of the encoding that it was read in."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16"), "UTF-16"
+    workbook = content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0"))
+    require(
+        b"\0" not in content and not workbook,
+        f"the table {path} is no text file"
+        + (" but looks like a workbook of a spreadsheet" if workbook else "")
+        + ". Save it as CSV.",
+    )
+    for encoding, name in (("utf-8-sig", "UTF-8"), ("cp1252", "Windows-1252")):
+        try:
+            return content.decode(encoding), name
+        except UnicodeDecodeError:
+            continue
+    return content.decode("latin-1"), "Latin-1"
+
+
+def _sniffed(text: str) -> str:
+    """The separator that splits the first rows into equally many cells."""
+    lines = io.StringIO(text, newline="")
+    head = [line for line in (lines.readline() for _ in range(SNIFFED)) if line]
+    for separator in SEPARATORS:
+        widths = {len(row) for row in csv.reader(head, delimiter=separator) if row}
+        if len(widths) == 1 and widths.pop() > 1:
+            return separator
+    split = [line.split() for line in head if line.strip()]
+    if len({len(row) for row in split}) == 1 and len(split[0]) > 1 and len(split) > 1:
+        return SPACES
+    counts = {separator: head[0].count(separator) for separator in SEPARATORS}
+    return max(counts, key=lambda separator: counts[separator])
+
+
+def _rows(path: Path, text: str, separator: str) -> pd.DataFrame:
+    try:
+        # Without `header` pandas neither renames equal headings nor takes a long
+        # row's first cells for an index.
+        return pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            dtype=str,
+            header=None,
+            skip_blank_lines=True,
+            skipinitialspace=True,
+            keep_default_na=False,
+            na_values=list(MISSING),
+        )
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"the table {path} is empty.") from error
+    except pd.errors.ParserError as error:
+        words = TextFormat(separator).words
+        raise ValueError(
+            f"the table {path}, read with {words} between cells, must have equally "
+            f"long rows: {str(error).strip()}. Another separator is given with --sep."
+        ) from error
+
+
+def _headed(path: Path, rows: pd.DataFrame, header: bool | None) -> bool:
+    """Whether the first row holds headings.
+
+    Raises:
+        ValueError: nobody said so, and it looks like one more row of data.
+    """
+    if header is not None:
+        return header
+    # Headings are seldom numbers, and seldom stand among the cells below them.
+    head, body = rows.iloc[0, :LOOKED_AT], rows.iloc[1 : 1 + LOOKED_AT, :LOOKED_AT]
+    numeric = ~np.isnan(_numbers(head))
+    repeated = np.asarray([name in set(body[c]) for c, name in head.items()])
+    like_data = (numeric | repeated) & head.notna().to_numpy()
+    if len(body) == 0 or like_data.mean() < 0.4:
+        return True
+    shown = ", ".join(repr(cell) for cell in head.tolist()[:5])
+    raise ValueError(
+        f"the first row of {path} looks like data, not like headings: {shown}"
+        f"{', …' if len(head) > 5 else ''}. If the file has no headings, say "
+        "`header=False` (--no-header), and its columns are column_0, column_1, …; if "
+        "these are headings, `header=True` (--header)."
+    )
+
+
+def _without_unnamed(
+    frame: pd.DataFrame, names: list[str]
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Leave out columns without a heading that are empty, or count the rows."""
+    kept, notes = [], []
+    for position, name in enumerate(names):
+        if name:
+            kept.append(position)
+            continue
+        cells: Any = frame.iloc[:, position]
+        counted = _numbers(cells)
+        start = counted[0] if counted[0] in (0, 1) else np.nan
+        if cells.isna().all():
+            continue
+        if len(frame) > 1 and np.array_equal(counted, start + np.arange(len(frame))):
+            notes.append("left out the first column without a heading: it counts rows")
+            continue
+        kept.append(position)
+    return frame.iloc[:, kept], [names[position] for position in kept], notes
+
+
+def _numbers(cells: Any) -> np.ndarray:
+    """The numbers that texts spell, NaN for a text that spells none."""
+    return np.asarray(pd.to_numeric(cells, errors="coerce"), np.float64)
+
+
+def _heading_problems(path: Path, names: list[str]) -> list[str]:
+    problems = []
+    for position, name in enumerate(names):
+        if name == "":
+            problems.append(
+                f"every column of {path} needs a heading; column {position} (counted "
+                "from 0) has none."
+            )
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            several = "two" if count == 2 else str(count)
+            problems.append(
+                f"the headings of {path} must differ; {name!r} stands over {several} "
+                "columns."
+            )
+    return problems
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Headings under which all columns can be looked at, whatever is wrong."""
+    seen: Counter[str] = Counter()
+    found = []
+    for position, name in enumerate(names):
+        seen[name] += 1
+        again = f"{name} ({seen[name]})" if seen[name] > 1 else name
+        found.append(again or f"column {position}")
+    return found
+
+
+def _with_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """Columns of numbers with decimal commas, with points; whether there were any."""
+    new = {}
+    for name in frame.columns:
+        cells: Any = frame[name].dropna()
+        if not len(cells) or not cells.str.contains(",", regex=False).any():
+            continue
+        commas = cells.str.strip().str.fullmatch(_COMMA_NUMBER)
+        if not (commas.to_numpy(bool) | ~np.isnan(_numbers(cells))).all():
+            continue
+        pointed = cells[cells.str.contains(".", regex=False)].str.strip()
+        if len(pointed) and pointed.str.fullmatch(_THOUSANDS).all():
+            cells = cells.str.replace(".", "", regex=False)
+        new[name] = frame[name].where(
+            frame[name].isna(), cells.str.replace(",", ".", regex=False)
+        )
+    return frame.assign(**new) if new else frame, bool(new)
