@@ -1,7 +1,7 @@
 """Files that are either whole or absent: write beside the target, then rename.
 
-A file under construction is locked by the process that writes it, so that what a
-killed process left behind can be told from what another one is writing just now.
+A file or folder under construction is locked by the process that makes it, so that what
+a killed process left behind can be told from what another one is making just now.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,9 @@ except ImportError:  # Windows: leftovers stay, and folders are not locked.
 
 LOCK = ".lock"
 _HALF = re.compile(r"\.(?P<target>.+)\.[0-9a-f]{16}\.part(\.\w+)?")
-# The form of an earlier version.
+# The forms of an earlier version.
 _OLD_HALF = re.compile(r"\.(?P<target>.+(?P<suffix>\.\w+))\.[a-z0-9_]{8}(?P=suffix)")
+_OLD_FOLDER = re.compile(r"\.(?P<target>.+)-[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager
@@ -50,6 +52,33 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             if handle is not None:
                 os.close(handle)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder beside a target, to make the target in; it is removed after.
+
+    What killed processes left in the target's folder is removed.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent)
+    folder, handle = None, None
+    while folder is None:
+        folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+        folder.mkdir()
+        if fcntl is not None:
+            handle = os.open(folder, os.O_RDONLY)
+            # Another process may have swept it away before it was locked.
+            if not _lock(handle) or not folder.exists():
+                os.close(handle)
+                folder = None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        if handle is not None:
+            os.close(handle)
 
 
 def write_text(target: str | os.PathLike, text: str) -> None:
@@ -89,12 +118,34 @@ def sweep(folder: Path, target: str | None = None) -> None:
     if fcntl is None or not folder.is_dir():
         return
     for path in folder.iterdir():
-        found = _HALF.fullmatch(path.name) or _OLD_HALF.fullmatch(path.name)
-        if found is None or target not in (None, found["target"]):
+        found = _half_made(path)
+        if found is None or target not in (None, found["target"]) or path.is_symlink():
             continue
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            if _lock(file.fileno()):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                if not _lock(handle):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _half_made(path: Path) -> re.Match[str] | None:
+    """What a name says of a half-made file or folder; None if it is the user's own."""
+    found = _HALF.fullmatch(path.name)
+    if found is not None:
+        return found
+    if not path.is_dir():
+        return _OLD_HALF.fullmatch(path.name)
+    found = _OLD_FOLDER.fullmatch(path.name)
+    if found is None:
+        return None
+    inside = [entry.name for entry in path.iterdir()]
+    return found if inside == [found["target"]] else None
 
 
 @contextlib.contextmanager

@@ -125,9 +125,14 @@ def test_a_disk_that_fills_up_while_writing_keeps_the_old_file(tiny_disk):
 HOLD = """
 import sys, time
 from pathlib import Path
-from meanfield.files import atomic_path, locked
+from meanfield.files import atomic_path, locked, scratch_folder
 folder = Path(sys.argv[1])
-with locked(folder), atomic_path(folder / "a.txt"):
+with (
+    locked(folder),
+    scratch_folder(folder / "a.txt") as scratch,
+    atomic_path(folder / "a.txt"),
+):
+    (scratch / "half").touch()
     print("ready", flush=True)
     sys.stdin.read()
 """
@@ -138,9 +143,11 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, **pipes)
     assert process.stdout.readline() == b"ready\n"
-    (half,) = tmp_path.glob(".a.txt.*")
+    (half,) = tmp_path.glob(".a.txt.*.part.txt")
+    (scratch,) = tmp_path.glob(".a.txt.*.part")
     sweep(tmp_path)
     assert half.exists()
+    assert (scratch / "half").exists()
     with pytest.raises(BlockingIOError, match="another process is writing to"):
         locked(tmp_path).__enter__()
     process.kill()
@@ -149,8 +156,13 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
     (others := tmp_path / ".b.txt.0123456789abcdef.part.txt").touch()
     earlier.touch()
     (mine := tmp_path / ".a.txt.notes.md").touch()
+    (tmp_path / ".a.txt-ab_c3d4e" / "a.txt").mkdir(parents=True)
+    (own := tmp_path / ".a.txt-my_notes").mkdir()
     write_text(tmp_path / "a.txt", "whole")
     assert not half.exists()
+    assert not scratch.exists()
+    assert not (tmp_path / ".a.txt-ab_c3d4e").exists()
+    assert own.exists()
     assert not earlier.exists()
     assert others.exists()
     sweep(tmp_path)

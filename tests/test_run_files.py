@@ -13,6 +13,7 @@ import pytest
 
 import meanfield as mf
 from meanfield import runs
+from meanfield.credit.connections import write_connections
 from meanfield.data import load
 from meanfield.keys import key_of_seed
 from meanfield.learning.results import FitResult
@@ -55,6 +56,9 @@ def make_run(folder, seed=0, **settings):
     layers = {"layers/0/weight": PARTS, "layers/1/weight": PARTS}
     metrics |= {"labels": layers, "num_weights": 148, "history_sha256": sha}
     run.update_metrics(metrics)
+    labels = mf.label_connections(ensemble)
+    write_connections(folder / "connections.csv", ensemble, labels)
+    run.seal_connections()
     write_sealed(folder / "coalitions.json", {"layers": {"layers/0": LAYER}}, run.seal)
     write_sealed(folder / "analysis.json", ANALYSIS, run.seal)
     runs.pictures.draw_history(run, history)
@@ -79,7 +83,8 @@ def observe(folder):
     page = (folder / "report.html").read_text()
     page = page.replace(str(folder), "RUN")
     masks = {name: mask.tolist() for name, mask in strong_masks(run).items()}
-    return numbers, run.config, run.metrics, masks, page
+    table = run.connections.read_bytes()
+    return numbers, run.config, run.metrics, masks, page, table
 
 
 FILES = [
@@ -89,6 +94,7 @@ FILES = [
     "coalitions.json",
     "analysis.json",
     "history.csv",
+    "connections.csv",
     "plots/history.png",
 ]
 
@@ -137,6 +143,10 @@ def test_whatever_is_done_to_a_file_nothing_changes_in_silence(whole, tmp_path):
 def test_what_belongs_to_another_ensemble_is_hidden_or_refused(whole, tmp_path):
     folder = tmp_path / "other"
     make_run(folder, seed=1)
+    own = mf.load_run(folder)
+    shutil.copy(whole / "connections.csv", folder / "connections.csv")
+    with pytest.raises(ValueError, match=r"connections\.csv is not the table.*label"):
+        runs.credit.credit(own, load("digits"))
     for name in ("metrics.json", "coalitions.json", "analysis.json"):
         shutil.copy(whole / name, folder / name)
     shutil.copy(whole / "plots" / "history.png", folder / "plots" / "history.png")
@@ -145,6 +155,7 @@ def test_what_belongs_to_another_ensemble_is_hidden_or_refused(whole, tmp_path):
     with pytest.raises(ValueError, match=r"coalitions\.json was made from another"):
         strong_masks(run)
     page = runs.report.write_report(folder).read_text()
+    assert "connections.csv" not in page
     for what in ("plot “history”", "coalitions of neurons", "physical reading"):
         assert f"This run has no {what} yet" in page
     write_json(folder / "coalitions.json", {"layers": {"layers/0": LAYER}})
@@ -325,3 +336,17 @@ def test_damaged_weights_are_named(tmp_path, name):
     path.write_bytes(b"PK\3\4 and so on")
     with pytest.raises(ValueError, match=f"{name} is not a whole"):
         runs.analyze.read_weights(path)
+
+
+def test_noise_in_the_weights_comes_back_with_the_run(whole, tmp_path):
+    config = mf.load_run(whole).config
+    ensemble = mf.load_run(whole).ensemble.with_noise({"layers/0/weight": "weights"})
+    result = FitResult(ensemble, mf.Categorical(), {"nll": [1.0]}, "finished")
+    saved = save_run(tmp_path / "run", config, result)
+    found = mf.load_run(tmp_path / "run")
+    assert found.ensemble.drawn == ("layers/0/weight",)
+    x, key = load("digits").x_test[:5], jax.random.key(0)
+    np.testing.assert_array_equal(found.ensemble(x, key=key), ensemble(x, key=key))
+    assert found.seal == saved.seal != mf.load_run(whole).seal
+    plain = ensemble.with_noise("preactivations")
+    assert np.abs(plain(x, key=key) - ensemble(x, key=key)).max() > 1e-3

@@ -1,5 +1,6 @@
 """Value the connections of a run."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from meanfield.keys import key_of_seed
 from meanfield.plots.valuations import steepest_density
 
 from .documents import write_sealed
-from .folder import CONNECTIONS, CREDIT, Run
+from .folder import CREDIT, Run
 from .pictures import draw_credit
 from .settings import CreditSettings
 
@@ -50,6 +51,7 @@ def credit(
         ValueError: `by` is another word, or the targets are no classes.
         FileNotFoundError: the run has no ``connections.csv`` yet.
     """
+    table = run.connections
     x = dataset.x_train[:examples]
     y = run.standardization.standardise(dataset.y_train)[: len(x)]
     found = connection_values(
@@ -61,7 +63,8 @@ def credit(
         num_samples=num_samples,
         num_checks=checks,
     )
-    add_columns(run, found)
+    add_columns(table, found)
+    run.seal_connections()
     draw_credit(run, dataset, found)
     content = summary(found, dataset) | {"seed": seed}
     write_sealed(run.folder / CREDIT, content, run.seal)
@@ -150,19 +153,12 @@ def _layer(found: ConnectionValues, name: str) -> dict[str, Any]:
     }
 
 
-def add_columns(run: Run, found: ConnectionValues) -> None:
+def add_columns(path: Path, found: ConnectionValues) -> None:
     """Write values, errors and rms beside the connections of ``connections.csv``.
 
     Raises:
-        FileNotFoundError: there is no such file yet.
-        ValueError: its rows are not the connections of the run.
+        ValueError: its rows are not the connections that were valued.
     """
-    path = run.folder / CONNECTIONS
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run.folder} has no {CONNECTIONS} yet; make it with `meanfield label "
-            f"{run.folder}`."
-        )
     parts = (found.values, found.standard_errors, found.rms)
     columns = [np.concatenate([a.ravel() for a in part.values()]) for part in parts]
     layers = np.repeat(list(found.values), [a.size for a in found.values.values()])
@@ -173,7 +169,7 @@ def add_columns(run: Run, found: ConnectionValues) -> None:
             require(
                 np.array_equal(table["layer"], layers[rows]),
                 f"{path} does not list the connections of this run. Make it again "
-                f"with `meanfield label {run.folder}`.",
+                f"with `meanfield label {path.parent}`.",
             )
             new = {n: c[rows] for n, c in zip(COLUMNS, columns, strict=True)}
             table.assign(**new).to_csv(file, index=False, header=start == 0)

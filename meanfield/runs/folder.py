@@ -23,6 +23,7 @@ import pandas as pd
 from meanfield import data as datasets, files
 from meanfield.checks import require
 from meanfield.data import Dataset
+from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.networks import mlp
 from meanfield.keys import key_of_seed
@@ -99,6 +100,33 @@ class Run:
         """The contents of ``metrics.json``; empty when there are none of this run."""
         remedy = "Delete it, and make it again with `meanfield evaluate`."
         return self.derived(METRICS, METRICS_CHECK, remedy) or {}
+
+    @property
+    def connections(self) -> Path:
+        """``connections.csv``, which must be the table that was written of this run.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is another, or was changed.
+        """
+        path, remedy = self.folder / CONNECTIONS, f"`meanfield label {self.folder}`"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.folder} has no {CONNECTIONS} yet; make it with {remedy}."
+            )
+        sha256 = self.metrics.get("connections_sha256")
+        require(
+            self.bare if sha256 is None else sha256 == file_hash(path),
+            f"{path} is not the table that was written of this run: it was changed, or "
+            f"belongs to another. Make it again with {remedy}.",
+        )
+        return path
+
+    def seal_connections(self) -> None:
+        """Note which ``connections.csv`` is that of this run."""
+        self.update_metrics(
+            {"connections_sha256": file_hash(self.folder / CONNECTIONS)}
+        )
 
     def derived(self, name: str, check: Any, remedy: str) -> dict[str, Any] | None:
         """A JSON file that was made from this ensemble; None if there is none.
@@ -187,7 +215,10 @@ def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> 
     with files.atomic_path(folder / HISTORY) as temporary:
         pd.DataFrame(result.history).to_csv(temporary, index=False)
     tree = {"params": result.ensemble.params, "likelihood": result.likelihood}
-    save_tree(folder / ENSEMBLE, tree, {"config": config})
+    # What is drawn once per call; most ensembles draw nothing so.
+    drawn = list(result.ensemble.drawn)
+    about = {"config": config} | ({"drawn": drawn} if drawn else {})
+    save_tree(folder / ENSEMBLE, tree, about)
     seal = read_seal(folder / ENSEMBLE)
     return Run(folder, config, result.ensemble, result.likelihood, seal)
 
@@ -229,6 +260,7 @@ def load_run(folder: str | os.PathLike) -> Run:
     like = {"params": ensemble.params, "likelihood": likelihood}
     tree = fill_tree(arrays, like, folder / ENSEMBLE)
     ensemble = eqx.tree_at(lambda e: e.params, ensemble, tree["params"])
+    ensemble = ensemble.with_noise(dict.fromkeys(metadata.get("drawn", []), "weights"))
     seal = read_seal(folder / ENSEMBLE)
     return Run(folder, config, ensemble, tree["likelihood"], seal)
 

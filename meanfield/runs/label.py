@@ -31,5 +31,6 @@ def label(run: Run, dataset: Dataset) -> ConnectionLabels:
             "entropy": entropies,
         }
     )
+    run.seal_connections()
     draw_labels(run, labels.fractions, entropies)
     return labels

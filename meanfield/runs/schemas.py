@@ -180,6 +180,7 @@ METRICS = record(
         "train_seconds": number(0),
         "stopped": text(),
         "history_sha256": text(),
+        "connections_sha256": text(),
         "by_target": items(record({"target": text()})),
         "labels": fractions,
         "labels_learned": fractions,

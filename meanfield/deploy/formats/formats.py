@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.graph.network import Network, as_network
+from meanfield.files import scratch_folder
 
 from . import numpy_runtime
 from .archive import load_subnetwork, save_archive
@@ -214,9 +214,8 @@ def load_predictor(path: str | os.PathLike, format: str, like: Any = None) -> Pr
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """A path in a temporary folder; what is there moves to `path` on success."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        temporary = Path(folder, path.name)
+    with scratch_folder(path) as folder:
+        temporary = folder / path.name
         yield temporary
         runtime = temporary.parent / RUNTIME
         if runtime.exists():

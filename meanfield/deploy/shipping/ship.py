@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.deploy.formats.formats import SUFFIXES, canonical
 from meanfield.deploy.formats.together import NAME, link_of, run_together
-from meanfield.files import write_text
+from meanfield.files import scratch_folder, write_text
 from meanfield.learning.likelihoods import Categorical
 from meanfield.tensors import save_tree
 
@@ -114,9 +113,8 @@ def ship(
         dict(source or {}),
     )
     codes = getattr(labels, "labels", labels)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        temporary = Path(folder, out.name)
+    with scratch_folder(out) as folder:
+        temporary = folder / out.name
         temporary.mkdir()
         card = _fill(temporary, list(subnetworks), prepared, codes, together)
         write_text(temporary / CARD, json.dumps(dict(card), indent=2) + "\n")

@@ -71,13 +71,16 @@ def reproduce(run: Run) -> str:
         if value is not None and (training["inclusion_prob"] or name not in OF_PRIOR):
             words += [f"--{name.replace('_', '-')}", str(value)]
     rows = sorted(run.config["versions"].items())
+    known = run.bare or "connections_sha256" in run.metrics
+    tables = [METRICS, HISTORY]
+    if known and (run.folder / CONNECTIONS).is_file():
+        tables.append(run.connections.name)
+    named = ", ".join(f"<code>{name}</code>" for name in tables)
     return (
         f"<pre>{html.escape(shlex.join(words))}</pre>"
         f"<p>Fingerprint of the data: <code>{html.escape(data['sha256'])}</code>. All "
-        f"settings are in <code>{CONFIG}</code>, all numbers in "
-        f"<code>{METRICS}</code>, <code>{HISTORY}</code> and "
-        f"<code>{CONNECTIONS}</code>. The same seed, "
-        "versions and number of CPU cores give the same numbers.</p>"
+        f"settings are in <code>{CONFIG}</code>, all numbers in {named}. The same "
+        "seed, versions and number of CPU cores give the same numbers.</p>"
         + table(("package", "version"), rows)
     )
 
