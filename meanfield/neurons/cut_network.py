@@ -12,7 +12,6 @@ instead of n + 1 products: `sweep`. Elsewhere (convolutions, loops, norms over t
 layer) the part behind the layer is run for every coalition, many at once.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +19,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from meanfield.credit.payoffs import Measure
-from meanfield.program.jaxprs import bind
-from meanfield.program.products import weight_axis
 from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, Step, run_loop
 from meanfield.program.units import Units
+
+from .running_sums import running_sums, shares_of
 
 # Numbers in flight at once: what the caches of a core hold, what a GPU has to do.
 ELEMENTS = {"cpu": 2**16}
@@ -88,7 +87,7 @@ class CutNetwork:
         self._before = sorted(set(range(len(program.steps))) - {*self.behind})
         self._cut = outer - made
         self._needed = _needed(program, self.behind, made) | self._cut
-        self.sums = _running_sums(program, own, made)
+        self.sums = running_sums(program, own, made)
         self.prepare = eqx.filter_jit(self._prepare)
         self.scores = eqx.filter_jit(self._scores)
         self.sweep = eqx.filter_jit(self._sweep)
@@ -229,7 +228,15 @@ class CutNetwork:
     def _sweep(self, state: State, orders: Any, y: Any) -> Array:
         """Mean payoffs along orders, (orders, players + 1), by running sums."""
         assert self.sums is not None
-        parts = [self._parts(state, product) for product in self.sums]
+        parts = [
+            shares_of(
+                product,
+                self.program,
+                state.values,
+                state.rests[self.layer, product.number_of_read],
+            )
+            for product in self.sums
+        ]
         skipped = {product.number for product in self.sums}
         outs = [product.out for product in self.sums]
         places = [
@@ -268,68 +275,6 @@ class CutNetwork:
         groups = orders.reshape(-1, size, orders.shape[1])
         return jax.lax.map(together, groups).reshape(orders.shape[0], -1)
 
-    def _parts(self, state: State, product: "_Sum") -> "_Parts":
-        read = product.read
-        own = self.units[self.layer]
-        number = own.reads.index(read)
-        rest = state.rests[self.layer, number]
-        value = state.values[read.place]
-        step = self.program.steps[product.number]
-        weight = self.program.read(state.values, step.inputs[1 - product.side])
-        resting = jnp.broadcast_to(rest, value.shape).astype(value.dtype)
-        operands = [resting, weight] if product.side == 0 else [weight, resting]
-        (start,) = bind(step.eqn, *operands)
-        wide = jnp.promote_types(start.dtype, jnp.float32)
-        acts = _by_unit(value - rest, read.axis, read.owner, own.size)
-        weights = _by_unit(weight, product.weight_axis, read.owner, own.size)
-        return _Parts(
-            start.astype(wide),
-            acts.astype(wide),
-            weights.astype(wide),
-            weights_first=product.side == 1,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sum:
-    """A dense product that reads the layer: its pre-activation is a running sum."""
-
-    read: UnitRead
-    number: int
-    side: int
-    weight_axis: int
-    out: Any
-
-
-class _Parts(eqx.Module):
-    """What every unit adds to a pre-activation: an outer product.
-
-    Args:
-        start: pre-activation of the empty coalition.
-        acts: h_i − r_i, (units + 1, positions, others); the last unit adds nothing.
-        weights: w_i, (units + 1, positions, others).
-        weights_first: whether the axes of the weights come first in the result.
-    """
-
-    start: Array
-    acts: Array
-    weights: Array
-    weights_first: bool = eqx.field(static=True)
-
-    def share(self, players: Int[Array, " orders"]) -> Array:
-        """What one player of each order adds."""
-        # Fused with the product, the look-up would be done for every number anew.
-        first, second = jax.lax.optimization_barrier(
-            (self.acts[players], self.weights[players])
-        )
-        if self.weights_first:
-            first, second = second, first
-        if first.shape[1] == 1:
-            product = first[:, 0, :, None] * second[:, 0, None, :]
-        else:
-            product = jnp.einsum("opa,opb->oab", first, second)
-        return product.reshape(len(players), *self.start.shape)
-
 
 def hold(value: Array, read: UnitRead, mask: Any, rest: Array) -> Array:
     """Units outside the mask at their rest."""
@@ -337,37 +282,6 @@ def hold(value: Array, read: UnitRead, mask: Any, rest: Array) -> Array:
     shape[read.axis] = len(read.owner)
     inside = jnp.asarray(mask)[read.owner].reshape(shape)
     return jnp.where(inside, value, rest.astype(value.dtype))
-
-
-def _by_unit(value: Array, axis: int, owner: Any, size: int) -> Array:
-    """(units + 1, positions of a unit, everything else), the last unit zero."""
-    moved = jnp.moveaxis(value, axis, 0)
-    order = np.argsort(owner, kind="stable")
-    grouped = moved[order].reshape(size, len(owner) // size, -1)
-    return jnp.concatenate([grouped, jnp.zeros_like(grouped[:1])])
-
-
-def _running_sums(program: Program, units: Units, made: set[int]):
-    """The products that read the units, or None unless dense ones alone do."""
-    sums = []
-    for read in units.reads:
-        counts = np.bincount(read.owner, minlength=units.size)
-        if (
-            read.others
-            or read.loop is not None
-            or read.place in made
-            or read.kept != (read.axis,)
-            or (counts != counts[0]).any()
-        ):
-            return None
-        for number, side in read.products:
-            eqn: Any = program.steps[number].eqn
-            if eqn.primitive.name != "dot_general":
-                return None
-            axis = weight_axis(program.steps[number], side, read.axis)
-            out = eqn.outvars[0].aval.dtype
-            sums.append(_Sum(read, number, side, axis, out))
-    return sums or None
 
 
 def _needed(program: Program, numbers: Sequence[int], made: set[int]) -> set[int]:
