@@ -144,7 +144,7 @@ def test_draws_that_do_not_fill_the_chains_are_refused(fitted):
 
 
 def test_unknown_weights_are_named(fitted):
-    with pytest.raises(ValueError, match="`var_names` has"):
+    with pytest.raises(ValueError, match="`var_names` must be among"):
         _data(fitted, var_names=["nothing"])
 
 

@@ -575,7 +575,7 @@ def call(**settings):
     [
         ({"data": (class_data()[0], None)}, "`data` must be a pair of arrays"),
         ({"data": class_data()[0]}, "`data` must be a pair of arrays"),
-        ({"payoff": "accuracy"}, 'has no gradient; take "probability"'),
+        ({"payoff": "accuracy"}, 'must have a gradient; got "accuracy"'),
         ({"groups": [0, 1]}, "one label for each of the 60 examples"),
         ({"num_samples": 1}, "`num_samples` must be at least 2"),
         ({"num_checks": 1}, "`num_checks` must be 0"),

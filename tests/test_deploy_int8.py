@@ -147,7 +147,7 @@ def test_a_shipped_and_a_converted_network_are_the_same_eight_bits(digits, tmp_p
 def test_few_examples_and_links_that_say_nothing_are_refused(tmp_path):
     x = RANDOM.normal(size=(60, 6)).astype(np.float32)
     one = eqx.nn.MLP(6, 1, 16, 1, key=KEY)
-    with pytest.raises(ValueError, match="`probe` has 20 examples; eight bits are jud"):
+    with pytest.raises(ValueError, match="`probe` must have at least 50 .* got 20"):
         export(one, tmp_path / "n", probe=x[:20], format="onnx-int8", link="none")
     with pytest.raises(ValueError, match="`link` must be 'sigmoid'.*or 'none'"):
         export(one, tmp_path / "n", probe=x, format="onnx-int8")

@@ -448,7 +448,7 @@ def test_a_model_that_draws_random_numbers_is_refused():
     def apply(params, x):
         return x @ params["w"] + jax.random.normal(jax.random.key(0), (2,))
 
-    with pytest.raises(ValueError, match="`model` draws random numbers"):
+    with pytest.raises(ValueError, match="`model` must not draw random numbers"):
         shrink((apply, {"w": jnp.ones((3, 2))}), batch((3,)))
 
 

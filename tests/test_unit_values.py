@@ -198,7 +198,7 @@ def test_a_second_call_compiles_nothing(caplog):
     [
         ({"layer": "layers/9"}, "`layer` must be a layer with weights"),
         ({"replacement": "median"}, "`replacement` must be 'mean' or 'zero'"),
-        ({"payoff": "accuracy"}, 'has no gradient; take "probability"'),
+        ({"payoff": "accuracy"}, 'must have a gradient; got "accuracy"'),
         ({"num_samples": 1}, "`num_samples` must be at least 2"),
         ({"groups": [1]}, "one label for each of the 80 examples"),
     ],

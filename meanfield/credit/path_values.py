@@ -1,4 +1,4 @@
-"""Values of players along a path of gates, and what is known of their errors."""
+"""Values of players from an integral along a path of gates, with their errors."""
 
 import dataclasses
 from collections.abc import Hashable, Sequence
@@ -24,27 +24,29 @@ Values = dict[str, Float[np.ndarray, "..."]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PathValues:
-    """Values of players along a path of gates, with all that is known of their errors.
+    """Values of players from an integral along a path of gates, with their errors.
 
     Attributes:
-        values: φ by name of the array of players, in units of the payoff.
-        standard_errors: of every value, over the draws of the noise.
+        values: φ of every player, by name of the players' array, in units of the payoff.
+        standard_errors: standard error of every value, over draws of the noise.
         rms: √⟨φ(x)²⟩, the root mean square over examples of the value for one example.
         payoff: f(1), mean payoff with every player.
-        empty_payoff: f(0), with none.
-        efficiency_gap: Σφ − (payoff − empty_payoff); None for weightings that do not
-            share out the payoff.
-        gap_error: standard error of that gap, from the draws.
-        quadrature_error: what the nodes may miss of Σφ, by the embedded rule.
-        nodes: t_k.
+        empty_payoff: f(0), mean payoff without any player.
+        efficiency_gap: Σφ − (payoff − empty_payoff); None for weightings under which
+            the values need not add up to the payoff.
+        gap_error: standard error of `efficiency_gap`, over draws of the noise.
+        quadrature_error: error of Σφ from the finite number of nodes, estimated with
+            the embedded quadrature rule.
+        nodes: t_k, the nodes of the quadrature.
         path_payoff: f(t_k).
-        path_errors: their standard errors, from the draws.
-        by_group: values of the examples of each group, as parts of `values`: they add
-            up to them. None without groups.
-        group_payoffs: (payoff, empty payoff) of each group, parts that add up too.
+        path_errors: standard errors of `path_payoff`, over draws of the noise.
+        by_group: what the examples of each group contribute to `values`; these
+            contributions add up to `values`. None without groups.
+        group_payoffs: what the examples of each group contribute to `payoff` and to
+            `empty_payoff`. None without groups.
         num_examples: examples that the payoff averages over.
-        num_passes: passes of the whole data through the network and back.
-        payoff_name: the payoff.
+        num_passes: forward and backward passes over the whole data.
+        payoff_name: name of the payoff.
     """
 
     values: Values
@@ -71,9 +73,10 @@ class PathValues:
 
     @property
     def sampling_errors(self) -> Values:
-        """Standard errors of `values` as estimates for all data like these.
+        """Standard errors of `values` as estimates for the population of examples.
 
-        √((rms² − φ²) / examples): the spread over examples, beside the noise.
+        √((rms² − φ²) / examples) measures the spread over examples; `standard_errors`
+        measure the spread over draws of the noise.
         """
         return {
             name: np.sqrt(
@@ -96,14 +99,14 @@ def summarize(
 
     Args:
         integral: from `integrate`.
-        names: the arrays of players, in their order.
-        chunks: the chunks it went through.
-        rule: nodes and weights.
-        labels: names of the groups; None for a single nameless one.
-        payoff_name: the payoff.
+        names: names of the arrays of players, in order.
+        chunks: the chunks of examples that were summed over.
+        rule: nodes and weights of the quadrature.
+        labels: names of the groups; None without groups.
+        payoff_name: name of the payoff.
 
     Raises:
-        ValueError: something in the integral is not finite.
+        ValueError: a number in the integral is not finite.
     """
     count = int(chunks.real.sum())
     payoffs, noise = payoffs_by_example(integral, chunks, count)
@@ -151,7 +154,7 @@ def _gap_error(
     rates: Float[np.ndarray, "chunks draws nodes arrays"],
     rule: Rule,
 ) -> float:
-    """Standard error of Σφ − (payoff − empty payoff): both ends have one noise."""
+    """Standard error of Σφ − (payoff − empty payoff); both payoffs share their noise."""
     seen = np.asarray(integral.payoffs, np.float64)
     rise = np.where(chunks.real[:, None], seen[:, :, -1] - seen[:, :, 0], 0).sum(-1)
     gaps = np.einsum("cmka,k->cm", rates, rule.weights) - rise
@@ -163,12 +166,13 @@ def checked_data(data: Any) -> tuple[Any, Any]:
     """The pair (x, y) as arrays.
 
     Raises:
-        ValueError: `data` is no pair, has no targets, or holds what is not finite.
+        ValueError: `data` is not a pair, has no targets, or has a number that is not
+            finite.
     """
     require(
         isinstance(data, tuple) and len(data) == 2 and data[1] is not None,
         "`data` must be a pair of arrays (x, y), because every payoff compares outputs "
-        f"with targets; got {type(data).__name__} without targets. Pass them too.",
+        f"with targets; got {type(data).__name__} without targets. Pass the targets y.",
     )
     return array_pair(data)
 
@@ -176,19 +180,20 @@ def checked_data(data: Any) -> tuple[Any, Any]:
 def check_settings(
     payoff: str | None, num_samples: int, chunk_size: int | None, num_checks: int
 ) -> None:
-    """Check what connections and units share.
+    """Check the settings that the values of connections and of units have in common.
 
     Raises:
         ValueError: a payoff without gradient, too few draws, or an empty chunk.
     """
     require(
         payoff != "accuracy",
-        '`payoff` "accuracy" has no gradient; take "probability", of the right class.',
+        '`payoff` must have a gradient; got "accuracy", which has none. Use '
+        '"probability", the probability of the right class.',
     )
     require(
         num_samples >= 2,
-        f"`num_samples` must be at least 2, so that the draws tell their own error; "
-        f"got {num_samples}.",
+        "`num_samples` must be at least 2, so that the spread of the draws gives an "
+        f"error; got {num_samples}.",
     )
     require(
         chunk_size is None or chunk_size >= 1,
@@ -203,10 +208,10 @@ def check_settings(
 def number_groups(
     groups: Any, num_examples: int
 ) -> tuple[list[Hashable] | None, Int[np.ndarray, " examples"]]:
-    """Names of the groups, and the number of the group of every example.
+    """Names of the groups, and the index of the group of every example.
 
     Raises:
-        ValueError: not one label for each example.
+        ValueError: `groups` does not hold one label for each example.
     """
     if groups is None:
         return None, np.zeros(num_examples, int)

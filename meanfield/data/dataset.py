@@ -67,8 +67,8 @@ class Dataset:
     def __post_init__(self):
         require(
             (self.task == "classification") == (self.class_names is not None),
-            "`class_names` belongs to a classification and to nothing else; got task "
-            f"{self.task!r} with class_names {self.class_names!r}.",
+            "`class_names` must be given for a classification and for no other task; "
+            f"got task {self.task!r} with class_names {self.class_names!r}.",
         )
         for split in ("train", "test"):
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
@@ -136,10 +136,10 @@ def require_task(
     values = _columns(values)
     if task == "counts":
         good, needed = (values >= 0) & (values % 1 == 0), "counts 0, 1, 2, …"
-        advice = "a Poisson likelihood knows no other; choose another for such targets"
+        advice = "a Poisson likelihood allows no other; choose another for such targets"
     elif task == "binary":
         good, needed = (values == 0) | (values == 1), "answers 0 or 1"
-        advice = "a Bernoulli likelihood knows no other; choose another for such ones"
+        advice = "a Bernoulli likelihood allows no other; choose another for such ones"
     else:
         return
     if not good.all():
@@ -154,7 +154,7 @@ def require_task(
 def guess_task(
     name: str, values: Shaped[np.ndarray, "rows targets"]
 ) -> Literal["regression", "binary"]:
-    """What several targets are: answers if all are 0 or 1, else real numbers.
+    """The task of data with several targets: "binary" if all are 0 or 1.
 
     Raises:
         ValueError: they look like classes written as one-hot rows.

@@ -1,18 +1,19 @@
-r"""What a layer's posterior says about the numbers of its own prior.
+r"""The hyperparameters of a layer's prior, found from its posterior.
 
 * s learned by empirical Bayes: the KL of a layer is minimal at
 
       s² = Σ (1 − π)(Ξ + m²) / Σ (1 − π)
 
-  which is put in at every step. By the envelope theorem its gradient is the partial
-  one, so s needs no optimizer. The objective then bounds the evidence at that s.
+  which is substituted at every step. By the envelope theorem the gradient of the
+  objective is its partial gradient at fixed s, so s needs no optimizer. The objective
+  then bounds the evidence at that s.
 
-* ρ ~ Beta(a, b), integrated out by its own factor of the posterior,
-  q(ρ) = Beta(a + n₁, b + n₀) with n₁ = Σ (1 − π) and n₀ = Σ π, which is optimal:
+* ρ ~ Beta(a, b) has its own factor of the posterior, of which the optimal one is
+  q(ρ) = Beta(a + n₁, b + n₀) with n₁ = Σ (1 − π) and n₀ = Σ π. With it
 
       KL = Σ [−H_b(π) + (1 − π) KL_slab] + ln B(a, b) − ln B(a + n₁, b + n₀)
 
-  The objective stays a bound on the evidence with ρ integrated out.
+  and the objective bounds the evidence with ρ integrated out.
 """
 
 import math
@@ -28,7 +29,7 @@ from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
 
 class LayerPrior(eqx.Module):
-    """The prior of one weight tensor with its numbers settled.
+    """The prior of one weight tensor at given hyperparameters.
 
     Args:
         inclusion_prob: ρ, the probability that a connection is present.
@@ -67,7 +68,7 @@ def empirical_slab_scale(weight: SpikeSlab) -> Float[Array, ""]:
     total = present.sum()
     some = total > 0
     variance = (present * second).sum() / jnp.where(some, total, 1)
-    # A layer of exact zeros would have scale 0, under which nothing has a density.
+    # A layer of exact zeros would have scale 0, at which the slab has no density.
     variance = jnp.maximum(variance, jnp.finfo(wide).tiny)
     return jnp.where(some, safe_sqrt(variance), 1)
 
@@ -75,11 +76,11 @@ def empirical_slab_scale(weight: SpikeSlab) -> Float[Array, ""]:
 def integrate_inclusion(
     beta: BetaInclusion, weight: SpikeSlab
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    r"""Posterior mean of ρ, and what the collapsed KL has beside that of ρ's mean.
+    r"""Posterior mean p of ρ, and the terms of the KL that are not in Σ KL(π ‖ 1 − p).
 
-    The difference of two log-Beta functions of size n ln n would lose the result in
-    float32. Stirling's formula, ln Γ(x) = (x − ½) ln x − x + ½ ln 2π + r(x), leaves
-    with p = α/(α + β), α = a + n₁, β = b + n₀, the well-conditioned
+    In float32 the result would be lost in the difference of two log-Beta functions of
+    size n ln n. With p = α/(α + β), α = a + n₁, β = b + n₀, Stirling's formula
+    ln Γ(x) = (x − ½) ln x − x + ½ ln 2π + r(x) turns it into the well-conditioned
 
         −n₁ ln p − n₀ ln(1 − p)                      (inside Σ KL(π ‖ 1 − p))
         − a ln p − b ln(1 − p) + ½ ln[αβ / 2π(α + β)]
@@ -93,7 +94,7 @@ def integrate_inclusion(
         p, a probability, and the cost in nats.
     """
     wide = jnp.promote_types(weight.dtype, jnp.float32)
-    # Of spikes, not of connections: several may share one.
+    # Spikes are counted, not connections: several connections may share one spike.
     present = beta.a + (1 - weight.spike_prob).sum(dtype=wide)
     absent = beta.b + weight.spike_prob.sum(dtype=wide)
     total = present + absent

@@ -1,4 +1,4 @@
-"""The optimizer that `fit` uses unless told otherwise, and steps of unequal size."""
+"""The default optimizer of `fit`, and step sizes that differ between parameters."""
 
 import functools
 import math
@@ -17,10 +17,10 @@ STEP_SIZE = 2e-3
 
 @functools.lru_cache(maxsize=64)
 def cosine_adam(step_size: float, steps: int) -> optax.GradientTransformation:
-    """Adam whose step falls to 0 along a cosine.
+    """Adam with a step size that falls to 0 along a cosine.
 
-    Equal arguments give the same object, so that a second run of the same shape finds
-    its program compiled.
+    Equal arguments return the same object, so that a second run of the same shape uses
+    the compiled program of the first.
 
     Args:
         step_size: size of the first step.
@@ -31,25 +31,25 @@ def cosine_adam(step_size: float, steps: int) -> optax.GradientTransformation:
 
 @functools.lru_cache(maxsize=64)
 def steady_adam(step_size: float) -> optax.GradientTransformation:
-    """Adam at a constant step."""
+    """Adam with a constant step size."""
     return optax.adam(step_size)
 
 
 def default_optimizer(steps: int | None) -> optax.GradientTransformation:
-    """Adam along a cosine; at a constant step for a run of unknown length."""
+    """`cosine_adam`, or `steady_adam` for a run of unknown length."""
     return steady_adam(STEP_SIZE) if steps is None else cosine_adam(STEP_SIZE, steps)
 
 
 def check_optimizer(optimizer: Any, learned: Any) -> None:
-    """Refuse what is no optimizer of a loss by its gradients.
+    """Raise unless `optimizer` can minimize a loss by its gradients.
 
     Args:
-        optimizer: what `fit` was given.
-        learned: the numbers that it is to move.
+        optimizer: the argument of `fit`.
+        learned: the parameters that it is to update.
 
     Raises:
-        ValueError: it is no Optax transformation, or steps up as often as down
-            (`optax.contrib.sam`).
+        ValueError: it is not an Optax transformation, or every other of its steps
+            increases the loss (`optax.contrib.sam`).
     """
     advice = "Pass for example optax.adam(1e-3), or leave `optimizer` out."
     require(
@@ -61,32 +61,33 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
     state = jax.eval_shape(optimizer.init, learned)
     require(
         not isinstance(state, optax.contrib.SAMState),
-        "`optimizer` is optax.contrib.sam, every other step of which climbs to where "
-        f"the next gradient is taken; `fit` would keep those steps too. {advice}",
+        "`optimizer` must decrease the loss at every step; got optax.contrib.sam, every "
+        "other step of which increases it to take the next gradient there. `fit` would "
+        f"keep those steps too. {advice}",
     )
 
 
 def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    r"""Multiply the steps of some numbers: for the end of an `optax.chain`.
+    r"""Multiply the steps of some parameters; goes at the end of an `optax.chain`.
 
         step of θ  ←  factor(θ) · step of θ
 
-    A logit has to travel from 0 to ±7 before a connection is certain, a slab mean only
-    a tenth of 1; one step size for both makes the one slow or the other noisy.
+    A logit has to change from 0 to ±7 before a connection is certain, a slab mean only
+    by about 0.1; with one step size the first learns slowly or the second is noisy.
 
     Args:
-        factors: factor ≥ 0 by name, for every number whose path ends in that name:
+        factors: factor ≥ 0 by name, for every parameter whose path ends in that name:
             `"spike_logit"`, `"slab_mean"`, `"log_slab_std"` with `Unconstrained`,
             `"spike_prob"`, `"slab_mean"`, `"slab_var"` with `Projected`, `"bias"` for
-            the biases, or longer, such as `"layers/0/weight/slab_mean"`. The first
-            that fits counts; other numbers keep their step.
+            the biases, or a longer end such as `"layers/0/weight/slab_mean"`. The first
+            name that fits a path is used; other parameters keep their step.
 
     Returns:
         An Optax transformation without a state.
 
     Raises:
-        ValueError: a factor that is negative or not finite, or (when learning starts)
-            a name in which no path ends.
+        ValueError: a factor is negative or not finite, or (raised when learning starts)
+            no path ends in one of the names.
 
     Example:
         >>> import meanfield as mf, optax
@@ -109,8 +110,8 @@ def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:
         for name in factors:
             require(
                 any(_ends_in(path, name) for path in paths),
-                f"`factors` names {name!r}, in which no path of a learned number ends; "
-                f"the paths are {paths[:8]}{' …' if len(paths) > 8 else ''}.",
+                "`factors` must be named by the end of a learned parameter's path; got "
+                f"{name!r}. The paths are {paths[:8]}{' …' if len(paths) > 8 else ''}.",
             )
         return optax.EmptyState()
 

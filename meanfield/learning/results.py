@@ -1,4 +1,4 @@
-"""What `fit` gives: to its caller, to callbacks after an epoch, and on a breakdown."""
+"""The result of `fit`, its report to callbacks, and its error for a non-finite loss."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,12 +1,13 @@
-r"""The selective rule: the evidence bound under a pressure that finds its own strength.
+r"""The selective rule: the evidence bound with a strength that held-out loss adjusts.
 
     loss = mean NLL + T · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / num_data,   c = ln((1 − ρ)/ρ)
 
-with s of each layer learned by empirical Bayes. The temperature T decides how much the
-data must say for a number to be kept, the price c (nats) what a connection costs beside
-that. No pair serves noisy tables and clean images, so both follow a held-out loss (see
-`steering`). Spikes can travel: their logits take ten times the step of slab means, and
-all connections start as present with probability 0.95.
+with s of each layer learned by empirical Bayes. The temperature T sets how much
+evidence a parameter needs to be kept; the price c, in nats, is what each connection
+costs in addition. No single pair (T, c) suits both noisy tables and clean images, so
+both are adjusted by a held-out loss (see `steering`). The logits of π take ten times
+the step of slab means, so that π can change within a run, and all connections start as
+present with probability 0.95.
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
@@ -31,12 +32,13 @@ from .optimizers import STEP_SIZE, scale_steps
 from .parametrization import Unconstrained
 from .training import Weighted
 
-# A logit of π travels from −3 to 7, a slab mean a tenth of 1.
+# A logit of π has to change from −3 to 7, a slab mean by only about 0.1.
 FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 PARAMETRIZATION = Unconstrained(smallest_prob=1e-4)
 SPIKE_PROB = 0.05
 LARGEST_PRICE = 60.0
-# Held out at least: a quarter, or so many, and never more than the last.
+# Held out are at least a quarter of the examples or 500, whichever is fewer, and never
+# more than 10,000.
 SMALL_SHARE, ENOUGH, LARGEST = 0.25, 500, 10_000
 EPOCHS, STEPS = 30, 6000
 
@@ -46,9 +48,9 @@ class Selective:
     r"""Settings of the selective rule, for `prior=` of `fit`.
 
     Args:
-        tolerance: held-out loss, in nats per example, that may be given up for a
-            smaller network.
-        price: c of the start, in nats a connection.
+        tolerance: the increase of the held-out loss, in nats per example, that is
+            accepted for a smaller network.
+        price: initial value of c, in nats per connection.
         held_out: part of the examples that is held out for three quarters of the
             epochs: at most 10,000, and of fewer than 3,333 examples a quarter or 500.
             All are learned from in the last quarter.
@@ -86,7 +88,7 @@ def selective_rule(prior: Any) -> Selective | None:
     """The selective rule if `prior` asks for it, else None.
 
     Raises:
-        ValueError: an unknown word.
+        ValueError: a string other than "selective".
     """
     if isinstance(prior, str):
         require(
@@ -99,10 +101,10 @@ def selective_rule(prior: Any) -> Selective | None:
 
 
 def selective_start(ensemble: Ensemble) -> Ensemble:
-    """The ensemble with spikes that can travel: π = 0.05 where a tensor has none.
+    """The ensemble with π = 0.05 in every tensor whose π is 0 everywhere.
 
-    An exact π = 0 has no finite logit. Tensors with spikes stay as they are, so that a
-    trained ensemble goes on where it was.
+    An exact π = 0 has no finite logit, so it could not be learned. Other tensors stay
+    as they are, so that the training of an ensemble can be continued.
     """
     fresh = {
         name: SpikeSlab(
@@ -128,10 +130,10 @@ def selective_optimizer(ensemble: Ensemble) -> optax.GradientTransformation:
 
 
 def selective_epochs(num_examples: int | None, batch_size: int) -> int:
-    """Passes over the data that let a run of any size converge: at least 6,000 steps.
+    """Default number of epochs: at least 30, and enough for 6,000 steps.
 
     Args:
-        num_examples: None where it is not known.
+        num_examples: number of examples; None where it is not known.
         batch_size: examples a step.
     """
     if num_examples is None:
@@ -142,22 +144,23 @@ def selective_epochs(num_examples: int | None, batch_size: int) -> int:
 def check_selective(
     arrays: Any, validation: Any, temperature: Any, parametrization: Any
 ) -> None:
-    """Refuse what the selective rule cannot go with.
+    """Raise if arguments of `fit` cannot be combined with the selective rule.
 
     Raises:
-        ValueError: a temperature schedule, a projection, or batches from outside
+        ValueError: a temperature schedule, a projection, or an iterable of batches
             without validation data.
     """
     require(
         not callable(temperature),
         "`temperature` must be one number, the highest that the selective rule may "
-        "reach; got a schedule. The rule finds its own; pass prior=SpikeSlabPrior(...) "
-        "to set one.",
+        "reach; got a schedule. The rule adjusts the temperature itself; pass "
+        "prior=SpikeSlabPrior(...) to set a schedule.",
     )
     require(
         parametrization is None or isinstance(parametrization, Unconstrained),
         "`parametrization` must be Unconstrained under the selective rule, whose "
-        f"spikes travel as logits; got {type(parametrization).__name__}. Leave it out.",
+        f"spikes are learned as logits; got {type(parametrization).__name__}. Leave it "
+        "out.",
     )
     require(
         arrays is not None or validation is not None,
@@ -171,7 +174,7 @@ def held_examples(
 ) -> tuple[Bool[np.ndarray, " examples"] | None, Any]:
     """Which examples are held out, and their inputs and targets.
 
-    Batches from outside hold none out; the validation data are given instead.
+    None are held out of an iterable of batches; the validation data take their place.
 
     Raises:
         ValueError: what is left does not fill a batch.

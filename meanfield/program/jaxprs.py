@@ -1,6 +1,6 @@
-"""Every touch of JAX's internals, in one place.
+"""The only module that uses JAX's internals.
 
-What moved between JAX 0.7 and 0.12 and is evened out here: the parameters of `scan`
+It hides what differs between JAX 0.7 and 0.12: the parameters of `scan`
 (counts up to 0.10, a flat tree from 0.11), `Primitive.get_bind_params` (a pair up to
 0.9.1, a plain dict later), and closed jaxprs (a class of their own up to 0.10).
 """
@@ -18,7 +18,7 @@ REMAT = ("remat2", "checkpoint", "remat")
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    """A jaxpr and its constants, whether it came closed or open."""
+    """A jaxpr and its constants, from a closed or an open jaxpr."""
     consts = getattr(jaxpr, "consts", ())
     return getattr(jaxpr, "jaxpr", jaxpr), consts
 
@@ -47,7 +47,7 @@ def transposes(jaxpr: Jaxpr) -> dict[Any, tuple[int, ...]]:
 
 
 def bind(eqn: JaxprEqn, *operands: Any, **changed_params: Any) -> list[Any]:
-    """Run an equation as it stands on plain arrays; always a list of results."""
+    """Evaluate an equation on plain arrays; always returns a list of results."""
     parts = eqn.primitive.get_bind_params({**eqn.params, **changed_params})
     if isinstance(parts, dict):
         results = eqn.primitive.bind(*operands, **parts)

@@ -7,7 +7,8 @@ ENTRYWISE = frozenset(
     "neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square "
     "stop_gradient sub tan tanh xor copy reduce_precision".split()
 )
-# Those that leave every entry as it is, up to its precision, and move it at most.
+# Primitives that keep the value of every entry, up to rounding, and may change its
+# position.
 MOVES = frozenset(
     "transpose reshape broadcast_in_dim convert_element_type copy squeeze".split()
 )

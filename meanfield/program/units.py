@@ -1,11 +1,12 @@
-"""The output units of a layer: what feeds them, and where they are read.
+"""The output units of a layer: which parameters feed them, and which steps read them.
 
 A unit is one output of a dense layer, one channel of a convolution, or one entry of the
-state of a recurrent cell. It is followed along steps that act on every unit alone
-(activation, norm with fixed statistics, pooling, flattening) to each value that some
-other step reads: there a game holds a unit at a constant, as in the network that ships
-without it. Units of a recurrent cell are read inside its loop and behind it. Walking
-back the same way finds the parameters that feed a unit: training cuts them.
+state of a recurrent cell. It is followed through the steps that act on each unit
+separately (activation, norm with fixed statistics, pooling, flattening) up to every
+value that any other step reads. There a game replaces the unit by a constant, which
+gives the outputs of the exported network without the unit. Units of a recurrent cell
+are read both inside its loop and after it. The same search backwards finds the
+parameters that feed a unit; training sets these to zero.
 """
 
 import dataclasses
@@ -32,12 +33,12 @@ class Units:
         size: number of units.
         reads: where they are read, in order.
         sources: the parameters that feed them, by path name.
-        bodies: bodies of the loops that they live in, by step.
-        place: their activations, the last value before pooling and flattening that all
-            readers depend on; None for units of a loop.
-        axis: its axis that counts the units.
-        product: outside of loops the layer's product: the step, the operand that is
-            the weights, and their axis that counts the units.
+        bodies: bodies of the loops that compute the units, by step.
+        place: the value that holds their activations: the last one before pooling and
+            flattening on which all readers depend; None for units of a loop.
+        axis: the axis of that value that counts the units.
+        product: outside of loops, the layer's product: its step, the operand that is
+            the weights, and the axis of the weights that counts the units.
     """
 
     size: int
@@ -73,10 +74,10 @@ def find_units(program: Program, layer: str) -> Units:
     units = units_or_none(program, layer)
     require(
         units is not None,
-        f"the units of `layer` {layer!r} cannot be masked: its weights meet no product "
-        "or convolution whose results are units, and drive no state of a `scan` (a "
-        "look-up, a group of layers, or a layer inside another loop has no units "
-        f"here). Choose another layer of {layers}.",
+        f"the units of `layer` {layer!r} cannot be masked: its weights enter no product "
+        "or convolution whose results are units, and no state of a `scan` is computed "
+        "from them (a look-up, a group of layers, or a layer inside another loop has "
+        f"no units here). Choose another layer of {layers}.",
     )
     assert units is not None
     return units
@@ -109,7 +110,7 @@ def _weights(program: Program) -> dict[str, int]:
 def _first_use(
     program: Program, places: set[int], kinds: Sequence[str]
 ) -> tuple[int, list[int]] | None:
-    """The first step of some kind that reads one of the places, and which operands."""
+    """The first step of some kind that reads a given value, and by which operands."""
     places = set(places)
     for number, step in enumerate(program.steps):
         hits = [i for i, item in enumerate(step.inputs) if item in places]
@@ -151,7 +152,7 @@ def _activations(
     parents: Mapping[int, set[int]],
     read: set[int],
 ) -> int:
-    """The last value that entry by entry depends on the units, on all readers' way."""
+    """The last value computed entry by entry from the units that all readers need."""
     made = {out: step for step in program.steps for out in step.outputs}
     (start,) = (place for place, direct in parents.items() if not direct)
     reached, last = {start}, start
@@ -194,7 +195,7 @@ def _in_loop(program: Program, number: int, sides: Sequence[int]) -> Units | Non
             behind[step.outputs[k]] = (axis + 1, owner)
     after, parents = find_reads(program, behind, number + 1)
     used = above(parents, {read.place for read in after})
-    # Constants of the loop, and what its state begins with, come from outside.
+    # The loop's constants and the initial state come from outside.
     inside = walk_back(body, {carries[k]: (axis, unit) for k, axis in state.items()})
     fed: Tracked = {place: behind[place] for place in used}
     for k, item in enumerate(step.inputs):
@@ -209,7 +210,7 @@ def _in_loop(program: Program, number: int, sides: Sequence[int]) -> Units | Non
 
 
 def _driven(body: Program, places: set[int], carries: set[int]) -> dict[int, int]:
-    """Carries that weights drive in one step of a loop, with the axis of the units."""
+    """Carries computed from the weights in one step of a loop, and their units' axis."""
     places = set(places)
     axes: dict[int, int] = {}
     for step in body.steps:
@@ -221,7 +222,7 @@ def _driven(body: Program, places: set[int], carries: set[int]) -> dict[int, int
             axis = result_axis(body, step, hits[0])
             if axis is not None:
                 axes[step.outputs[0]] = axis
-        # A unit alone reads its gates: their positions need no names.
+        # A unit's gates act on that unit alone, so no positions need to be told apart.
         tracked: Tracked = {
             item: (axes[item], np.zeros(body.shapes[item][axes[item]], int))
             for item in step.inputs

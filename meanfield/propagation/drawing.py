@@ -1,17 +1,18 @@
-r"""Weights drawn as a sub-network has them, with a gradient for their distribution.
+r"""Weights drawn as in a sub-network, differentiable in π, m and Ξ.
 
 A draw of w ~ π δ + (1 − π) N(m, Ξ) is exact: w = s (m + √Ξ ε) with s ~ Bernoulli(1 − π)
-and ε ~ N(0, 1). A coin has no derivative. The gradient moves the draw with its mean and
-its deviation,
+and ε ~ N(0, 1). The binary variable s has no derivative. The draw is therefore
+differentiated through its mean and its standard deviation,
 
-    w = μ + η √V,     dw = dμ + η d√V,     η = (w − μ)/√V kept,
+    w = μ + η √V,     dw = dμ + η d√V,     η = (w − μ)/√V held constant.
 
-which is generalized back-propagation for the weight itself: exact for every loss that
-is quadratic in the weights (its mean depends on μ and V alone), and for every loss
-where π = 0. At V = 0 it is dμ.
+This is generalized back-propagation for the weight itself. The gradient of the expected
+loss is exact if the loss is quadratic in the weights (its mean then depends on μ and V
+alone), and for every loss where π = 0. At V = 0 the derivative is dμ.
 
-Where connections share a spike, so must its gradient: there the coin s is moved with
-its own mean and deviation, ds = −dπ / (2 P(s)), and the slab by its own noise.
+Connections that share a spike also share its gradient: there s is differentiated
+through its own mean and standard deviation, ds = −dπ / (2 P(s)), and the slab with its
+noise ε held constant.
 """
 
 from typing import Any
@@ -68,7 +69,7 @@ def _entries_jvp(values: Any, tangents: Any) -> tuple[Array, Array]:
     total = (1 - spike) * (var + spike * jnp.square(mean))
     d_total = (1 - spike) * (d_var + 2 * spike * mean * d_mean)
     d_total -= (var + (2 * spike - 1) * jnp.square(mean)) * d_spike
-    # w − μ without the loss of digits of the difference.
+    # w − μ in a form that loses no digits by subtraction.
     absence = jnp.where(present, 0.0, 1.0).astype(mean.dtype)
     offset = (spike - absence) * mean + (1 - absence) * safe_sqrt(var) * noise
     random = total > 0
@@ -91,7 +92,7 @@ def _units_jvp(values: Any, tangents: Any) -> tuple[Array, Array]:
     width = safe_sqrt(var)
     wide = width > 0
     d_width = jnp.where(wide, d_var / (2 * jnp.where(wide, width, 1)), 0)
-    # A coin that is certain is moved with its mean alone.
+    # Where π is 0 or 1 the standard deviation of s is 0; only its mean has a derivative.
     chance = jnp.where(present, 1 - spike, spike)
     uncertain = (spike > 0) & (spike < 1)
     d_coin = -d_spike * jnp.where(uncertain, 0.5 / jnp.where(uncertain, chance, 1), 1)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 # s = exp(y − e^{−y}) makes the trapezoid rule in y converge exponentially.
 _NODES = np.linspace(-3.0, 13.0, 72)
-# Below this relative variance the first order is the more accurate in float32.
+# Below this relative variance the first-order expansion is more accurate in float32.
 _SMALL = 1e-3
 
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
@@ -43,7 +43,7 @@ def normalize(
         v: variances, ≥ 0.
         count: c, the divisor of the sum of squares; broadcasts against m.
         offset: e ≥ 0; broadcasts against m.
-        centred: whether the mean z̄ of the entries is taken off (layer norm), or not
+        centred: whether the mean z̄ of the entries is subtracted (layer norm) or not
             (root-mean-square norm).
 
     Returns:
@@ -97,7 +97,7 @@ def _tilted(m: Array, v: Array, tau: Array, centred: bool) -> tuple:
 def _expansion(
     m: Array, v: Array, count: Array, offset: Array, centred: bool
 ) -> tuple[Array, Array]:
-    """Second order of the mean and first of the variance in v, exact at v = 0."""
+    """Mean and variance of y to first order in v (a Taylor expansion in z about m)."""
     x, share = (_about(m), 1 / m.shape[-1]) if centred else (m, 0.0)
     q = jnp.square(x).sum(-1, keepdims=True) / count + offset
     inverse = jnp.where(q > 0, lax.rsqrt(jnp.where(q > 0, q, 1)), 0)

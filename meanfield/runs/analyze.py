@@ -1,4 +1,4 @@
-"""The three instruments of `physics` applied to a run, or to anybody's weights."""
+"""The three analyses of `physics` applied to a run, or to weights from a file."""
 
 import json
 import zipfile
@@ -66,16 +66,16 @@ def analyze(
     ensemble: str | None = None,
     seed: int = AnalyzeSettings.seed,
 ) -> dict[str, Any]:
-    """Apply the instruments and write ``analysis.json`` and the plots.
+    """Run the analyses and write ``analysis.json`` and the plots.
 
     Args:
         weights: arrays or `SpikeSlab`s by name.
         out: folder to write to.
-        activations: pre-activations by layer on some data; without them there is no
-            complexity to measure, and the result says so.
-        data: what those data are called.
-        ensemble: seal of the ensemble that the weights are from, if they are.
-        seed: of the nulls and subsamples.
+        activations: pre-activations by layer on some data; without them complexity
+            is not measured, and the result says so.
+        data: name of those data.
+        ensemble: checksum of the ensemble that the weights are from, if any.
+        seed: seed of the null models and the subsamples.
 
     Returns:
         The contents of ``analysis.json``.

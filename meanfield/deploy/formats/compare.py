@@ -1,4 +1,4 @@
-"""Whether a file gives the outputs of the network that it was written from."""
+"""Compare the outputs of a file with those of the network that it was written from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,29 +7,37 @@ import numpy as np
 
 from meanfield.checks import require
 
-# Largest change that eight bits may make: of a probability, or of a real target
-# relative to the largest above 1.
+# Largest change allowed when weights are rounded to eight bits: of a probability, or of
+# a real target relative to max(1, the largest magnitude).
 INT8_TOLERANCE = 2e-2
-# Part of the examples on which eight bits must choose the same class.
+# Part of the examples whose predicted class must stay the same with eight bits.
 INT8_AGREEMENT = 0.99
-# Examples without which eight bits are not judged.
+# Fewest examples on which an eight-bit file is judged.
 JUDGED = 50
 
 
 def compare(
     expected: Any, actual: Any, format: str, tolerance: float, name: str = ""
 ) -> float:
-    """Largest difference of a format from the network; `name` is for the message.
+    """Largest difference between the outputs of a file and those of the network.
+
+    Args:
+        expected: the network's outputs for a batch.
+        actual: those of the file.
+        format: the format of the file.
+        tolerance: largest difference allowed, relative to max(1, the largest output).
+        name: of the file, for the message; by default "the FORMAT file".
 
     Raises:
-        ValueError: it is too large.
+        ValueError: the difference is too large.
     """
     expected, actual, name = _checked(expected, actual, name or f"the {format} file")
     difference, scale = _difference(expected, actual)
     require(
         difference <= tolerance * scale,
-        f"{name}, loaded back, differs from the network by {difference:.2g}; at most "
-        f"{tolerance * scale:.2g} is allowed.",
+        f"{name}, loaded back, must give the network's outputs to within "
+        f"{tolerance * scale:.2g}; got a difference of {difference:.2g}. Export to "
+        "another format.",
     )
     return difference
 
@@ -37,7 +45,7 @@ def compare(
 def compare_int8(
     expected: Any, actual: Any, link: str, name: str = "the onnx-int8 file"
 ) -> tuple[float, float | None]:
-    """Largest change that eight bits make, and how often the choice stays the same.
+    """Largest change by rounding to eight bits, and how often the class stays the same.
 
     Args:
         expected: the network's outputs for a batch.
@@ -46,11 +54,12 @@ def compare_int8(
         name: of the file, for the message.
 
     Returns:
-        The largest change of a probability (of a real target, relative to the largest
-        above 1), and the part of the choices that agree (None for real targets).
+        The largest change of a probability (or of a real target, relative to max(1, the
+        largest target)), and the part of the predicted classes that agree (None for
+        real targets).
 
     Raises:
-        ValueError: the change is too large, or too many choices differ.
+        ValueError: the change is too large, or too many predicted classes differ.
     """
     expected, actual, name = _checked(expected, actual, name)
     change, agreement = largest_change(expected, actual, link), None
@@ -60,11 +69,11 @@ def compare_int8(
     enough = agreement is None or agreement >= INT8_AGREEMENT
     require(
         change <= INT8_TOLERANCE and enough,
-        f"{name} changes an answer by {change:.2g}"
+        f"{name} changes an output by {change:.2g}"
         + (
             ""
             if agreement is None
-            else f" and agrees in {agreement:.1%} of the choices"
+            else f" and agrees in {agreement:.1%} of the predicted classes"
         )
         + f"; at most {INT8_TOLERANCE:.2g} and at least {INT8_AGREEMENT:.0%} are "
         "allowed. Eight bits are too few for this network; use 'onnx'.",
@@ -73,7 +82,7 @@ def compare_int8(
 
 
 def require_judged(x: Any, outputs: np.ndarray, link: str) -> None:
-    """Refuse to judge eight bits by a few examples, or by what says nothing.
+    """Raise unless eight-bit weights can be judged on `x` with this link.
 
     Raises:
         ValueError: there are fewer examples than `JUDGED`, or the link does not fit.
@@ -81,17 +90,17 @@ def require_judged(x: Any, outputs: np.ndarray, link: str) -> None:
     require(
         link != "softmax" or outputs.shape[-1] > 1,
         "`link` must be 'sigmoid' (a yes-or-no answer) or 'none' (a real target) for "
-        "a network with one output; its softmax is 1 whatever the network says.",
+        "a network with one output; the softmax of one number is always 1.",
     )
     require(
         len(x) >= JUDGED,
-        f"`probe` has {len(x)} examples; eight bits are judged by at least {JUDGED}. "
-        "Pass more, or use 'onnx'.",
+        f"`probe` must have at least {JUDGED} examples, by which eight-bit weights are "
+        f"judged; got {len(x)}. Pass more, or use 'onnx'.",
     )
 
 
 def largest_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float:
-    """Largest change of a probability, or of a target relative to those above 1."""
+    """Largest change of a probability, or relative change of a real target."""
     require(
         link in LINKS,
         f"`link` must be one of {', '.join(LINKS)}; got {link!r}.",
@@ -103,10 +112,11 @@ def largest_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float
 
 
 def worst_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float:
-    """Largest change that an answer would have had if the network had been undecided.
+    """Largest change of a probability if every prediction had been undecided (p = ½).
 
-    A probability p changes with a logit by p (1 − p) ≤ 1/4: where a network is sure,
-    as on what it has learned, probabilities hide how far its logits moved.
+    The derivative of a probability p with respect to its logit is p (1 − p) ≤ 1/4.
+    Where a network is certain, as on its training data, p hides how far the logits
+    moved; so the change of the logits is multiplied by 1/4, the derivative at p = ½.
     """
     if link == "none":
         return largest_change(expected, actual, link)
@@ -119,19 +129,19 @@ def _checked(expected: Any, actual: Any, name: str) -> tuple[Any, Any, str]:
     expected, actual = np.asarray(expected), np.asarray(actual)
     require(
         not np.isnan(expected).any(),
-        "`model` gives NaN on `probe`, which nothing can be compared with. Mend the "
-        "network, or pass inputs as it will see.",
+        "`model` must give no NaN on `probe`, because nothing can be compared with NaN. "
+        "Correct the network, or pass inputs like those that it will be used on.",
     )
     require(
         expected.shape == actual.shape,
-        f"{name} gives outputs of shape {actual.shape}; the network gives "
-        f"{expected.shape}.",
+        f"{name} must give outputs of the network's shape {expected.shape}; got "
+        f"{actual.shape}. Export to another format.",
     )
     return expected, actual, name
 
 
 def _difference(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
-    """Largest difference, and the largest of the numbers above 1 that are expected."""
+    """Largest difference, and its scale max(1, the largest expected magnitude)."""
     finite = np.abs(expected[np.isfinite(expected)])
     # Equal infinities do not differ.
     apart = np.where(expected == actual, 0, expected)

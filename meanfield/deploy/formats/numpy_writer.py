@@ -1,4 +1,4 @@
-"""The NumPy runtime's files: an .npz with arrays and program, and the runtime."""
+"""Write a network for NumPy: an .npz of arrays and steps, and the code that runs it."""
 
 import importlib.resources
 import json
@@ -25,7 +25,7 @@ def save_numpy(path: str | os.PathLike, graph: Graph) -> None:
         graph: a simplified graph.
 
     Raises:
-        ValueError: an operation that only JAX has; it is named.
+        ValueError: the graph has an operation that only JAX can run.
     """
     path = Path(path)
     program, arrays = _program(graph)
@@ -64,15 +64,15 @@ def _program(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def number_of(numbers: dict[Value, int], value: Value) -> int:
-    """The number of a value, given out in order of appearance."""
+    """The number of a value; values are numbered in the order of appearance."""
     return numbers.setdefault(value, len(numbers))
 
 
 def _step(graph: Graph, node: Node, numbers: dict[Value, int]) -> dict[str, Any]:
     require(
         node.eqn is None,
-        f"the NumPy runtime does not know the operation `{node.op}`. Export as "
-        "'stablehlo', which takes every JAX function.",
+        "`graph` must hold only operations that the NumPy runtime knows; got "
+        f"`{node.op}`. Export as 'stablehlo', which takes every JAX function.",
     )
 
     def listed(values: Any) -> list[int]:

@@ -1,7 +1,7 @@
-"""From a network's program to its graph.
+"""Turn a network into a graph of operations.
 
-`jax.make_jaxpr` stages any network; here its calls are inlined, what depends on the
-arrays alone is computed, and the rest becomes nodes.
+`jax.make_jaxpr` stages any network. Here calls are inlined, operations that depend only
+on the network's arrays are computed, and all others become nodes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from .network import Network
 from .vocabulary import PASS_THROUGH, PRIMITIVES, REDUCTIONS
 
 _KEY = np.dtype(object)
-# The length of a batch of any length, as a number in the program.
+# The primitive that reads the length of a batch of symbolic length.
 _LENGTH = "dim_as_value"
 
 
@@ -65,8 +65,8 @@ def _graph(network: Network, closed: Any) -> Graph:
     nodes = needed(builder.nodes, set(results))
     require(
         not any(v.dtype == _KEY for node in nodes for v in reads_of(node)),
-        "`model` draws random numbers when it is called; a network that ships must "
-        "not. Put it in inference mode first.",
+        "`model` must not draw random numbers when it is called, because an exported "
+        "network cannot. Put it in inference mode first.",
     )
     require(not any(node.op == _LENGTH for node in nodes), _NEEDS_LENGTH)
     named = dict(zip(network.arrays, values[:-1], strict=True))
@@ -81,7 +81,7 @@ _NEEDS_LENGTH = (
 
 
 def trace_symbolic(network: Network, example: Any) -> Graph:
-    """Stage a network on a batch of any length, like `example` otherwise.
+    """Stage a network on a batch of any length that is otherwise like `example`.
 
     Raises:
         ValueError: as `trace`.
@@ -95,22 +95,22 @@ def trace_symbolic(network: Network, example: Any) -> Graph:
 
 
 def symbolic_batch(example: Any) -> jax.ShapeDtypeStruct:
-    """The kind of a batch like `example` but of any length."""
+    """Shape and type of a batch of any length that is otherwise like `example`."""
     (batch,) = jax.export.symbolic_shape("batch")
     return jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
 
 
 @contextlib.contextmanager
 def any_length(function: Callable[[Any], Any], example: Any) -> Iterator[None]:
-    """Say so when staging fails for want of the length of the batch.
+    """Raise a clear error when staging fails because the batch's length is unknown.
 
     Args:
         function: what is staged inside, on a batch.
         example: a batch that it takes.
 
     Raises:
-        ValueError: the function needs the length. An error that it has on the example
-            as well is its own and raised as it is.
+        ValueError: the function needs the length. If it also fails on `example`, its
+            own error is raised instead.
     """
     try:
         yield
@@ -119,7 +119,7 @@ def any_length(function: Callable[[Any], Any], example: Any) -> Iterator[None]:
         raise ValueError(_NEEDS_LENGTH) from error
 
 
-# A reduction over no axes has the shape that it was given, and hands it on.
+# A reduction over no axes returns its input unchanged.
 _MAY_DO_NOTHING = {"cast", "reshape", "broadcast", "transpose", *REDUCTIONS}
 
 
@@ -178,7 +178,7 @@ class _Builder:
         return list(outputs)
 
     def same_as(self, node: Node) -> Value | None:
-        """The input that a node hands on unchanged, if there is one."""
+        """The input that a node returns unchanged, if there is one."""
         if node.op in _MAY_DO_NOTHING:
             (before,), (after,) = node.inputs[:1], node.outputs
             axes = node.settings.get("axes", ())
@@ -194,7 +194,7 @@ class _Builder:
         return None
 
     def fold(self, node: Node) -> None:
-        """Compute what needs no batch."""
+        """Compute a node that does not depend on the batch."""
         static = all(isinstance(n, int) for v in node.outputs for n in v.shape)
         known = all(v in self.constants for v in node.inputs) and node.op != _LENGTH
         if static and known and all(v.dtype != _KEY for v in node.outputs):
@@ -224,7 +224,7 @@ class _Builder:
 
 
 def _inner(eqn: JaxprEqn) -> Any:
-    """The program of a call, whatever the call is for (its derivative is not asked)."""
+    """The program of a call; rules for its derivative are ignored."""
     name = eqn.primitive.name
     if name in CALLS:
         return eqn.params[CALLS[name]]

@@ -1,4 +1,4 @@
-r"""Sub-networks drawn from an ensemble, with what is needed to draw them again.
+r"""Sub-networks drawn from an ensemble, with the masks and keys that reproduce them.
 
 | rule        | connection present                                  | weight          |
 |-------------|-----------------------------------------------------|-----------------|
@@ -39,9 +39,10 @@ class Subnetwork:
         masks: for each random weight, where a connection is present.
         mask_hash: sha256 of the masks, see `hash_masks`.
         rule: how it was drawn.
-        key_data: the numbers of its own random key; None where none was used.
+        key_data: the integers of the network's random key; None where none was used.
         key_impl: the name of the random generator.
-        coalition: for a layer, which units belong; the others are held at their mean.
+        coalition: by layer, a mask of the units in the coalition; the others are held
+            at their mean.
     """
 
     model: Any
@@ -54,12 +55,12 @@ class Subnetwork:
 
     @property
     def num_weights(self) -> int:
-        """Connections the ensemble has."""
+        """Number of connections of the ensemble."""
         return sum(mask.size for mask in self.masks.values())
 
     @property
     def num_nonzero(self) -> int:
-        """Connections that are present."""
+        """Number of connections that are present."""
         return sum(int(mask.sum()) for mask in self.masks.values())
 
 
@@ -78,7 +79,7 @@ def sample_subnetworks(
 
     Args:
         ensemble: a trained ensemble.
-        num_networks: K ≥ 1; the rule "median" has one answer, so K = 1.
+        num_networks: K ≥ 1; the rule "median" gives a single network, so K = 1.
         key: a `jax.random.key`; the rule "median" needs none.
         rule: "draw", "labels", "median" or "coalition".
         labels: for the rule "labels", the result of `label_connections` (or a mapping
@@ -91,7 +92,8 @@ def sample_subnetworks(
         One `Subnetwork` a draw: the model, its masks and their hash.
 
     Raises:
-        ValueError: an unknown rule, K < 1, or a rule without what it needs.
+        ValueError: an unknown rule, K < 1, or an argument is missing that the rule
+            needs.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -112,8 +114,8 @@ def sample_subnetworks(
     if rule == "median":
         require(
             num_networks == 1,
-            "`num_networks` must be 1 for the rule 'median', which has one answer; got "
-            f"{num_networks}. Use the rule 'draw' for different networks.",
+            "`num_networks` must be 1 for the rule 'median', which gives a single "
+            f"network; got {num_networks}. Use the rule 'draw' for different networks.",
         )
         median = {name: _median(one) for name, one in ensemble.weights().items()}
         return [_describe(ensemble, ensemble.with_weights(median).params, rule)]
@@ -166,11 +168,11 @@ def _fixed_by_labels(
         codes = np.asarray(arrays[name])
         require(
             codes.shape == weight.shape,
-            f"`labels` of {name!r} have shape {codes.shape}; the weight has "
-            f"{weight.shape}.",
+            f"`labels` of {name!r} must have the shape of the weight, {weight.shape}; "
+            f"got {codes.shape}. Pass labels of this ensemble.",
         )
-        # Connections that share a spike come with the first important one, and go
-        # when all are absent.
+        # Connections that share a spike are kept if any of them is important, and
+        # removed if all of them are absent.
         important = (codes == Label.IMPORTANT).any(weight.shared, keepdims=True)
         absent = (codes == Label.ABSENT).all(weight.shared, keepdims=True)
         spike = jnp.where(important, 0, weight.spike_prob)

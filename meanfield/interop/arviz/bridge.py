@@ -30,11 +30,12 @@ def to_arviz(
     var_names: Sequence[str] | None = None,
     key: PRNGKeyArray,
 ) -> Any:
-    r"""Drawn sub-networks with what they say of the data, for ArviZ.
+    r"""Drawn sub-networks and their predictions of the data, for ArviZ.
 
     Every draw is one sub-network: its weights are a draw of the posterior, its outputs
     give the log-likelihood and one posterior-predictive target for each example. Draws
-    are independent, so the chains are a formality that ArviZ's summaries want.
+    are independent; they are divided into chains only because ArviZ's summaries need
+    several.
 
     Args:
         ensemble: a trained ensemble.
@@ -48,14 +49,15 @@ def to_arviz(
     Returns:
         An `InferenceData` (ArviZ 0.x) or a `DataTree` (1.x) with the groups posterior,
         posterior_predictive, log_likelihood, observed_data and constant_data. A weight
-        ``layers/0/weight`` is called ``layers.0.weight`` (a slash would part the tree)
+        ``layers/0/weight`` is called ``layers.0.weight`` (a slash would make a group)
         and has the dimensions ``layers.0.weight_0``, …; targets have ``example``. A
         weight whose name is taken (``chain``, ``x``, ``y``, that of another weight or
         dimension) gets an underscore at its end.
 
     Raises:
-        ValueError: the draws do not divide into the chains, an unknown weight, more
-            numbers than fit in memory, or a log-likelihood that is NaN.
+        ValueError: `num_samples` is not a multiple of `num_chains`, a name in
+            `var_names` is unknown, the draws would not fit in memory, or a
+            log-likelihood is NaN.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -78,13 +80,14 @@ def to_arviz(
     unknown = sorted(set(names) - set(weights))
     require(
         not unknown,
-        f"`var_names` has {unknown}; the random weights are {sorted(weights)}.",
+        f"`var_names` must be among the random weights {sorted(weights)}; got "
+        f"{unknown}.",
     )
     numbers = num_samples * (sum(weights[n].size for n in names) + len(y))
     require(
         numbers <= MOST_NUMBERS,
-        f"{numbers:,} numbers are too many for one table; draw fewer samples or keep "
-        "only some weights with `var_names`.",
+        f"`num_samples` draws must hold at most {MOST_NUMBERS:,} numbers; got "
+        f"{numbers:,}. Draw fewer, or keep only some weights with `var_names`.",
     )
     keys = jax.random.split(key, num_samples)
     kept, log_prob, predicted = _draw_all(
@@ -127,7 +130,7 @@ def to_arviz(
 
 
 def _variables(ranks: dict[str, int], x: Any, targets: np.ndarray) -> dict[str, str]:
-    """Names of variables for weights, none of them or of their dimensions taken."""
+    """Names of the weights' variables; neither they nor their dimensions clash."""
     taken = {"chain", "draw", "sample", "x", "y", "example"}
     taken |= {f"target_{axis}" for axis in range(targets.ndim)}
     taken |= {f"feature_{axis}" for axis in range(np.ndim(x) if eqx.is_array(x) else 0)}
@@ -149,7 +152,7 @@ def _collect(groups: dict[str, Any], coords: Any, dims: Any) -> Any:
     """ArviZ 1.x takes one mapping of groups, 0.x an argument for each."""
     if int(az.__version__.split(".")[0]) >= 1:
         return az.from_dict(groups, coords=coords, dims=dims)
-    # Older ArviZ wants the event dimensions of a log-likelihood left out.
+    # In ArviZ 0.x a log-likelihood must not name its event dimensions.
     likelihood = groups.pop("log_likelihood")
     found = az.from_dict(**groups, coords=coords, dims=dims)
     pointwise = {**dims, "y": ["example"]}
@@ -178,7 +181,7 @@ def _draw_all(
         point = ensemble.with_weights(
             {name: _certain(value) for name, value in values.items()}
         )
-        # Without width or spikes the noise is zero: this is the sub-network itself.
+        # With π = 0 and Ξ = 0 the noise is zero: these are the sub-network's outputs.
         distribution = output_distribution(likelihood, point(x, key=target_key))
         log_prob = distribution.log_prob(align_targets(distribution, y))
         kept = {name: values[name] for name in names}

@@ -1,13 +1,15 @@
-r"""Only strong coalitions propagate: how a network in training is restricted.
+r"""Training in which only strong coalitions of units act.
 
 In every step unit i of layer l acts with probability g_i, its membership, and is silent
-otherwise. Memberships of 0 and 1 are fixed gates; between them they are drawn anew at
-every step, a dropout that credit controls. With λ > 0 the loss has the term
+otherwise. A membership of 0 or 1 is a fixed gate; any other gate is drawn again at
+every step, which is dropout with probabilities set by credit. With λ > 0 the loss has
+the term
 
     λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩
 
 over the activations h of the network of posterior means (for hard gates: of the units
-outside the coalition), which wears weak units down before they are cut.
+outside the coalition). It shrinks the activations of weak units before the units are
+removed.
 
 Source: regularization by Shapley values and the propagation of strong coalitions alone
 are those of Bouchaffra et al. 2024, arXiv:2410.12264; the formulas are this project's.
@@ -35,8 +37,8 @@ class CoalitionRestriction(AbstractRestriction):
     """Gates on the units of some layers.
 
     Args:
-        memberships: for a layer, g in [0, 1] for each unit.
-        sources: for a layer, the parameters that feed its units, see
+        memberships: by layer, g in [0, 1] for each unit.
+        sources: by layer, the parameters that feed its units; see
             `meanfield.program.units.Units`.
         strength: λ ≥ 0, in nats per example and squared activation.
     """
@@ -55,7 +57,7 @@ class CoalitionRestriction(AbstractRestriction):
         return silence(ensemble, masks, self._sources)
 
     def penalty(self, ensemble: Ensemble, x: Any) -> Float[Array, ""]:
-        """λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩ over a batch, weaker units passing on less."""
+        """λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩ over a batch; later layers read g_i h_i."""
         total = jnp.zeros(())
         if self.strength == 0:
             return total

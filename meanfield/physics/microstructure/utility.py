@@ -134,7 +134,8 @@ def potential(
         φ.
 
     Raises:
-        ValueError: negative counts, none at all, or a magnitude that is not positive.
+        ValueError: negative counts, only zero counts, or a magnitude that is not
+            positive.
 
     Example:
         >>> import numpy as np
