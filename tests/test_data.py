@@ -457,7 +457,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_arguments_that_do_not_apply_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`target` names a column"):
+    with pytest.raises(ValueError, match="`target` must be left out unless"):
         data.load("digits", target="y")
     with pytest.raises(ValueError, match="`task` of `digits`"):
         data.load("digits", task="regression")

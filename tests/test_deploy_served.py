@@ -245,9 +245,9 @@ def test_a_signature_says_who_shipped_a_folder(copy, tmp_path, monkeypatch):
     assert check_signature(copy, signers) == "ann@bank.example"
     (first, *_) = check_shipped(copy, like=network(), signers=signers)
     assert first.signer == "ann@bank.example"
-    with pytest.raises(ValueError, match="was made by nobody in"):
+    with pytest.raises(ValueError, match="nobody in .* did"):
         check_shipped(copy, like=network(), signers=others)
-    with pytest.raises(FileExistsError, match="remove it to sign anew"):
+    with pytest.raises(FileExistsError, match="remove it to sign again"):
         sign_shipped(copy, tmp_path / "ann")
     # Hashes that were made to fit again do not help.
     edit(copy / "card.json", lambda card: card.update(rule="best"))

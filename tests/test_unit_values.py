@@ -217,5 +217,5 @@ def test_a_layer_whose_units_cannot_be_gated_is_named():
         mf.unit_values(
             mf.Ensemble.from_points((apply, params)), data, key=KEY, layer="table"
         )
-    with pytest.raises(ValueError, match="two units or more together; got 0"):
+    with pytest.raises(ValueError, match="at least two units in total; got 0"):
         mf.unit_values(mf.Ensemble.from_points((apply, params)), data, key=KEY)

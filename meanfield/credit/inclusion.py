@@ -1,14 +1,14 @@
-r"""The gradient of the payoff with respect to inclusion, read as a game.
+r"""Gradients of the payoff with respect to inclusion are probabilistic values.
 
 If player i joins with probability q_i, all independently, the expected payoff is Owen's
 multilinear extension f(q) = E v(S), and
 
     ∂f/∂q_i = E[v(S + i) − v(S − i)]
 
-is i's expected marginal contribution while the others join as they do: a probabilistic
-value. It is the Banzhaf value at q = ½, and its integral along q = (t, …, t) is the
-Shapley value. The connections of an ensemble join with their inclusion probabilities
-1 − π: one backward pass through the ensemble gives the value of every one of them.
+is i's expected marginal contribution when every other player j joins with probability
+q_j: a probabilistic value. It is the Banzhaf value at q = ½, and its integral along
+q = (t, …, t) is the Shapley value. The connections of an ensemble join with their
+inclusion probabilities 1 − π, so one backward pass gives the values of all of them.
 
 References:
     Owen 1972, Management Science 18:64 (multilinear extension). Weber 1988
@@ -93,18 +93,18 @@ def inclusion_gradients(
 
         E[payoff | connection present, w ~ N(m, Ξ)] − E[payoff | absent]
 
-    while the others are present with their own probabilities, to the accuracy of the
-    Gaussian pre-activations that the ensemble computes with (exact for a squared error
-    of a linear network of one layer). One backward pass a sample; samples share nothing
-    but the weights.
+    where the other connections are present with their own probabilities. The ensemble
+    treats pre-activations as Gaussian; this is exact for the squared error of a linear
+    network of one layer, and approximate otherwise. Each sample takes one backward
+    pass with independent noise.
 
     Args:
         ensemble: a trained ensemble.
         data: arrays (x, y).
         key: a `jax.random.key`.
         likelihood: as in `fit`.
-        payoff: as of `NeuronGame`; "accuracy" has no gradient and is refused.
-        temperature: of the free energy.
+        payoff: as in `NeuronGame`, except "accuracy", which has no gradient.
+        temperature: temperature of the payoff "free_energy".
         num_samples: noise draws for each example.
 
     Returns:
@@ -126,7 +126,8 @@ def inclusion_gradients(
     check_batch(ensemble, likelihood, x, y)
     require(
         payoff != "accuracy",
-        '`payoff` "accuracy" has no gradient; use "probability".',
+        '`payoff` must have a gradient; got "accuracy", which has none. Use '
+        '"probability".',
     )
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     outputs = eqx.filter_eval_shape(ensemble.apply_fn, ensemble.mean_params(), x)

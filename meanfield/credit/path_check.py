@@ -1,16 +1,17 @@
-r"""Is the Gaussian step to be trusted? A check against sub-networks that are drawn.
+r"""Check the Gaussian approximation of path values against drawn sub-networks.
 
-`mean_field` takes every pre-activation as Gaussian, which is exact for many inputs and
-wrong for few. Sub-networks know better: each player arrives at a random time, uniform
-on (0, 1), and those there at time t are a coalition of density t. Their mean payoff at
-the nodes is f(t), without any Gaussian. Between two nodes the arrays of players are let
-in one after the other, in random order; what the payoff gains with each is that array's
-part of Σφ. These are sampled permutations of groups of players, the gains add up to
-v(N) − v(∅), and one order of a hundred thousand players takes a few dozen payoffs.
+`mean_field` treats every pre-activation as Gaussian. This is accurate for many inputs
+and wrong for few. Drawn sub-networks need no such approximation: each player joins at a
+random time, uniform on (0, 1), and the players present at time t are a coalition of
+density t. Their mean payoff at the nodes is f(t). Between two nodes the arrays of
+players join one after the other, in random order; the gain of the payoff when an array
+joins is that array's part of Σφ. These are sampled permutations of groups of players,
+the gains add up to v(N) − v(∅), and one order of a hundred thousand players takes a few
+dozen payoffs.
 
-A difference that noise cannot explain and that is larger than a tenth of what there
-is to share says "differs"; one that is smaller for certain, "agrees"; else the check
-cannot tell.
+The verdict is "differs" if a difference is larger than a tenth of the range of the
+payoff along the path and noise cannot explain the excess; "agrees" if every difference
+is certainly smaller than that; and "cannot tell" otherwise.
 """
 
 import dataclasses
@@ -35,21 +36,22 @@ LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PathCheck:
-    """The values of a path against drawn sub-networks, on the same examples.
+    """Path values compared with drawn sub-networks, on the same examples.
 
     Attributes:
         verdict: "agrees", "differs" (do not trust the values) or "cannot tell".
         nodes: densities t.
-        path_payoff: f(t) as the values have it.
+        path_payoff: f(t) with Gaussian pre-activations, as the path values use it.
         drawn_payoff: mean payoff of drawn sub-networks at the same t.
-        drawn_errors: its standard errors.
+        drawn_errors: standard errors of `drawn_payoff`.
         sums: Σφ of each array of players; None for weightings other than Shapley's.
-        drawn_sums: the same from sampled orders.
-        drawn_sum_errors: their standard errors.
-        largest_difference: of any of these, as a part of what there is to share.
-        tolerance: the part that counts as a difference.
-        num_subnetworks: sub-networks that were grown.
-        num_examples: examples that they were scored on.
+        drawn_sums: Σφ of each array of players from sampled orders.
+        drawn_sum_errors: standard errors of `drawn_sums`.
+        largest_difference: the largest difference in f(t) or Σφ, divided by the range
+            of the payoff along the path.
+        tolerance: the value of `largest_difference` above which they differ.
+        num_subnetworks: number of drawn sub-networks.
+        num_examples: number of examples that they were evaluated on.
     """
 
     verdict: str
@@ -85,9 +87,9 @@ def check_path(
 
     Args:
         game: with `names`, `grown(key)` and `earned_by(grown, times, x, y, key)`.
-        integral: what is checked.
-        chunks: the chunks it went through; some of them are taken, at random.
-        rule: nodes and weights.
+        integral: the integral to check.
+        chunks: the chunks of examples that it was summed over; a random part is used.
+        rule: nodes and weights of the quadrature.
         x: inputs.
         y: targets.
         num_checks: sub-networks, at least 2.
@@ -147,10 +149,10 @@ def check_path(
 
 
 def _verdict(off: Any, spread: Any, scale: float, num_checks: int) -> str:
-    """What the differences say, all together at level `LEVEL` (Šidák)."""
+    """The verdict on all differences, at joint level `LEVEL` (Šidák's correction)."""
     tail = -np.expm1(np.log(LEVEL) / len(off)) / 2
     reach = stats.t.isf(tail, num_checks - 1) * spread
-    # Rounding alone separates what is the same in every sub-network.
+    # Values that are equal in every sub-network may still differ by rounding.
     slack = 1e-5 * max(scale, 1e-30)
     if (off - reach > TOLERANCE * scale + slack).any():
         return "differs"
@@ -162,7 +164,7 @@ def _verdict(off: Any, spread: Any, scale: float, num_checks: int) -> str:
 def _schedule(
     rng: np.random.Generator, arrays: int, nodes: Any, repeats: int
 ) -> tuple[Int[np.ndarray, "repeats steps"], Float[np.ndarray, "repeats times arrays"]]:
-    """Who is let in at every step, and up to which time each array is in afterwards."""
+    """The array that joins at every step, and afterwards the time each has reached."""
     grid = np.array([*nodes, 1.0])
     owners = np.argsort(rng.random((repeats, len(grid), arrays)), axis=-1)
     times = np.zeros((repeats, 1 + len(grid) * arrays, arrays))
@@ -192,7 +194,7 @@ def _error(samples: Float[np.ndarray, "samples entries"]) -> Any:
 
 
 def _path_noise(integral: Integral, taken: Any, real: Any) -> Any:
-    """Standard errors of the path's own payoffs on some chunks."""
+    """Standard errors of the payoffs along the path on some chunks."""
     seen = np.asarray(integral.payoffs, np.float64)[taken][:, :, 1:-1]
     noise = np.moveaxis(seen.var(1, ddof=1), 1, 0)[:, real].sum(1) / seen.shape[1]
     return np.sqrt(noise) / real.sum()

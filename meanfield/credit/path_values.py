@@ -27,7 +27,8 @@ class PathValues:
     """Values of players from an integral along a path of gates, with their errors.
 
     Attributes:
-        values: φ of every player, by name of the players' array, in units of the payoff.
+        values: φ of every player, by name of the array of players, in units of the
+            payoff.
         standard_errors: standard error of every value, over draws of the noise.
         rms: √⟨φ(x)²⟩, the root mean square over examples of the value for one example.
         payoff: f(1), mean payoff with every player.
@@ -154,7 +155,7 @@ def _gap_error(
     rates: Float[np.ndarray, "chunks draws nodes arrays"],
     rule: Rule,
 ) -> float:
-    """Standard error of Σφ − (payoff − empty payoff); both payoffs share their noise."""
+    """Standard error of Σφ − (payoff − empty payoff), payoffs with the same noise."""
     seen = np.asarray(integral.payoffs, np.float64)
     rise = np.where(chunks.real[:, None], seen[:, :, -1] - seen[:, :, 0], 0).sum(-1)
     gaps = np.einsum("cmka,k->cm", rates, rule.weights) - rise

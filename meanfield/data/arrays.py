@@ -1,4 +1,4 @@
-"""Arrays in an `.npz` file: `x`, `y`, and `x_test`, `y_test` where there are such."""
+"""Arrays in an `.npz` file: `x` and `y`, and optionally `x_test` and `y_test`."""
 
 import os
 import zipfile
@@ -18,13 +18,13 @@ from .dataset import (
     split_rows,
 )
 
-# Whole numbers with more different values than this are targets, not labels.
+# Whole numbers with more distinct values than this are targets, not labels.
 MAX_CLASSES = 1000
-# More different real numbers than this are measured, and no classes.
+# Real numbers with more distinct values than this are measurements, not classes.
 MAX_NUMBERED_CLASSES = 20
-# Inputs beyond this are named: a network learns from them slowly.
+# Larger inputs are reported: a network learns slowly from them.
 LARGE = 20.0
-# Images that reach so far are in units of a byte, though they were resized.
+# Images with larger values have the range of bytes, though resizing made them floats.
 BYTE_LIKE = 32
 
 
@@ -37,17 +37,17 @@ def arrays(
 ) -> Dataset:
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
-    `x_train` and `y_train` are understood too. Features are used as they are, except
-    bytes (uint8) and images of numbers from 0 to 255, which are divided by 255;
-    anything past the first axis is made flat. One `y` an example is a label if it is
-    whole numbers, booleans or texts (the classes are its different values in order).
-    Several whole numbers or booleans are answers if all are 0 or 1. All else is targets
-    of a regression.
+    `x_train` and `y_train` may be used for `x` and `y`. Features are used as they are,
+    except bytes (uint8) and images of numbers from 0 to 255, which are divided by 255;
+    all axes after the first are flattened. If `y` has one entry per example, it holds
+    labels when these are whole numbers, booleans or texts (the classes are the sorted
+    distinct values). If it has several, they are binary answers when all are 0 or 1, as
+    whole numbers or booleans. Everything else is a target of a regression.
 
     Args:
         path: of the file. It is never unpickled.
         task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
-            1) where that rule guesses wrong.
+            1); None for the rule above.
         test_fraction: share of the rows kept for testing if the file has no test set.
         seed: of that split.
 
@@ -56,9 +56,8 @@ def arrays(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an npz file, holds Python objects, lacks `x` or `y`, or
-            holds numbers that cannot be used or that are not what their task says;
-            the array is named.
+        ValueError: the file is not an npz file, holds Python objects, lacks `x` or `y`,
+            or holds numbers that cannot be used or do not fit the task.
 
     Example:
         >>> import pathlib, tempfile, numpy as np
@@ -74,7 +73,7 @@ def arrays(
     image_shape = x.shape[1:] if x.ndim > 2 else None
     divisor = _divisor(held, path)
     x, class_names = _flat("x", x, divisor), _class_names(y, path, task)
-    # Before the split, so that the row named is the row of the file.
+    # Checked before the split, so that an error names the row of the file.
     require_finite("x", x, None)
     labels = _encode(y, class_names, "y")
     if class_names is not None:
@@ -144,12 +143,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"the file {path} does not exist.")
     require(
         zipfile.is_zipfile(path),
-        f"{path} must be an npz file, as np.savez writes it; it is no such archive, or "
-        "a truncated one.",
+        f"{path} must be an npz file, as np.savez writes it; it is not a zip archive, "
+        "or is truncated. Write it again.",
     )
     try:
         check_npz(path)
-        # Opened here, so that it is closed also when NumPy gives up half-way.
+        # Opened here, so that the file is closed even if NumPy raises an error.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (
@@ -189,10 +188,10 @@ def _pair(
 
 
 def _divisor(held: dict[str, np.ndarray], path: str | os.PathLike) -> int:
-    """255 for bytes and for images whose numbers are bytes, else 1; one for both sets.
+    """255 if the inputs are bytes or images of numbers from 0 to 255, else 1.
 
     Raises:
-        ValueError: one set is bytes and the other is not.
+        ValueError: of the training and the test inputs only one is bytes.
     """
     sets = {n: held[n] for n in ("x", "x_train", "x_test") if n in held}
     bytes_ = {name: x.dtype == np.uint8 for name, x in sets.items()}
@@ -267,7 +266,7 @@ def _encode(
     if class_names is None:
         require(
             y.dtype.kind in "fiub",
-            f"`{name}` must be real numbers unless it is classes; got {y.dtype}.",
+            f"`{name}` must be real numbers unless it holds classes; got {y.dtype}.",
         )
         y = y if y.ndim == 1 else y.reshape(len(y), -1)
         with np.errstate(over="ignore"):

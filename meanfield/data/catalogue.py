@@ -1,4 +1,4 @@
-"""One door to all data: a name from the list, or the path of a file."""
+"""Load any data set: by a name from the list, or from the path of a file."""
 
 import os
 from collections.abc import Sequence
@@ -47,7 +47,8 @@ def load(
 
     Raises:
         ValueError: an unknown name, or data that cannot be used; see the loaders.
-        FileNotFoundError: there is no such file, or a named set cannot be had.
+        FileNotFoundError: there is no such file, or a named data set is neither on
+            disk nor can be downloaded.
 
     Example:
         >>> import meanfield.data
@@ -58,8 +59,8 @@ def load(
     is_table = suffix in TABLES
     require(
         target is None or is_table,
-        f"`target` names a column of a CSV table; got {target!r} with {name!r}, which "
-        "has its own labels. Leave it out.",
+        "`target` must be left out unless the data are a CSV table; got "
+        f"{target!r} with {name!r}, which has its own labels.",
     )
     given = {key: value for key, value in reading.items() if value is not None}
     if not is_table:
@@ -72,8 +73,8 @@ def load(
     if name in NAMES:
         require(
             task in (None, "classification"),
-            f"`task` of `{name}` is classification; got {task!r}. Leave it out, and "
-            "take no other likelihood than categorical.",
+            f"`task` of `{name}` must be classification; got {task!r}. Leave it out, "
+            "and use the categorical likelihood.",
         )
         if name == "digits":
             return digits()

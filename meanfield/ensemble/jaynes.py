@@ -1,12 +1,12 @@
-r"""Initial weights taken from the physics: lognormal magnitudes, critical variance.
+r"""Initial weights motivated by physics: lognormal magnitudes, critical variance.
 
     Jaynes     |w| ~ LN(μ, σ²), random sign,   μ = ½ ln(g/N) − σ²,   so E w² = g/N
     critical   N E[(1 − π)(Ξ + m²)] = σ_w²                       N the fan-in
 
-The first has the distribution claimed for trained networks with the variance of an
-ordinary initialisation (g = 2 for ReLU); the second puts a spike-and-slab layer at the
-order to chaos transition when σ_w² is its critical value
-(`fixed_points.critical_weight_var`).
+The first has the lognormal distribution that is claimed for trained networks, with the
+variance of an ordinary initialisation (g = 2 for ReLU). The second puts a
+spike-and-slab layer at the transition from order to chaos if σ_w² has its critical
+value (`fixed_points.critical_weight_var`).
 """
 
 import math
@@ -43,7 +43,7 @@ def jaynes_weights(
         key: a typed key.
         num_inputs: N, fan-in of the layer.
         gain: g > 0; 2 is critical for ReLU, 1 for tanh without biases.
-        sigma: σ ≥ 0 of ln|w|; 0 gives weights of one magnitude.
+        sigma: σ ≥ 0, standard deviation of ln|w|; 0 gives weights of one magnitude.
 
     Raises:
         ValueError: fan-in or gain not positive, or σ negative.
@@ -55,8 +55,9 @@ def jaynes_weights(
         True
 
     References:
-        The variance-matched lognormal start is found in re-implementations that cite
-        arXiv:2310.06960; its 0.65 is theirs, not known to be the paper's.
+        The variance-matched lognormal initialisation is found in re-implementations
+        that cite arXiv:2310.06960. Its σ = 0.65 is taken from them; whether the paper
+        uses it is not known.
     """
     require(
         num_inputs >= 1,
@@ -78,7 +79,7 @@ def jaynes_initialize(
     sigma: float | int = DEFAULT_SIGMA,
     layout: str = "auto",
 ) -> Any:
-    """The same tree with every weight of two or more dimensions drawn anew.
+    """The same tree with new draws for every weight of two or more dimensions.
 
     A plain leaf gets `jaynes_weights`. A `SpikeSlab` keeps its π and Ξ and gets slab
     means of lognormal magnitude with (1 − π)(Ξ + m²) of mean gain / fan-in.
@@ -88,7 +89,7 @@ def jaynes_initialize(
         key: a typed key, split over the leaves.
         gain: as in `jaynes_weights`.
         sigma: as in `jaynes_weights`.
-        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
+        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
 
     Raises:
         ValueError: no weight of two or more dimensions, or a slab too wide.
@@ -160,10 +161,10 @@ def _slab_mean_gain(
     taken = inputs * float(jnp.mean(weight.inclusion_prob * weight.slab_var))
     require(
         present > 0 and taken < gain,
-        f"`params` must leave room for slab means in {name!r}; got a share "
-        f"{present:.3g} of connections present and slabs that alone give "
-        f"{taken:.3g} of the gain {gain}. Start with a smaller slab_var or "
-        "spike_prob.",
+        f"`params` must have (1 − π) Ξ small enough in {name!r} that slab means can "
+        f"reach the gain {gain}; got a share {present:.3g} of connections present and "
+        f"slab variances that alone give {taken:.3g}. Start with a smaller slab_var "
+        "or spike_prob.",
     )
     return (gain - taken) / present
 
@@ -181,7 +182,7 @@ def jaynes_initial(
     sigma: float | int = DEFAULT_SIGMA,
     slab_share: float | int = 0.1,
 ) -> Callable[[str, Array, int, PRNGKeyArray], SpikeSlab]:
-    """The Jaynes start for ``Ensemble.from_model(model, key=key, initial=...)``.
+    """Jaynes initialisation for ``Ensemble.from_model(model, key=key, initial=...)``.
 
     Args:
         gain: g = N E[Ξ + m²] of every layer at π = 0; 2 is critical for ReLU.

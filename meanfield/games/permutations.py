@@ -23,8 +23,8 @@ from .intervals import padded_estimate, replicate_statistics, with_unseen
 
 FIRST_ROUND = 16  # replicates before the first look at a stopping rule
 ROWS_AT_ONCE = 4096  # coalitions in memory at once
-# A game with sweeps of its own needs no coalitions in memory: its blocks are small so
-# that progress is reported often.
+# A game that implements `sweep` itself needs no coalitions in memory; its blocks are
+# small so that progress is reported often.
 PAIRS_AT_ONCE = 64
 
 Orders = Int[np.ndarray, "replicates players"]
@@ -101,10 +101,10 @@ def antithetic_replicates(
 def sweep(
     evaluate: Evaluator, orders: Int[np.ndarray, "*batch entries"], empty, grand
 ) -> Float[np.ndarray, "*batch players"]:
-    """Marginal contributions along every order, at one evaluation less than players.
+    """Marginal contributions along every order, by one evaluation fewer than players.
 
-    The game's own sweep is used where it has one. Its payoffs of ∅ and N stay as they
-    are, so that a player who changes nothing gets exactly 0.
+    The game's own `sweep` is used where it has one, together with the payoffs of ∅ and
+    N that it returns, so that a null player gets exactly 0.
     """
     count, lengths = orders.shape[-1], np.arange(1, orders.shape[-1])[:, None]
     flat = orders.reshape(-1, count)
@@ -125,7 +125,7 @@ def sweep(
 def _with_the_rest(
     orders: Int[np.ndarray, "orders entries"], num_players: int
 ) -> Int[np.ndarray, "orders players"]:
-    """Orders of all players: those that a short order leaves out come last."""
+    """Orders completed to all players: the players left out are added at the end."""
     missing = np.setdiff1d(np.arange(num_players), orders[0])
     return np.concatenate([orders, np.tile(missing, (len(orders), 1))], axis=1)
 
@@ -149,16 +149,18 @@ def stopped_estimate(
 ) -> tuple[Estimate, bool | None]:
     """Statistics of at most `count` replicates, stopping early on narrow intervals.
 
-    Look s spends α/2^s of the error probability α = 1 − `level`; whatever the look at
-    which one stops, the intervals hold together with probability `level` (union bound).
+    Interim look s uses α/2^s of the error probability α = 1 − `level`. So at whichever
+    look the sampling stops, all intervals cover their values together with probability
+    at least `level` (union bound).
 
     Args:
         evaluate: the game.
         draw_replicates: count -> (count, players), independent of earlier draws.
         count: the most replicates that the budget allows.
         level: 1 − α.
-        half_width: stop when no interval is wider on either side; None: never.
-        players: those that are estimated, all if None; the others are 0 for certain.
+        half_width: stop when no interval is wider than this on either side; None means
+            never.
+        players: the players to estimate, all if None; the others are known to be 0.
 
     Returns:
         The estimate, and whether the half-width was reached (None when none was set).

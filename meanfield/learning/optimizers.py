@@ -61,9 +61,9 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
     state = jax.eval_shape(optimizer.init, learned)
     require(
         not isinstance(state, optax.contrib.SAMState),
-        "`optimizer` must decrease the loss at every step; got optax.contrib.sam, every "
-        "other step of which increases it to take the next gradient there. `fit` would "
-        f"keep those steps too. {advice}",
+        "`optimizer` must decrease the loss at every step; got optax.contrib.sam, "
+        "which increases it at every other step to take the next gradient there. `fit` "
+        f"would keep those steps too. {advice}",
     )
 
 

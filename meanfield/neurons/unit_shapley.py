@@ -1,17 +1,18 @@
-r"""The credit of every neuron at once: Shapley values from a few backward passes.
+r"""Shapley values of all neurons at once, from a few backward passes.
 
-Players are the units of one layer, or of all of them; a unit outside the coalition is
-held at its mean activation, or at zero, as in `NeuronGame`. With half-open gates
+Players are the units of one layer, or of all layers; a unit outside the coalition is
+held at its mean activation, or at zero, as in `NeuronGame`. With gates s_j in [0, 1],
 
     φ_j = ∫₀¹ ∂f/∂s_j (t, …, t) dt,    f(s) = E v(S), unit j in S with probability s_j,
 
-a backward pass gives the integrand for all units. The gate of a unit is Gaussian, of
-the mean and variance of the coin it stands for, and all that read the unit see the same
-gate: the pre-activations of the next layer are correlated as they are in the game. What
-is neglected is that a sum over few coins is not Gaussian. `check` measures it.
+a backward pass gives the integrand for all units. The gate of a unit is a Gaussian with
+the mean and variance of the Bernoulli variable it approximates, and every reader of the
+unit is given the same gate, so that the pre-activations of the next layer are
+correlated as they are in the game. The approximation is that a sum over few Bernoulli
+variables is not Gaussian. `check` measures its error.
 
-The layer sums of a game of all layers say where the payoff is made: values add up from
-units to layers to the payoff.
+In a game of all layers, values add up from units to layers to the payoff, so the sum
+over a layer is the layer's part of the payoff.
 
 References:
     Owen 1972, Management Science 18:64. Ghorbani & Zou 2020, arXiv:2002.09815 (neuron
@@ -53,10 +54,11 @@ REPLACEMENTS = ("mean", "zero")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnitValues(PathValues):
-    """Values of the units of some layers, as `unit_values` found them.
+    """Values of the units of some layers, from `unit_values`.
 
     Attributes:
-        check: the Gaussian gates against drawn coalitions; None if not asked for.
+        check: comparison of the Gaussian gates with drawn coalitions; None if not asked
+            for.
     """
 
     check: PathCheck | None = None
@@ -84,22 +86,24 @@ def unit_values(
         φ_j = ∫₀¹ b(t) ∂f/∂s_j (t, …, t) dt
 
     Args:
-        ensemble: a trained ensemble, of which the network of posterior means plays; or
+        ensemble: a trained ensemble, whose network of posterior means is evaluated; or
             an ordinary network as `Ensemble.from_points`, such as a drawn one.
-        data: arrays (x, y), the examples that the payoff and the rests average over.
+        data: arrays (x, y), over which payoffs and mean activations are averaged.
         key: a `jax.random.key`.
         layer: a layer, as for `NeuronGame` (units of a dense layer, channels of a
-            convolution, units of a recurrent cell), or several, whose units then play
-            one game. Default: every layer that has units and does not give the outputs.
+            convolution, units of a recurrent cell), or several, whose units are then
+            the players of one game. Default: every layer with units except those that
+            compute the outputs.
         likelihood: as in `fit`.
-        payoff: as of `NeuronGame`; "accuracy" has no gradient and is refused.
-        temperature: of the free energy.
+        payoff: as in `NeuronGame`, except "accuracy", which has no gradient.
+        temperature: temperature of the payoff "free_energy".
         replacement: "mean" activation (default) or "zero" for units outside. With
             several layers the means are those of the whole network.
         weighting: b, as for `connection_values`.
-        num_nodes: nodes of the Gauss rule.
+        num_nodes: nodes of the Gauss quadrature over t.
         num_samples: draws of the gates for each example and node, at least 2.
-        groups: a label for each example: splits the values into parts that add up.
+        groups: a label for each example, by which the values are split into parts that
+            add up to them.
         chunk_size: most examples in memory at once.
         num_checks: orders of the units drawn for the check of the Gaussian gates, on at
             most 256 of the examples.
@@ -108,8 +112,8 @@ def unit_values(
         `UnitValues`, by layer.
 
     Raises:
-        ValueError: a layer that does not exist or whose units cannot be gated (it is
-            named), fewer than two units, or as for `connection_values`.
+        ValueError: a layer does not exist or its units cannot be gated, there are fewer
+            than two units, or as for `connection_values`.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -194,7 +198,7 @@ def _integrate(
 def _choose_layers(
     program: Program, layer: str | Sequence[str] | None
 ) -> dict[str, Units]:
-    """The units of the layers that play."""
+    """The units of the layers that are in the game."""
     if layer is not None:
         names = [layer] if isinstance(layer, str) else list(layer)
         units = {name: find_units(program, name) for name in names}
@@ -203,8 +207,8 @@ def _choose_layers(
     count = sum(own.size for own in units.values())
     require(
         count >= 2,
-        f"`layer` must name layers of two units or more together; got {count} in "
-        f"{sorted(units)} of the layers {layer_names(program)}.",
+        f"`layer` must name layers with at least two units in total; got {count} in "
+        f"{sorted(units)}. Choose among the layers {layer_names(program)}.",
     )
     return units
 
@@ -212,8 +216,8 @@ def _choose_layers(
 def _all_layers(program: Program) -> dict[str, Units]:
     """Every layer with units of its own that does not give the outputs.
 
-    Look-ups, and layers whose results mix units, have none. Layers that drive the same
-    state, such as the gates of a recurrent cell, count once.
+    Look-ups, and layers whose results mix units, have none. Layers that compute the
+    same state, such as the gates of a recurrent cell, count once.
     """
     found: dict[str, Units] = {}
     seen = set()

@@ -16,8 +16,8 @@ class ReliabilityCurve:
     """Accuracy against confidence in bins of equal width.
 
     Attributes:
-        edges: (bins + 1,) edges of confidence; a bin holds its lower edge, the last
-            bin both.
+        edges: (bins + 1,) edges of confidence; a bin includes its lower edge, and the
+            last bin also its upper edge.
         confidence: (bins,) mean confidence in each bin; NaN where it is empty.
         accuracy: (bins,) share of right answers in each bin; NaN where it is empty.
         counts: (bins,) examples in each bin.
@@ -41,11 +41,11 @@ class ReliabilityCurve:
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveCurve:
-    """Error when only the most confident answers are given.
+    """Error on the examples whose predictions are most certain (selective prediction).
 
     Attributes:
         coverage: (batch,) share of the examples that are answered, rising to 1.
-        risk: (batch,) share of wrong answers among them.
+        risk: (batch,) share of wrong answers among the answered examples.
     """
 
     coverage: Float[np.ndarray, " batch"]
@@ -67,18 +67,19 @@ class SelectiveCurve:
 def reliability_curve(
     probs: Any, labels: Any, num_bins: int = NUM_BINS
 ) -> ReliabilityCurve:
-    """Accuracy against confidence, the probability of the likeliest class.
+    """Accuracy against confidence, which is the probability of the likeliest class.
 
     Args:
         probs: (batch, classes) predictive probabilities.
-        labels: (batch,) right classes.
+        labels: (batch,) true classes.
         num_bins: bins of equal width on [0, 1].
 
     Returns:
         The curve; its `.ece` is the expected calibration error.
 
     Raises:
-        ValueError: no probabilities, labels out of range, or no bins.
+        ValueError: `probs` are not probabilities, labels are out of range, or there are
+            no bins.
 
     Example:
         >>> import numpy as np, meanfield as mf
@@ -98,13 +99,13 @@ def reliability_curve(
 
 
 def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
-    """Error against the share of examples answered, most certain first.
+    """Error against the share of examples answered, the most certain ones first.
 
-    Examples of equal uncertainty are answered in random order, on average: their errors
-    are shared evenly, so the curve does not depend on the order of the data.
+    Among examples of equal uncertainty the curve is the average over random orders, so
+    it does not depend on the order of the data.
 
     Args:
-        uncertainty: (batch,) any number that rises with doubt, such as the entropy.
+        uncertainty: (batch,) any measure of uncertainty, such as the entropy.
         errors: (batch,) 1 or True where the answer is wrong; or any loss.
 
     Returns:
@@ -131,7 +132,7 @@ def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
     )
     require(
         not (np.isnan(uncertainty).any() or np.isnan(errors).any()),
-        "`uncertainty` and `errors` must not be NaN.",
+        "`uncertainty` and `errors` must not be NaN; got NaN. Remove such examples.",
     )
     values, groups = np.unique(uncertainty, return_inverse=True)
     totals = np.bincount(groups, errors, len(values))

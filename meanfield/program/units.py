@@ -74,8 +74,8 @@ def find_units(program: Program, layer: str) -> Units:
     units = units_or_none(program, layer)
     require(
         units is not None,
-        f"the units of `layer` {layer!r} cannot be masked: its weights enter no product "
-        "or convolution whose results are units, and no state of a `scan` is computed "
+        f"the units of `layer` {layer!r} cannot be masked: its weights enter no "
+        "product or convolution whose results are units, and no `scan` state is made "
         "from them (a look-up, a group of layers, or a layer inside another loop has "
         f"no units here). Choose another layer of {layers}.",
     )
@@ -210,7 +210,7 @@ def _in_loop(program: Program, number: int, sides: Sequence[int]) -> Units | Non
 
 
 def _driven(body: Program, places: set[int], carries: set[int]) -> dict[int, int]:
-    """Carries computed from the weights in one step of a loop, and their units' axis."""
+    """Carries that a step of a loop computes from the weights, with the units' axis."""
     places = set(places)
     axes: dict[int, int] = {}
     for step in body.steps:

@@ -92,7 +92,7 @@ def _units_jvp(values: Any, tangents: Any) -> tuple[Array, Array]:
     width = safe_sqrt(var)
     wide = width > 0
     d_width = jnp.where(wide, d_var / (2 * jnp.where(wide, width, 1)), 0)
-    # Where π is 0 or 1 the standard deviation of s is 0; only its mean has a derivative.
+    # Where π is 0 or 1, s has standard deviation 0 and only its mean has a derivative.
     chance = jnp.where(present, 1 - spike, spike)
     uncertain = (spike > 0) & (spike < 1)
     d_coin = -d_spike * jnp.where(uncertain, 0.5 / jnp.where(uncertain, chance, 1), 1)

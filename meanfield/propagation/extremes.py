@@ -2,9 +2,9 @@ r"""Mean and variance of the largest of independent Gaussian entries.
 
     P(max ≤ t) = F(t) = Π_j Φ((t − m_j)/√v_j),     ⟨f(max)⟩ = ∫ f(t) F′(t) dt
 
-by Gauss–Legendre quadrature on both sides of t = 0, where activations have their kinks.
-An increasing f of one entry goes through the maximum, max_j f(z_j) = f(max_j z_j), so
-pooling after a ReLU or a tanh is exact as well.
+by Gauss–Legendre quadrature on both sides of t = 0, where ReLU-like activations have a
+kink. An increasing f commutes with the maximum, max_j f(z_j) = f(max_j z_j), so this
+also gives max pooling after a ReLU or a tanh.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 _NODES = 64
-# Beyond 6 deviations a Gaussian has a mass of 1e-9.
+# A Gaussian has a mass of 1e-9 beyond 6 standard deviations.
 _REACH = 6.0
 
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
@@ -31,13 +31,14 @@ def largest(
 ) -> Pair:
     r"""Moments of f(max_j z_j) for independent z_j ~ N(m_j, v_j) along the first axis.
 
-    Accurate to 0.001 of the result's deviation while the √v_j of the entries that
-    matter lie within a factor of 20 of one another. Entries with v = 0 are exact.
+    The error is below 0.001 of the result's standard deviation if the √v_j of the
+    entries that can be the largest lie within a factor of 20 of one another. Entries
+    with v = 0 are exact.
 
     Args:
-        m: means; −∞ for an entry that is not there.
+        m: means; −∞ for an entry that is absent (padding).
         v: variances, ≥ 0.
-        function: f, increasing, smooth but perhaps for a kink at 0.
+        function: f, increasing, and smooth except for a possible kink at 0.
 
     Returns:
         Mean and variance, the first axis removed.
@@ -45,7 +46,8 @@ def largest(
     random = v > 0
     std = jnp.sqrt(jnp.where(random, v, 1))
     reach = jnp.where(random, _REACH * std, 0)
-    # Nothing lies below a certain entry, nor much below any other's lower end.
+    # The maximum is never below an entry with v = 0, and hardly ever below m − 6 √v of
+    # any other entry.
     low, high = (m - reach).max(0), lax.stop_gradient((m + reach).max(0))
     fixed = lax.stop_gradient(low)
     kink = jnp.clip(0.0, fixed, high)
@@ -71,7 +73,7 @@ def largest(
     zero = jnp.zeros_like(centre)
     nodes = (jnp.asarray(points, m.dtype), jnp.asarray(weights, m.dtype))
     (total, first, second), _ = lax.scan(add, (zero, zero, zero), nodes)
-    # What is missing sits on the largest certain entry.
+    # The missing probability mass is that of the largest entry with v = 0.
     atom, at_low = 1 - total, function(low) - centre
     shift = first + atom * at_low
     var = second + atom * jnp.square(at_low) - jnp.square(shift)

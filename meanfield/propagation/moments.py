@@ -71,7 +71,7 @@ def maximum(m: Moment, v: Moment, other_m: Moment, other_v: Moment) -> Pair:
         + gap * theta * density * (lower - upper)
         - jnp.square(theta * density)
     )
-    # Where nothing is random the larger mean wins, and a tie shares.
+    # Without randomness the result is the larger mean; a tie takes half of each.
     share = jnp.where(gap > 0, 1.0, jnp.where(gap < 0, 0.0, 0.5))
     certain = share * v + (1 - share) * other_v
     return (
@@ -118,7 +118,7 @@ def erf(m: Moment, v: Moment) -> Pair:
     mean = erf_function(m / jnp.sqrt(1 + 2 * v))
     twice = 2 * jnp.square(m) / (1 + 2 * v)
     low = 1 / jnp.sqrt(1 + 4 * v)
-    # 1 − 1/√(1 + 4v), without loss of digits for small v.
+    # 1 − 1/√(1 + 4v) in a form that loses no digits for small v.
     width = 4 * v * low / (1 + jnp.sqrt(1 + 4 * v))
     points, weights = _legendre(m)
     height = 1 + jnp.square(low + width * (1 + points) / 2)

@@ -1,4 +1,4 @@
-"""Where a value of a program comes from: data, parameters, or entries of weights."""
+"""What a value of a program is computed from: data, parameters, or random weights."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ class Origin:
 
     Attributes:
         signal: whether it depends on the data, or on noise drawn for the data.
-        leaves: random parameters whose entries it holds, not drawn yet.
-        drawable: whether these are ready to be drawn one by one, as in `Random`.
+        leaves: the random parameters whose entries it holds before they are drawn.
+        drawable: whether its entries can be drawn one by one, as in `Random`.
         copied: axes along which broadcasting repeats an entry.
-        repeated: axes along which a weight may stand at several places otherwise.
+        repeated: axes along which the same weight may occur for any other reason.
         zero: whether it is 0 everywhere.
-        rows: number of steps of loops that each take entries of their own.
-        root: in the moments reading, the number of the random array that all its
-            weights come through; 0 if there are several. Functions of one root are
-            taken together.
+        rows: number of loop steps, if each step takes different entries.
+        root: in the moments reading, the number of the one random array from which it
+            is computed; 0 if there are several. Moments of functions of the same root
+            are computed together.
     """
 
     signal: bool = False
@@ -37,7 +37,7 @@ class Origin:
 
 
 def join(one: Origin, other: Origin) -> Origin:
-    """What holds for a value made of both, or that is one or the other."""
+    """The origin of a value made of two others, or equal to either of them."""
     roots = {origin.root for origin in (one, other) if origin.leaves}
     return Origin(
         one.signal or other.signal,
@@ -52,7 +52,7 @@ def join(one: Origin, other: Origin) -> Origin:
 
 
 def move(name: str, params: Any, shape: Any, new: Any, origin: Origin) -> Origin:
-    """The origin after a primitive that only moves entries about.
+    """The origin after a primitive that only changes the positions of entries.
 
     Args:
         name: one of `MOVES`.
@@ -91,7 +91,7 @@ MOVES = frozenset(
 
 
 def look_up(params: Any, shape: Any, new: Any, origin: Origin) -> Origin:
-    """The origin of what a `gather` takes: its indices may name a weight twice."""
+    """The origin of the result of a `gather`, whose indices may repeat a weight."""
     numbers = params["dimension_numbers"]
     offset = tuple(numbers.offset_dims)
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
@@ -110,7 +110,7 @@ def look_up(params: Any, shape: Any, new: Any, origin: Origin) -> Origin:
 
 
 def spread(origin: Origin, shape: Sequence[int], new: Sequence[int]) -> Origin:
-    """The origin of an operand that is stretched to the shape of the result."""
+    """The origin of an operand that is broadcast to the shape of the result."""
     if not origin.leaves or tuple(shape) == tuple(new):
         return origin
     sizes = shape or [1] * len(new)
@@ -119,7 +119,7 @@ def spread(origin: Origin, shape: Sequence[int], new: Sequence[int]) -> Origin:
 
 
 def insert(origin: Origin, axis: int) -> Origin:
-    """The origin of a value with an axis more."""
+    """The origin of a value with a new axis inserted."""
     copied, repeated = (
         _at(lambda a: a + (a >= axis), axes)
         for axes in (origin.copied, origin.repeated)
@@ -142,7 +142,7 @@ def _at(place: Any, axes: Iterable[int]) -> Axes:
 
 
 def _reshaped(old: Any, new: Any, axes: Axes) -> tuple[Axes, Axes]:
-    """Axes that stay axes of their own, and those that get mixed with others."""
+    """New axes that were one of `axes`, and those where it is mixed with others."""
     same, mixed = set(), set()
     if 0 in old:
         return NONE, NONE
@@ -157,7 +157,7 @@ def _reshaped(old: Any, new: Any, axes: Axes) -> tuple[Axes, Axes]:
 
 
 def _groups(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[range, range]]:
-    """The shortest runs of axes of two shapes that hold the same entries."""
+    """Pairs of the shortest runs of axes in two shapes that hold the same entries."""
     i = j = 0
     while i < len(old) or j < len(new):
         start = i, j

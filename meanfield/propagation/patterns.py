@@ -1,4 +1,4 @@
-"""Telling how a deferred array was made: its steps, and which entry stands where."""
+"""Find out how a deferred array was computed: by which steps, from which entries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def is_step(node: Any, name: str) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are one; a root has many views of itself."""
+    """Whether two values are the same; several objects may stand for one root."""
     if one is other:
         return True
     both = isinstance(one, Deferred) and isinstance(other, Deferred)
@@ -29,14 +29,14 @@ def same(one: Any, other: Any) -> bool:
 
 
 def skip(node: Any, names: Any) -> Any:
-    """The value behind steps of these names."""
+    """The value before all final steps of these names."""
     while isinstance(node, Deferred) and node.name in names:
         node = node.inputs[0]
     return node
 
 
 def one_random(node: Deferred) -> bool:
-    """Whether one operand is random and every other one a single number."""
+    """Whether exactly one operand is random and the others scale or shift it."""
     plain = [v for v in node.inputs if not isinstance(v, Deferred)]
     one = len(node.inputs) - len(plain) == 1
     return one and (node.name == "mul" or all(np.size(v) == 1 for v in plain))
@@ -58,7 +58,7 @@ def reduced_axes(node: Deferred) -> tuple[int, ...]:
 
 
 def scalar(value: Any) -> Any:
-    """An array of one number without its axes."""
+    """An array of one number, reshaped to have no axes."""
     return jnp.reshape(jnp.asarray(value), ())
 
 
@@ -70,7 +70,7 @@ def number(value: Any) -> float | None:
 
 
 def squared(node: Any) -> Any:
-    """What a value is the square of, or None."""
+    """The value whose square this value is, or None."""
     if is_step(node, "square") or (
         is_step(node, "integer_pow") and node.params["y"] == 2
     ):
@@ -81,7 +81,7 @@ def squared(node: Any) -> Any:
 
 
 def mean_of(node: Any) -> Any:
-    """The sum and the axes of an average, from the division by their length."""
+    """If the node is a mean over axes: its sum and these axes; else None."""
     node = skip(node, MOVES)
     if not isinstance(node, Deferred) or node.name not in ("div", "mul"):
         return None
@@ -107,7 +107,10 @@ def is_centred(node: Any, entries: Deferred, axes: tuple[int, ...]) -> bool:
 
 
 def places_in(node: Any, bases: list[Any]) -> np.ndarray | None:
-    """Which entry of the bases stands where, after moves and single-number steps."""
+    """For every position of a node, the index of the base entry that it is made from.
+
+    None if the node is not made from the bases entry by entry.
+    """
     if any(node is base for base in bases):
         return np.arange(int(np.prod(node.shape))).reshape(node.shape)
     if not isinstance(node, Deferred):
@@ -145,7 +148,7 @@ def spreads(node: Any, total: Deferred, axes: tuple[int, ...], shape: tuple) -> 
 
 
 def in_order(node: Any, axes: tuple[int, ...]) -> bool:
-    """Whether what was reduced stands where the reduction left it."""
+    """Whether the entries are in the order in which the reduction gave them."""
     places = places_in(node, sums_over(node, axes))
     return places is not None and bool(
         (places.reshape(-1) == np.arange(places.size)).all()
@@ -153,7 +156,7 @@ def in_order(node: Any, axes: tuple[int, ...]) -> bool:
 
 
 def sums_over(node: Any, axes: tuple[int, ...]) -> list[Any]:
-    """All sums over these axes behind a node."""
+    """All sums over these axes from which a node is computed."""
     if is_step(node, "reduce_sum") and reduced_axes(node) == axes:
         return [node]
     inputs = node.inputs if isinstance(node, Deferred) else ()
@@ -161,14 +164,14 @@ def sums_over(node: Any, axes: tuple[int, ...]) -> list[Any]:
 
 
 def with_axes(places: np.ndarray, axes: tuple[int, ...], shape: tuple) -> np.ndarray:
-    """A reduced array with its axes back as axes of length one."""
+    """A reduced array with the reduced axes inserted again, with length one."""
     if places.ndim == len(shape):
         return places
     return np.expand_dims(places, axes)
 
 
 def join_last(array: Any, axes: tuple[int, ...]) -> Any:
-    """The axes joined into a new last one."""
+    """The array with these axes merged into one new last axis."""
     moved = jnp.moveaxis(array, axes, range(-len(axes), 0))
     return moved.reshape(*moved.shape[: -len(axes)], -1)
 
@@ -181,7 +184,7 @@ def wide_moments(entries: Deferred) -> tuple[Any, Any]:
 
 
 def on_last(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable:
-    """A form of the last axis, applied to the joined axes and put back in shape."""
+    """Apply a formula for moments of the last axis to merged axes; keep the shape."""
     kept = tuple(size for axis, size in enumerate(shape) if axis not in axes)
     inner = tuple(shape[axis] for axis in axes)
     ends = tuple(range(-len(axes), 0))
@@ -194,7 +197,7 @@ def on_last(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable
 
 
 def reduced(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable:
-    """A form that removes the last axis, applied to the joined axes."""
+    """Apply a formula for moments that removes the last axis to merged axes."""
 
     def take() -> Any:
         parts = form(*(join_last(part, axes) for part in wide_moments(entries)))

@@ -1,6 +1,6 @@
-"""What linear primitives do to the origins of their operands; see `readings`.
+"""The origin of a linear primitive's result, from its operands'; see `readings`.
 
-A rule is called as ``rule(walk, eqn, origins)`` when an operand holds weights.
+A rule is called as ``rule(walk, eqn, origins)`` when an operand holds random weights.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def _product(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
     drawable = result.drawable or bool(shaped)
     if not result.signal:
         return dataclasses.replace(result, drawable=drawable)
-    # Copies that meet signals of their own are places of one weight.
+    # Copies that are multiplied by different signals are several uses of one weight.
     places = result.repeated | result.copied
     return dataclasses.replace(
         result, drawable=drawable, copied=frozenset(), repeated=places
@@ -41,7 +41,7 @@ def _product(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
 def _spread_all(
     eqn: Any, origins: Sequence[Origin]
 ) -> tuple[list[Origin], list[Origin]]:
-    """Origins in the shape of the result, and those of plain arrays among them."""
+    """Origins in the shape of the result, and separately those of the plain arrays."""
     new = eqn.outvars[0].aval.shape
     shapes = [atom.aval.shape for atom in eqn.invars]
     pairs = list(zip(origins, shapes, strict=True))
@@ -56,7 +56,7 @@ def _dot(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
 
 def _conv(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
     numbers = eqn.params["dimension_numbers"]
-    # All axes of the images but the examples, of the kernels but the outputs.
+    # All axes of the images except the examples, of the kernels except the outputs.
     axes = (numbers.lhs_spec[1:], numbers.rhs_spec[1:])
     return walk.contraction(eqn, walk.one_weight(eqn, *origins), axes)
 
@@ -98,7 +98,7 @@ def _select(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
 
 
 def _put_together(origins: Sequence[Origin], axes: Iterable[int]) -> Origin:
-    """Parts joined along axes: one weight may be in several of them."""
+    """The origin of parts joined along axes; several parts may hold the same weight."""
     result = origins[0]
     for origin in origins[1:]:
         twice = frozenset(axes) if result.leaves & origin.leaves else frozenset()

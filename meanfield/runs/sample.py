@@ -1,4 +1,4 @@
-"""Draw sub-networks of a run and ship them; check and convert what was shipped."""
+"""Draw and export sub-networks of a run; check and convert exported ones."""
 
 from pathlib import Path
 
@@ -36,10 +36,10 @@ def sample(
     together: bool = SampleSettings.together,
     seed: int = SampleSettings.seed,
 ) -> ModelCard:
-    """Draw sub-networks, shrink them, write them with a card; see `deploy.ship`.
+    """Draw sub-networks, shrink them, and write them with a card; see `deploy.ship`.
 
-    The best of several is chosen on part of the training data; the card's scores are
-    those of the test data.
+    The best one is chosen on part of the training data; the scores on the card are
+    measured on the test data.
     """
     labels = label_connections(run.ensemble)
     networks = sample_subnetworks(
@@ -77,11 +77,11 @@ def sample(
 def export(
     archive: Path, *, out: Path, format: str = ExportSettings.format
 ) -> Exported:
-    """Write an archive that `sample` made in another format, verified."""
+    """Convert an archive that `sample` made to another format, and verify it."""
     require(
         archive.is_file(),
-        f"{archive} is no file. Give a .safetensors archive that `meanfield sample` "
-        "made.",
+        f"`archive` must be a file; there is no {archive}. Give a .safetensors archive "
+        "that `meanfield sample` made.",
     )
     model = load_archive(archive).about.get("source", {}).get("model")
     require(
@@ -98,7 +98,8 @@ def serve_check(folder: Path, signers: Path | None = None) -> list[Checked]:
 
     Args:
         folder: the folder.
-        signers: a file of names and public keys, one of which must have signed it.
+        signers: a file of names and public keys, one of which must have signed the
+            folder.
     """
     model = load_card(folder).source.get("model")
     like = None if model is None else structure_of(model)

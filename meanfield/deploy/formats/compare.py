@@ -129,7 +129,7 @@ def _checked(expected: Any, actual: Any, name: str) -> tuple[Any, Any, str]:
     expected, actual = np.asarray(expected), np.asarray(actual)
     require(
         not np.isnan(expected).any(),
-        "`model` must give no NaN on `probe`, because nothing can be compared with NaN. "
+        "`model` must give no NaN on `probe`, or its outputs cannot be compared. "
         "Correct the network, or pass inputs like those that it will be used on.",
     )
     require(

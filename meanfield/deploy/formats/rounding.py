@@ -1,12 +1,13 @@
-r"""Weights on a grid of few levels, rounded so that errors of one mend those of others.
+r"""Weights rounded to a few levels so that rounding errors compensate each other.
 
-For a layer y = W x with inputs x of second moment H = E[x xᵀ], rounding one column of W
-changes y; the columns k > j that are not rounded yet are moved so that E|ΔW x|² grows
-least,
+In a layer y = W x with inputs x of second moment H = E[x xᵀ], rounding column j of W to
+Q changes y. The columns k > j, which are not rounded yet, are then changed so that
+E|ΔW x|² grows least,
 
-    W_{·,k} ← W_{·,k} − (W_{·,j} − Q_{·,j}) U_jk / U_jj,   Uᵀ U = H⁻¹,   U upper,
+    W_{·,k} ← W_{·,k} − (W_{·,j} − Q_{·,j}) U_jk / U_jj,   Uᵀ U = H⁻¹,   U upper
+    triangular,
 
-and then the next column is rounded. Absent connections stay exactly 0.
+before column j + 1 is rounded. Absent connections stay exactly 0.
 
 References:
     Frantar, Ashkboos, Hoefler & Alistarh 2022, GPTQ, arXiv:2210.17323.
@@ -15,25 +16,26 @@ References:
 import numpy as np
 from jaxtyping import Float, Int8
 
-# Part of the mean of H's diagonal that is added to it (as in the paper).
+# Damping: this part of the mean of H's diagonal is added to it (as in the paper).
 _DAMPING = 0.01
-# H has this many rows squared; wider layers are rounded number by number.
+# H has as many entries as the inputs squared; in wider layers than this, each weight is
+# rounded to its nearest level.
 _WIDEST = 4096
 
 
 def channel_scales(
     weight: Float[np.ndarray, "out ..."], levels: int
 ) -> Float[np.ndarray, " out"]:
-    """The step of each row's grid, whose largest level is its largest weight."""
+    """The step between levels in each row; the largest level is the largest weight."""
     rows = np.abs(weight).reshape(len(weight), -1).max(1, initial=0)
-    # A row of zeros has a grid as well.
+    # A row of zeros needs a positive step as well.
     return np.where(rows > 0, rows / levels, 1).astype(np.float32)
 
 
 def round_nearest(
     weight: Float[np.ndarray, "out ..."], levels: int
 ) -> Int8[np.ndarray, "out ..."]:
-    """Every weight on the nearest level of its row, between −levels and levels."""
+    """Round every weight to the nearest level of its row, from −levels to levels."""
     scales = channel_scales(weight, levels).reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.round(weight / scales), -levels, levels).astype(np.int8)
 
@@ -43,11 +45,11 @@ def round_together(
     inputs: Float[np.ndarray, "examples in"],
     levels: int,
 ) -> Int8[np.ndarray, "out in"]:
-    """Levels that keep the outputs for given inputs, instead of the weights.
+    """Round weights so that the layer's outputs on given inputs change least.
 
     Args:
         weight: W.
-        inputs: what the layer reads, one row an example.
+        inputs: the layer's inputs, one row per example.
         levels: the largest level; 127 for eight bits.
     """
     width = weight.shape[1]
@@ -56,7 +58,7 @@ def round_together(
     if width > _WIDEST or spread == 0:
         return round_nearest(weight, levels)
     moment += _DAMPING * spread * np.eye(width)
-    # The columns that matter most are rounded first, while others can still mend it.
+    # Columns with the largest inputs are rounded first, while others can compensate.
     order = np.argsort(-np.diag(moment), kind="stable")
     inverse = np.linalg.inv(moment[np.ix_(order, order)])
     upper = np.linalg.cholesky(inverse).T

@@ -1,7 +1,7 @@
 """A detached signature of a shipped folder, made and checked by OpenSSH.
 
-The signature is of ``manifest.json``, which holds the sha256 of every other file, and
-lies beside it as ``manifest.json.sig``. Without meanfield it is checked by
+The signature ``manifest.json.sig`` signs ``manifest.json``, which holds the sha256 of
+every other file of the folder. It can be checked without meanfield by
 
     ssh-keygen -Y verify -f SIGNERS -I NAME -n meanfield -s manifest.json.sig \
         < manifest.json
@@ -26,14 +26,14 @@ def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
 
     Args:
         folder: what `ship` made.
-        key: a private key of SSH, or a public one whose private key an agent holds.
+        key: a private SSH key, or a public one whose private key is in an SSH agent.
 
     Returns:
-        The signature's file.
+        The path of the signature.
 
     Raises:
         FileExistsError: the folder is signed already.
-        ValueError: a file is not the one that was shipped, or the key cannot sign.
+        ValueError: a file was changed after shipping, or the key cannot sign.
         RuntimeError: there is no ssh-keygen.
 
     Example:
@@ -42,10 +42,10 @@ def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
     """
     folder, key = Path(folder), Path(key).expanduser()
     check_manifest(folder)
-    require(key.is_file(), f"`key` must be a key file of SSH; there is no {key}.")
+    require(key.is_file(), f"`key` must be an SSH key file; there is no {key}.")
     signature = folder / SIGNATURE
     if signature.exists():
-        raise FileExistsError(f"{signature} exists; remove it to sign anew.")
+        raise FileExistsError(f"{signature} exists; remove it to sign again.")
     done = _ssh_keygen("sign", "-f", str(key), "-n", _NAMESPACE, str(folder / MANIFEST))
     require(
         done.returncode == 0,
@@ -55,7 +55,7 @@ def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
 
 
 def check_signature(folder: str | os.PathLike, signers: str | os.PathLike) -> str:
-    """Who signed a shipped folder.
+    """The name of whoever signed a shipped folder.
 
     Args:
         folder: what `ship` made.
@@ -81,7 +81,8 @@ def check_signature(folder: str | os.PathLike, signers: str | os.PathLike) -> st
     names = found.stdout.decode(errors="replace").splitlines()
     require(
         found.returncode == 0 and bool(names),
-        f"{signature} was made by nobody in {signers}: {_said(found)}.",
+        f"`signers` must name whoever made {signature}; nobody in {signers} did: "
+        f"{_said(found)}. Add the signer's public key.",
     )
     done = _ssh_keygen(
         "verify", *given, "-I", names[0], "-n", _NAMESPACE, given=manifest

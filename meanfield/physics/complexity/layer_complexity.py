@@ -1,4 +1,4 @@
-"""What is said of one layer and of a network: numbers, errors and a verdict."""
+"""Results for one layer and for a network: complexity, dimension and a verdict."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from .entropy import unit_entropies
 from .joint_entropy import JointEntropy
 
 Verdict = Literal["measured", "few examples", "cannot tell"]
-# A share of examples has an error of at least 7 % of one half below this many.
+# With fewer examples than this, a share of ½ has a standard error above 7 %.
 MIN_EXAMPLES = 50
 
 
@@ -21,18 +21,18 @@ class LayerComplexity:
     """One layer: complexity in bits, dimension of its features, and a verdict.
 
     Args:
-        layer: its name.
-        verdict: "measured"; "few examples" (fewer than 10 a unit: the joint entropy
-            and the dimension are biased, the dimension low); "cannot tell".
-        reason: why it is not "measured"; empty otherwise.
+        layer: name of the layer.
+        verdict: "measured"; "few examples" (fewer than 10 per unit: the joint entropy
+            is biased, and the dimension is biased low); or "cannot tell".
+        reason: why the verdict is not "measured"; empty if it is.
         num_units: units (channels of a convolution).
         num_examples: N.
-        always_on: units that are on for every example: affine on these data.
-        always_off: units that are off for every example: dead on these data.
-        unit_bits: c_i of every unit, plug-in.
+        always_on: number of units on for every example (affine on these data).
+        always_off: number of units off for every example (dead on these data).
+        unit_bits: plug-in estimate of c_i for every unit, in bits.
         marginal: Σ c_i with the Miller–Madow correction, in bits.
         joint: the joint entropy, or None.
-        dimension: of the features, or None.
+        dimension: dimension of the features, or None.
     """
 
     layer: str
@@ -72,7 +72,7 @@ class NetworkComplexity:
 
     @property
     def marginal(self) -> float | None:
-        """Sum of the layers' marginal complexities (not a chain over layers), bits."""
+        """Sum of the layers' marginal complexities, in bits."""
         return _sum(layer.marginal for layer in self.layers)
 
     @property
@@ -90,7 +90,7 @@ class NetworkComplexity:
         }
 
 
-# How each number is read off a layer.
+# The figures of a layer, and how to compute them.
 LAYER_NUMBERS: dict[str, Callable[[LayerComplexity], float | None]] = {
     "marginal": lambda layer: layer.marginal,
     "joint": lambda layer: layer.joint and layer.joint.bits,
@@ -115,7 +115,7 @@ def judge_layer(
         states: which units were on.
         joint: the joint entropy, if it was estimated.
         dimension: of the features, if they vary.
-        reason: why neither can be said (`too_few_examples`); empty if both can.
+        reason: why neither can be estimated (`too_few_examples`); empty if both can.
     """
     num_examples, num_units = states.shape
     bits, marginal = unit_entropies(states)
@@ -144,7 +144,7 @@ def judge_layer(
 
 
 def too_few_examples(num_examples: int, num_units: int) -> str:
-    """Why so few examples allow no statement, in words; empty if they are enough."""
+    """Why there are too few examples for an estimate; empty if there are enough."""
     if num_examples < MIN_EXAMPLES:
         return (
             f"{num_examples} examples are too few: at least {MIN_EXAMPLES} are needed"

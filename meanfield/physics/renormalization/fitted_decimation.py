@@ -2,10 +2,10 @@ r"""Fitted decimation: the best single layer for several layers of a trained net
 
     z = W' h + b' + noise of variance τ,     ĥ = φ(z)
 
-h is the state below the block and z the pre-activation at its end. W' and b' are least
-squares on half of the examples; everything said about the fit is measured on the other
-half. A block whose R² is low has no effective layer of this form, and its place in the
-flow means nothing: it is reported, with that verdict.
+h is the state below the block and z the pre-activation at its end. W' and b' are fitted
+by least squares on half of the examples; the quality of the fit is measured on the
+other half. A block whose R² is low has no effective layer of this form. It is reported
+with the verdict "poor", and its position in the flow has no meaning.
 
     R² = 1 − Σ |h_end − φ(W' h + b')|² / Σ |h_end − mean|²
 
@@ -37,7 +37,7 @@ class EffectiveLayer:
 
     Args:
         first: index of the block's first layer.
-        block: number of layers it stands for.
+        block: number of layers that it replaces.
         weight: W', (out, in).
         bias: b', (out,).
         weight_var: σ_w² = in · mean W'².
@@ -83,11 +83,11 @@ def fit_effective_layer(
         preactivations: z at its end.
         activation: φ of the network.
         key: a typed key for the split of the examples into two halves.
-        first: index of the block's first layer, for the record.
-        block: number of layers in it, for the record.
+        first: index of the block's first layer, copied to the result.
+        block: number of layers in the block, copied to the result.
 
     Raises:
-        ValueError: NaN, or fewer than 4 (in + 1) examples: half of them must hold two
+        ValueError: NaN, or fewer than 4 (in + 1) examples: half of them must be two
             for every coefficient of an output unit.
     """
     examples, inputs = states.shape
@@ -138,10 +138,11 @@ def decimate_network(
     key: PRNGKeyArray,
     block: int = 2,
 ) -> list[list[EffectiveLayer]]:
-    """Flow of a network under fitted decimation: level k has layers of block^k.
+    """Flow of a network under fitted decimation: at level k a layer replaces block^k.
 
-    Level 0 is the network itself. Each further level fits one effective layer to every
-    whole block, against the network's own states, until fewer than one block is left.
+    Level 0 is the network itself. Each further level fits one effective layer to the
+    network's states before and after every whole block, until fewer layers than one
+    block are left.
 
     Args:
         layers: (W, b) from input to output, W of shape (out, in), all followed by φ.
@@ -230,7 +231,7 @@ def redrawn_network(
 
 
 def _inverse_trace(states: np.ndarray) -> float:
-    """tr (XᵀX)⁺ of centred states, over directions that occur."""
+    """tr (XᵀX)⁺ of centred states X; ⁺ is the pseudo-inverse."""
     singular = np.linalg.svd(states - states.mean(axis=0), compute_uv=False)
     occurs = singular > 1e-12 * singular.max(initial=0.0)
     return float(np.sum(1 / np.square(singular[occurs])))

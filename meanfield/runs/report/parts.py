@@ -1,4 +1,4 @@
-"""What the sections of the page share."""
+"""Functions that the sections of the report share."""
 
 import shlex
 from pathlib import Path
@@ -22,10 +22,10 @@ def plot(run: Run, name: str, caption: str, alternative: str, command: str) -> s
 
 
 def picture(run: Run, path: Path, caption: str, alternative: str) -> str:
-    """A picture of this run; nothing if there is none or it shows another ensemble.
+    """A picture of this run; empty if there is none or it shows another ensemble.
 
     Raises:
-        ValueError: it is no PNG file, or too large for a page.
+        ValueError: the file is not a PNG file, or is too large for a page.
     """
     if not is_own(run, path):
         return ""
@@ -45,7 +45,7 @@ def picture(run: Run, path: Path, caption: str, alternative: str) -> str:
 
 
 def is_own(run: Run, path: Path) -> bool:
-    """Whether a file is there and lies in the run's folder itself, behind no link."""
+    """Whether a file exists in the run's folder itself, not behind a symbolic link."""
     inside = run.folder.resolve() / path.relative_to(run.folder)
     return path.is_file() and path.resolve() == inside
 
