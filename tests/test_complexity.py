@@ -230,7 +230,7 @@ def test_the_callback_measures_the_mean_network_when_its_turn_comes():
     assert plain["layers"]["layers/1"]["joint"][0] is None
     with pytest.raises(ValueError, match="`number` must be one of marginal"):
         trace.curve("layers/0", "size")
-    with pytest.raises(ValueError, match="`layer` must be one that was measured"):
+    with pytest.raises(ValueError, match="`layer` must be one of the measured layers"):
         trace.curve("layers/7", "marginal")
     with pytest.raises(ValueError, match="`every` must be at least 1"):
         ComplexityTrace(X, key=KEY, every=0)

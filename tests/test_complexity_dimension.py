@@ -113,7 +113,7 @@ def test_shuffling_removes_the_correlations_and_keeps_the_variances():
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (np.ones((20, 3)), "every feature is constant"),
+        (np.ones((20, 3)), "got only constant features"),
         (np.full((20, 3), np.nan), "must be finite; got NaN or infinity at .0, 0."),
         (np.random.default_rng(0).normal(size=(5, 9)), "at least as many .* 9; got 5"),
     ],

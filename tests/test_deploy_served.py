@@ -349,7 +349,7 @@ def test_the_numpy_runtime_reads_no_more_than_is_there(tmp_path):
     with zipfile.ZipFile(path, "w") as file, file.open("w.npy", "w") as part:
         np.lib.format.write_array_header_1_0(part, header)
         part.write(b"1234")
-    with pytest.raises(ValueError, match="its header promises 4,000,000,000,"):
+    with pytest.raises(ValueError, match="its header states 4,000,000,000,"):
         numpy_runtime.load(path)
     for content in (b"", b"PK\x03\x04", b"\x93NUMPY", b"pickle"):
         path.write_bytes(content)

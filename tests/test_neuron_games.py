@@ -396,7 +396,7 @@ def test_the_closed_form_is_the_mean_over_read_outs(regression, replacement):
 
 def test_a_layer_that_feeds_no_read_out_has_no_closed_form(dense):
     ensemble, x, _ = dense
-    with pytest.raises(ValueError, match="must feed one dense read-out"):
+    with pytest.raises(ValueError, match="must feed one dense output layer"):
         mf.neurons.readout_values(ensemble, "layers/0", (x, x[:, :2]))
 
 

@@ -8,7 +8,7 @@ r"""Confidence bounds on the mean of bounded differences, from independent examp
 |                              | examples of mean D̄ and variance V:                 |
 |                              | E D ≤ D̄ + √(2V ln(2/α)/n) + 7(b − a) ln(2/α)/3(n−1) |
 
-Both hold at any number of examples, whatever the distribution.
+Both hold for every number of examples and every distribution.
 
 References:
     Clopper & Pearson 1934, Biometrika 26:404. Maurer & Pontil 2009, COLT,
@@ -23,10 +23,12 @@ from scipy.stats import beta
 
 
 def largest_prob(count: int, num_examples: int, alpha: float) -> float:
-    """The largest probability under which so few successes are not rarer than α.
+    """Upper confidence bound at level 1 − α on a probability (Clopper and Pearson).
+
+    It is the largest p under which `count` successes or fewer have probability ≥ α.
 
     Args:
-        count: successes seen.
+        count: number of successes.
         num_examples: independent trials.
         alpha: in (0, 1).
 
@@ -41,7 +43,7 @@ def largest_prob(count: int, num_examples: int, alpha: float) -> float:
 
 
 def smallest_prob(count: int, num_examples: int, alpha: float) -> float:
-    """The smallest probability under which so many successes are not rarer than α."""
+    """Lower confidence bound at level 1 − α on a probability; see `largest_prob`."""
     return 1 - largest_prob(num_examples - count, num_examples, alpha)
 
 
@@ -52,13 +54,14 @@ def upper_bound(
     exact: bool,
     width: float = 2.0,
 ) -> float:
-    """A number that the expected difference exceeds with probability at most α.
+    """Upper confidence bound at level 1 − α on the expected difference.
 
     Args:
         differences: one for each example.
-        alpha: in (0, 1).
-        exact: the differences are −1, 0 or 1, for the exact bound.
-        width: b − a of the range that the differences lie in, for the other.
+        alpha: α in (0, 1).
+        exact: whether the differences are −1, 0 or 1 and the exact bound is used.
+        width: b − a, the width of the range of the differences, for the Bernstein
+            bound.
     """
     number = len(differences)
     if exact:
@@ -73,7 +76,7 @@ def upper_bound(
 def examples_needed(
     epsilon: float, alpha: float, *, exact: bool, width: float = 2.0
 ) -> int:
-    """The fewest examples that can bound the mean below ε: all differences are 0.
+    """The fewest examples that can bound the mean by ε, if all differences are 0.
 
     Args:
         epsilon: ε > 0.
@@ -94,7 +97,7 @@ def examples_needed(
 def smallest_epsilon(
     num_examples: int, alpha: float, *, exact: bool, width: float = 2.0
 ) -> float:
-    """The least ε that so many examples can certify."""
+    """The smallest ε that this many examples can certify, if all differences are 0."""
     if exact:
         return 1 - (alpha / 2) ** (1 / num_examples)
     return 7 * width * math.log(2 / alpha) / (3 * (num_examples - 1))

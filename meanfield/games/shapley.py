@@ -1,33 +1,34 @@
-r"""Shapley values of any cooperative game, with honest uncertainty.
+r"""Shapley values of any cooperative game, with standard errors and intervals.
 
     φ_i = Σ_{S ∌ i} |S|! (n − |S| − 1)! / n! · [v(S + i) − v(S)]
 
-A game is a function v from boolean rows (coalitions, players) to payoffs; nothing
-here knows what a player is. When the budget covers all 2^n coalitions they are
-enumerated, whatever the method. Otherwise:
+A game is any function v from a boolean array (coalitions, players) to payoffs. If the
+budget covers all 2^n coalitions, they are enumerated, whatever the method. Otherwise:
 
 | `method`       | idea                             | choose it                      |
 |----------------|----------------------------------|--------------------------------|
 | `"auto"`       | the surrogate up to 32 evalua-   | by default                     |
-|                | tions a player, then antithetic  |                                |
+|                | tions a player, else antithetic  |                                |
 | `"antithetic"` | orders of the players, each with | for intervals: unbiased, null  |
 |                | its reverse                      | players exactly 0, stops early |
 | `"stratified"` | every coalition informs every    | when the size of a coalition   |
 |                | player, size by size             | drives its payoff              |
 | `"kernel"`     | paired least squares             | for nearly additive games      |
-| `"leverage"`   | the same, all sizes drawn alike  | … with many players            |
+| `"leverage"`   | the same, all sizes drawn        | for nearly additive games      |
+|                | equally often                    | with many players              |
 | `"surrogate"`  | Gaussian process over coalitions | for the smallest error when    |
-|                |                                  | evaluations are dear           |
+|                |                                  | evaluations are expensive      |
 
-All evaluate complementary coalitions and sum to v(N) − v(∅). Permutations and least
-squares are exact for quadratic games. The intervals of all but the surrogate rest on
-the randomness of the draw alone. The surrogate's error is that of its prior, right over
-games like those it describes and wrong on a single game unlike them (an airport of a
-hundred players): it claims no coverage, and its intervals are the whole line.
+All methods evaluate pairs of complementary coalitions, and their values sum to
+v(N) − v(∅). Permutations and least squares are exact for quadratic games. The intervals
+of all methods but the surrogate assume nothing except that coalitions are drawn at
+random. The surrogate's error is that of its prior: correct on average over games drawn
+from this prior, and wrong for a single game unlike them (for example an airport game of
+a hundred players). So the surrogate claims no coverage: its intervals are (−∞, ∞).
 
-A game that offers `sweep(orders)`, all n + 1 payoffs along each order at once, as
-`meanfield.NeuronGame` does, is played in orders whatever the budget; one that offers
-`null_players()` has those left out of the orders, and they get exactly 0.
+If a game has a method `sweep(orders)`, which returns all n + 1 payoffs along each order
+at once, as `meanfield.NeuronGame` does, orders are used whatever the budget. If it has
+`null_players()`, these are left out of the orders and get exactly 0.
 
 References:
     Shapley 1953. Castro, Gómez & Tejada 2009, Computers & OR 36:1726 (permutations).
@@ -60,8 +61,8 @@ from .intervals import exact_estimate
 Method = Literal[
     "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"
 ]
-# Up to here the surrogate has by far the smallest error, and antithetic pairs are too
-# few to tell theirs.
+# Up to this many evaluations per player the surrogate has by far the smallest error,
+# and antithetic pairs are too few to estimate their own.
 SURROGATE_PER_PLAYER = 32
 
 
@@ -83,23 +84,23 @@ def shapley_values(
 
     Args:
         value_fn: v, from a boolean NumPy array (coalitions, players) to one payoff per
-            row, in NumPy or JAX (a jitted function sees few different shapes). It must
-            be deterministic. A `shapiq` game is one.
-        num_players: n ≥ 2; the game is asked for its own `num_players` if not given.
+            row, in NumPy or JAX (a jitted function is called with few different
+            shapes). It must be deterministic. A `shapiq` game can be passed too.
+        num_players: n ≥ 2; by default the game's own `num_players`.
         key: a `jax.random.key`; not needed when all coalitions are evaluated. The same
             key gives the same result, for any `chunk_size`.
         budget: at most this many evaluations, ∅ and N included. Default: 64 a player,
             or 2^n if that is fewer (all of them for ``method="exact"``). A budget of
             2^n or more (n ≤ 20) is spent on exact values.
         method: see the table at the top of the module. "auto" takes the antithetic
-            method with a `tolerance` too. The surrogate spends at most 8194
-            evaluations; what the budget has beyond stays unspent.
-        level: probability that all intervals hold at once.
+            method if there is a `tolerance`. The surrogate makes at most 8194
+            evaluations, even if the budget allows more.
+        level: probability that all intervals cover their values at once.
         tolerance: stop as soon as every half-width is at most `tolerance` times
-            |v(N) − v(∅)|. Looks after 16, 32, 64, … pairs; look s spends α/2^s of
-            α = 1 − `level`, so that the intervals keep their level. For the
-            antithetic method.
-        chunk_size: coalitions handed to `value_fn` at once.
+            |v(N) − v(∅)|. This is checked after 16, 32, 64, … pairs; check s uses
+            α/2^s of α = 1 − `level`, so that the intervals keep their level. Only for
+            the antithetic method.
+        chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 
     Returns:
@@ -109,7 +110,7 @@ def shapley_values(
         ValueError: fewer than two players; a budget below the method's minimum (the
             message states it); payoffs of the wrong shape or not finite (the message
             names the coalition); a `tolerance` for a method that cannot stop early.
-        TypeError: `value_fn` is no function, or `key` no typed key.
+        TypeError: `value_fn` is not a function, or `key` is not a typed key.
 
     Example:
         >>> import jax, meanfield as mf
@@ -204,8 +205,8 @@ def _check_tolerance(tolerance: float | None, method: str) -> None:
     sampling.check_tolerance(tolerance)
     require(
         tolerance is None or method in ("antithetic", "exact"),
-        f'`tolerance` needs method="antithetic", whose replicates can be looked at '
-        f"while they come; got method={method!r}. Leave `tolerance` out.",
+        '`tolerance` needs method="antithetic", which can stop early; got '
+        f"method={method!r}. Leave `tolerance` out.",
     )
 
 
@@ -225,7 +226,7 @@ def _antithetic(
     empty, grand = evaluate.ends()
     live = np.flatnonzero(~evaluate.null_players())
     if len(live) < 2:
-        # Alone, a player gets all there is to get.
+        # The only player that is not null gets all of v(N) − v(∅).
         values = np.zeros(evaluate.num_players)
         values[live] = grand - empty
         estimate = exact_estimate(values, np.array([empty, grand]), level)

@@ -1,12 +1,12 @@
-"""The numbers that an optimizer moves, and how they stand for (π, m, Ξ).
+"""The parameters that an optimizer updates, and how they represent (π, m, Ξ).
 
-`Projected` is the published way: the optimizer moves π, m and Ξ themselves, and every
-step ends with the projection
+`Projected` is the published method: the optimizer updates π, m and Ξ themselves, and
+every step ends with the projection
 
     π ← clip(π, 0, 1),     Ξ ← max(Ξ, Ξ_min),
 
-which creates exact zeros and ones. `Unconstrained` moves logit π, m and ln √Ξ, which
-can take any value: smooth, and never exactly certain.
+which creates exact zeros and ones. `Unconstrained` updates logit π, m and ln √Ξ, which
+can take any value; π is then never exactly 0 or 1.
 
 Source: Li & Huang 2020, arXiv:2001.03354.
 """
@@ -26,15 +26,15 @@ from meanfield.trees import named_leaves
 
 
 class AbstractParametrization(eqx.Module):
-    """How (π, m, Ξ) are written in numbers that an optimizer moves."""
+    """How parameters that an optimizer updates represent (π, m, Ξ)."""
 
     @abc.abstractmethod
     def encode(self, weight: SpikeSlab) -> Any:
-        """Numbers for the optimizer."""
+        """The optimizer's parameters for a weight."""
 
     @abc.abstractmethod
     def decode(self, numbers: Any) -> SpikeSlab:
-        """The weights that the numbers stand for."""
+        """The weights that the optimizer's parameters represent."""
 
     @abc.abstractmethod
     def kl(self, numbers: Any, prior: Any) -> Float[Array, "..."]:
@@ -42,15 +42,15 @@ class AbstractParametrization(eqx.Module):
 
     @abc.abstractmethod
     def project(self, numbers: Any) -> Any:
-        """The numbers after a step, back inside their range."""
+        """The parameters after a step, projected to their range."""
 
 
 class Projected(AbstractParametrization):
     r"""π, m and Ξ themselves, projected after every step; exact zeros and ones occur.
 
     Args:
-        smallest_var: Ξ_min ≥ 0, the floor of the slab variance. 0 is as published. A
-            positive floor keeps a KL term finite.
+        smallest_var: Ξ_min ≥ 0, the smallest slab variance; 0 as published. A positive
+            value keeps a KL term finite.
     """
 
     smallest_var: float = eqx.field(static=True, default=0.0)
@@ -94,9 +94,9 @@ class Unconstrained(AbstractParametrization):
     r"""logit π, m and ln √Ξ: no projection, no exact zeros or ones.
 
     Args:
-        smallest_prob: a start with π outside [smallest_prob, 1 − smallest_prob] is
-            moved to that edge, because certainty has no finite logit.
-        smallest_scale: likewise a start with √Ξ below it.
+        smallest_prob: an initial π is clipped to [smallest_prob, 1 − smallest_prob],
+            because 0 and 1 have no finite logit.
+        smallest_scale: an initial √Ξ below this is set to it.
     """
 
     smallest_prob: float = eqx.field(static=True, default=0.01)
@@ -113,7 +113,7 @@ class Unconstrained(AbstractParametrization):
         )
 
     def encode(self, weight: SpikeSlab) -> _Numbers:
-        """Logit and logarithm, moved off certainty."""
+        """Logit and logarithm, after π and √Ξ are clipped."""
         edge, dtype = self.smallest_prob, weight.dtype
         wide = jnp.promote_types(dtype, jnp.float32)
         prob = jnp.clip(weight.spike_prob.astype(wide), edge, 1 - edge)
@@ -131,15 +131,15 @@ class Unconstrained(AbstractParametrization):
         )
 
     def kl(self, numbers: _Numbers, prior: Any) -> Float[Array, "..."]:
-        r"""The divergence in the numbers themselves, where logarithms are at hand.
+        r"""The KL divergence in terms of ℓ = logit π and λ = ln √Ξ.
 
-        With ℓ = logit π, λ = ln √Ξ and n connections that share a spike
+        With n connections that share a spike
 
             KL = [ −H(π) − π ln π₀ − (1 − π) ln(1 − π₀) ] / n
                  + (1 − π) ½ [ (Ξ + m²)/s² − 1 − 2λ + 2 ln s ]
 
-        where −H(π) = ln P − (1 − P) |ℓ|, P = max(π, 1 − π), takes the only logarithm
-        of a weight, and its slope π (1 − π) ℓ takes none.
+        where −H(π) = ln P − (1 − P) |ℓ|, P = max(π, 1 − π). That is the only logarithm
+        to compute; the derivative of −H with respect to ℓ, π (1 − π) ℓ, needs none.
         """
         if isinstance(prior, SpikeSlab):
             return self.decode(numbers).kl(prior)
@@ -188,7 +188,7 @@ def _is_numbers(node: Any) -> bool:
 
 
 def encode_all(parametrization: AbstractParametrization, params: Any) -> Any:
-    """A tree of parameters with its `SpikeSlab`s written for the optimizer."""
+    """A tree of parameters with every `SpikeSlab` encoded for the optimizer."""
     return jax.tree.map(
         lambda leaf: parametrization.encode(leaf) if is_spike_slab(leaf) else leaf,
         params,
@@ -197,7 +197,7 @@ def encode_all(parametrization: AbstractParametrization, params: Any) -> Any:
 
 
 def decode_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
-    """The tree of parameters that the optimizer's numbers stand for."""
+    """The tree of parameters that the optimizer's parameters represent."""
     return jax.tree.map(
         lambda leaf: parametrization.decode(leaf) if _is_numbers(leaf) else leaf,
         numbers,
@@ -206,7 +206,7 @@ def decode_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
 
 
 def project_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
-    """The optimizer's numbers back inside their range."""
+    """The optimizer's parameters, projected to their range."""
     return jax.tree.map(
         lambda leaf: parametrization.project(leaf) if _is_numbers(leaf) else leaf,
         numbers,
@@ -217,6 +217,6 @@ def project_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
 def divergence_of(
     parametrization: AbstractParametrization, numbers: Any
 ) -> Callable[[str, Any], Array]:
-    """From a weight's path name and prior to its KL, in the optimizer's numbers."""
+    """A function from a weight's path name and prior to its KL divergence."""
     named = named_leaves(numbers, _is_numbers)
     return lambda name, prior: parametrization.kl(named[name], prior)

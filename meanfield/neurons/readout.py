@@ -1,16 +1,17 @@
-r"""Shapley values in closed form: a squared error and a linear read-out.
+r"""Shapley values in closed form for a squared error and a linear output layer.
 
 Units h_j feed outputs ŷ = b + Σ_j w_j h_j with independent random weights w_jc (mean w̄,
 variance V); a unit outside the coalition is held at μ_j. The payoff −⟨‖y − ŷ‖²⟩ / C is
-then a quadratic function of who plays, exact for any number of units. With
+then a quadratic function of the coalition, exact for any number of units. With
 D_j = h_j − μ_j, R = y − b and averages ⟨⟩ over examples,
 
     G = ⟨D Dᵀ⟩        K_jk = w̄_j · w̄_k + δ_jk Σ_c V_jc
     a_j = 2⟨(R · w̄_j) D_j⟩ − 2⟨D_j⟩(K μ)_j − G_jj K_jj
     J_jk = −2 G_jk K_jk (j ≠ k)          φ_j = (a_j + ½ Σ_{k≠j} J_jk) / C
 
-The values are those of E_q[v], the mean over the posterior of the read-out, and by
-linearity the posterior mean of the values. The layers below are taken at their means.
+The values are those of E_q[v], the mean over the posterior of the output layer; by
+linearity they are also the posterior mean of the values. The layers below have their
+mean weights.
 """
 
 from typing import Any
@@ -42,7 +43,7 @@ def readout_values(
     *,
     replacement: str = "mean",
 ) -> Float[np.ndarray, " players"]:
-    r"""Exact Shapley values of the units below a linear read-out, for −MSE.
+    r"""Exact Shapley values of the units below a linear output layer, for −MSE.
 
         φ_j = (a_j + ½ Σ_{k≠j} J_jk) / C,    payoff −⟨‖y − ŷ‖²⟩ / C, C outputs
 
@@ -53,11 +54,11 @@ def readout_values(
         replacement: "mean" activation or "zero" for units outside.
 
     Returns:
-        φ under the posterior of the read-out weights, without sampling. With weights
-        that are certain they are those of ``NeuronGame(..., payoff="mse")``.
+        φ under the posterior of the output weights, without sampling. If these weights
+        are certain, φ are the values of ``NeuronGame(..., payoff="mse")``.
 
     Raises:
-        ValueError: something else than one dense read-out lies behind the layer.
+        ValueError: the layer is followed by anything but one dense output layer.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -68,7 +69,8 @@ def readout_values(
         (4,)
 
     References:
-        The closed form is ours; it follows from the values of a quadratic game.
+        The closed form is this project's; it follows from the values of a quadratic
+        game.
     """
     x, y = array_pair(data)
     require(
@@ -123,14 +125,14 @@ def _readout(program: Program, layer: str) -> tuple[UnitRead, int, int]:
         )
     require(
         plain,
-        f"`layer` {layer!r} must feed one dense read-out with nothing but a bias after "
-        "it; use NeuronGame with shapley_values for other layers.",
+        f"`layer` must feed one dense output layer followed by nothing but a bias; got "
+        f"{layer!r}, which does not. Use NeuronGame with shapley_values.",
     )
     return reads[0], *reads[0].products[0]
 
 
 def _weights(program, ensemble, values, number, side, read) -> tuple[Any, Any]:
-    """Mean and variance of the read-out, (units, outputs)."""
+    """Mean and variance of the output weights, (units, outputs)."""
     step = program.steps[number]
     axis = weight_axis(step, side, read.axis)
     item = step.inputs[1 - side]

@@ -1,9 +1,8 @@
-r"""Units that are silent: their incoming connections and biases are cut.
+r"""Silent units: units without incoming connections and bias.
 
-A silent unit sends what its activation gives at 0 (0 for ReLU, tanh, GELU, SiLU), the
-same for every input. It hears nothing, so that a unit outside a coalition is really
-absent from the network: its incoming weights are absent for certain (π = 1), and
-`meanfield.deploy.shrink` removes it.
+The pre-activation of a silent unit is 0, so its output is the same for every input: 0
+for ReLU, tanh, GELU and SiLU. A unit outside a coalition is thus really absent from the
+network: its incoming weights have π = 1, and `meanfield.deploy.shrink` removes it.
 """
 
 from collections.abc import Mapping
@@ -34,14 +33,14 @@ def silence(
 
     Args:
         ensemble: a network and its weights.
-        masks: for a layer, the units that act.
-        sources: for a layer, the parameters that feed its units.
-        forget: whether the slabs of what is cut become 0 as well. Otherwise they wait
-            for the unit to come back.
+        masks: by layer, the units that stay active.
+        sources: by layer, the parameters that feed its units.
+        forget: whether the slabs of the removed weights are set to 0 too. Otherwise
+            they are kept, so that the unit can be made active again.
     """
     cuts: dict[str, list[tuple[int, Any]]] = {}
     for layer, mask in masks.items():
-        # The last entry, number −1, stands for what belongs to no unit.
+        # The last entry, index −1, stands for parameters that belong to no unit.
         acting = jnp.append(jnp.asarray(mask), True)
         for name, source in sources[layer].items():
             cuts.setdefault(name, []).append(
@@ -93,10 +92,11 @@ def activations(
 def check_silent(
     ensemble: Ensemble, program: Program, units: Units, layer: str, x: Any
 ) -> None:
-    """Refuse a layer whose units still say something when they are silenced.
+    """Raise if silenced units of a layer still depend on the input.
 
     Raises:
-        ValueError: the silenced units vary from example to example, or are not finite.
+        ValueError: the outputs of silenced units vary between examples, or are not
+            finite.
     """
     nothing = {layer: np.zeros(units.size, bool)}
     silent = silence(ensemble, nothing, {layer: units.sources})
@@ -104,7 +104,7 @@ def check_silent(
     constant = np.isfinite(value).all() and (value == value[:1, :1]).all()
     require(
         bool(constant),
-        f"the units of layer {layer!r} cannot be silenced: with their own weights and "
-        "biases cut they still depend on the input (something else is added to them, "
-        "or divides by a parameter). Leave that layer out of `layers`.",
+        f"the units of layer {layer!r} cannot be silenced: without their own weights "
+        "and biases they still depend on the input (another value is added to them, or "
+        "they are divided by a parameter). Leave that layer out of `layers`.",
     )

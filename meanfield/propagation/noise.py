@@ -1,16 +1,16 @@
-"""Standard normal noise at the speed of a training step.
+"""Standard normal noise that is fast enough for a training step.
 
-`jax.random.normal` is exact and slow: on two CPU cores it costs as much as a third of a
-small network's whole step. A draw here is a counter hashed with the two words of the
-key, made normal by a ratio of polynomials:
+`jax.random.normal` is exact and slow: on two CPU cores it takes a third as long as the
+whole training step of a small network. Here a counter is hashed with the two words of
+the key, and the result is made normal by a ratio of polynomials:
 
     u = uniform on (−1, 1) in steps of 2⁻²³,   w = −log₂(1 − u²),   ε = u P₃(w) / Q₃(w)
 
-P₃/Q₃ is the least-maximum fit to √2 erf⁻¹(u)/u: ε is off by less than 1e-4 everywhere,
-and reaches ±5.4. Equal keys give equal noise on every platform and sharding.
+P₃/Q₃ is the minimax fit to √2 erf⁻¹(u)/u. The error of ε is below 1e-4 everywhere, and
+the largest |ε| is 5.4. Equal keys give equal noise on every platform and sharding.
 
-The division comes last on purpose: XLA computes a cheap operation again for every
-reader, and a division once. Noise is read four times a step.
+The division comes last on purpose: XLA computes a cheap operation again for every use
+of its result, but a division only once. Noise is used four times in a step.
 """
 
 import math
@@ -29,10 +29,10 @@ DENOMINATOR = (1.0, 0.055996795, 0.01325215, 0.00013187334)
 
 
 def fold_in(key: PRNGKeyArray, number: Any) -> PRNGKeyArray:
-    """A key of its own for every number, at the price of a few multiplications."""
+    """A different key for every number, from a few multiplications."""
     words = _words(key)
     carry = (jnp.asarray(number).astype(jnp.uint32) + 1) * jnp.uint32(GOLDEN_RATIO)
-    # In the second round every word has seen all the others.
+    # After the second round every word depends on all the others.
     for _ in range(2):
         mixed = []
         for word in words:
@@ -75,7 +75,7 @@ def _words(key: PRNGKeyArray) -> list[Array]:
 def _hash(key: PRNGKeyArray, size: int) -> Array:
     words = _words(key)
     first, second = words[:2]
-    # The halves of an `rbg` key repeat one another: xor alone would cancel them.
+    # The two halves of an `rbg` key are equal, so xor alone would cancel them.
     for more, yet_more in zip(words[2::2], words[3::2], strict=True):
         first, second = _mix(first) ^ more, _mix(second) ^ yet_more
     # Zero is a fixed point of the mix, so the counter starts at one.
@@ -84,7 +84,7 @@ def _hash(key: PRNGKeyArray, size: int) -> Array:
 
 
 def _mix(x: Array) -> Array:
-    """A bijection of 32-bit words in which every input bit moves every output bit."""
+    """A bijection of 32-bit words: every output bit depends on every input bit."""
     x = (x ^ (x >> 16)) * jnp.uint32(MIX[0])
     x = (x ^ (x >> 15)) * jnp.uint32(MIX[1])
     return x ^ (x >> 16)

@@ -1,7 +1,7 @@
-"""The JSON files of a run folder: written whole, sealed, and checked when read.
+"""The JSON files of a run folder: written whole, with checksums checked when read.
 
-A file that was made from an ensemble carries that ensemble's seal, so that it is never
-taken for one of another, and a checksum of its own, so that no change goes unnoticed.
+A file made from an ensemble holds a "seal": the ensemble's own seal, which tells it
+from files of other ensembles, and the sha256 of its contents, which reveals any change.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ def read_json(path: Path, remedy: str, check: Check) -> Any:
 
     Args:
         path: the file.
-        remedy: what to do if it is damaged, as a sentence.
-        check: what it may hold.
+        remedy: what to do if the file is damaged, as a sentence.
+        check: raises if the contents are not valid.
 
     Raises:
-        ValueError: it is no JSON, too large, or holds what it may not.
+        ValueError: the file is not JSON, too large, or not valid.
     """
     size = path.stat().st_size
     require(
@@ -56,7 +56,7 @@ def read_json(path: Path, remedy: str, check: Check) -> Any:
 
 
 def write_sealed(path: Path, content: dict[str, Any], ensemble: str) -> None:
-    """Write what was made from an ensemble.
+    """Write a JSON file that was made from an ensemble, with a seal.
 
     Args:
         path: the file.
@@ -71,17 +71,17 @@ def write_sealed(path: Path, content: dict[str, Any], ensemble: str) -> None:
 def read_sealed(
     path: Path, remedy: str, check: Check, ensemble: str, *, bare: bool
 ) -> dict[str, Any] | None:
-    """What was made from an ensemble; None if there is none, or of another ensemble.
+    """Contents of a sealed file; None if it does not exist or is of another ensemble.
 
     Args:
         path: the file.
-        remedy: what to do if it is damaged, as a sentence.
-        check: what it may hold.
+        remedy: what to do if the file is damaged, as a sentence.
+        check: raises if the contents are not valid.
         ensemble: the seal of the ensemble that it must have been made from.
-        bare: whether a file without a seal will do, as earlier versions wrote it.
+        bare: whether to accept a file without a seal, as earlier versions wrote it.
 
     Raises:
-        ValueError: it was changed since it was written.
+        ValueError: the file was changed since it was written.
     """
     if not path.is_file():
         return None
@@ -105,4 +105,4 @@ def _digest(name: str, ensemble: Any, content: dict[str, Any]) -> str:
 
 
 def _nothing(constant: str) -> None:
-    """NaN and the infinities are no numbers of JSON; an earlier version wrote them."""
+    """None for NaN and infinity, which are not JSON; an earlier version wrote them."""

@@ -16,9 +16,9 @@ FORMAT = 1
 
 
 def load(path):
-    """Read a network; a function from a batch to its outputs.
+    """Read a network: returns a function from a batch to its outputs.
 
-    Nothing is read that takes more memory than its part of the file.
+    A file is refused if its arrays would need more memory than they take on disk.
     """
     try:
         with open(path, "rb") as stream:
@@ -31,8 +31,10 @@ def load(path):
             file.close()
     except OSError:
         raise
-    except Exception as error:  # The readers of zip files raise a dozen types.
-        raise ValueError(f"{path} is not a whole network: {error!r}.") from error
+    except Exception as error:  # Reading a damaged zip file raises a dozen types.
+        raise ValueError(
+            f"{path} is not a whole network: {error!r}. Restore it from a copy."
+        ) from error
     if new:
         raise ValueError(
             f"{path} has format {program['format']}; this runtime reads up to "
@@ -52,7 +54,7 @@ def load(path):
 
 
 def check_sizes(parts):
-    """Refuse compressed parts, and headers that promise more than is there."""
+    """Raise for compressed arrays and for headers that state a wrong size."""
     for part in parts.infolist():
         with parts.open(part) as stream:
             version, _ = np.lib.format.read_magic(stream)
@@ -62,12 +64,12 @@ def check_sizes(parts):
             if part.compress_type or size != part.file_size:
                 raise ValueError(
                     f"{part.filename} is compressed or has {part.file_size:,} bytes, "
-                    f"and its header promises {size:,}"
+                    f"and its header states {size:,}"
                 )
 
 
 def run(steps, values, batch):
-    """Carry out the steps; `values` maps the number of a value to its array."""
+    """Execute the steps; `values` maps the number of a value to its array."""
     for step in steps:
         read = [values[i] for i in step["in"]]
         if step["op"] == "scan":
@@ -151,7 +153,7 @@ def pool(x, kind, sizes, strides, padding, dilation):
 
 
 def take(table, indices, axis, column, keep):
-    """Entries of a table along an axis; an index beyond it means its last entry."""
+    """Entries of a table along an axis; an index past the end means the last entry."""
     indices = np.clip(indices[..., column], 0, table.shape[axis] - 1)
     found = np.moveaxis(table, axis, 0)[indices]
     return np.expand_dims(found, indices.ndim + axis) if keep else found

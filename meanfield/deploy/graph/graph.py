@@ -1,7 +1,7 @@
 """A network as a short list of portable operations.
 
-The operations are those of `numpy_runtime`, whichever framework the network came from.
-Shrinking, ONNX and the NumPy runtime all read this one description.
+The operations are those of `numpy_runtime`, whatever framework the network is written
+in. Shrinking, the ONNX export and the NumPy export all start from this description.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
-    """One array in the program; its sizes are numbers, or "batch", or -1 (derived)."""
+    """One array in the program; a size is a number, "batch", or -1 (inferred)."""
 
     shape: tuple[Any, ...]
     dtype: np.dtype
@@ -22,7 +22,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Body:
-    """What a loop does in each step; it also reads values from outside."""
+    """The operations of one step of a loop, which may read values from outside it."""
 
     inputs: tuple[Value, ...]
     nodes: tuple["Node", ...]
@@ -48,7 +48,7 @@ class Node:
     def loop(self) -> Body:
         """The body of a loop."""
         if self.body is None:
-            raise TypeError(f"the operation `{self.op}` is no loop")
+            raise TypeError(f"the operation `{self.op}` is not a loop")
         return self.body
 
 
@@ -56,8 +56,9 @@ class Node:
 class Graph:
     """A network from its arrays and a batch to its outputs.
 
-    `constants` holds every value known without the batch: the arrays, and what nodes
-    compute from them. Those nodes stay, for whoever follows the arrays through.
+    `constants` holds every value known without the batch: the arrays, and the results
+    of nodes that depend on the arrays alone. These nodes are kept in `nodes`, because
+    shrinking follows the arrays through them.
     """
 
     arrays: dict[str, Value]
@@ -73,7 +74,7 @@ class Graph:
 
 
 def needed(nodes: Sequence[Node], wanted: set[Value]) -> tuple[Node, ...]:
-    """The nodes whose results somebody reads."""
+    """The nodes on whose results the wanted values depend."""
     kept = []
     for node in reversed(nodes):
         if wanted.isdisjoint(node.outputs):
@@ -84,7 +85,7 @@ def needed(nodes: Sequence[Node], wanted: set[Value]) -> tuple[Node, ...]:
 
 
 def reads_of(node: Node) -> set[Value]:
-    """Every value a node reads, a loop's reads from outside included."""
+    """Every value that a node reads, including values a loop reads from outside."""
     reads = set(node.inputs)
     if node.body is not None:
         reads.update(node.body.outputs, *map(reads_of, node.body.nodes))

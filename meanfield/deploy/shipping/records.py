@@ -21,8 +21,8 @@ from .manifest import file_hash
 from .scores import score, score_average
 from .subnetworks import Subnetwork
 
-# Inputs on which every file is compared with its network, and on which the ranges of
-# 8-bit files are measured: as many as fit, because archives keep both.
+# Most inputs on which every file is compared with its network, and on which the ranges
+# of 8-bit files are measured. Archives store both, so their size is limited too.
 _MOST_EXAMPLES, _MOST_BYTES = 256, 2**20
 _FEWEST_EXAMPLES = 8
 
@@ -35,13 +35,13 @@ class Data:
         x: test inputs.
         y: test targets.
         calibration: inputs for the means of units outside a coalition.
-        validation: inputs and targets for the choice, or None.
-        format: of the files.
+        validation: inputs and targets to choose the best network by, or None.
+        format: format of the files.
         likelihood: from outputs to a distribution.
-        dtype: of an archive's numbers.
-        allow_constant: whether a network that shrinks to nothing may ship.
+        dtype: type of the numbers in an archive.
+        allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks.
-        source: what the caller said of their origin.
+        source: the caller's description of where the networks come from.
     """
 
     x: np.ndarray
@@ -80,9 +80,9 @@ class Written:
 
     Attributes:
         shrunk: the network in it.
-        entry: what the card says of it.
-        predict: its runtime.
-        outputs: what it gives for the test inputs.
+        entry: its entry on the model card.
+        predict: the function that runs the file.
+        outputs: its outputs for the test inputs.
     """
 
     shrunk: Shrunk
@@ -99,7 +99,7 @@ def write_one(
     Args:
         path: the file.
         subnetwork: as it was drawn.
-        data: what all files need.
+        data: the arguments that all files share.
         codes: labels of the connections, for an archive.
     """
     network = as_network(subnetwork.model)
@@ -116,7 +116,7 @@ def write_one(
         "key_impl": subnetwork.key_impl,
         "mask_hash": subnetwork.mask_hash,
     }
-    # A network has no likelihood; its outputs have one of their shape.
+    # The link to probabilities depends on the likelihood and the shape of the outputs.
     outputs = network(data.probe[:1])
     done = export(
         shrunk,
@@ -156,7 +156,7 @@ def write_one(
 def write_together(
     path: Path, written: Sequence[Written], data: Data
 ) -> dict[str, Any]:
-    """Write all networks in one ONNX file; what the card says of it."""
+    """Write all networks to one ONNX file, and return its entry on the model card."""
     outputs = [one.outputs for one in written]
     link = link_of(data.likelihood, outputs[0])
     members = [one.shrunk for one in written]
@@ -175,13 +175,13 @@ def write_together(
 
 
 def _before(network: Network, data: Data) -> dict[str, Any]:
-    """The masked network as it was drawn, in the same runtime; its file is dropped."""
+    """Measure the network before shrinking, in the same runtime; keep no file."""
     plain = "onnx" if data.format == "onnx-int8" else data.format
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"whole{SUFFIXES[plain]}")
         size = export(network, path, probe=data.probe, format=plain).bytes
         if plain == "safetensors":
-            # The file everyone has: whole arrays, no masks.
+            # The usual file holds whole arrays and no masks.
             size = sum(np.asarray(a).nbytes for a in network.arrays.values())
         predict = load_predictor(path, plain, like=network)
         return {

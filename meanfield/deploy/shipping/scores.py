@@ -1,4 +1,4 @@
-"""How good one network, or the average of K, is on data."""
+"""Scores on data of one network, or of the average prediction of K networks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +63,7 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
 
 
 def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
-    """The class that a network chooses for each example; None for real targets."""
+    """The class that a network predicts for each example; None for real targets."""
     distribution = output_distribution(likelihood, jnp.asarray(outputs))
     if not has_labels(distribution):
         return None
@@ -73,8 +73,8 @@ def choices(outputs: Any, likelihood: Any) -> np.ndarray | None:
 
 
 def payoff(scores: dict[str, Any]) -> float:
-    """What validation maximises: accuracy for classes, else −NLL.
+    """The score that is maximised on validation data: accuracy for classes, else −NLL.
 
-    The NLL weighs every target by its noise, whatever units they are in.
+    The NLL weights every target by its noise, so the targets' units do not matter.
     """
     return scores["accuracy"] if "accuracy" in scores else -scores["nll"]

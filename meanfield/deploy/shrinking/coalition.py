@@ -1,8 +1,8 @@
-"""Units outside the strong coalitions, held at their mean activation.
+"""Replace units outside the strong coalitions by their mean activation.
 
-The value of a unit is what the next layer reads: after the activation (and pooling)
-that follows it. Its mean is over examples, and over time and space where the next layer
-sums over neither.
+The activation is the value that the next layer reads, after the nonlinearity and any
+pooling. The mean is over examples, and also over time and space if the next layer does
+not sum over these.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ _CHUNK = 256
 
 @dataclasses.dataclass(frozen=True)
 class CoalitionFold:
-    """What is held at which mean.
+    """The units outside the coalitions and their mean activations.
 
     Args:
         labels: labels of the units outside.
         means: for each link, the mean of its signal for each contracted index.
-        patches: the same for `evaluate`.
+        patches: the units outside and the means, as `evaluate` takes them.
     """
 
     labels: np.ndarray
@@ -41,15 +41,16 @@ class CoalitionFold:
 def coalition_fold(
     units: TiedUnits, coalition: Mapping[str, Any], data: Any
 ) -> CoalitionFold:
-    """Find the units outside and the means they are held at.
+    """Find the units outside the coalitions and their mean activations.
 
     Args:
         units: the units of a graph.
-        coalition: for a layer, which of its output units belong (boolean).
-        data: a batch for the means.
+        coalition: by layer, a boolean mask of the output units in the coalition.
+        data: a batch to average the activations over.
 
     Raises:
-        ValueError: a name is no layer with output units, or a mask has a wrong length.
+        ValueError: a name is not that of a layer with output units, or a mask has the
+            wrong length.
     """
     labels = [_outside(units, layer, mask) for layer, mask in coalition.items()]
     outside = np.concatenate(labels)
@@ -72,11 +73,11 @@ def coalition_fold(
 
 
 def _outside(units: TiedUnits, layer: str, mask: Any) -> np.ndarray:
-    """Labels of the output units of a layer that do not belong."""
+    """Labels of a layer's output units that are not in the coalition."""
     links = links_from(units, layer)
     require(
         bool(links),
-        f"`coalition` names {layer!r}, which is no layer with weights of this network. "
+        f"`coalition` must name layers with weights of this network; got {layer!r}. "
         "Use a parameter path without its last name, such as 'layers/0'.",
     )
     labels = np.concatenate(

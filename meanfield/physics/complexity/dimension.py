@@ -1,10 +1,10 @@
-r"""Effective dimension of a cloud of features, from its principal components.
+r"""Effective dimension of a set of features, from its principal components.
 
     p_k = λ_k / Σ λ      D = exp(−Σ p_k ln p_k)      PR = 1/Σ p_k²      1 ≤ PR ≤ D
 
-with λ the eigenvalues of the covariance. Both are biased low by few examples: N iid
+with λ the eigenvalues of the covariance. With few examples both are biased low: N iid
 Gaussian examples in d dimensions give D ≈ d exp(−d/2N) and PR ≈ d/(1 + d/N), although
-every direction counts the same. Those nulls belong beside every measured value.
+all d directions have the same variance. Compare every measured value with these nulls.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, PRNGKeyArray
 from meanfield.checks import first_bad, require
 from meanfield.keys import numpy_generator
 
-# Examples a dimension below which the bias is no longer small (5 % of D).
+# Examples per dimension below which the bias exceeds 5 % of D.
 ENOUGH = 10
 
 
@@ -25,16 +25,16 @@ class EffectiveDimension:
     """Effective dimension and participation ratio with errors and nulls.
 
     Args:
-        dimension: exp of the entropy of the spectrum, D.
-        dimension_error: its standard error over examples (delta method; on the safe
-            side, up to 1.7 times, where all directions count the same).
-        dimension_null: d exp(−d/2N), the same for independent Gaussian features.
-        dimension_shuffled: mean D with every feature shuffled over the examples by
-            itself: the features' own variances without their correlations.
-        participation: 1/Σ p², PR.
-        participation_error: its standard error.
-        participation_null: d/(1 + d/N).
-        participation_shuffled: as for D.
+        dimension: D, the exponential of the entropy of the spectrum.
+        dimension_error: standard error of D over examples (delta method; up to 1.7
+            times too large where all directions have the same variance).
+        dimension_null: d exp(−d/2N), D of independent Gaussian features.
+        dimension_shuffled: mean D after each feature is shuffled over the examples
+            independently, which keeps the variances and removes the correlations.
+        participation: PR = 1/Σ p².
+        participation_error: standard error of PR.
+        participation_null: d/(1 + d/N), PR of independent Gaussian features.
+        participation_shuffled: mean PR after the same shuffling.
         num_features: d, the features that vary at all.
         num_examples: N.
         enough: whether N ≥ 10 d, so that the bias of D stays below 5 %.
@@ -60,7 +60,7 @@ class EffectiveDimension:
 def isotropic_dimension(num_features: int, num_examples: int) -> float:
     """D of N iid Gaussian examples in d ≤ N dimensions: d exp(−d/2N).
 
-    From the Marchenko–Pastur law, for which ∫ λ ln λ = d/2N.
+    From the Marchenko–Pastur distribution, for which E[λ ln λ] = d/2N.
 
     Example:
         >>> from meanfield.physics.complexity.dimension import isotropic_dimension
@@ -76,7 +76,7 @@ def isotropic_participation(num_features: int, num_examples: int) -> float:
 
 
 def spectrum_dimensions(spectrum: Float64[np.ndarray, " features"]) -> tuple:
-    """(D, PR) of a spectrum of variances; zeros count for nothing.
+    """(D, PR) of a spectrum of variances; zeros contribute nothing.
 
     Example:
         >>> import numpy as np
@@ -99,16 +99,16 @@ def effective_dimension(
     r"""Effective dimension D = exp(−Σ p ln p) and participation ratio of features.
 
     Args:
-        features: one row an example. Features that never vary are left out.
+        features: one row per example. Features that never vary are left out.
         key: a `jax.random.key` for the shuffled null.
         num_shuffles: shuffled copies to average; 0 for none.
 
     Returns:
-        An `EffectiveDimension`; all values are pure numbers between 1 and d.
+        An `EffectiveDimension`; all values lie between 1 and d.
 
     Raises:
         ValueError: NaN or infinity, no feature that varies, or fewer examples than
-            varying features (D would measure the sample's size, not the features).
+            varying features (D would then measure the number of examples).
 
     Example:
         >>> import jax
@@ -119,28 +119,29 @@ def effective_dimension(
         True
 
     References:
-        Janik & Witaszczyk 2020, arXiv:2006.04791 (the idea; their exact definition
-        was not at hand).
+        Janik & Witaszczyk 2020, arXiv:2006.04791 (the idea; whether their definition
+        is the same was not checked).
     """
     x = np.asarray(features, dtype=np.float64)
     finite = np.isfinite(x)
     require(
         bool(finite.all()),
-        f"`features` must be finite; got NaN or infinity at {first_bad(~finite)}.",
+        f"`features` must be finite; got NaN or infinity at {first_bad(~finite)}. "
+        "Remove such examples.",
     )
     x = x[:, (x != x[:1]).any(axis=0)]
     num_examples, num_features = x.shape
     require(
         num_features > 0,
-        "`features` must vary: every feature is constant, so there is no direction to "
-        "count.",
+        "`features` must vary; got only constant features, which have no dimension. "
+        "Use other examples.",
     )
     require(
         num_examples >= num_features,
         f"`features` must have at least as many examples as features that vary, "
         f"{num_features}; got {num_examples}. Use more examples.",
     )
-    # The scale does not matter to p; it does to the range of squares.
+    # p does not depend on the scale, but squares may overflow or underflow.
     x = (x - x.mean(axis=0)) / np.abs(x).max()
     rng = numpy_generator(key, spawn_key=(1,))
     spectrum, axes = _spectrum(x)
@@ -166,11 +167,11 @@ def effective_dimension(
 def _errors(x: np.ndarray, spectrum: np.ndarray, axes: np.ndarray) -> tuple:
     r"""Standard errors of D and PR over examples, by the delta method.
 
-    An example with component c_k along axis k moves λ_k by (c_k² − λ_k)/N, and
+    An example with component c_k along axis k changes λ_k by (c_k² − λ_k)/N, and
 
         ∂D/∂λ_k = −D (ln p_k + S)/L      ∂PR/∂λ_k = 2 (L/Q)(1 − λ_k L/Q)
 
-    with L = Σ λ, Q = Σ λ² and S = −Σ p ln p. Directions without variance stay so.
+    with L = Σ λ, Q = Σ λ² and S = −Σ p ln p. Directions without variance contribute 0.
     """
     spectrum, axes = spectrum[spectrum > 0], axes[:, spectrum > 0]
     moved = (x @ axes) ** 2 - spectrum
@@ -189,7 +190,7 @@ def _errors(x: np.ndarray, spectrum: np.ndarray, axes: np.ndarray) -> tuple:
 def _spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variances along the principal axes of centred features, and those axes."""
     spectrum, axes = np.linalg.eigh(x.T @ x / len(x))
-    # Rounding leaves eigenvalues of order eps where the true ones are 0.
+    # Eigenvalues that should be 0 come out of order eps by rounding.
     floor = spectrum[-1] * len(spectrum) * np.finfo(np.float64).eps
     return np.where(spectrum > floor, spectrum, 0.0), axes
 

@@ -1,8 +1,8 @@
 """Joint entropy and total correlation of the binary units of a layer, in bits.
 
-How far the chain rule ends above the truth, measured: a periodic Ising lattice of
-20 × 20 spins has 23.05 bits at T = 1.5 (Kaufman 1949); 16 of its 399 terms give
-23.8 ± 1.0 bits from 10,000 examples and 25.7 ± 1.1 from 4,000.
+The estimate by the chain rule is biased high. Measured on a periodic Ising lattice of
+20 × 20 spins at T = 1.5, whose entropy is 23.05 bits (Kaufman 1949): with 16 of the 399
+terms it is 23.8 ± 1.0 bits from 10,000 examples and 25.7 ± 1.1 from 4,000.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from .chain import ChainGain, chain_gain
 from .entropy import count_entropy, count_entropy_error, count_states, unit_entropies
 
 Method = Literal["counts", "chain rule"]
-# Counting states is sound while states repeat: few units, ten examples a state seen.
+# Counting is accurate if states repeat: few units and ten examples per state seen.
 MAX_COUNTED_UNITS = 16
 EXAMPLES_PER_STATE = 10
-# More examples make the classifiers slow, not much better.
+# With more examples the classifiers become slow but not much better.
 MAX_CHAIN_EXAMPLES = 10_000
-# Terms of the chain rule that the shuffled copies fit: under the null all are alike.
+# Terms of the chain rule fitted to shuffled copies; under the null all terms are alike.
 NULL_TERMS = 4
 Z95 = 1.96
 
@@ -35,17 +35,17 @@ class JointEntropy:
     Args:
         bits: the estimate. By the chain rule it is an upper bound in expectation.
         standard_error: over examples, and over the terms left out of the chain.
-        interval: `bits` ± 1.96 standard errors, within [0, n]. It does not hold the
+        interval: `bits` ± 1.96 standard errors, within [0, n]. It does not include the
             chain rule's upward bias.
         total_correlation: Σ c_i − H, biased low by the chain rule.
-        null_mean: the same for units shuffled over the examples, where it is 0; None
-            without permutations.
+        null_mean: mean total correlation of units shuffled over the examples, whose
+            true value is 0; None without permutations.
         null_deviation: its standard deviation over the permutations (two or more).
         method: "counts" (Grassberger's estimator) or "chain rule".
         num_terms: terms of the chain rule that were fitted; 0 for counts.
-        num_units: units that change at all; the others hold no entropy.
+        num_units: units that change at all; the others have entropy 0.
         num_examples: examples used.
-        subsampled: what was left out, in words; empty if nothing was.
+        subsampled: description of what was left out; empty if nothing was.
     """
 
     bits: float
@@ -77,12 +77,13 @@ def joint_entropy(
 
     Args:
         states: which units were on.
-        key: a `jax.random.key`: order of the units, terms, folds, permutations.
-        method: "counts", "chain rule", or "auto": counts where at most 16 units change
-            and every state seen has ten examples on average, else the chain rule.
-        num_terms: terms of the chain to fit at most; the rest is interpolated and the
-            interval says what that costs.
-        num_permutations: copies with every unit shuffled by itself, for the null.
+        key: a `jax.random.key` for the order of the units, terms, folds and
+            permutations.
+        method: "counts", "chain rule", or "auto": counts if at most 16 units change
+            and there are ten examples per state seen, else the chain rule.
+        num_terms: most terms of the chain to fit; the others are interpolated, and the
+            standard error includes the error of that.
+        num_permutations: copies with every unit shuffled independently, for the null.
 
     Returns:
         A `JointEntropy`: bits with their interval, the sum of the units' own entropies,
@@ -183,7 +184,7 @@ def _chain_error(live: np.ndarray, gain: ChainGain) -> float:
     """Standard error of Σ c_i − gain, example by example, and of the terms left out."""
     share = live.mean(axis=0)
     surprise = -np.where(live, np.log2(share), np.log2(1 - share)).sum(axis=1)
-    # Var of the plug-in entropy of one unit, second order: what is left at p = ½.
+    # Second-order variance of one unit's plug-in entropy; at p = ½ the first is zero.
     second = live.shape[1] / (2 * len(live) ** 2 * np.log(2) ** 2)
     examples = np.var(surprise - gain.per_example, ddof=1) / len(live)
     return float(np.sqrt(examples + second + gain.term_error**2))

@@ -1,4 +1,4 @@
-"""Complexity as training goes on: a callback of `fit`."""
+"""Measure complexity during training, by a callback of `fit`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ from .recording import Recorder, layer_activations
 
 
 class ComplexityTrace:
-    """A callback of `fit` that measures complexity as training goes on.
+    """A callback of `fit` that measures complexity during training.
 
     It is called with a state that has `epoch` (int) and `ensemble`, and measures the
-    network of posterior means every so many epochs. `steps` and `curve` then go to
-    `fit_scaling`. Call `add` instead to follow any other training loop.
+    network of posterior means once in `every` epochs. Pass `steps` and `curve` to
+    `fit_scaling` afterwards. In any other training loop call `add`.
 
     Args:
-        x: examples, of the shape the network takes.
+        x: inputs of the network.
         key: a `jax.random.key`, the same for every measurement.
         every: epochs between measurements.
         record: ``record(network, x)`` returns {layer name: pre-activations}; the
@@ -29,8 +29,8 @@ class ComplexityTrace:
         **options: `data`, `activation`, … of `measure_complexity`.
 
     Attributes:
-        steps: when a measurement was made, in the order they came.
-        measurements: the `NetworkComplexity` of each.
+        steps: the epoch (or step) of every measurement, in order.
+        measurements: the `NetworkComplexity` of every measurement.
 
     Example:
         >>> import jax, numpy as np
@@ -56,12 +56,12 @@ class ComplexityTrace:
         require(every >= 1, f"`every` must be at least 1 epoch; got {every}.")
         self.x, self.key, self.every = x, key, every
         self.record, self.joint = record, joint
-        self.options = {"num_shuffles": 0, **options}  # nulls once are enough
+        self.options = {"num_shuffles": 0, **options}  # nulls are slow: none by default
         self.steps: list[int] = []
         self.measurements: list[NetworkComplexity] = []
 
     def __call__(self, state: Any) -> None:
-        """Measure the mean network of `state.ensemble` if the epoch's turn has come."""
+        """Measure the mean network of `state.ensemble`, once in `every` epochs."""
         if state.epoch % self.every == 0:
             network = state.ensemble.mean_network()
             self.add(state.epoch, self.record(network, self.x))
@@ -75,7 +75,7 @@ class ComplexityTrace:
         self.measurements.append(measured)
 
     def curve(self, layer: str, number: str) -> list[float | None]:
-        """One number of one layer at every step.
+        """One figure of one layer at every step.
 
         Args:
             layer: the layer's name.
@@ -83,7 +83,7 @@ class ComplexityTrace:
                 "always_off".
 
         Raises:
-            ValueError: an unknown number, or a layer that was not measured.
+            ValueError: an unknown `number`, or a layer that was not measured.
         """
         require(
             number in LAYER_NUMBERS,
@@ -95,7 +95,7 @@ class ComplexityTrace:
         ]
         require(
             all(layer in layers for layers in found),
-            f"`layer` must be one that was measured, "
+            "`layer` must be one of the measured layers "
             f"{sorted(found[0]) if found else []}; got {layer!r}.",
         )
         return [LAYER_NUMBERS[number](layers[layer]) for layers in found]
