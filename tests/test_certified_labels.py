@@ -254,8 +254,11 @@ def test_a_network_of_which_all_can_go_says_so():
         ({"payoff": "closeness"}, "`payoff` 'closeness' does not fit the targets"),
         ({"rule": "exact"}, "`rule` must be one of certified, posterior, published"),
         ({"key": None}, "`key` is needed with `data`"),
-        ({"rule": "certified", "tolerance": 0.1}, "`tolerance` belongs to the poste"),
-        ({"rule": "posterior", "epsilon": 0.1}, "`epsilon` and `payoff` belong to"),
+        ({"rule": "certified", "tolerance": 0.1}, "`tolerance` must be left out"),
+        (
+            {"rule": "posterior", "epsilon": 0.1},
+            "`epsilon` and `payoff` must be left out",
+        ),
         ({"rule": "published", "tolerance": 0.1}, "`tolerance` must be left out"),
     ],
 )

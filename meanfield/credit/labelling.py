@@ -1,11 +1,11 @@
-r"""Which rule labels the connections of an ensemble.
+r"""Label the connections of an ensemble by one of three rules.
 
 | rule        | needs                | what the labels mean                            |
 |-------------|----------------------|-------------------------------------------------|
 | `certified` | data with targets    | absent: removable at once at a loss ≤ ε;        |
-|             |                      | important: what the payoff rests on             |
-| `posterior` | nothing              | what π, m and Ξ say, up to a tolerance τ        |
-| `published` | nothing              | the same with τ = 0, as Li & Huang 2020         |
+|             |                      | important: the payoff depends on them           |
+| `posterior` | nothing              | thresholds on π, m and Ξ, with a tolerance τ    |
+| `published` | nothing              | the same with τ = 0, as in Li & Huang 2020      |
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ from .certificates import certify
 from .labels import ConnectionLabels, Label, label
 from .never_learned import silent_connections
 
-# π ≤ 0.1 is the published threshold for important connections where no exact zeros
-# occur (the recurrent follow-up, Zou, Li & Huang, arXiv:2102.03740, its code).
+# π ≤ 0.1 is the published threshold for important connections if no exact zeros occur
+# (in the code of the paper on recurrent networks, Zou, Li & Huang, arXiv:2102.03740).
 TOLERANCE = 0.1
 RULES = ("certified", "posterior", "published")
 
@@ -53,51 +53,55 @@ def label_connections(
         important  their removal costs at least four fifths of v(N) − v(∅)
         variable   the rest
 
-    hold both with confidence 1 − α: one half of the examples orders the connections,
-    the other certifies (see `meanfield.credit.certificates`). Where the examples are
-    too few, or nothing can go, `.certificate.verdict` says so.
+    where both statements hold with confidence 1 − α. One half of the examples ranks the
+    connections, the other half is for the certificate (see
+    `meanfield.credit.certificates`). If there are too few examples, or no connection
+    can be removed, `.certificate.verdict` says so.
 
-    Without targets the posterior decides:
+    Without targets the labels follow from the posterior:
 
         important  π ≤ τ and Φ(−|m|/√Ξ) ≤ τ      absent  π ≥ 1 − τ      else variable
 
-    τ = 0 is the published, exact rule: π = 0 and Ξ = 0, π = 1, the rest. Without
-    `tolerance` the ensemble as a whole chooses: if π = 0 or Ξ = 0 holds exactly
-    anywhere, τ = 0; else τ = 0.1. The projected parametrization (and an untrained
-    start) has such zeros; logit π and ln √Ξ would have to pass −100 for one. A run with
-    a prior keeps Ξ above a floor even when projected: pass `tolerance` there.
+    τ = 0 is the published, exact rule: important if π = 0 and Ξ = 0, absent if π = 1,
+    else variable. By default τ = 0 if π = 0 or Ξ = 0 holds exactly for any connection
+    of the ensemble, and τ = 0.1 otherwise. Exact zeros occur with the projected
+    parametrization and before training, but not with logits, where logit π or ln √Ξ
+    would have to fall below −100. With a prior Ξ stays positive even when it is
+    projected: pass `tolerance` then.
 
-    A connection whose gradient is exactly zero on all the data, because its input is
-    always zero (a black pixel, a dead unit) or its output never matters, stays
-    where it started and says nothing about learning: with `data` these are told apart,
-    and the certified rule calls them absent. A constant input other than zero does
-    teach its connections; they act as biases.
+    The gradient of a connection is exactly zero on all the data if its input is always
+    zero (a black pixel, a dead unit) or nothing depends on its output. Such a
+    connection stays at its initial distribution, which says nothing about learning.
+    With `data` these connections are found, and the certified rule labels them absent.
+    Connections with a constant input other than zero do learn; they act as biases.
 
     Args:
         ensemble: a trained ensemble.
-        data: inputs and targets (x, y), not those learned from; or inputs x alone,
-            such as those trained on, for connections that never learn. Optional.
+        data: inputs and targets (x, y) that were not used for training; or inputs x
+            alone, such as the training inputs, to find connections that never learn.
+            Optional.
         key: a `jax.random.key` for the noise; needed with `data`.
         rule: "certified" (default with targets), "posterior" (default without) or
             "published".
-        epsilon: ε in (0, 1), the fall of the payoff that is allowed. None: 0.005, or
-            twice the least that so many examples can certify where that is more.
+        epsilon: ε in (0, 1), the largest decrease of the payoff that is allowed. None
+            means 0.005, or twice the smallest ε that the number of examples can
+            certify, whichever is larger.
         alpha: α in (0, 1).
-        likelihood: of the targets; `Categorical()` by default.
+        likelihood: likelihood of the targets; `Categorical()` by default.
         payoff: "accuracy" (default for classes), "probability", or "closeness"
             (default for real targets), each in [0, 1].
-        tolerance: τ in [0, 0.5), a probability; given, the posterior rule holds.
-        num_samples: noise draws for each example; 4 for certified labels, else 1. A
-            unit that fires in none of them counts as dead.
+        tolerance: τ in [0, 0.5), a probability; if given, the posterior rule is used.
+        num_samples: noise draws for each example; by default 4 for certified labels,
+            else 1. A unit that is active in none of them counts as dead.
         batch_size: examples of `data` in memory at once.
 
     Returns:
         `ConnectionLabels`: labels, counts and fractions by layer and overall.
 
     Raises:
-        ValueError: ε, α or τ out of range, an unknown rule, targets missing where a
-            certificate needs them, a payoff that is not bounded, `data` without `key`,
-            or data that the network cannot take.
+        ValueError: ε, α or τ is out of range, the rule is unknown, a certificate lacks
+            targets, the payoff is not bounded, `data` is given without `key`, or the
+            network does not accept the data.
 
     Example:
         >>> import jax, jax.numpy as jnp, meanfield as mf
@@ -122,8 +126,8 @@ def label_connections(
     if rule == "certified":
         require(
             tolerance is None,
-            f"`tolerance` belongs to the posterior rule; got {tolerance} with "
-            "rule='certified'. Pass `epsilon`, the loss that is allowed.",
+            "`tolerance` must be left out with rule='certified'; got "
+            f"{tolerance}. Pass `epsilon`, the loss that is allowed.",
         )
         require(
             pair,
@@ -143,8 +147,8 @@ def label_connections(
         )
     require(
         epsilon is None and payoff is None,
-        f"`epsilon` and `payoff` belong to certified labels; got {epsilon} and "
-        f"{payoff!r} with rule={rule!r}. Pass data=(x, y) and leave `tolerance` out.",
+        f"`epsilon` and `payoff` must be left out with rule={rule!r}; got {epsilon} "
+        f"and {payoff!r}. For certified labels pass data=(x, y) without `tolerance`.",
     )
     require(
         rule == "posterior" or not tolerance,
@@ -185,8 +189,8 @@ def _by_posterior(
 ) -> ConnectionLabels:
     require(
         tolerance is None or 0 <= tolerance < 0.5,
-        "`tolerance` must lie in [0, 0.5), beyond it a connection could be absent and "
-        f"important at once; got {tolerance}. 0 is the exact rule.",
+        f"`tolerance` must lie in [0, 0.5); got {tolerance}, with which a connection "
+        "could be absent and important at once. 0 is the exact rule.",
     )
     weights, chosen = ensemble.weights(), "given"
     if tolerance is None:
@@ -213,7 +217,7 @@ def _inclusion_probs(ensemble: Ensemble) -> dict[str, np.ndarray]:
     return {name: np.asarray(weight.inclusion_prob) for name, weight in weights}
 
 
-# One program for each shape, instead of one for each operation.
+# Compiled once for each shape, instead of once for each operation.
 _label = eqx.filter_jit(label)
 
 

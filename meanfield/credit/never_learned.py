@@ -4,11 +4,11 @@ With z_i = G_i + ε_i Δ_i and K_i = ∂C/∂z_i, a connection of mean weight μ
 
     ∂C/∂μ_ik = K_i (a_k + ...),       every further term proportional to a_k too,
 
-and so have ∂C/∂π, ∂C/∂m, ∂C/∂Ξ: each is a multiple of K_i a_k. It vanishes when the
-input a_k is zero (a black pixel, a dead unit) or when nothing downstream depends on z_i
-(the unit never fires, or is never read). Whether K_i a_k = 0 is asked of the
-network itself, by one backward pass at weights of the same μ and V: that finds the
-input of any contraction of any model, in a convolution, a recurrence or a look-up.
+so ∂C/∂π, ∂C/∂m and ∂C/∂Ξ are multiples of K_i a_k too. They vanish when the input a_k
+is zero (a black pixel, a dead unit) or when no output depends on z_i (the unit is never
+active, or is never read). Whether K_i a_k = 0 is found by one backward pass at weights
+with the same μ and V. This works for any contraction of any model: in a convolution, a
+recurrence or a look-up.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ def silent_connections(
         A mask by path name: True where the connection never learns.
 
     Raises:
-        ValueError: no example, or inputs that the network cannot take.
+        ValueError: there is no example, or the network does not accept the inputs.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         require(value >= 1, f"`{name}` must be at least 1; got {value}.")
@@ -56,7 +56,7 @@ def silent_connections(
     size = min(batch_size, examples)
     silent = {name: np.ones(w.shape, bool) for name, w in ensemble.weights().items()}
     for start in range(0, examples, size):
-        # The last rows fill up the last batch: seeing one twice changes nothing.
+        # The last batch is padded with the last row, whose repetition changes nothing.
         rows = np.minimum(np.arange(start, start + size), examples - 1)
         batch = jax.tree.map(lambda array, rows=rows: jnp.asarray(array[rows]), x)
         for sample in range(num_samples):
@@ -74,8 +74,8 @@ def _no_gradient(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> dict[str, Arr
     weights = ensemble.weights()
 
     def outputs(means: dict[str, Array]) -> Any:
-        # A slab alone, with the mean μ and the variance V of the whole weight: π = 1
-        # must not hide that a connection could still learn.
+        # A slab with the mean μ and the variance V of the weight and π = 0: the
+        # derivative for μ is then not multiplied by 1 − π, which may be 0.
         slabs = {
             name: SpikeSlab(jnp.zeros_like(mean), mean, weights[name].var)
             for name, mean in means.items()

@@ -84,23 +84,24 @@ def table(
     r"""Read a table and split it into training and test rows.
 
     A column is numbers if all its cells are, else categories. Numbers are standardised
-    by the mean and standard deviation of the training rows, categories become one
-    feature each (their list comes from the whole table). Of numbers a missing one
-    becomes the median of the training rows, and a second feature tells which they were;
-    of categories it is one more. Rows whose target is missing, columns without a value
-    and texts that differ in nearly every row are left out. The `notes` of the result
-    say what was; its `schema` does the same to other tables.
+    by the mean and standard deviation of the training rows; each category becomes one
+    feature (categories are collected from the whole table). A missing number is
+    replaced by the median of the training rows, and a second feature marks it; a
+    missing category is one more category. Rows whose target is missing, columns without
+    a value, and columns of texts that differ in nearly every row are left out. The
+    `notes` of the result list what was left out; its `schema` encodes other tables in
+    the same way.
 
     Args:
         path: of the file.
         target: heading of the column to predict, or several: a sequence of them, or
             one text with commas between (quoted as in CSV where a heading has one).
-            Of a single column texts are classes; numbers are targets of a regression,
-            in their own units, unless they are whole, have at most 20 different values
-            and show each at least twice: then classes. Several columns are numbers:
-            answers if all are 0 or 1, else targets of a regression.
+            In a single column, texts are classes. Numbers are targets of a regression,
+            in their own units; but whole numbers with at most 20 distinct values, each
+            occurring at least twice, are classes. Several columns must be numbers: they
+            are binary answers if all are 0 or 1, else targets of a regression.
         task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
-            1, true or false) where that rule guesses wrong.
+            1, true or false); None for the rule above.
         test_fraction: share of the rows kept for testing (stratified by class).
         seed: of the split.
         drop: headings of columns to leave out, written as for `target`.
@@ -114,10 +115,9 @@ def table(
         A `Dataset`: training and test arrays, names of classes, and how it was read.
 
     Raises:
-        ValueError: no such target, infinite values (row and column named), dates, a
-            column of numbers with stray texts, too many categories, one class only,
-            targets that are not what their task says (row and column named). All that
-            is wrong with the columns stands in one message.
+        ValueError: a target that does not exist, infinite values, dates, a column of
+            numbers with a few texts, too many categories, a single class, or targets
+            that do not fit their task. One message lists all problems of the columns.
 
     Example:
         >>> import pathlib, tempfile
@@ -222,7 +222,7 @@ def _chosen(
     features: str | Sequence[str] | None,
     problems: list[str],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The target columns and the feature columns; what is wrong joins the problems."""
+    """The target columns and the feature columns; adds to the list of problems."""
     require(
         drop is None or features is None,
         "give either `drop` or `features` (--drop, --features), not both.",

@@ -1,4 +1,4 @@
-"""How many inputs meet in one output unit of a weight tensor, told from its shape."""
+"""The fan-in of a weight tensor, from its shape."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ LAYOUTS = ("auto", "out_in", "in_out")
 
 
 def fan_in(name: str, shape: tuple[int, ...], layout: str = "auto") -> int:
-    """Number of inputs that meet in one output unit of a weight tensor.
+    """Fan-in of a weight tensor: the number of inputs of one output unit.
 
     Args:
-        name: path of the tensor; with ``auto`` a last name of "kernel" (Flax, Keras)
-            means the layout ``in_out``, anything else ``out_in``.
+        name: path of the tensor. With the layout ``auto``, a tensor whose last name is
+            "kernel" (Flax, Keras) has layout ``in_out``, any other ``out_in``.
         shape: its shape, two or more dimensions.
         layout: ``out_in`` for (out, in, *window), as in Equinox and PyTorch;
             ``in_out`` for (*window, in, out), as in Flax, Keras and TensorFlow.
@@ -20,9 +20,7 @@ def fan_in(name: str, shape: tuple[int, ...], layout: str = "auto") -> int:
     Raises:
         ValueError: fewer than two dimensions, or an unknown layout.
     """
-    require(
-        layout in LAYOUTS, f"`layout` must be one of {LAYOUTS}; got {layout!r}. Choose."
-    )
+    require(layout in LAYOUTS, f"`layout` must be one of {LAYOUTS}; got {layout!r}.")
     require(
         len(shape) >= 2,
         f"`shape` must have two or more dimensions; got {shape} for {name!r}. Biases "

@@ -1,8 +1,8 @@
-"""How every estimator asks a game for its payoffs: checked, counted, in chunks.
+"""Evaluate a game in chunks, and check and count its payoffs.
 
 A game is any function from a boolean matrix (coalitions, players) to one payoff per
-row, in NumPy or JAX. It is taken to be deterministic: a coalition has one payoff.
-Statistics are held in NumPy float64 whatever the game computes in, because a
+row, in NumPy or JAX. It must be deterministic: a coalition has one payoff.
+Statistics are computed in NumPy float64 whatever the type of the payoffs, because a
 Shapley value is a small difference of large numbers.
 """
 
@@ -20,17 +20,17 @@ ValueFunction = Callable[[Bool[np.ndarray, "coalitions players"]], Any]
 ProgressCallback = Callable[[int, int], None]
 
 DEFAULT_BUDGET_PER_PLAYER = 64
-NAMED_PLAYERS = 20  # a message that lists more players than this is not read
+NAMED_PLAYERS = 20  # most players that a message lists
 
 
 class Evaluator:
-    """A game with a counter: checks what comes back, in chunks, and reports progress.
+    """A game whose payoffs are computed in chunks, checked and counted.
 
     Args:
         value_fn: bool (coalitions, players) -> (coalitions,).
         num_players: n, at least 2.
         budget: evaluations that may be spent, ∅ and N included.
-        chunk_size: rows handed to `value_fn` at once.
+        chunk_size: rows passed to `value_fn` at once.
         progress: None, True for a progress bar, or a function called as
             ``progress(num_evaluations, budget)`` after every chunk.
     """
@@ -70,7 +70,7 @@ class Evaluator:
 
     @property
     def payoff_range(self) -> float:
-        """Largest less smallest payoff that was seen."""
+        """Largest minus smallest payoff that was evaluated."""
         return self._highest - self._lowest
 
     def _see(self, payoffs: Float[np.ndarray, "..."]) -> None:
@@ -91,7 +91,7 @@ class Evaluator:
         return float(empty), float(grand)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
-        """Players that the game itself knows to be worth nothing."""
+        """Null players, as far as the game reports them by its `null_players`."""
         if not hasattr(self._value_fn, "null_players"):
             return np.zeros(self.num_players, bool)
         return np.asarray(self._value_fn.null_players(), bool)
@@ -101,8 +101,9 @@ class Evaluator:
     ) -> Float[np.ndarray, "orders sizes"] | None:
         """Payoffs of the first 0, 1, …, `length` players of every order.
 
-        The first and the last, those of ∅ and N, do not count as evaluations: players
-        behind `length` change nothing. None when the game offers no sweeps.
+        The first and the last do not count as evaluations, because they are the known
+        payoffs of ∅ and N: players after `length` are null players. Returns None if the
+        game has no `sweep`.
         """
         if not self.sweeps:
             return None
@@ -131,11 +132,12 @@ class Evaluator:
         payoffs = np.asarray(self._value_fn(coalitions))
         require(
             payoffs.shape == (len(coalitions),),
-            "`value_fn` must return one payoff per coalition: a boolean array of shape "
-            f"{coalitions.shape} must give shape ({len(coalitions)},); got shape "
-            f"{payoffs.shape}. Reduce everything but the first axis.",
+            "`value_fn` must return one payoff per coalition: for a boolean array of "
+            "shape "
+            f"{coalitions.shape} the shape ({len(coalitions)},); got shape "
+            f"{payoffs.shape}. Reduce all axes but the first.",
         )
-        # JAX's hierarchy of types knows bfloat16, NumPy's does not.
+        # bfloat16 is a floating type for JAX but not for NumPy.
         require(
             any(
                 bool(jnp.issubdtype(payoffs.dtype, kind))
@@ -150,7 +152,7 @@ class Evaluator:
             raise ValueError(
                 f"`value_fn` must return finite payoffs; got {payoffs[row]} for the "
                 f"coalition {coalition_name(coalitions[row])}. Bound the payoff "
-                "(probability rather than log-likelihood), or repair the game there."
+                "(probability rather than log-likelihood), or correct the game."
             )
         return payoffs
 
@@ -166,13 +168,12 @@ def coalition_name(coalition: Bool[np.ndarray, " players"]) -> str:
 
 
 def check_game(value_fn: Any, num_players: Any = None) -> int:
-    """The number of players as an int, after the checks every index makes.
+    """The number of players as an int, after checks that all indices share.
 
-    Without `num_players` the game is asked for its own, by the name that it has here
-    (`num_players`) or in shapiq (`n_players`).
+    By default it is the game's attribute `num_players`, or `n_players` as in shapiq.
 
     Raises:
-        TypeError: `value_fn` cannot be called or `num_players` is no integer.
+        TypeError: `value_fn` cannot be called or `num_players` is not an integer.
         ValueError: fewer than two players, or their number is not known.
     """
     if not callable(value_fn):
@@ -196,7 +197,7 @@ def check_game(value_fn: Any, num_players: Any = None) -> int:
     require(
         int(num_players) >= 2,
         f"`num_players` must be at least 2; got {num_players}. A single player's value "
-        "is v(N) - v(∅), and without players there is nothing to share.",
+        "is v(N) - v(∅).",
     )
     return int(num_players)
 
@@ -233,7 +234,7 @@ def check_budget(budget: Any) -> int:
     """The budget as an int.
 
     Raises:
-        TypeError: it is no integer.
+        TypeError: `budget` is not an integer.
     """
     if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)):
         raise TypeError(
@@ -246,6 +247,6 @@ def require_budget(budget: int, minimum: int, method: str) -> None:
     """Raise unless the budget reaches the minimum, which the message states."""
     require(
         budget >= minimum,
-        f'`budget` must be at least {minimum} evaluations for method "{method}" with '
-        f"this number of players (∅ and N included); got {budget}.",
+        f"`budget` must be at least {minimum} evaluations, including ∅ and N, for "
+        f'method "{method}" with this number of players; got {budget}.',
     )

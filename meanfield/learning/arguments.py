@@ -17,11 +17,11 @@ from .training import Weighted
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What the checks made of the arguments.
+    """The checked and converted arguments.
 
     Attributes:
         arrays: (x, y) on the device, targets with their weights; None for an iterable.
-        validation: held-out (x, y, weights or None), or None.
+        validation: validation data (x, y, weights or None), or None.
         num_data: number of training examples; 0 if unknown and not needed.
         compute_dtype: the type that the network computes in, or None.
     """
@@ -49,7 +49,7 @@ def check_arguments(
     sample_weight: Any,
     augment: Any,
 ) -> Arguments:
-    """Check everything that `fit` is given; see there.
+    """Check all arguments of `fit`; they are described there.
 
     Raises:
         ValueError: an argument does not fit; the message says which and why.
@@ -79,8 +79,8 @@ def check_arguments(
         check_batch(ensemble, likelihood, *validation[:2], name="validation")
     require(
         arrays is not None or sample_weight is None,
-        "`sample_weight` goes with arrays (x, y); `data` is an iterable. Draw its "
-        "batches by weight instead.",
+        "`sample_weight` must be left out unless `data` are arrays (x, y); got an "
+        "iterable. Draw its batches in proportion to the weights instead.",
     )
     require(
         num_data is not None or prior is None,
@@ -115,7 +115,7 @@ def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any
 
 
 def _held_out(validation: Any) -> tuple[Any, Any, Any]:
-    """Held-out inputs, targets and, if given, the weights of the examples."""
+    """Validation inputs, targets and, if given, the weights of the examples."""
     weights = None
     if isinstance(validation, tuple) and len(validation) == 3:
         *pair, weights = validation

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop, not as an accident."""
+"""Stop training at the next possible point when the user presses Ctrl-C."""
 
 import contextlib
 import signal
@@ -14,9 +14,9 @@ class StopWish:
 
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[StopWish]:
-    """Turn the first Ctrl-C into a wish; the second one interrupts at once.
+    """Record the first Ctrl-C as a request to stop; the second interrupts at once.
 
-    Signals reach only the main thread; in any other thread nothing changes.
+    Python handles signals in the main thread only; in other threads this does nothing.
     """
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():

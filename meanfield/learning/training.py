@@ -46,15 +46,15 @@ class Weighted(eqx.Module):
 
 
 class TrainState(eqx.Module):
-    """What the next step needs.
+    """The state that is passed from step to step.
 
     Attributes:
-        learned: the numbers that the optimizer moves.
-        optimizer_state: its own state.
+        learned: the parameters that the optimizer updates.
+        optimizer_state: the state of the optimizer.
         step: steps taken so far.
-        healthy: False from the step on at which the loss or its gradient was not
-            finite; from there on `learned` and `step` stay as they were.
-        average: `learned`, averaged over the last steps; None where nobody asks.
+        healthy: False after a step whose loss or gradient was not finite; from then on
+            `learned` and `step` stay constant.
+        average: average of `learned` over the last steps; None if it is not needed.
     """
 
     learned: PyTree
@@ -65,15 +65,15 @@ class TrainState(eqx.Module):
 
 
 class AbstractRestriction(eqx.Module):
-    """What a step may use of the ensemble, and what it costs.
+    """Restricts the ensemble in every step, and adds a penalty to the loss.
 
-    Its arrays are arguments of the compiled step: they can change between epochs, and
-    nothing is compiled anew.
+    Its arrays are arguments of the compiled step, so they can change between epochs
+    without a new compilation.
     """
 
     @abc.abstractmethod
     def restrict(self, ensemble: Ensemble, key: PRNGKeyArray) -> Ensemble:
-        """The ensemble that takes part in a step."""
+        """The restricted ensemble that a step uses."""
 
     @abc.abstractmethod
     def penalty(self, ensemble: Ensemble, x: Any) -> Float[Array, ""]:
@@ -97,7 +97,7 @@ class Recipe(eqx.Module):
     schedule: Schedule | None = None
 
     def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
-        """The ensemble and the likelihood that the learned numbers stand for."""
+        """The ensemble and the likelihood that the learned parameters represent."""
         numbers, likelihood = eqx.combine(learned, self.fixed)
         params = decode_all(self.parametrization, numbers.params)
         return eqx.tree_at(lambda e: e.params, numbers, params), likelihood
@@ -106,7 +106,7 @@ class Recipe(eqx.Module):
 def split_learned(
     ensemble: Ensemble, likelihood: Any, parametrization: AbstractParametrization
 ) -> tuple[PyTree, PyTree]:
-    """What the optimizer moves, and the rest, as two trees that combine to both."""
+    """Split ensemble and likelihood into two trees: learned parameters and the rest."""
     numbers = encode_all(parametrization, ensemble.params)
     frozen = set(ensemble.frozen)
     names = iter(named_leaves(numbers))
@@ -135,13 +135,13 @@ def losses(
     outputs = mean_field(apply_fn, noise=ensemble.noise)(ensemble.params, x, key=key)
     targets = y.targets if isinstance(y, Weighted) else y
     log_probs = log_prob(likelihood, outputs, targets)
-    # A sum over many examples or weights needs more digits than bfloat16 has.
+    # A sum over many examples or weights needs more precision than bfloat16 has.
     log_probs = log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32))
     nll = -jnp.mean(y.weights * log_probs if isinstance(y, Weighted) else log_probs)
     kl, loss = jnp.zeros_like(nll), nll + sum(costs.values())
     if recipe.prior is not None:
         divergence = None
-        if recipe.restriction is None:  # Else the weights are others than the numbers'.
+        if recipe.restriction is None:  # Else the weights differ from `learned`.
             numbers, _ = eqx.combine(learned, recipe.fixed)
             divergence = divergence_of(recipe.parametrization, numbers.params)
         total = total_kl(ensemble.weights(), recipe.prior, divergence)
@@ -162,8 +162,8 @@ def slopes(
 ) -> tuple[tuple[Float[Array, ""], dict[str, Float[Array, ""]]], PyTree]:
     """Loss of a batch, its parts, and its gradient.
 
-    With `accumulate` the batch goes through in so many parts, one after the other, and
-    the gradients are averaged: memory for activations falls by as much.
+    With `accumulate` the batch is processed in so many parts, one after the other, and
+    the gradients are averaged; memory for activations is divided by this number.
     """
     gradient = jax.value_and_grad(losses, has_aux=True)
     count = recipe.accumulate
@@ -171,7 +171,7 @@ def slopes(
         return gradient(learned, recipe, x, y, step, key)
 
     def cut(array: Array) -> Array:
-        # Neighbours go to different parts: each part lies on all devices of a mesh.
+        # Neighbours go to different parts, so each part uses all devices of a mesh.
         return jnp.moveaxis(array.reshape(-1, count, *array.shape[1:]), 1, 0)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -192,7 +192,7 @@ def slopes(
 def take_step(
     state: TrainState, recipe: Recipe, x: Any, y: Any, key: PRNGKeyArray
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step of the optimizer; after a loss that is not finite, none any more."""
+    """One step of the optimizer; no change after a loss that is not finite."""
     key = fold_in(key, state.step)
     if recipe.augment is not None:
         key, augment_key = jax.random.split(key)
@@ -204,13 +204,13 @@ def take_step(
         slope,
         state.optimizer_state,
         state.learned,
-        # Line searches and the like ask for the loss, at other places too.
+        # For optimizers with a line search, which evaluate the loss elsewhere too.
         value=loss,
         grad=slope,
         value_fn=lambda learned: losses(learned, recipe, x, y, state.step, key)[0],
     )
-    # Only the change is gated: the select then runs inside the update's own loop over
-    # memory. The optimizer's state is worthless from here on, and never used.
+    # Only the change is masked, which XLA fuses with the update. The optimizer's state
+    # is not valid after a step that is not finite, and is never used then.
     if recipe.schedule is not None:
         change = recipe.schedule.shrink(change, state.step)
     change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)
@@ -224,7 +224,7 @@ def take_step(
 
 
 def _steepness(slope: PyTree) -> Float[Array, ""]:
-    """A number that is finite when the gradient is."""
+    """A number that is finite if and only if the gradient is (overflow aside)."""
     return sum(map(jnp.sum, jax.tree.leaves(slope)), start=jnp.zeros(()))
 
 
@@ -270,7 +270,7 @@ def run_epoch(
 def run_batch(
     constants: tuple[Recipe, Any, Any, PRNGKeyArray], state: TrainState
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step on a batch that came from outside."""
+    """One step on a batch from the user's iterable."""
     recipe, x, y, key = constants
     if recipe.shard_batch is not None:
         x, y = lax.with_sharding_constraint((x, y), recipe.shard_batch)
@@ -281,10 +281,10 @@ def run_batch(
 def starting_state(
     learned: PyTree, optimizer: optax.GradientTransformation, averaged: bool = False
 ) -> TrainState:
-    """The state before the first step, every array in a buffer of its own.
+    """The state before the first step, with every array in its own buffer.
 
-    The buffers get donated: neither the caller's arrays nor a buffer that the optimizer
-    keeps twice may be among them.
+    The buffers are donated, so they must not be the caller's arrays, and no two arrays
+    may share one.
     """
     zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
     average = learned if averaged else None

@@ -1,4 +1,4 @@
-"""Units whose value is exactly 0: constant activations, or read by no weight."""
+"""Units of value exactly 0: their activations are constant, or no weight reads them."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ from .cut_network import CutNetwork, State
 def null_units(network: CutNetwork, state: State) -> Bool[np.ndarray, " units"]:
     """Units whose value is exactly 0.
 
-    At every value through which the unit is read one of two things holds: the value is
-    the constant that a game puts in its place, for every example; or all weights that
-    read it are zero. Of a recurrent unit only the second is asked, because its
-    activation depends on which other units play.
+    For every value through which the unit is read, one of two conditions holds: for
+    every example the value equals the constant that replaces the unit outside a
+    coalition; or all weights that read it are zero. For a recurrent unit only the
+    second condition is checked, because its activation depends on the coalition.
     """
     units = network.units[network.layer]
     null = np.ones(units.size, bool)
@@ -42,7 +42,7 @@ def null_units(network: CutNetwork, state: State) -> Bool[np.ndarray, " units"]:
 def _heard(
     network: CutNetwork, state: State, read: UnitRead
 ) -> Bool[np.ndarray, " places"]:
-    """Positions that some weight other than zero reads, or something else."""
+    """Positions that are read by a nonzero weight or by a step without weights."""
     heard = np.full(len(read.owner), read.others)
     program, values = network.program, state.values
     if read.loop is not None:

@@ -1,4 +1,7 @@
-"""Along steps that act on every unit alone, to the values that other steps read."""
+"""The values through which the rest of a network reads the units of a layer.
+
+Units are followed through the steps that act on each unit separately.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,9 +22,9 @@ class UnitRead:
         place: the value.
         axis: its axis along which the units lie.
         owner: the unit of every position along that axis.
-        kept: axes that a unit's mean is not taken over: those the reader sums.
+        kept: axes over which a unit's mean is not taken, because the reader sums them.
         products: readers that are products with fixed weights: (step, operand).
-        others: whether anything else reads it.
+        others: whether any other step reads the value.
         loop: the step whose body the place belongs to; None outside of loops.
     """
 
@@ -42,14 +45,15 @@ def find_reads(
     mixing: bool = False,
     loop: int | None = None,
 ) -> tuple[tuple[UnitRead, ...], Mapping[int, set[int]]]:
-    """The values that others read.
+    """The values of the units that other steps read.
 
     Args:
         program: the network, or the body of a loop.
-        tracked: where the units lie at first; it gains the places on the way.
+        tracked: positions of the units in the first values; values that are computed
+            from these are added to it.
         first: number of the first step to look at.
-        mixing: whether a unit may be combined with anything entry by entry, as its
-            gates and its memory are.
+        mixing: whether a unit may be combined entry by entry with other values, such as
+            its gates and its memory.
         loop: the step whose body the program is.
 
     Returns:
@@ -97,7 +101,7 @@ def find_reads(
 
 
 def above(parents: Mapping[int, set[int]], places: set[int]) -> set[int]:
-    """The places, and the tracked values that they are computed from."""
+    """Some values, and the tracked values that they are computed from."""
     found, new = set(), set(places)
     while new:
         found |= new
@@ -108,7 +112,7 @@ def above(parents: Mapping[int, set[int]], places: set[int]) -> set[int]:
 def below(
     parents: Mapping[int, set[int]], places: set[int], without: int | None = None
 ) -> set[int]:
-    """What is computed from some places, on ways that avoid one."""
+    """Tracked values computed from `places` on paths that avoid `without`."""
     found: set[int] = set()
     for place, direct in parents.items():
         if place != without and direct & ({*places, *found} - {without}):
@@ -119,9 +123,9 @@ def below(
 def _merged(
     parents: Mapping[int, set[int]], readings: set[int], others: set[int]
 ) -> set[int]:
-    """For readers that are no products: the last value that all of them depend on.
+    """For readers that are not products: the last value on which all of them depend.
 
-    A norm over the units reads x and x²; a unit held at rest must be at one x.
+    For example, a norm over the units reads x and x²: a unit must be replaced in x.
     """
     found = set()
     for start in (place for place, direct in parents.items() if not direct):

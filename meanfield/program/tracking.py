@@ -1,7 +1,8 @@
-"""Where units lie in the values that are computed from them, and from which they are.
+"""Positions of the units of a layer in values before and after a step.
 
-Units lie along one axis of a value, several positions belonging to one unit after a
-flattening. The pair (axis, owner), with the unit of every position, says so.
+Units lie along one axis of a value; after a flattening several positions may belong to
+one unit. This is described by a pair (axis, owner): owner is the unit of every position
+along the axis.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +21,16 @@ NO_UNIT = -1  # owner of a position that belongs to no unit
 def tracked_results(
     program: Program, step: Step, tracked: Mapping, *, mixing: bool
 ) -> Tracked:
-    """Where units are in the results of a step that acts on every unit alone.
+    """Positions of units in the results of a step that acts on each unit separately.
 
     Args:
         program: the network.
         step: one of its steps.
-        tracked: where units are in the operands.
+        tracked: positions of the units in the operands.
         mixing: whether units may be combined, entry by entry, with other data.
 
     Returns:
-        By place; empty when the step does something else with the units.
+        (axis, owner) by value; empty if the step does not act on each unit separately.
     """
     if not tracked:
         return {}
@@ -78,12 +79,12 @@ def tracked_results(
 def tracked_operands(
     program: Program, step: Step, tracked: Mapping[int, tuple[int, np.ndarray]]
 ) -> Tracked:
-    """Where units are in the operands that their entries of the results come from.
+    """Positions of units in the operands, from their positions in the results.
 
     Args:
         program: the network.
         step: one of its steps.
-        tracked: where units are in the results.
+        tracked: positions of the units in the results.
     """
     found: Tracked = {}
     for number, out in enumerate(step.outputs):
@@ -102,7 +103,7 @@ def tracked_operands(
 def merged(
     one: tuple[int, np.ndarray] | None, other: tuple[int, np.ndarray]
 ) -> tuple[int, np.ndarray]:
-    """Two findings for one value: a position that either knows is known."""
+    """Combine two results for one value: a unit known to either is kept."""
     if one is None or one[0] != other[0]:
         return other
     return one[0], np.where(one[1] == NO_UNIT, other[1], one[1])
@@ -157,9 +158,9 @@ def _cut(params: Any, axis: int) -> slice:
 def _reshaped(
     old: Sequence[int], new: Sequence[int], axis: int, owner: Any
 ) -> tuple[int, np.ndarray] | None:
-    """Units along one axis of the new shape, where they still lie along one."""
+    """Positions of units in the new shape; None if they do not lie along one axis."""
     if len(owner) == 1:
-        # One unit lies along any axis of length 1.
+        # A single unit can be assigned to any axis of length 1.
         return (list(new).index(1), owner) if 1 in new else None
     (i, j), (k, m) = _block(old, new, axis)
     labels = np.expand_dims(owner, tuple(d for d in range(j - i) if d != axis - i))
@@ -180,7 +181,7 @@ def _reshaped(
 def _block(
     old: Sequence[int], new: Sequence[int], axis: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The smallest ranges of old and new axes around `axis` that hold the same."""
+    """The smallest ranges of old and new axes around `axis` with the same entries."""
     i = j = k = m = 0
     while True:
         a, b = old[j] if j < len(old) else 1, new[m] if m < len(new) else 1

@@ -1,4 +1,4 @@
-"""Eight-bit ONNX: integers where they change little, chosen on calibration data.
+"""Eight-bit ONNX: integers where they change outputs little on calibration data.
 
 | precision                 | weights                      | activations               |
 |---------------------------|------------------------------|---------------------------|
@@ -6,12 +6,12 @@
 | `weights`                 | 8 bits                       | float                     |
 | `weights, n of m layers`  | 8 bits, in the others 16     | float                     |
 
-Every row of a weight has a scale of its own, and is rounded so that the outputs of its
-layer change least (`rounding`). The first precision is taken whose answers would stay
-close enough on the calibration data even where the network is undecided; 16 bits go to
-the layers whose rounding changes the outputs most. Ranges are measured once, so that an
-answer does not depend on what else is in its batch. The result is checked to hold
-integers: a graph the quantiser does not understand would pass through it unchanged.
+Every row of a weight has its own scale and is rounded so that the outputs of its layer
+change least (`rounding`). The first precision is used with which probabilities on the
+calibration data would stay close enough even if every prediction were undecided; the
+layers whose rounding changes the outputs most have 16 bits. Ranges are measured once,
+so that a prediction does not depend on the other examples of its batch. The result is
+checked for integers, because the quantiser does not change graphs it does not support.
 """
 
 import os
@@ -32,8 +32,8 @@ from .rounding import channel_scales, round_nearest, round_together
 _BATCH = 64
 # Part of the weights that must become integers for the file to be called int8.
 _ENOUGH = 0.5
-# Processors without VNNI add two products in 16 bits: weights of 8 bits overflow
-# there, those of 7 do not.
+# Processors without VNNI add two products in 16 bits. This overflows with weights of 8
+# bits, and does not with 7 bits.
 _LEVELS_WITH_ACTIVATIONS, _LEVELS = 64, 127
 _CONTRACTIONS = ("Gemm", "MatMul", "Conv")
 
@@ -46,14 +46,14 @@ def save_int8(
     Args:
         path: the file.
         model: what `to_onnx` returns.
-        calibration: a batch of inputs that is like those to come.
+        calibration: a batch of inputs like those that the network will be used on.
         link: from outputs to probabilities: "softmax", "sigmoid" or "none".
 
     Returns:
-        Its precision, as in the table above.
+        The precision of the file, as in the table above.
 
     Raises:
-        ValueError: hardly a weight became an integer.
+        ValueError: fewer than half of the weights became integers.
         ImportError: onnxruntime is missing.
     """
     x = np.asarray(calibration)
@@ -65,8 +65,9 @@ def save_int8(
             break
         require(
             part >= _ENOUGH,
-            f"only {part:.0%} of the weights became 8-bit integers: the quantiser does "
-            "not enter this kind of network (loops, for example). Use format 'onnx'.",
+            f"`model` must allow at least {_ENOUGH:.0%} of its weights to become 8-bit "
+            f"integers; got {part:.0%}, because the quantiser does not support this "
+            "kind of network (loops, for example). Use format 'onnx'.",
         )
         chosen = precision, small
         if worst_change(expected, _run(small, x)[0], link) <= INT8_TOLERANCE:
@@ -79,7 +80,7 @@ def save_int8(
 def _candidates(
     model: Any, signals: dict[str, np.ndarray], x: Any, expected: Any, link: str
 ) -> Iterator[tuple[str, Any]]:
-    """Precisions with their models, from the smallest numbers to larger ones."""
+    """Precisions with their models, from the fewest bits to the most."""
     yield "weights and activations", _with_activations(model, signals, x)
     names = [node.name for node, _ in _weights(model)]
     yield "weights", _weights_alone(model, signals, names, [])
@@ -111,7 +112,7 @@ def _with_activations(model: Any, signals: dict[str, np.ndarray], x: Any) -> Any
     quantization = need("onnxruntime.quantization")
     onnx = need("onnx")
     exact = _last_contraction(model)
-    # The quantiser rounds to the nearest level; weights that lie on levels stay there.
+    # The quantiser rounds to the nearest level, so weights already on a level stay.
     gridded = _copy(model)
     for node, weight in _weights(gridded):
         if node.name not in exact:
@@ -142,7 +143,7 @@ def _weights_alone(
     eight: Sequence[str],
     sixteen: Sequence[str],
 ) -> Any:
-    """Weights of nodes in fewer bits, made float when the file is read."""
+    """Store weights of nodes in fewer bits; they become float when the model is run."""
     onnx, small = need("onnx"), _copy(model)
     for node, weight in _weights(small):
         whole = f"{weight.name}/whole"
@@ -186,7 +187,7 @@ class _Weight:
 
 
 def _weights(model: Any) -> list[tuple[Any, _Weight]]:
-    """The contractions at the top of a graph with a weight that they alone read."""
+    """The contractions outside loops whose weight no other node reads."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     readers = [name for node in graph.node for name in node.input]
@@ -201,7 +202,7 @@ def _weights(model: Any) -> list[tuple[Any, _Weight]]:
 
 
 def _rows_first(node: Any, array: np.ndarray) -> tuple[np.ndarray, Callable]:
-    """A weight with its output channels along the first axis, and the way back."""
+    """A weight with its output channels along the first axis, and the inverse."""
     if node.op_type == "Conv":
         return array, lambda turned: turned
     return np.swapaxes(array, 0, -1), lambda turned: np.swapaxes(turned, 0, -1)
@@ -221,7 +222,7 @@ def _rounded(
 
 
 def _last_contraction(model: Any) -> list[str]:
-    """The node that makes the outputs, unless it is the only one.
+    """The name of the node that computes the outputs, unless it is the only one.
 
     It holds few of the weights, and 256 steps are coarse for logits: on an MNIST
     network its quantisation doubles the largest change of a probability.
@@ -246,7 +247,7 @@ def _run(model: Any, x: np.ndarray) -> list[np.ndarray]:
 def _run_with_signals(
     model: Any, x: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The outputs, and what each contraction reads, by name."""
+    """The outputs, and the input of each contraction, by name."""
     shown, make = _copy(model), need("onnx").helper.make_empty_tensor_value_info
     names = {n.input[0] for n in model.graph.node if n.op_type in _CONTRACTIONS}
     inside = sorted(names - {"input"})
@@ -266,7 +267,7 @@ def _tensors(graph: Any) -> list[Any]:
 
 def _reader(quantization: Any, calibration: Any) -> Any:
     class Reader(quantization.CalibrationDataReader):
-        """Hands out the calibration data in batches."""
+        """Yields the calibration data in batches."""
 
         def __init__(self):
             x = np.asarray(calibration)

@@ -1,9 +1,10 @@
-"""Where a number added into a pre-activation ends up.
+"""Find a bias that can absorb a constant contribution to a pre-activation.
 
-A constant contribution Σ_k w_jk c may move from a contraction into a bias entry when
-both are added into the same numbers and nothing looks at them before. Each number is
-followed forward through sums and rearrangements to the last value where it is still
-plainly added; two numbers that end on the same entries of the same value may trade.
+A constant contribution Σ_k w_jk c of a contraction can be moved into a bias entry if
+both are added to the same entries of some later value, and no other step reads them
+before. Each entry is followed forward through sums and rearrangements to the last value
+in which it is still a plain summand. Two entries that end at the same entries of the
+same value are interchangeable.
 """
 
 import math
@@ -39,7 +40,7 @@ class Flow:
             self.readers.setdefault(value, []).append((None, 0))
 
     def collect(self, nodes: Sequence[Node]) -> None:
-        """Note who reads each value."""
+        """Record which nodes read each value."""
         for node in nodes:
             for place, value in enumerate(node.inputs):
                 self.readers.setdefault(value, []).append((node, place))
@@ -49,11 +50,12 @@ class Flow:
                     self.readers.setdefault(value, []).append((None, 0))
 
     def ends(self, value: Value, numbers: np.ndarray) -> Ends:
-        """Where numbered entries end: value → number of each of its entries, or 0.
+        """The last values in which entries are summands: value → entry numbers, or 0.
 
         Args:
-            value: where they start.
-            numbers: positive numbers in the shape of the value; 0 marks no entry.
+            value: the value that holds the entries.
+            numbers: a positive number for each entry, in the shape of the value; 0 for
+                entries that are not followed.
         """
         readers = self.readers.get(value, [])
         moved = [
@@ -61,7 +63,7 @@ class Flow:
             for node, place in readers
             for step in self.steps(value, node, place, numbers)
         ]
-        # A number goes on only if exactly one reader sees it, and lets it pass.
+        # An entry is followed further only if its only reader adds or moves it.
         total = np.zeros(int(numbers.max(initial=0)) + 1, int)
         for _, seen in moved:
             total[np.unique(seen)] += 1
@@ -83,7 +85,7 @@ class Flow:
     def steps(
         self, value: Value, node: Node | None, place: int, numbers: np.ndarray
     ) -> list[tuple[Value | None, np.ndarray]]:
-        """What one reader makes of the numbers; None for a reader that ends them."""
+        """The numbers in the results of one reader; None if it ends the summands."""
         if node is None:
             return [(None, numbers)]
         (out, *_) = node.outputs
@@ -148,7 +150,7 @@ def _slots(
 
 
 def _partners(rows: np.ndarray, entries: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (row, entry) that cover exactly the same places."""
+    """Pairs (row, entry) that end at exactly the same positions."""
     pairs = np.unique(np.stack([rows.ravel(), entries.ravel()], 1), axis=0)
     pairs = pairs[(pairs > 0).any(1)]
     once = [np.bincount(pairs[:, side])[pairs[:, side]] == 1 for side in (0, 1)]

@@ -1,6 +1,6 @@
 """A network of any framework as named arrays and a function of a batch.
 
-What ships runs in inference mode, and its arrays may shrink.
+An exported network runs in inference mode, and its arrays may have been shrunk.
 """
 
 import dataclasses
@@ -72,13 +72,13 @@ def put_arrays(tree: Any, arrays: Arrays) -> Any:
     """A copy of a tree whose leaves named in `arrays` are replaced.
 
     Raises:
-        ValueError: a name is no leaf of the tree.
+        ValueError: a name is not that of a leaf of the tree.
     """
     unknown = sorted(set(arrays) - set(named_leaves(tree)))
     require(
         not unknown,
-        f"`arrays` names leaves that the model does not have: {unknown[:5]}. Use the "
-        "paths of the model the weights were learned for.",
+        f"`arrays` must be named as leaves of the model; got {unknown[:5]}. Use the "
+        "paths of the model that the weights were learned for.",
     )
     return map_named(lambda name, leaf: arrays.get(name, leaf), tree)
 
@@ -96,7 +96,7 @@ def _resize_pair(pair: tuple[Callable[..., Any], Any]) -> Any:
     return resized_apply(apply_fn), params
 
 
-# The sizes that a framework keeps beside its arrays, brought in line with them.
+# Set the sizes that a framework stores beside its arrays to those of the arrays.
 _RESIZED: dict[str, Callable[[Any], Any]] = {
     "equinox": resize_equinox,
     "nnx": resize_nnx,

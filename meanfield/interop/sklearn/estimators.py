@@ -1,4 +1,4 @@
-"""scikit-learn estimators: an ensemble behind `fit` and `predict`."""
+"""Ensembles as scikit-learn estimators with `fit` and `predict`."""
 
 from typing import Any
 
@@ -29,17 +29,18 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
             key)`` that makes an Equinox module acting on one example.
         prior: "default", a spike-and-slab prior with inclusion probability ½ and slab
             scales learned for each layer; "selective" or a `Selective`, the rule that
-            finds temperature, epochs and steps itself; a `SpikeSlabPrior`; or None for
-            the published rule without a prior.
+            chooses temperature, epochs and step sizes itself; a `SpikeSlabPrior`; or
+            None for the published rule without a prior.
         temperature: weight of the prior's KL term. 1 is the evidence bound, which
             underfits a few hundred examples; the default is a cold posterior.
         epochs: passes over the data (at most, with early stopping).
         batch_size: examples a step; "auto" is an eighth of them, at most 64.
         learning_rate: first step of Adam, falling to 0 along a cosine.
-        early_stopping: hold out part of the data and stop when it no longer gains.
-        validation_fraction: that part.
-        patience: epochs without a gain before stopping.
-        num_samples: noise draws behind a prediction.
+        early_stopping: hold out part of the data, and stop when the loss on it no
+            longer falls.
+        validation_fraction: the part of the data that is held out.
+        patience: epochs without improvement before stopping.
+        num_samples: noise draws averaged in a prediction.
         random_state: seed of everything random.
 
     Attributes:
@@ -65,9 +66,9 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
             X: an array of numbers, or a frame of pandas or Polars; its columns of texts
                 or categories become one-hot features.
             y: labels of any type.
-            sample_weight: a number ≥ 0 for each example. Whole numbers count as
-                repetitions of the example, others by their ratios. The order of the
-                examples does not matter.
+            sample_weight: a number ≥ 0 for each example. A whole number is equivalent
+                to repeating the example so often; otherwise only ratios matter. The
+                order of the examples does not matter.
 
         Raises:
             ValueError: an argument does not fit; the message says which and why.
@@ -114,8 +115,8 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         known = np.isin(y, self.classes_)
         require(
             bool(known.all()),
-            f"`y` holds the label {str(y[np.argmin(known)])!r}, which is not among the "
-            f"classes {self.classes_.tolist()}. Name all of them with `classes`.",
+            f"`y` must hold labels among the classes {self.classes_.tolist()}; got "
+            f"{str(y[np.argmin(known)])!r}. Name all classes with `classes`.",
         )
         codes = np.searchsorted(self.classes_, y).astype(np.int32)
         return X, codes, check_weights(weights, len(y))
@@ -137,7 +138,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
 class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
     """A regressor whose every weight is a spike-and-slab distribution.
 
-    The noise of the targets is learned. Targets may be a column or several.
+    The noise of the targets is learned. There may be one target or several.
 
     Args:
         hidden: widths of the hidden layers.
@@ -148,10 +149,11 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         epochs: passes over the data (at most, with early stopping).
         batch_size: examples a step; "auto" is an eighth of them, at most 64.
         learning_rate: first step of Adam, falling to 0 along a cosine.
-        early_stopping: hold out part of the data and stop when it no longer gains.
-        validation_fraction: that part.
-        patience: epochs without a gain before stopping.
-        num_samples: noise draws behind a prediction.
+        early_stopping: hold out part of the data, and stop when the loss on it no
+            longer falls.
+        validation_fraction: the part of the data that is held out.
+        patience: epochs without improvement before stopping.
+        num_samples: noise draws averaged in a prediction.
         random_state: seed of everything random.
 
     Example:
@@ -226,7 +228,7 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predictive mean and, if asked for, the standard deviation of the target.
 
-        The latter holds noise and uncertainty about the weights.
+        The standard deviation includes the noise and the uncertainty of the weights.
         """
         mean, var = self._predictive(X)
         shape = (len(mean), *np.shape(self._shift))
@@ -236,11 +238,11 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         return mean, np.sqrt(var).reshape(shape) * self._scale
 
     def _likelihood(self) -> Gaussian:
-        # Several targets have a noise each.
+        # Each of several targets has its own noise.
         return Gaussian("learned", initial_scale=np.full(np.shape(self._shift), 0.5))
 
     def __sklearn_tags__(self) -> Any:
-        """Several targets at once are fine."""
+        """State that several targets are supported."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -1,14 +1,15 @@
-r"""Training in which every layer is a game: only strong coalitions propagate.
+r"""Training in which only the strong coalition of every layer is active.
 
-Every K epochs, layer after layer, the units of a layer play for the network's payoff on
-held-out examples. Their Shapley values φ, averaged over the evaluations so far, rank
-them; the strong coalition of the layer is the first k of them, or the smallest set that
-keeps the payoff. From then on the units outside are silent (see `silence`): gates stand
-still between evaluations, and changing them compiles nothing.
+Every K epochs, layer after layer, the units of a layer are the players of a game for
+the network's payoff on validation examples. They are ranked by their Shapley values φ,
+averaged over the evaluations so far; the strong coalition of the layer is the first k
+of them, or the smallest set that keeps the payoff. From then on the units outside are
+silent (see `silence`). The gates are constant between evaluations, and a change of the
+gates causes no compilation.
 
-A unit can come back. While it is silent its weights get no gradient, and at every
-evaluation all units of a layer play, those outside included: it returns when its
-averaged value beats that of a member. After the last evaluation no unit returns.
+A silent unit can become active again. Its weights get no gradient, but it remains a
+player at every evaluation, and it becomes active when its averaged value exceeds that
+of a member. After the last evaluation no unit becomes active again.
 
 Source: the scheme (neurons as players, a layer as a game, an energy-driven payoff,
 strong coalitions alone propagating, Shapley values in the regularizer) is that of
@@ -45,13 +46,13 @@ class CoalitionResult:
     Attributes:
         ensemble: the trained ensemble; units outside the coalitions have no incoming
             connection left (π = 1, m = 0, Ξ = 0, bias 0), so that its networks shrink.
-        likelihood: with what it learned.
-        coalitions: the units of each layer that belong.
-        values: their last values, in units of the payoff.
-        rounds: every layer at every evaluation.
-        history: that of `fit`, with `penalty`, `active_units` (during the epoch) and
-            `evaluation_seconds` (after it).
-        stopped: as of `fit`.
+        likelihood: the likelihood, with its learned parameters.
+        coalitions: for each layer, a mask of the units in its coalition.
+        values: the units' last values, in units of the payoff.
+        rounds: the result for every layer at every evaluation.
+        history: as from `fit`, with `penalty`, `active_units` (during the epoch) and
+            `evaluation_seconds` (after it) in addition.
+        stopped: as from `fit`.
     """
 
     ensemble: Ensemble
@@ -64,14 +65,14 @@ class CoalitionResult:
 
     @property
     def num_active(self) -> int:
-        """Units in all coalitions."""
+        """Number of units in all coalitions together."""
         return int(sum(mask.sum() for mask in self.coalitions.values()))
 
     def features(self, x: Any, layer: str | None = None) -> Any:
-        """Activations of the strong units of a layer, the last one if none is named.
+        """Activations of the units in the coalition of a layer (default: the last).
 
         Returns:
-            (examples, strong units); channels are averaged over their positions.
+            Shape (examples, units); channels are averaged over their positions.
         """
         layer = list(self.coalitions)[-1] if layer is None else layer
         return coalition_features(self.ensemble, layer, x, mask=self.coalitions)
@@ -100,39 +101,41 @@ def train_coalitions(
     regularizer: float = 0.0,
     **settings: Any,
 ) -> CoalitionResult:
-    r"""Train a network in which only strong coalitions of units propagate.
+    r"""Train a network in which only strong coalitions of units are active.
 
     Args:
         model: an `Ensemble`, or an ordinary model, which trains as a point network.
         data: arrays (x, y); with arrays as `validation`, anything that `fit` takes.
         key: a `jax.random.key`.
         likelihood: as in `fit`.
-        layers: the layers that play, by parameter path without its last name. Default:
-            every dense and convolutional layer whose units feed another layer.
+        layers: the layers with coalitions, by parameter path without its last name.
+            Default: every dense and convolutional layer whose units feed another layer.
         epochs: passes over the data.
         every: K, epochs between two evaluations.
-        settle: last epochs in which coalitions stay fixed. Default: a third.
-        keep: units of a layer in its final coalition: a number, a part of the layer
-            (a float up to 1), or either for each layer. Sizes fall from all to this
-            geometrically over the evaluations. Default: at every evaluation the
-            smallest coalition that keeps the payoff, see `strong_coalition`.
-        epsilon: part of the payoff that may be lost at an evaluation, without `keep`.
+        settle: number of last epochs in which coalitions stay fixed. Default: a third.
+        keep: size of the final coalition of a layer: a number of units, a part of the
+            layer (a float up to 1), or a mapping from layers to these. Sizes decrease
+            geometrically from all units to this over the evaluations. Default: at every
+            evaluation the smallest coalition that keeps the payoff; see
+            `strong_coalition`.
+        epsilon: without `keep`, part of the payoff that may be lost at an evaluation.
         credit: "shapley", "banzhaf", or a function
             ``credit(ensemble, layer, (x, y), key)`` that returns a number for each
             unit of the layer.
-        payoff: of `NeuronGame`. By default minus the mean excess of the right label's
+        payoff: as in `NeuronGame`. By default minus the mean excess of the true label's
             energy over the free energy; for real targets minus the energy ½ (y − ŷ)².
         energy_temperature: T > 0 of the free energy.
         budget_per_unit: evaluations of a game for each of its players.
-        validation: part of the examples kept from training for the games, or arrays
-            (x, y) of others.
-        num_examples: of them in one game, drawn anew at each evaluation.
-        memory: weight of the past in the average of values, in [0, 1).
+        validation: arrays (x, y) for the games, or the part of the training examples to
+            hold out for them.
+        num_examples: validation examples in one game, drawn again at each evaluation.
+        memory: weight of earlier evaluations in the average of values, in [0, 1).
         softness: T of the memberships σ((φ − θ)/T), in units of the mean |φ|, with θ
-            midway between the last member and the first outside. Until the last
-            evaluation units then act at random with that probability; 0 is a gate.
+            midway between the last member and the first unit outside. Until the last
+            evaluation units are active at random with this probability; with T = 0
+            only members are active.
         regularizer: λ ≥ 0, see `CoalitionRestriction`.
-        **settings: as of `fit` (batch_size, optimizer, prior, validation, …).
+        **settings: further arguments of `fit` (batch_size, optimizer, prior, …).
 
     Returns:
         A `CoalitionResult`.
@@ -159,8 +162,8 @@ def train_coalitions(
     for name in ("patience", "checkpoint"):
         require(
             settings.get(name) is None,
-            f"`{name}` does not go with coalition training: a network of an earlier "
-            "epoch has other coalitions. Leave it out.",
+            f"`{name}` must be left out of coalition training, because the network of "
+            "an earlier epoch has other coalitions.",
         )
     settle = max(1, epochs // 3) if settle is None else settle
     _check(epochs, every, settle, epsilon, memory, softness, regularizer)
@@ -215,7 +218,7 @@ def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
     if isinstance(keep, Mapping):
         require(
             set(keep) == set(found.units),
-            f"`keep` must name the layers that play, {list(found.units)}; got "
+            f"`keep` must name the layers with coalitions, {list(found.units)}; got "
             f"{list(keep)}.",
         )
     sizes: dict[str, int | None] = {}
@@ -233,7 +236,7 @@ def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
 
 
 def _hold_out(data: Any, validation: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
-    """Examples to learn from, and those that the games are played on."""
+    """Examples for training, and examples for the games."""
     if isinstance(validation, tuple):
         return data, array_pair(validation, name="validation")
     pair = array_pair(
@@ -256,9 +259,10 @@ def _check(epochs, every, settle, epsilon, memory, softness, regularizer) -> Non
     require(every >= 1, f"`every` must be at least 1 epoch; got {every}.")
     require(
         settle >= 0 and every <= epochs - settle,
-        f"`epochs` must leave room for an evaluation: the first comes after `every` = "
-        f"{every} epochs, and `settle` = {settle} of {epochs} epochs come after the "
-        "last. Train longer, evaluate more often, or settle for less.",
+        "`epochs` must be at least `every` + `settle`, with `settle` ≥ 0; got "
+        f"{epochs} epochs, the first evaluation after `every` = {every}, and `settle` "
+        f"= {settle} after the last. Use more `epochs`, or a smaller `every` or "
+        "`settle`.",
     )
     require(0 <= epsilon < 1, f"`epsilon` must lie in [0, 1); got {epsilon}.")
     require(0 <= memory < 1, f"`memory` must lie in [0, 1); got {memory}.")

@@ -3,20 +3,21 @@ r"""Joint entropy of many binary units by the chain rule with classifiers.
     H(z₁ … z_n) = Σ_t H(z_t | z_1 … z_{t−1}) ≤ Σ_t CE_t
 
 Every conditional entropy is bounded by the cross-entropy of a classifier that
-predicts z_t from the units before it, measured on examples the classifier has not
-seen. Three classifiers compete (none at all, logistic regression, boosted trees); for
-each fold the one that did best on the *other* folds is taken, so that the choice adds
-no optimism. Trees of a wide layer see the 96 predictors that correlate most with z_t on
-the examples they learn from: leaving predictors out keeps the bound a bound.
+predicts z_t from the units before it, measured on examples held out from its training.
+There are three classifiers (a constant, logistic regression, boosted trees); in each
+fold the one that is best on the *other* folds is used, so that the choice causes no
+bias. In a wide layer the trees use only the 96 predictors that correlate most with z_t
+on their training examples; with fewer predictors the bound remains valid.
 
-The gain over no classifier is the information that the earlier units hold:
+The gain over the constant is the information that the earlier units give about z_t:
 
-    TC ≥ Σ_t (CE_t^none − CE_t)        total correlation, bits
+    TC ≥ Σ_t (CE_t^constant − CE_t)        total correlation, bits
 
-Wide layers have too many terms to fit them all. Then the order is cut in strata of
-equal length and one term is drawn from each with a chance in proportion to its unit's
-own entropy c_t; with ρ the share of c_t that is gained, the sum is Σ_strata ρ Σ c_t. It
-has no bias, and the spread of ρ between neighbouring strata gives its standard error.
+In wide layers there are too many terms to fit all. Then the order is divided into
+strata of equal length, and one term is drawn from each stratum with a probability
+proportional to its unit's own entropy c_t. With ρ the gain of that term divided by its
+c_t, the sum is estimated by Σ_strata ρ Σ c_t. This estimate is unbiased, and its
+standard error follows from the spread of ρ between neighbouring strata.
 """
 
 import dataclasses
@@ -31,23 +32,23 @@ from sklearn.model_selection import KFold
 from .boosted_trees import boosted_trees
 from .entropy import unit_entropies
 
-# Boosted trees see what no line separates (an exclusive or) but slow down with the
-# number of predictors. Fewer are filled up, so that one program serves all terms.
+# Boosted trees learn what is not linearly separable (an exclusive or) but are slow with
+# many predictors. Fewer are padded, so that all terms use one compiled program.
 MAX_TREE_PREDICTORS = 96
-# Dropping predictors keeps the bound a bound; more than this cost too much.
+# The bound holds with fewer predictors too; more than this cost too much time.
 MAX_PREDICTORS = 512
-# A unit that left its usual state this rarely cannot train a classifier.
+# With fewer examples than this in a unit's rarer state, no classifier is trained.
 MIN_MINORITY = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class ChainGain:
-    """What earlier units tell of later ones: the total correlation's lower estimate.
+    """Information of earlier units about later ones: a lower bound on TC.
 
     Args:
-        bits: Σ_t (CE_t^none − CE_t), from the terms fitted.
-        per_example: its parts, one an example (their mean is `bits`).
-        term_error: standard error that comes from leaving terms out; 0 if none was.
+        bits: Σ_t (CE_t^constant − CE_t), estimated from the fitted terms.
+        per_example: contribution of each example; their mean is `bits`.
+        term_error: standard error due to the terms that were left out; 0 if none.
         num_terms: terms fitted.
     """
 
@@ -64,7 +65,7 @@ def chain_gain(
     num_terms: int = 32,
     num_folds: int = 3,
 ) -> ChainGain:
-    """Information that units hold of each other, by out-of-fold classifiers.
+    """Information that units give about each other, by out-of-fold classifiers.
 
     Args:
         states: which units were on; every unit must change at some example.
@@ -129,7 +130,7 @@ def _term_gain(
             continue
         line = LogisticRegression(solver="liblinear", C=0.1, tol=1e-2)
         line.fit(predictors[train], target[train])
-        # No finite sample makes anything certain: at most odds of 2N to 1.
+        # A finite sample justifies no certainty: odds are limited to about 2N to 1.
         floor = 0.5 / train.sum()
         for row, probability in enumerate(
             (line.predict_proba(predictors[test])[:, 1], trees[fold, test]), start=1
@@ -148,7 +149,7 @@ def _tree_probabilities(
     target: Bool[np.ndarray, " examples"],
     learned: Bool[np.ndarray, "folds examples"],
 ) -> Float64[np.ndarray, "folds examples"]:
-    """What boosted trees say that learned from each fold's examples."""
+    """Probabilities by boosted trees, trained on the training examples of each fold."""
     num_examples, num_predictors = predictors.shape
     shown = np.zeros((len(learned), MAX_TREE_PREDICTORS, num_examples), dtype=bool)
     for fold, train in enumerate(learned):

@@ -1,4 +1,4 @@
-"""What was trained, and how to do it again."""
+"""The first sections of the report: what was trained, and how to reproduce it."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ OF_PRIOR = ("slab_scale", "temperature")
 
 
 def lead(run: Run) -> str:
-    """What came out, in a sentence."""
+    """The main results, in one sentence."""
     metrics = run.metrics
     parts = [f"{short(metrics.get('num_weights'))} random weights"]
     if metrics.get("accuracy") is not None:
@@ -33,7 +33,7 @@ def lead(run: Run) -> str:
 
 
 def trained(run: Run) -> str:
-    """What was trained."""
+    """The section on what was trained."""
     config, metrics = run.config, run.metrics
     widths = [config["model"]["inputs"], *config["model"]["hidden"]]
     seconds = metrics.get("train_seconds")
@@ -58,7 +58,7 @@ def trained(run: Run) -> str:
 
 
 def reproduce(run: Run) -> str:
-    """How to reproduce it."""
+    """The section on how to reproduce the run."""
     data, model, training = (run.config[k] for k in ("data", "model", "training"))
     words = ["meanfield", "train", "--data", data["source"]]
     if data["target"]:
@@ -86,7 +86,7 @@ def reproduce(run: Run) -> str:
 
 
 def _predicted(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A row with the names of the targets, where they have names."""
+    """A row with the names of the targets, if they have names."""
     names = data.get("target_names")
     return [("predicts", ", ".join(names))] if names else []
 
