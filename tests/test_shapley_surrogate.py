@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from oracles_shapley import table_game
 
-from meanfield.games.designs import draw_pairs, num_pairs_of_size
+from meanfield.games.designs import draw_pairs, num_pairs_of_size, spread_pairs
 from meanfield.games.exact import all_coalitions, marginal_values, shapley_weights
 from meanfield.games.known_games import unanimity
+from meanfield.games.odd_kernel import OddKernel, mean_distance_power
 from meanfield.games.shapley import shapley_values
-from meanfield.games.surrogate import OddKernel, mean_distance_power, posterior
+from meanfield.games.surrogate import posterior
 
 
 def halves(n: int):
@@ -173,3 +174,59 @@ def test_every_pair_of_a_size_is_as_likely():
     assert len(counts) == num_pairs_of_size(6, 3) == 10
     # 600 draws of 5 out of 10: mean 300, standard deviation √(600 · ¼).
     assert all(abs(count - 300) <= 5 * np.sqrt(150) for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    ("n", "num_pairs"), [(8, 5), (8, 7), (8, 100), (9, 200), (30, 60)]
+)
+def test_a_spread_design_holds_different_pairs_and_measures_every_direction(
+    n, num_pairs
+):
+    rows = spread_pairs(np.random.default_rng(0), n, num_pairs)
+    assert rows.shape == (num_pairs, n)
+    codes = rows @ 2 ** np.arange(n)
+    assert len(set(np.minimum(codes, 2**n - 1 - codes).tolist())) == num_pairs
+    signs = np.where(rows, 1.0, -1.0)
+    centred = signs - signs.mean(axis=1, keepdims=True)
+    assert np.linalg.matrix_rank(centred) == min(num_pairs, n - 1)
+    if num_pairs <= n:
+        assert (rows.sum(axis=1) == n // 2).all()
+
+
+def test_an_additive_game_is_seen_to_be_one():
+    weights = np.random.default_rng(0).normal(size=10)
+    for budget in (20, 40):
+        found = shapley_values(
+            lambda s: s @ weights + 3.0, 10, key=jax.random.key(1), budget=budget
+        )
+        assert found.method == "surrogate"
+        np.testing.assert_allclose(found.values, weights, atol=2e-2)
+
+
+def smooth_game(n, seed):
+    """A saturating sum, as of a model's output: nearly additive."""
+    weights = np.random.default_rng(seed).normal(0.1, 0.5, n)
+    return lambda s: np.tanh(0.7 * (s @ weights))
+
+
+def rough_game(n, seed):
+    return table_game(np.random.default_rng(seed).normal(size=2**n))
+
+
+@pytest.mark.parametrize("make", [smooth_game, rough_game])
+@pytest.mark.parametrize("per_player", [2, 4, 8])
+def test_the_automatic_choice_is_no_worse_than_permutations(make, per_player):
+    errors = {"auto": [], "antithetic": []}
+    for seed in range(8):
+        game = make(10, seed)
+        truth = shapley_values(game, 10, method="exact").values
+        for method, found in errors.items():
+            values = shapley_values(
+                game,
+                10,
+                key=jax.random.key(seed),
+                budget=10 * per_player,
+                method=method,
+            ).values
+            found.append(np.mean((values - truth) ** 2) / np.var(truth))
+    assert np.median(errors["auto"]) <= np.median(errors["antithetic"])

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from .evaluation import Evaluator
 
 ENUMERABLE = 20_000  # strata up to this size are listed rather than drawn by rejection
+CANDIDATES = 32  # coalitions that the next one of a spread design is chosen from
+CHOSEN_PER_PLAYER = 3  # beyond this many pairs a player any choice will do
 
 
 class PairedDesign(eqx.Module):
@@ -82,6 +84,55 @@ def draw_pairs(
         expected=np.repeat(shares, counts),
         fraction=np.repeat(drawn, counts),
     )
+
+
+def spread_pairs(
+    rng: np.random.Generator, num_players: int, num_pairs: int
+) -> Bool[np.ndarray, "pairs players"]:
+    """Different pairs that tell the players apart as well as so few can.
+
+    Sizes are shared out in proportion to 1/√(s(n − s)), because φ weighs a coalition by
+    about 1/s and 1/(n − s) (Neyman). With no more pairs than players all are halves: a
+    half says most about everyone. Within its size every coalition is that one of
+    CANDIDATES whose signs x have the largest x (δ + Σ x xᵀ)⁻¹ x, the sum over those
+    chosen before, so that the determinant of the sum is large (a D-optimal design).
+
+    Args:
+        rng: source of randomness.
+        num_players: n.
+        num_pairs: pairs, at most as many as there are.
+    """
+    half = num_players // 2
+    sizes = np.arange(1, half + 1)
+    weights = 1 / np.sqrt(sizes * (num_players - sizes))
+    if num_pairs <= min(num_players, num_pairs_of_size(num_players, half)):
+        weights = (sizes == half).astype(float)
+    there = [num_pairs_of_size(num_players, size) for size in sizes.tolist()]
+    capacity = np.array([min(count, num_pairs + 1) for count in there])
+    counts = _round(rng, _share(float(num_pairs), weights, capacity), num_pairs)
+    pools = {
+        size: _draw_stratum(rng, num_players, size, min(most, count + CANDIDATES - 1))
+        for size, most, count in zip(
+            sizes.tolist(), there, counts.tolist(), strict=True
+        )
+        if count
+    }
+    order = rng.permutation(np.repeat(sizes, counts)).tolist()
+    inverse = 1e3 * np.eye(num_players)
+    chosen = []
+    for number, size in enumerate(order):
+        pool, best = pools[size], 0
+        if number < CHOSEN_PER_PLAYER * num_players:
+            signs = np.where(pool[:CANDIDATES], 1.0, -1.0)
+            signs -= signs.mean(axis=1, keepdims=True)
+            seen = signs @ inverse
+            gains = np.einsum("ci,ci->c", seen, signs)
+            best = int(np.argmax(gains))
+            inverse -= np.outer(seen[best], seen[best]) / (1 + gains[best])
+        chosen.append(pool[best].copy())
+        pool[best] = pool[0]
+        pools[size] = pool[1:]
+    return np.array(chosen)
 
 
 def odd_part(

@@ -17,7 +17,7 @@ budget covers all 2^n coalitions, they are enumerated, whatever the method. Othe
 | `"leverage"`   | the same, all sizes drawn        | for nearly additive games      |
 |                | equally often                    | with many players              |
 | `"surrogate"`  | Gaussian process over coalitions | for the smallest error when    |
-|                |                                  | evaluations are expensive      |
+|                | with a kernel that fits the game | evaluations are expensive      |
 
 All methods evaluate pairs of complementary coalitions, and their values sum to
 v(N) − v(∅). Permutations and least squares are exact for quadratic games. The intervals
@@ -196,7 +196,7 @@ def _minimum_budget(method: str, n: int) -> int:
         "stratified": stratified.minimum_budget(n),
         "kernel": regression.minimum_budget(n),
         "leverage": regression.minimum_budget(n),
-        "surrogate": 2 * n,
+        "surrogate": surrogate.MIN_BUDGET,
         "exact": 2**n,
     }[method]
 
