@@ -13,7 +13,8 @@ Every payoff is by a model that was trained here; a family has several games, by
 and model. Nothing is downloaded.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
@@ -56,24 +57,21 @@ FAST: dict[str, Callable] = {
 }
 
 
-def tabular_games(num_seeds: int = 2) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def tabular_games(seeds: Iterable[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Games by name, "family: table, model, seed": payoffs of all coalitions and φ."""
     games = {}
-    for table in TABLES:
-        for seed in range(num_seeds):
-            train, test = split(table, seed)
-            for name, make in SMOOTH.items():
-                model = make(seed).fit(*train)
-                label = f"{table}, {name}, {seed}"
-                games[f"local: {label}"] = explained(model, train[0], test, 1, None)
-                games[f"global: {label}"] = explained(
-                    model, train[0], test, ROWS, test[1]
-                )
-            for name, make in FAST.items():
-                label = f"{table}, {name}, {seed}"
-                games[f"feature selection: {label}"] = selected(make, train, test, seed)
-                games[f"data valuation: {label}"] = valued(make, train, test, seed)
-            games[f"ensemble: {table}, trees, {seed}"] = joined(train, test, seed)
+    for table, seed in itertools.product(TABLES, seeds):
+        train, test = split(table, seed)
+        for name, make in SMOOTH.items():
+            model = make(seed).fit(*train)
+            label = f"{table}, {name}, {seed}"
+            games[f"local: {label}"] = explained(model, train[0], test, 1, None)
+            games[f"global: {label}"] = explained(model, train[0], test, ROWS, test[1])
+        for name, make in FAST.items():
+            label = f"{table}, {name}, {seed}"
+            games[f"feature selection: {label}"] = selected(make, train, test, seed)
+            games[f"data valuation: {label}"] = valued(make, train, test, seed)
+        games[f"ensemble: {table}, trees, {seed}"] = joined(train, test, seed)
     return {name: (payoffs, exact(payoffs)) for name, payoffs in games.items()}
 
 
