@@ -123,7 +123,7 @@ def test_a_shipped_archive_is_exported_and_checked(
     assert "not the file that was shipped" in err
     code, _, err = run(monkeypatch, capsys, "export", tmp_path, "--out", out)
     assert code == 1
-    assert "is no file" in err
+    assert "must be a file" in err
     code, _, err = run(monkeypatch, capsys, "sample", digits, "-k", "0")
     assert code == 2
 

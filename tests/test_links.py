@@ -193,7 +193,7 @@ def test_the_gradient_is_the_value_of_a_connection_that_joins():
         there[place], gone[place] = 1, 0
         value = expected(there) - expected(gone)
         np.testing.assert_allclose(found[place], value, atol=0.03, rtol=0.03)
-    with pytest.raises(ValueError, match='"accuracy" has no gradient'):
+    with pytest.raises(ValueError, match='must have a gradient; got "accuracy"'):
         mf.credit.inclusion_gradients(
             ensemble, (x, y), key=KEY, payoff="accuracy", likelihood=mf.Gaussian()
         )

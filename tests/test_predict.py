@@ -220,8 +220,8 @@ def test_intervals_hold_the_share_of_targets_that_evaluate_measures(x):
     ("likelihood", "level", "message"),
     [
         (mf.Gaussian(scale=0.5), 1.0, r"`level` must lie in \(0, 1\)"),
-        (mf.Categorical(), 0.9, "interval of continuous targets.*Categorical"),
-        (mf.Poisson(), 0.9, "interval of continuous targets.*Poisson"),
+        (mf.Categorical(), 0.9, "unless targets are continuous.*Categorical"),
+        (mf.Poisson(), 0.9, "unless targets are continuous.*Poisson"),
     ],
 )
 def test_intervals_that_do_not_exist_are_refused(x, likelihood, level, message):

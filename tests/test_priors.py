@@ -304,15 +304,15 @@ def test_a_prior_passes_through_jit_and_its_numbers_may_be_traced():
         (lambda: SpikeSlabPrior(inclusion_prob=True), "a probability or numpyro"),
         (
             lambda: SpikeSlabPrior(inclusion_prob=dist.Beta(jnp.ones(2), 1.0)),
-            "one Beta distribution",
+            "one Beta\\(a, b\\) distribution",
         ),
         (
             lambda: SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned").slab_scale,
-            "not one number",
+            "asked for by layer",
         ),
         (
             lambda: SpikeSlabPrior(inclusion_prob=dist.Beta(1.0, 1.0)).inclusion_prob,
-            "not one number",
+            "asked for by layer",
         ),
         (
             lambda: total_kl(

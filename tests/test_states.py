@@ -72,7 +72,7 @@ def test_nnx_modules_in_training_mode_are_refused_with_the_way_out(name, open_):
 )
 def test_a_state_that_a_call_changes_is_refused_by_name(layer, name):
     ensemble = mf.Ensemble.from_model(Net(layer()))
-    with pytest.raises(ValueError, match=rf"changes its state \['{name}'\]"):
+    with pytest.raises(ValueError, match=rf"changes of \['{name}'\]"):
         ensemble(X, key=KEY)
 
 

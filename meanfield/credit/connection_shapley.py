@@ -1,21 +1,22 @@
-r"""The credit of every connection: Shapley values at the price of backward passes.
+r"""Shapley values of all connections, from a few backward passes.
 
-Players are connections; in a coalition S those of S carry their distributions and the
-others are zero. f(q) = E v(S), when connection i joins with probability q_i, is Owen's
-multilinear extension of that game, and what `mean_field` computes. Along the diagonal
+Players are connections; in a coalition S the connections of S have their distributions
+and the others are zero. f(q) = E v(S), where connection i joins S with probability q_i,
+is Owen's multilinear extension of that game; `mean_field` computes it. Along the
+diagonal
 
     φ_i = ∫₀¹ (1 − π_i) ∂f/∂q_i (t (1 − π)) dt,     Σ_i φ_i = f(1 − π) − f(0),
 
 is the Shapley value of connection i in the game averaged over the posterior's
-sub-networks: one backward pass at a node t gives the integrand for all connections.
+sub-networks. One backward pass at a node t gives the integrand for all connections.
 
-Two questions have two answers. φ says whose removal hurts most. A connection that helps
-some examples as much as it harms others has φ ≈ 0 and matters: the root mean square of
-its value over examples says what may go.
+φ measures how much a connection raises the mean payoff. A connection that helps some
+examples as much as it harms others has φ ≈ 0 and still matters: to choose connections
+to remove, use the root mean square of their values over examples.
 
-Three errors can be told apart. Noise: standard errors, from the draws. Quadrature: an
-embedded rule. Gaussian pre-activations, wrong where a unit has few inputs: the check
-against drawn sub-networks.
+There are three errors. That of the noise is given by standard errors, from the draws;
+that of the quadrature by an embedded rule; that of Gaussian pre-activations, which is
+large if a unit has few inputs, by the check against drawn sub-networks.
 
 References:
     Owen 1972, Management Science 18:64 (multilinear extension). Dubey, Neyman & Weber
@@ -51,10 +52,11 @@ from .quadrature import Weighting, choose_rule
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConnectionValues(PathValues):
-    """Values of connections, as `connection_values` found them.
+    """Values of connections, from `connection_values`.
 
     Attributes:
-        check: the Gaussian step against drawn sub-networks; None if not asked for.
+        check: comparison of Gaussian pre-activations with drawn sub-networks; None if
+            not asked for.
     """
 
     check: PathCheck | None = None
@@ -85,33 +87,33 @@ def connection_values(
     Args:
         ensemble: a trained ensemble, of any model that `mean_field` takes; or an
             ordinary network as `Ensemble.from_points`.
-        data: arrays (x, y), the examples that the payoff averages over; one example is
-            data of length one.
+        data: arrays (x, y), the examples that the payoff averages over (at least one).
         key: a `jax.random.key`.
         likelihood: as in `fit`.
-        payoff: as of `NeuronGame`; "accuracy" has no gradient and is refused.
-        temperature: of the free energy.
+        payoff: as in `NeuronGame`, except "accuracy", which has no gradient.
+        temperature: temperature of the payoff "free_energy".
         path: "posterior" (default) for the game averaged over the sub-networks of the
             posterior, in which connections of π = 1 get nothing; "full" for the game in
             which every slab can join.
         weighting: b. None for Shapley values, "banzhaf" (t = ½ alone), a pair (a, b)
             for a Beta density of t, or a function of t with mean 1.
-        num_nodes: nodes of the Gauss rule.
+        num_nodes: nodes of the Gauss quadrature over t.
         num_samples: draws of the noise for each example and node, at least 2.
         noise: what is drawn. "preactivations" (default): z = G + ε Δ, independent for
             each example and position. "weights": the weights, as Gaussians of the same
-            mean and variance, once for a chunk of examples. Where a weight is read more
-            than once (a convolution, a recurrence, attention, tying) its readings share
-            a gate; the default takes them as independent, this one does not. It costs
-            half as much a draw, and a draw says less, because a chunk shares it.
-        groups: a label for each example, such as its class: splits the values into
-            parts that add up, at the same cost.
-        where: ``where(path_name, leaf)``, the leaves with gates. Default: the random
-            weights; of an ordinary network, the arrays of two or more dimensions.
+            mean and variance, once for a chunk of examples. If a weight is used more
+            than once (a convolution, a recurrence, attention, tying), all its uses
+            share a gate; "preactivations" treats them as independent, "weights" does
+            not. A draw of "weights" costs half as much but is less informative, because
+            the examples of a chunk share it.
+        groups: a label for each example, such as its class, by which the values are
+            split into parts that add up to them, at the same cost.
+        where: ``where(path_name, leaf)``, whether a leaf has gates. Default: the random
+            weights; in an ordinary network, the arrays of two or more dimensions.
         chunk_size: most examples in memory at once. Default: a sixteenth of them, from
             16 to 256. More and smaller chunks make `rms` more precise.
-        num_checks: sub-networks grown connection by connection for the check of the
-            Gaussian step, on at most 256 of the examples; 0 leaves it out.
+        num_checks: number of drawn sub-networks for the check of the Gaussian
+            pre-activations, on at most 256 of the examples; 0 for no check.
 
     Returns:
         `ConnectionValues`.
@@ -119,8 +121,8 @@ def connection_values(
     Raises:
         ValueError: data without targets or that do not fit, a payoff without gradient,
             fewer than two connections, groups of another length, too few draws, or a
-            payoff that is not finite (t and the example are named).
-        UnsupportedPrimitiveError: `mean_field` does not take the model.
+            payoff that is not finite.
+        UnsupportedPrimitiveError: `mean_field` does not support the model.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf

@@ -1,12 +1,12 @@
-"""A model of any framework as parameters and a function of them and a batch.
+"""Split a model of any framework into parameters and a function apply_fn(params, x).
 
 | model                     | acts on     | parameters                           |
 |---------------------------|-------------|--------------------------------------|
 | Equinox module            | one example | the module itself                    |
 | Flax NNX module           | a batch     | a dictionary of its arrays           |
-| pair (apply_fn, params)   | a batch     | `params`; numbers of Python stay     |
+| pair (apply_fn, params)   | a batch     | `params`; Python numbers stay        |
 
-A Flax Linen module goes in as the pair ``(module.apply, variables)``.
+Pass a Flax Linen module as the pair ``(module.apply, variables)``.
 """
 
 import dataclasses
@@ -26,13 +26,14 @@ from meanfield.trees import named_leaves
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """A model taken apart.
+    """A model, split into parameters and functions.
 
     Attributes:
         kind: "equinox", "nnx" or "function".
         params: its parameters, a tree; path names such as ``layers/0/weight``.
-        apply_fn: ``apply_fn(params, x)``, the outputs for a batch, as the model stands.
-        inference_fn: the same with dropout and its kin switched off.
+        apply_fn: ``apply_fn(params, x)``, the outputs for a batch, in the mode
+            (training or inference) that the model is in.
+        inference_fn: the same in inference mode, for example without dropout.
         rebuild: from parameters back to a model of the same kind.
         frozen: path names of the arrays that are not learned, such as statistics.
     """
@@ -46,11 +47,11 @@ class OpenedModel:
 
 
 class UnknownModelError(TypeError, ValueError):
-    """A model of no framework that is known here."""
+    """The model belongs to none of the supported frameworks."""
 
 
 def open_model(model: Any) -> OpenedModel:
-    """Take a model apart.
+    """Split a model into parameters and functions.
 
     Args:
         model: an Equinox module, a Flax NNX module or a pair ``(apply_fn, params)``.
@@ -81,7 +82,7 @@ def open_model(model: Any) -> OpenedModel:
     raise UnknownModelError(
         "`model` must be an Equinox module, a Flax NNX module or a pair (apply_fn, "
         f"params) with apply_fn(params, x) on a batch x; got {type(model).__name__}. "
-        "A Flax Linen module goes in as (module.apply, variables)."
+        "Pass a Flax Linen module as (module.apply, variables)."
     )
 
 
@@ -98,7 +99,7 @@ def _same(model: Any) -> Any:
 
 
 class _Pair(eqx.Module):
-    """Way back to the pair (apply_fn, params)."""
+    """Rebuilds the pair (apply_fn, params)."""
 
     apply_fn: Callable[..., Any] = eqx.field(static=True)
 
@@ -107,19 +108,19 @@ class _Pair(eqx.Module):
 
 
 def _on_device(leaf: Any) -> Any:
-    """Arrays of NumPy become arrays of JAX; numbers of Python are settings and stay."""
+    """Turn NumPy arrays into JAX arrays; Python numbers are settings and stay."""
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
 def _not_learned(params: Any) -> tuple[str, ...]:
-    """Flax Linen keeps what is learned in the collection "params"."""
+    """Names outside Flax Linen's collection "params", which holds what is learned."""
     if not isinstance(params, Mapping) or "params" not in params:
         return ()
     return tuple(n for n in named_leaves(params) if not n.startswith("params/"))
 
 
 def _states(params: Any) -> tuple[str, ...]:
-    """Equinox keeps statistics in a `State`; what its layers start from is one, too."""
+    """Names of Equinox's statistics, in a `State` or as initial values of layers."""
     kinds = (eqx.nn.State, eqx.nn.StateIndex)
     is_state = lambda node: isinstance(node, kinds)
     marked = jax.tree.map(
@@ -131,13 +132,13 @@ def _states(params: Any) -> tuple[str, ...]:
 
 
 def refuse_training_mode(model: Any) -> None:
-    """Refuse a Flax NNX module that draws a mask or moves statistics when it is called.
+    """Raise for a Flax NNX module that draws a mask or updates statistics when called.
 
-    Its state would stay as it is: one mask for ever, and statistics that never move,
-    while what is shipped reads them.
+    Its state is not kept between calls: the mask would always be the same, and the
+    statistics would never change, although the exported network uses them.
 
     Raises:
-        ValueError: the module, and how to put it into evaluation mode.
+        ValueError: the module is in training mode.
     """
     nnx = sys.modules.get("flax.nnx")
     if nnx is None or not isinstance(model, nnx.Module):
@@ -154,9 +155,9 @@ def refuse_training_mode(model: Any) -> None:
 
 
 _TRAINING = (
-    "`model` has a {} at `{}` in training mode; its state would not be kept, and what "
-    "is shipped would not be the function that was trained. Put it into evaluation "
-    "mode with model.eval(), or set {}=True."
+    "`model` must be in evaluation mode; got a {} at `{}` in training mode. Its state "
+    "would not be kept, and the exported network would not be the function that was "
+    "trained. Call model.eval(), or set {}=True."
 )
 
 
@@ -185,28 +186,28 @@ class _NNX(eqx.Module):
         outputs = module(x)
         after = self.state_of(module)
         changed = {name for name in after if after[name] is not params[name]}
-        if changed:  # By another array; `nnx.remat` and its kin put back the same one.
+        if changed:  # Compare values: `nnx.remat` writes the same array back.
             changed = self.changes(params, x)
         counted = changed & set(self.counters)
         if not counted or not self.depends_on_counters(params, x):
             changed -= counted
         require(
             not changed,
-            f"`model` changes its state {sorted(changed)} when it is called; that "
-            "would be lost, and what is shipped would not be the function that was "
-            "trained. Put it into evaluation mode with model.eval(), or make it a "
-            "function without state.",
+            "`model` must not change its state when it is called; got changes of "
+            f"{sorted(changed)}. They would be lost, and the exported network would "
+            "not be the function that was trained. Put it into evaluation mode with "
+            "model.eval(), or make it a function without state.",
         )
         return outputs
 
     def state_of(self, module: Any) -> dict[str, Any]:
-        """What is not learned, by path name."""
+        """Everything that is not learned, by path name."""
         after = named_leaves(sys.modules["flax.nnx"].state(module))
         named = dict(zip(_nnx_names(after), after.values(), strict=True))
         return {name: named[name] for name in self.kept}
 
     def changes(self, params: Mapping[str, Any], x: Any) -> set[str]:
-        """Names of the state that a call gives other values."""
+        """Names of the state whose values a call changes."""
 
         def run(params: Mapping[str, Any], x: Any) -> list[Any]:
             module = self.rebuild(params)
@@ -219,7 +220,7 @@ class _NNX(eqx.Module):
         return {name for name, before, after in pairs if after != before}
 
     def depends_on_counters(self, params: Mapping[str, Any], x: Any) -> bool:
-        """Whether the outputs depend on random keys; a state of zeros does not."""
+        """Whether the outputs depend on the counters of random keys."""
         program = trace(lambda params, x: self.rebuild(params)(x), dict(params), x)
         reached = program.depending(program.leaves[name] for name in self.counters)
         return any(output in reached for output in program.outputs)

@@ -1,19 +1,19 @@
-r"""Where learning starts: spike-and-slab weights that keep the signal at scale.
+r"""Initial spike-and-slab weights, which keep the scale of activations across layers.
 
 With z = Σ_k w_k a_k over N inputs and independent weights, a pre-activation of a wide
 layer has the mean square q = ⟨z²⟩
 
     q' = σ_w² ⟨φ(z)²⟩,     σ_w² = N E[w²] = N E[(1 − π)(Ξ + m²)].
 
-For φ = ReLU, ⟨φ(z)²⟩ = q/2: the map is q' = (σ_w²/2) q, and σ_w² = 2 is its only
-scale-free, critical point. Below it the signal dies exponentially with depth, above it
-it explodes. So for a gain g = σ_w²
+For φ = ReLU, ⟨φ(z)²⟩ = q/2, so the map is q' = (σ_w²/2) q, with the critical point
+σ_w² = 2: below it q falls exponentially with depth, above it q grows exponentially. So
+for a gain g = σ_w²
 
     E m² = (1 − s) g / (N (1 − π)),     Ξ = s g / (N (1 − π)),
 
-where s is the slab's share of the second moment. Twenty layers deep the signal then has
-the scale it had in the first. (Twice the critical gain of tanh, g = 1, only saturates.)
-The published MNIST start, m ~ N(0, 2/784) with a further 1/√N, has σ_w² = 0.0076.
+where s is the slab's share of the second moment. After twenty layers q is then still
+that of the first layer. (For tanh g = 1 is critical, and g = 2 only saturates it.)
+The published MNIST initialisation, m ~ N(0, 2/784) times 1/√N, has σ_w² = 0.0076.
 
 Source: Li & Huang 2020, arXiv:2001.03354, and its code; Poole et al. 2016,
 arXiv:1606.05340; He et al. 2015, arXiv:1502.01852.
@@ -48,13 +48,13 @@ def critical(
     Args:
         gain: σ_w² = N E[(1 − π)(Ξ + m²)]; 2 is critical for ReLU, 1 for tanh.
         slab_share: part of the second moment that is slab variance, in [0, 1).
-        spike_prob: π at the start, in [0, 1).
+        spike_prob: initial π, in [0, 1).
 
     Returns:
         A function of (path name, point value, fan-in, key) that makes a `SpikeSlab`.
 
     Raises:
-        ValueError: an argument leaves its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -82,19 +82,19 @@ def critical(
 
 
 def from_weights(slab_share: float = 0.01, spike_prob: float = 0.0) -> Initial:
-    r"""The model's own weights as slab means: for a network that is trained already.
+    r"""The model's own weights as slab means, for a network that is already trained.
 
     Ξ is `slab_share` of each tensor's mean square weight (of 1 where all are 0).
 
     Args:
         slab_share: slab variance as a fraction of ⟨w²⟩ of the tensor.
-        spike_prob: π at the start, in [0, 1).
+        spike_prob: initial π, in [0, 1).
 
     Returns:
         A function of (path name, point value, fan-in, key) that makes a `SpikeSlab`.
 
     Raises:
-        ValueError: an argument leaves its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -123,8 +123,8 @@ def share_spikes(weight: SpikeSlab, axis: int) -> SpikeSlab:
 
     Args:
         weight: the weight.
-        axis: its axis that counts the input units. The spikes along the other axes,
-            averaged, become one.
+        axis: its axis that counts the input units. The shared π is the average over the
+            other axes.
     """
     others = tuple(a for a in range(weight.ndim) if a != axis)
     spike = weight.spike_prob.mean(others, keepdims=True)
@@ -136,8 +136,8 @@ def input_axes(model: Any, inputs_last: bool) -> dict[str, int]:
 
     Args:
         model: a tree of parameters, or an Equinox module.
-        inputs_last: the layout of arrays that belong to no known layer. A look-up has
-            no input units, a convolution in groups none of its own.
+        inputs_last: the layout of arrays that belong to no known layer. A look-up and a
+            convolution in groups have no such axis.
     """
     found = {}
     for name, array in named_leaves(model).items():
@@ -167,11 +167,12 @@ def input_axes(model: Any, inputs_last: bool) -> dict[str, int]:
 def fan_ins(params: Any, inputs_last: bool) -> dict[str, int | float]:
     """Number of summands in one output of every array of two or more dimensions.
 
-    Equinox layers are known by type, the projections of Flax's attention by name.
+    Equinox layers are recognised by type, the projections of Flax's attention by name.
     Elsewhere the layout decides: Equinox puts the inputs last, Flax and ``x @ w`` put
-    the outputs last. A looked-up row is not summed, and a bias has no fan-in. What no
-    layout tells (layers stacked for a scan, contractions over several axes) is read off
-    the program when `Ensemble.from_model` gets an example.
+    the outputs last. A looked-up row is not summed, and a bias has no fan-in. For
+    layers stacked for a scan and contractions over several axes the layout is not
+    enough; pass an example to `Ensemble.from_model`, and their fan-in is found from the
+    program.
 
     Args:
         params: a tree of parameters, or an Equinox module.
@@ -207,12 +208,12 @@ _PROJECTIONS = ("query", "key", "value")
 
 
 def is_bias(name: str) -> bool:
-    """Whether a path name is that of a bias, which sums over nothing."""
+    """Whether a path name is that of a bias, which has no fan-in."""
     return name.rpartition("/")[2] in ("bias", "b")
 
 
 def nnx_fan_ins(nnx: Any, model: Any) -> dict[str, int | float]:
-    """The same for a Flax NNX module, whose layers know their own sizes."""
+    """`fan_ins` for a Flax NNX module, whose layers store their sizes."""
     found: dict[str, int | float] = {}
     # A function in newer versions of Flax, a method in older ones.
     walk = getattr(nnx, "iter_modules", lambda model: model.iter_modules())
@@ -243,10 +244,10 @@ def fan_ins_by_example(
     example: Any,
     noise: Noise = "preactivations",
 ) -> dict[str, int | float]:
-    """The same, read off the program: the longest sum that each array enters.
+    """Fan-ins from the program: the number of summands in each array's longest sum.
 
-    Arrays that are drawn once per call enter sums as functions of theirs: no fan-in is
-    read off for them.
+    No fan-in is found for arrays that are drawn once per call, because only functions
+    of them enter sums.
 
     Args:
         apply_fn: ``apply_fn(params, x)``.
@@ -270,10 +271,10 @@ def fan_ins_by_example(
 
 
 def choose_initial(initial: Initial | str | None, key: Any) -> Initial:
-    """The start that `from_model` was asked for by name, by function or by its key.
+    """The initialisation for `from_model`: given by name or as a function.
 
     Raises:
-        ValueError: an unknown name, or no key where one is needed.
+        ValueError: an unknown name, or no key if one is needed.
     """
     if callable(initial):
         return initial
@@ -291,7 +292,7 @@ def choose_initial(initial: Initial | str | None, key: Any) -> Initial:
 
 
 def model_fan_ins(model: Any, opened: OpenedModel) -> dict[str, int | float]:
-    """Fan-ins by path name, as far as types, names and shapes tell."""
+    """Fan-ins by path name, as far as types, names and shapes determine them."""
     fans = fan_ins(opened.params, opened.kind == "equinox")
     if opened.kind == "nnx":
         fans |= nnx_fan_ins(sys.modules["flax.nnx"], model)

@@ -1,4 +1,4 @@
-r"""From replicates to values, standard errors and simultaneous intervals.
+r"""Values, standard errors and simultaneous intervals from replicates.
 
 A replicate is one unbiased estimate of all players' values at once, such as one
 antithetic pair of permutations. With R independent replicates x_r:
@@ -7,23 +7,23 @@ antithetic pair of permutations. With R independent replicates x_r:
 
 Marginal contributions are often sparse and skewed: a player that matters in one
 coalition out of fifty shows no variance at all in a short run. Two corrections of
-order 1/R keep the intervals honest there, and vanish as R grows:
+order 1/R keep the coverage of the intervals there:
 
 - moments are moderated: PSEUDO_REPLICATES replicates with the players' mean second and
-  fourth moments are added to each player's own (Agresti & Coull's device for
-  proportions), so that what others show counts for a player not seen to vary yet;
+  fourth moments are added to each player's own, as Agresti & Coull do for proportions,
+  so that a player without observed variance gets some from the other players;
 - Student's degrees of freedom follow the kurtosis κ of those moments, because
   Var(s²)/σ⁴ ≈ (κ − 1)/R, which is 2/(degrees of freedom) for a χ² variable.
 
-In short runs the intervals are therefore wide rather than wrong, but no wider than the
-range of all that was seen allows (an empirical Bernstein bound). Below four replicates
-no interval is given at all. Where nothing was seen to vary at all, a rare payoff may
-still have been missed: the error is then that of the share of cases which may go unseen
-(`with_unseen`), and infinite when all payoffs were alike.
+In short runs the intervals are therefore wide rather than wrong. The range of all
+observed contributions limits their width (an empirical Bernstein bound). With fewer
+than four replicates the intervals are (−∞, ∞). If a player showed no variance at all, a
+rare payoff may still have been missed: its error then follows from the share of cases
+that may be unseen (`with_unseen`), and is infinite if all payoffs were equal.
 
-The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n hold
-together with probability 1 − α when players are independent, and at least about that
-for the weak negative dependence which efficiency brings.
+The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n
+cover their values together with probability 1 − α if players are independent, and at
+least about that under the weak negative dependence due to efficiency.
 """
 
 import dataclasses
@@ -58,8 +58,8 @@ def replicate_statistics(
 
     where s̃² and κ̃ are variance and kurtosis after moderation (see the module), M the
     widest range that any player's replicates show, and α_i the share of the error
-    probability. The second (Maurer & Pontil's bound) takes over where tails are so
-    heavy that Student's quantile says nothing.
+    probability. The second (Maurer & Pontil's bound) is the smaller one if tails are so
+    heavy that Student's quantile is useless.
 
     Args:
         replicates: x, (replicates, players): independent, identically distributed
@@ -68,9 +68,9 @@ def replicate_statistics(
         level: 1 − α, the probability that all intervals hold at once.
 
     Returns:
-        An `Estimate`. A single replicate, or two or three that are all alike, cannot
-        tell their error: then the standard errors are infinite. With fewer than four
-        replicates nothing is promised: the intervals are the whole line.
+        An `Estimate`. With a single replicate, or two or three equal ones, the standard
+        errors are infinite, because they cannot be estimated. With fewer than four
+        replicates the intervals are (−∞, ∞).
 
     Raises:
         ValueError: not two axes, an empty axis, or a value that is not finite.
@@ -96,7 +96,7 @@ def replicate_statistics(
     scale = np.abs(x).max()
     scale = scale if scale > 0 else 1.0
     centred = (x - values) / scale
-    # The range that any player showed bounds what one of them may hide.
+    # The widest range that any player showed is used as a bound for all players.
     spread = float(np.ptp(centred, axis=0).max())
     second = np.square(centred).mean(axis=0)
     fourth = np.square(np.square(centred)).mean(axis=0)
@@ -110,7 +110,7 @@ def replicate_statistics(
         quantile * np.sqrt(moderated / count),
         _bernstein_width(variance, spread, count, level),
     )
-    # A player that was not seen to vary has the error that the others' variance gives.
+    # A player without observed variance has an error from the others' variance.
     seen = np.sqrt(variance) > rounding_error(1.0)
     errors = scale * np.sqrt(np.where(seen, variance, moderated) / count)
     if count < MIN_REPLICATES:
@@ -131,7 +131,7 @@ def gaussian_statistics(
 ) -> Estimate:
     """Simultaneous Student intervals around estimates that are nearly Gaussian."""
     quantile = student_quantile(degrees_of_freedom, level, len(values))
-    # The quantile may be infinite; where the error is 0 the interval is one point.
+    # The quantile may be infinite; if the error is 0 the interval is one point.
     width = np.where(standard_errors > 0, quantile, 0) * standard_errors
     return _estimate(values, standard_errors, width + rounding, level)
 
@@ -155,7 +155,7 @@ def exact_estimate(
 def padded_estimate(
     estimate: Estimate, players: Int[np.ndarray, " some"], num_players: int
 ) -> Estimate:
-    """The estimate of some players among all, the others 0 for certain."""
+    """Extend an estimate of some players to all; the others are 0 without error."""
 
     def padded(entries):
         whole = np.zeros((num_players, *entries.shape[1:]))
@@ -171,20 +171,20 @@ def padded_estimate(
 
 
 def with_unseen(estimate: Estimate, payoff_range: float, count: int) -> Estimate:
-    r"""The estimate with an error where nothing was seen to vary.
+    r"""The estimate with an error for players without observed variance.
 
-    When none of m random cases differs, a share f of them may still, because
+    If m random cases are all equal, a share f of all cases may still differ, because
     (1 − f)^m is not small: f is about 1/m, and at most ln(1/α_i)/m with probability
-    1 − α_i. Each moves a value by the range M of the payoffs at most:
+    1 − α_i. Each of them changes a value by at most the range M of the payoffs:
 
         s.e._i = M/m        half-width_i = M ln(1/α_i)/m
 
-    With M = 0, all payoffs alike, nothing says how large a payoff may have been missed:
-    both are infinite.
+    If M = 0, all payoffs were equal and the size of a missed payoff cannot be bounded:
+    then both are infinite.
 
     Args:
         estimate: from a sample; values whose error exceeds rounding stay as they are.
-        payoff_range: M, largest less smallest payoff that was seen.
+        payoff_range: M, largest minus smallest payoff in the sample.
         count: m, replicates or pairs of coalitions in the sample.
 
     References:
@@ -206,7 +206,7 @@ def with_unseen(estimate: Estimate, payoff_range: float, count: int) -> Estimate
 
 
 def unpromised(estimate: Estimate) -> Estimate:
-    """The estimate with intervals that claim nothing: the whole line."""
+    """The estimate with the intervals (−∞, ∞), which claim nothing."""
     line = np.tile([-np.inf, np.inf], (len(estimate.values), 1))
     return dataclasses.replace(estimate, intervals=line)
 
@@ -220,13 +220,13 @@ def student_quantile(
     degrees_of_freedom: Float[np.ndarray, " players"], level: float, num_players: int
 ) -> Float[np.ndarray, " players"]:
     """Two-sided Student quantile at Šidák's level (1 − α)^{1/n}."""
-    # log1p and expm1 keep the tail's digits for many players.
+    # log1p and expm1 keep the digits of a small tail probability for many players.
     tail = -np.expm1(np.log(level) / num_players)
     return stats.t.isf(tail / 2, degrees_of_freedom)
 
 
 def _bernstein_width(variance, spread: float, count: int, level: float):
-    """Half-widths for replicates within a range, by their variance."""
+    """Half-widths for replicates within a known range, from their variance."""
     tail = -np.expm1(np.log(level) / len(variance))
     log_term = np.log(4 / tail)
     return np.sqrt(2 * variance * log_term / count) + 7 * spread * log_term / (
@@ -235,7 +235,7 @@ def _bernstein_width(variance, spread: float, count: int, level: float):
 
 
 def _moderate(moment: Float[np.ndarray, " players"], count: int):
-    """A moment of `count` replicates and of the pseudo-replicates together."""
+    """A moment over `count` replicates and the pseudo-replicates together."""
     pooled = PSEUDO_REPLICATES * moment.mean()
     return (count * moment + pooled) / (count + PSEUDO_REPLICATES)
 

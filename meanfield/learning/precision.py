@@ -1,4 +1,4 @@
-"""The floating-point type that a network computes in, apart from its parameters'."""
+"""Compute a network in another floating-point type than that of its parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     """A network that computes in `dtype` and gives its outputs in float32.
 
-    Parameters keep the type they are stored in: only what enters the network is cast,
-    random weights by the mean and the variance of each. None changes nothing.
+    Parameters keep the type in which they are stored: the inputs of the network are
+    cast, and of random weights the mean and the variance. With `dtype` None the network
+    is returned unchanged.
     """
     if dtype is None:
         return apply_fn

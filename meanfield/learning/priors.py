@@ -1,4 +1,4 @@
-r"""The spike-and-slab prior of a whole network, and what it costs.
+r"""The spike-and-slab prior of a whole network, and the KL divergence from it.
 
     P₀(w) = (1 − ρ) δ(w) + ρ N(w | 0, s²)
 
@@ -37,16 +37,16 @@ class SpikeSlabPrior(eqx.Module):
 
     Args:
         inclusion_prob: ρ in (0, 1); or `numpyro.distributions.Beta(a, b)`, a
-            hyper-prior under which each layer finds its own; or a mapping from path
+            hyper-prior under which ρ is inferred for each layer; or a mapping from path
             names (`"layers/0/weight"`) to either.
-        slab_scale: s > 0, a standard deviation; or `"learned"`, each layer's own by
+        slab_scale: s > 0, a standard deviation; or `"learned"`, for each layer by
             empirical Bayes; or a mapping from path names to either. The default 1 is
-            a weakly informative scale for networks without 1/√fan-in factors; the
-            layout of a weight tensor does not tell its fan-in, so there is no default
-            that depends on it.
+            a weakly informative scale for networks without 1/√fan-in factors. The
+            default does not depend on the fan-in, because the shape of a weight tensor
+            does not determine it.
 
     Raises:
-        ValueError: ρ outside (0, 1), s not positive, an unknown word.
+        ValueError: ρ outside (0, 1), s not positive, or an unknown string.
 
     Example:
         >>> import meanfield as mf
@@ -62,19 +62,19 @@ class SpikeSlabPrior(eqx.Module):
     _inclusion: Any
     _slab: Any
 
-    # By keyword: ρ is 1 − π, and the first number of a `SpikeSlab` is π.
+    # Keyword-only, because ρ is 1 − π and the first argument of a `SpikeSlab` is π.
     def __init__(self, *, inclusion_prob: Any = 0.1, slab_scale: Any = 1.0):
         self._inclusion = _each(_inclusion, "inclusion_prob", inclusion_prob)
         self._slab = _each(_slab, "slab_scale", slab_scale)
 
     @property
     def inclusion_prob(self) -> Any:
-        """ρ where it is one number for the whole network."""
+        """ρ, if it is one number for the whole network."""
         return _one_number("inclusion_prob", self._inclusion)
 
     @property
     def slab_scale(self) -> Any:
-        """Standard deviation s where it is one number for the whole network."""
+        """Standard deviation s, if it is one number for the whole network."""
         return _one_number("slab_scale", self._slab)
 
     @property
@@ -90,17 +90,17 @@ class SpikeSlabPrior(eqx.Module):
         return not any(isinstance(part, BetaInclusion | _Learned) for part in parts)
 
     def for_layer(self, name: str, weight: SpikeSlab) -> LayerPrior:
-        """Settle ρ and s of one weight tensor.
+        """The prior of one weight tensor, with values for ρ and s.
 
         Args:
             name: path name of the tensor, such as `"layers/0/weight"`.
-            weight: its posterior, from which learned numbers follow.
+            weight: its posterior, from which learned values follow.
 
         Returns:
-            The prior of this tensor; `weight.kl(...)` takes it.
+            The prior of this tensor, to be passed to `weight.kl(...)`.
 
         Raises:
-            ValueError: the prior gives numbers by name, and not for this one.
+            ValueError: the prior has values by name, and none for this name.
         """
         inclusion = _of_layer("inclusion_prob", self._inclusion, name)
         scale = _of_layer("slab_scale", self._slab, name)
@@ -130,7 +130,7 @@ def layer_kls(
         By path name, Σ KL(q‖P₀) with the cost of hyper-priors.
 
     Raises:
-        ValueError: the prior names a tensor that is not there, or misses one.
+        ValueError: the prior names a tensor that does not exist, or lacks one.
     """
     if isinstance(prior, SpikeSlabPrior):
         unknown = prior.names - set(weights)
@@ -151,8 +151,8 @@ def layer_kls(
         }
     require(
         not unknown,
-        f"`prior` names {sorted(unknown)}, but the random weights are "
-        f"{sorted(weights)}. Correct the names.",
+        f"`prior` must name only the random weights {sorted(weights)}; got "
+        f"{sorted(unknown)}. Correct the names.",
     )
     kl = kl or (lambda name, prior: weights[name].kl(prior))
     return {name: _layer_kl(kl(name, prior), prior) for name, prior in priors.items()}
@@ -194,10 +194,10 @@ def posterior_as_prior(
     smallest_prob: float = 0.01,
     smallest_scale: float = 0.01,
 ) -> dict[str, SpikeSlab]:
-    """The posterior of one task, softened into the prior of the next.
+    """The posterior of one task as the prior of the next.
 
-    A weight that is certainly absent, certainly present or exactly known could never
-    move again (its KL would be infinite), so π is kept inside (0, 1) and √Ξ above 0.
+    With π = 0, π = 1 or Ξ = 0 in the prior a weight could never change again, because
+    its KL would be infinite. So π is kept inside (0, 1) and √Ξ above 0.
 
     Args:
         weights: posterior by path name.
@@ -208,7 +208,7 @@ def posterior_as_prior(
         A mapping that `fit` and `total_kl` take as `prior`.
 
     Raises:
-        ValueError: an argument leaves its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> import meanfield as mf
@@ -250,8 +250,8 @@ def _of_layer(argument: str, given: Any, name: str) -> Any:
         return given
     require(
         name in given,
-        f"`{argument}` has no entry for the weight {name!r}; got {sorted(given)}. "
-        "Name every random weight.",
+        f"`{argument}` must have an entry for the weight {name!r}; got only "
+        f"{sorted(given)}. Name every random weight.",
     )
     return given[name]
 
@@ -265,8 +265,8 @@ def _inclusion(name: str, given: Any) -> Any:
         a, b = (np.asarray(x) for x in (given.concentration1, given.concentration0))
         require(
             a.ndim == 0 and b.ndim == 0 and bool(a > 0) and bool(b > 0),
-            f"`{name}` must be one Beta distribution with positive numbers; got shapes "
-            f"{a.shape} and {b.shape}, values {a} and {b}.",
+            f"`{name}` must be one Beta(a, b) distribution with a > 0 and b > 0; got "
+            f"shapes {a.shape} and {b.shape}, values {a} and {b}.",
         )
         return BetaInclusion(float(a), float(b))
     given = _real(name, given, "a probability or numpyro.distributions.Beta(a, b)")
@@ -275,7 +275,7 @@ def _inclusion(name: str, given: Any) -> Any:
         require(
             bool(inside.all()),
             f"`{name}` must lie strictly between 0 and 1; got {given}. At 0 or 1 the "
-            "prior would forbid what the posterior does.",
+            "KL divergence would be infinite.",
         )
     return given
 
@@ -310,7 +310,8 @@ def _real(name: str, given: Any, needed: str) -> Any:
 def _one_number(name: str, given: Any) -> Any:
     require(
         not isinstance(given, dict | _Learned | BetaInclusion),
-        f"`{name}` is not one number here: it is learned or differs between layers. "
-        "Use prior.for_layer(name, weight), or total_kl for the whole network.",
+        f"`{name}` of this prior must be asked for by layer, because it is learned or "
+        "differs between layers. Use prior.for_layer(name, weight), or total_kl for "
+        "the whole network.",
     )
     return given

@@ -1,4 +1,4 @@
-"""What all pictures share: axes without global state, colours, saving."""
+"""Functions that all plots share: axes without global state, colours, saving."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ MARKERS = "os^Dv<>P"
 
 
 def new_axis(width: float = 5.0, height: float = 3.6) -> Axes:
-    """An axis on a figure of its own; sizes in inches.
+    """An axis on a new figure.
 
     Args:
-        width: of the figure.
-        height: of the figure.
+        width: width of the figure in inches.
+        height: height of the figure in inches.
 
     Returns:
         The axis.
@@ -49,10 +49,10 @@ def save(
         axis: any axis of the figure.
         path: the file; its ending (``.png``, ``.svg``, ``.pdf``) gives the format.
         dpi: dots per inch of a bitmap.
-        about: texts by keyword that are kept inside the file.
+        about: texts by keyword that are stored in the file.
 
     Raises:
-        ValueError: the ending is no picture format.
+        ValueError: the ending is not that of a picture format.
         OSError: the disk is full or the folder not writable; the old file stays.
 
     Example:
@@ -71,7 +71,7 @@ def save(
 
 
 def curve_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the n-th curve: told apart by either alone."""
+    """Colour and marker of the n-th curve; either alone identifies it."""
     return {
         "color": CYCLE[number % len(CYCLE)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -80,7 +80,7 @@ def curve_style(number: int) -> dict[str, Any]:
 
 
 def layer_ticks(axis: Axes, names: Sequence[str]) -> None:
-    """Names of layers along the x axis, slanted where they would collide."""
+    """Names of layers along the x axis, slanted if they would overlap."""
     names = [name.removesuffix("/weight").removesuffix("/kernel") for name in names]
     long = max(map(len, names)) * len(names) > 40
     axis.set_xticks(
@@ -94,7 +94,7 @@ def layer_ticks(axis: Axes, names: Sequence[str]) -> None:
 
 
 def legend_above(axis: Axes) -> None:
-    """A legend over the axis, where it hides nothing."""
+    """A legend above the axis, where it hides no data."""
     axis.legend(
         frameon=False,
         fontsize="small",

@@ -1,4 +1,4 @@
-"""How good a trained ensemble is, and what it predicts."""
+"""Scores and predictions of a trained ensemble."""
 
 import dataclasses
 from typing import Any
@@ -39,17 +39,16 @@ class Metrics:
 
     Attributes:
         nll: mean of −ln p(y | x), in nats per example.
-        accuracy: part of the examples whose likeliest class is right.
+        accuracy: part of the examples whose likeliest class is the true one.
         brier: mean of Σ_k (p_k − 1[y = k])², between 0 and 2.
         ece: expected calibration error over 15 equal bins of confidence.
         rmse: root mean square error of the predictive mean.
         coverage: part of the targets inside the central 95 % predictive interval;
-            None where the distribution has no cumulative function.
-        num_samples: noise draws behind the prediction.
-        by_output: where a target is several numbers, the scores of each: accuracy,
-            Brier score and ECE of answers, RMSE and coverage of real numbers. The
-            scores above are over all of them together (RMSE in mixed units, if their
-            units differ).
+            None if the distribution has no cumulative distribution function.
+        num_samples: noise draws averaged in the prediction.
+        by_output: scores of each target if there are several: accuracy, Brier score and
+            ECE of binary answers, RMSE and coverage of real numbers. The scores above
+            are over all targets together (RMSE in mixed units, if the units differ).
     """
 
     nll: float
@@ -62,25 +61,25 @@ class Metrics:
     by_output: tuple[dict[str, float], ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores that the task has, by name."""
+        """The scores that are defined for the task, by name."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The predictive distribution of some inputs, in numbers.
+    """Mean and uncertainty of the predictive distribution for some inputs.
 
     For classes the uncertainties are entropies in nats, for real targets variances.
 
     Attributes:
         mean: class probabilities (batch, classes), P(y = 1), or the expected target.
         total: uncertainty of the predictive distribution.
-        aleatoric: its part that more data would not remove.
-        epistemic: its part due to not knowing the weights; total − aleatoric.
-        lower: lower end of the central credible interval of the target; None unless a
-            `level` was asked for.
-        upper: its upper end.
+        aleatoric: the part of `total` that more data would not remove.
+        epistemic: the part due to uncertain weights; total − aleatoric.
+        lower: lower end of the central credible interval of the target; None unless
+            `level` was given.
+        upper: upper end of that interval.
     """
 
     mean: Float[np.ndarray, "batch ..."]
@@ -112,12 +111,12 @@ def evaluate(
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled" (default), a pass through the network for every draw; or
-            "moments", a single pass, and draws of its last contraction alone. See
-            `meanfield.mean_field` for what that approximates.
+            "moments", a single pass, in which only the last contraction is drawn. See
+            `meanfield.mean_field` for the approximations of "moments".
         of: "ensemble" (default), the average over the ensemble's noise; or
-            "subnetworks", over the networks that ``ensemble.sample(key)`` draws with
-            the keys ``jax.random.split(key, num_samples)``: what is shipped. The two
-            differ where an example reads a weight several times; see
+            "subnetworks", the average over the networks that ``ensemble.sample(key)``
+            draws with the keys ``jax.random.split(key, num_samples)``, as exported by
+            `mf.deploy`. The two differ if an example uses a weight several times; see
             `Ensemble.with_noise`.
 
     Returns:
@@ -179,7 +178,7 @@ def predict(
     level: float | None = None,
     of: str = "ensemble",
 ) -> Prediction:
-    r"""The predictive distribution of some inputs, with its uncertainty split.
+    r"""The predictive distribution for some inputs, and its two kinds of uncertainty.
 
     For classes (entropies, in nats), with p̄ = ⟨p⟩_ε:
 
@@ -195,15 +194,15 @@ def predict(
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled" (default), a pass through the network for every draw; or
-            "moments", a single pass, and draws of its last contraction alone. See
-            `meanfield.mean_field` for what that approximates.
+            "moments", a single pass, in which only the last contraction is drawn. See
+            `meanfield.mean_field` for the approximations of "moments".
         of: "ensemble" (default), the average over the ensemble's noise; or
-            "subnetworks", over the networks that ``ensemble.sample(key)`` draws with
-            the keys ``jax.random.split(key, num_samples)``: what is shipped. The two
-            differ where an example reads a weight several times; see
+            "subnetworks", the average over the networks that ``ensemble.sample(key)``
+            draws with the keys ``jax.random.split(key, num_samples)``, as exported by
+            `mf.deploy`. The two differ if an example uses a weight several times; see
             `Ensemble.with_noise`.
-        level: for continuous targets, also the central credible interval that holds
-            this share of the predictive probability (noise and weights together).
+        level: for continuous targets, probability of the central credible interval to
+            compute, under noise and uncertain weights together. None for no interval.
 
     Returns:
         A `Prediction`.
@@ -227,8 +226,9 @@ def predict(
         kind = output_distribution(likelihood, _example_outputs(ensemble, x))
         require(
             has_cdf(kind),
-            "`level` asks for an interval of continuous targets with a distribution "
-            f"function; the likelihood gives {type(base_of(kind)).__name__}.",
+            "`level` must be left out unless targets are continuous and their "
+            "distribution has a cumulative distribution function; got "
+            f"{type(base_of(kind)).__name__}.",
         )
     means = average(
         ensemble,

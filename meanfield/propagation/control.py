@@ -1,7 +1,7 @@
-"""Rules for the primitives that hold programs of their own.
+"""Rules for primitives that contain programs, such as `jit`, `scan` and `cond`.
 
-They are entered when something random goes in. Each step of a loop draws noise of its
-own, as temporal credit assignment needs.
+These programs are interpreted if an operand is random. Each step of a loop draws its
+own noise, as temporal credit assignment needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ from .values import Random, is_random, lift
 
 
 def _call(equation: Equation, *operands: Any) -> list[Any]:
-    """`jit`; and `custom_jvp_call`, whose derivative rule knows no moments."""
+    """`jit`; and `custom_jvp_call`, whose derivative rule does not apply to moments."""
     inner = equation.params[CALLS[equation.name]]
     return evaluate(inner, operands, equation.context)
 
 
 def _custom_jvp(equation: Equation, *operands: Any) -> list[Any]:
-    """What is drawn keeps the derivative that the author gave it."""
+    """A function of drawn values keeps the derivative rule of its author."""
     if all(v.drawable if is_random(v) else eqx.is_array(v) for v in operands):
         return equation.bind(*map(equation.draw, operands))
     return _call(equation, *operands)
@@ -64,7 +64,7 @@ def _custom_vjp(equation: Equation, *operands: Any) -> list[Any]:
     if sampled and all(v.drawable for v in operands if is_random(v)):
         return equation.bind(*map(equation.draw, operands))
     raise equation.refuse(
-        *operands, because="entering it would drop the gradient its author gave it"
+        *operands, because="interpreting it would drop its author's gradient rule"
     )
 
 
@@ -136,7 +136,7 @@ def _while(equation: Equation, *operands: Any) -> list[Any]:
     base_key = equation.context.next_key()
 
     def context_of(step: Any, part: int) -> Context:
-        # The test and the body of one step draw noise of their own.
+        # The condition and the body of one step draw different noise.
         key = None
         if base_key is not None:
             key = fold_in(base_key, 2 * step + part)
@@ -166,8 +166,8 @@ def _while(equation: Equation, *operands: Any) -> list[Any]:
     return lax.while_loop(test, partial(body, kinds), (start, carry))[1]
 
 
-# A kind says how a value travels: None for a plain array, else the static fields of a
-# `Random`. A loop's state must keep its kind from step to step.
+# The kind of a value: None for a plain array, else the static fields of a `Random`. The
+# state of a loop must have the same kind in every step.
 Kind = tuple[tuple[str, ...], bool, tuple[int, ...]] | None
 
 
@@ -178,7 +178,7 @@ def _kind(value: Any) -> Kind:
 
 
 def _join(equation: Equation, first: list[Kind], second: list[Kind]) -> list[Kind]:
-    """The kinds that both of two sets of values can take."""
+    """Kinds to which two sets of values can both be converted."""
 
     def join(a: Kind, b: Kind) -> Kind:
         if a == b and (a is None or not a[1]):
@@ -197,7 +197,7 @@ def _shape_all(
     kinds: list[Kind] | None,
     context: Context,
 ) -> list[Any]:
-    """Values in the given kinds; as they are when no kinds are given."""
+    """Values converted to the given kinds; unchanged if no kinds are given."""
     values = [settle_moments(value) for value in values]
     if kinds is None:
         return list(values)
@@ -212,7 +212,7 @@ def _shape(equation: Equation, value: Any, kind: Kind, context: Context) -> Any:
         random = lift(value)
         return Random(random.mean, random.var, *kind)
     if is_random(value) and not value.drawable:
-        raise equation.refuse(value, because="a weight would become a state of it")
+        raise equation.refuse(value, because="a weight would become part of its state")
     return context.draw(value)
 
 
@@ -222,9 +222,9 @@ def _steady(
     body: Callable[..., list[Any]],
     *row: Any,
 ) -> tuple[list[Any], list[Kind]]:
-    """The state that a loop starts from, made as random as the body leaves it.
+    """The initial state of a loop, converted to the kinds that the body returns.
 
-    A state that is certain at first may be random after one step. The kinds are
+    A state that is not random at first may be random after one step. So the kinds are
     joined with those of the body's results until they no longer change.
     """
     kinds = [_kind(v) for v in carry]
@@ -239,7 +239,7 @@ def _steady(
 
 
 def _shared(equation: Equation, values: Sequence[Any]) -> list[Any]:
-    """Constants of a loop: what may be drawn is drawn once, for all its steps."""
+    """Constants of a loop; those that can be drawn are drawn once, for all steps."""
     drawn = equation.reading == "sampled"
     return [
         equation.draw(v) if drawn and is_random(v) and v.drawable else v for v in values
@@ -247,7 +247,7 @@ def _shared(equation: Equation, values: Sequence[Any]) -> list[Any]:
 
 
 def _stacked(value: Any) -> Any:
-    """Rows put together; the same weight may have come back from every step."""
+    """Stacked rows; every step may have returned the same weight."""
     if not is_random(value):
         return value
     copied = (0, *(axis + 1 for axis in value.copied))
@@ -255,7 +255,7 @@ def _stacked(value: Any) -> Any:
 
 
 def _unstacked(value: Any) -> Any:
-    """Rows along the first axis, numbered as one row sees its axes."""
+    """Rows along the first axis; `copied` counts the axes of a single row."""
     if not is_random(value):
         return value
     copied = tuple(axis - 1 for axis in value.copied if axis > 0)

@@ -1,8 +1,8 @@
 """A run folder: what was trained, how, and how well. Written whole or not at all.
 
-ensemble.safetensors   π, m, Ξ, point values and the likelihood's numbers, sealed
-                       together with the configuration
-config.json            data, architecture, training, versions: a copy for people
+ensemble.safetensors   π, m, Ξ, point values, likelihood parameters and configuration,
+                       with a checksum
+config.json            data, architecture, training, versions: a copy to read
 metrics.json           scores, label fractions, seconds
 history.csv            one row an epoch
 connections.csv        one row a connection
@@ -49,12 +49,12 @@ class Run:
     """A trained ensemble with everything needed to use it again.
 
     Attributes:
-        folder: where it lives.
+        folder: the run folder.
         config: the contents of ``config.json``.
         ensemble: the trained ensemble.
-        likelihood: the likelihood with what it learned, in standard units;
-            `standardization.likelihood(likelihood)` is that of the data.
-        seal: sha256 of the ensemble's file; what is derived from it carries it.
+        likelihood: the likelihood with its learned parameters, for standardised
+            targets; `standardization.likelihood(likelihood)` is for the data's units.
+        seal: sha256 of the ensemble's file, stored in every file derived from it.
     """
 
     folder: Path
@@ -71,11 +71,11 @@ class Run:
         """The data set that the run was trained on, in the units it was trained in.
 
         Args:
-            data_dir: folder of the named data sets, if it is another one now.
-            data: the file, if it lies elsewhere now.
+            data_dir: folder of the named data sets, if it has changed.
+            data: path of the data file, if it has changed.
 
         Raises:
-            FileNotFoundError: the file is not where it was; the message says where.
+            FileNotFoundError: the file is no longer where it was.
             ValueError: the data have changed since.
         """
         return load_data(self.config["data"], data_dir, data)
@@ -92,22 +92,22 @@ class Run:
 
     @property
     def bare(self) -> bool:
-        """Whether what is derived from it may lack a seal, as earlier versions did."""
+        """Whether derived files may lack a seal, as those of earlier versions do."""
         return self.config["format"] < SEALED_SINCE
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The contents of ``metrics.json``; empty when there are none of this run."""
+        """The contents of ``metrics.json``; empty if this run has none."""
         remedy = "Delete it, and make it again with `meanfield evaluate`."
         return self.derived(METRICS, METRICS_CHECK, remedy) or {}
 
     @property
     def connections(self) -> Path:
-        """``connections.csv``, which must be the table that was written of this run.
+        """Path of ``connections.csv``, after a check that it was written for this run.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is another, or was changed.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is of another run, or was changed.
         """
         path, remedy = self.folder / CONNECTIONS, f"`meanfield label {self.folder}`"
         if not path.is_file():
@@ -117,13 +117,13 @@ class Run:
         sha256 = self.metrics.get("connections_sha256")
         require(
             self.bare if sha256 is None else sha256 == file_hash(path),
-            f"{path} is not the table that was written of this run: it was changed, or "
-            f"belongs to another. Make it again with {remedy}.",
+            f"{path} is not the table that was written for this run: it was changed, "
+            f"or belongs to another run. Make it again with {remedy}.",
         )
         return path
 
     def seal_connections(self) -> None:
-        """Note which ``connections.csv`` is that of this run."""
+        """Store the sha256 of this run's ``connections.csv`` in its metrics."""
         self.update_metrics(
             {"connections_sha256": file_hash(self.folder / CONNECTIONS)}
         )
@@ -132,13 +132,13 @@ class Run:
         """A JSON file that was made from this ensemble; None if there is none.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: the file is damaged.
         """
         path = self.folder / name
         return read_sealed(path, remedy, check, self.seal, bare=self.bare)
 
     def update_metrics(self, new: dict[str, Any]) -> None:
-        """Add to ``metrics.json``."""
+        """Add entries to ``metrics.json``."""
         write_sealed(self.folder / METRICS, {**self.metrics, **new}, self.seal)
 
 
@@ -152,7 +152,7 @@ def build_model(architecture: dict[str, Any], seed: int) -> eqx.nn.MLP:
 
 
 def structure_of(architecture: dict[str, Any]) -> eqx.nn.MLP:
-    """A network of the same structure with one unit a layer, whatever the widths."""
+    """A network of the same structure with one unit per layer, whatever the widths."""
     return mlp([1 for _ in widths_of(architecture)], key=key_of_seed(0))
 
 
@@ -175,20 +175,20 @@ def load_data(
     """The data set of a configuration; its fingerprint must still be the same.
 
     Raises:
-        FileNotFoundError: the file is not where it was; the message says where.
+        FileNotFoundError: the file is no longer where it was.
         ValueError: the data have changed since.
     """
     source, is_file = config["source"], bool(Path(config["source"]).suffix)
     require(
         data is None or is_file,
-        f"`data` names the file that a run was trained on; this one was trained on "
-        f"{source!r}, which is no file. Leave it out.",
+        f"`data` must be left out unless the run was trained on a file; got a run "
+        f"trained on {source!r}.",
     )
     place = Path(source if data is None else data)
     if is_file and not place.is_file():
         raise FileNotFoundError(
-            f"the data of this run are not at {place.resolve()}. Give the place where "
-            "they are now with --data FILE; their contents are checked."
+            f"the data of this run are not at {place.resolve()}. Give their new path "
+            "with --data FILE; their contents are checked."
         )
     dataset = datasets.load(
         place if is_file else source,
@@ -215,7 +215,7 @@ def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> 
     with files.atomic_path(folder / HISTORY) as temporary:
         pd.DataFrame(result.history).to_csv(temporary, index=False)
     tree = {"params": result.ensemble.params, "likelihood": result.likelihood}
-    # What is drawn once per call; most ensembles draw nothing so.
+    # Names of weights that are drawn once per call; most ensembles have none.
     drawn = list(result.ensemble.drawn)
     about = {"config": config} | ({"drawn": drawn} if drawn else {})
     save_tree(folder / ENSEMBLE, tree, about)
@@ -227,7 +227,7 @@ def load_run(folder: str | os.PathLike) -> Run:
     """Open a run folder.
 
     Args:
-        folder: as `meanfield train` made it.
+        folder: a folder that `meanfield train` made.
 
     Returns:
         The run: its ensemble, its likelihood, its configuration.
@@ -272,7 +272,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: another process writes to it.
     """
-    if not (folder / ENSEMBLE).is_file():  # Who opens it says that there is no run.
+    if not (
+        folder / ENSEMBLE
+    ).is_file():  # `load_run` will report that there is no run.
         yield
         return
     with files.locked(folder):
@@ -287,7 +289,7 @@ def open_run(
     """A run and the data it was trained on.
 
     Raises:
-        FileNotFoundError: `folder` is no run folder, or the data are elsewhere.
+        FileNotFoundError: `folder` is not a run folder, or the data are elsewhere.
         ValueError: a file is damaged, or the data changed.
     """
     run = load_run(folder)
@@ -314,13 +316,13 @@ def _refuse_edited(folder: Path, sealed: Any) -> None:
 
 
 def _refuse_other_widths(folder: Path, config: dict[str, Any], arrays: Any) -> None:
-    """Raise before a network is built whose sizes the file does not have."""
+    """Raise if the ensemble's file has other sizes than the configuration."""
     widths = widths_of(config["model"])
     for number, shape in enumerate(zip(widths[1:], widths[:-1], strict=True)):
         name = f"params/layers/{number}/weight/slab_mean"
         found = arrays[name].shape if name in arrays else None
         require(
             found == shape,
-            f"{folder / ENSEMBLE} holds `{name}` of shape {found}; its configuration "
-            f"says {shape}. It belongs to another architecture.",
+            f"{folder / ENSEMBLE} must hold `{name}` of shape {shape}, by its "
+            f"configuration; got {found}. Restore the file from a copy.",
         )

@@ -13,7 +13,8 @@ import typer
 def with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option for each field of some settings classes.
 
-    The command has one parameter annotated with each class, and gets the objects.
+    The command has one parameter for each class, annotated with it, and is called with
+    objects of these classes.
     """
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +52,7 @@ def _option(kind: type, field: dataclasses.Field) -> inspect.Parameter:
         min=about["min"],
         parser=parse,
     )
-    # What is parsed has its default as text, which the help shows.
+    # The default of a parsed option is given as text, which the help shows.
     wanted = Any if parse else typing.get_type_hints(kind)[field.name]
     return inspect.Parameter(
         field.name,

@@ -1,8 +1,8 @@
-"""Columns of a data frame as numbers: standardised, or one-hot.
+"""Columns of a data frame as features: standardised numbers or one-hot categories.
 
-A column is a category when its type says so, or when it holds texts; a missing entry is
-then a category of its own. Numbers must not be missing. Works on the frames of pandas
-and of Polars, of which it only asks `columns` and ``frame[name]``.
+A column is categorical if its type is, or if it holds texts; a missing entry is then
+one more category. Numbers must not be missing. Frames of pandas and of Polars work;
+only their `columns` and ``frame[name]`` are used.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ class FrameEncoder:
     """How the columns seen in `fit` become features.
 
     Attributes:
-        columns: name and categories of each column; no categories for a number; None
-            for data without categories.
-        shift: subtracted from each feature.
-        scale: divides each feature afterwards.
+        columns: name and categories of each column, without categories for numbers;
+            None for data without categorical columns.
+        shift: number that is subtracted from each feature.
+        scale: number by which each feature is then divided.
 
     Example:
         >>> import pandas as pd
@@ -46,16 +46,16 @@ class FrameEncoder:
 
     @classmethod
     def learn(cls, x: Any, weights: Any = None) -> "FrameEncoder":
-        """Take categories, means and spreads from training data.
+        """Take categories, means and standard deviations from training data.
 
         Args:
             x: the data.
-            weights: of the rows (rows,), in means and spreads.
+            weights: weights of the rows (rows,) for means and standard deviations.
 
         Raises:
             ValueError: there are no rows, a column holds dates, or a number is missing.
         """
-        require(len(x) > 0, "the frame has no rows; there is nothing to learn from.")
+        require(len(x) > 0, "`X` must have rows to learn from; got no rows.")
         columns = None
         if has_categories(x):
             columns = tuple((name, _categories(x, name)) for name in x.columns)
@@ -72,8 +72,8 @@ class FrameEncoder:
         """Features of new data.
 
         Raises:
-            ValueError: a category that the training data did not have, or texts where
-                they had numbers.
+            ValueError: a category that the training data did not have, or texts in a
+                column where the training data had numbers.
         """
         features = _features(x, self.columns)
         return ((features - self.shift) / self.scale).astype(np.float32)
@@ -85,10 +85,10 @@ def mean_and_spread(
 ) -> tuple[Any, Any]:
     """Mean and standard deviation along the rows; 1 where nothing varies.
 
-    Rounded to float32, so that a row of weight 2 and a row that comes twice give equal
-    numbers.
+    Rounded to float32, so that a row of weight 2 and the same row twice give equal
+    results.
     """
-    # In units whose squares neither overflow nor vanish; powers of 2 round nothing.
+    # Scaled so that squares neither overflow nor underflow; powers of 2 are exact.
     largest = np.max(np.abs(values), axis=0)
     _, exponent = np.frexp(largest)
     unit = np.where(largest > 0, np.ldexp(1.0, exponent - 1), 1.0)
@@ -102,14 +102,17 @@ def mean_and_spread(
 
 
 def has_categories(x: Any) -> bool:
-    """Whether data are a frame in which some column is not numbers.
+    """Whether data are a frame with a column that does not hold numbers.
 
     Raises:
-        ValueError: a column name comes twice, or a column holds dates.
+        ValueError: a column name occurs twice, or a column holds dates.
     """
     names = list(getattr(x, "columns", ()))
     twice = [name for name, count in Counter(names).items() if count > 1]
-    require(not twice, f"the frame has more than one column {twice[:1]}.")
+    require(
+        not twice,
+        f"`X` must have different column names; got {twice[:1]} twice. Rename one.",
+    )
     return any(_is_category(x, name) for name in names)
 
 
@@ -118,14 +121,14 @@ def _features(x: Any, columns: Any) -> np.ndarray:
         strange = [n for n in getattr(x, "columns", ()) if _is_category(x, n)]
         require(
             not strange,
-            f"column {strange[:1]} holds texts or categories, where the training data "
-            "had numbers.",
+            f"column {strange[:1]} of `X` must hold numbers, as in the training data; "
+            "got texts or categories. Convert it to numbers.",
         )
         return np.asarray(x, np.float64)
     require(
         hasattr(x, "columns"),
-        f"the training data were a frame with the columns {[n for n, _ in columns]}; "
-        f"got {type(x).__name__}. Pass a frame with the same columns.",
+        "`X` must be a frame with the columns of the training data, "
+        f"{[n for n, _ in columns]}; got {type(x).__name__}.",
     )
     parts = []
     for name, kinds in columns:
@@ -136,8 +139,8 @@ def _features(x: Any, columns: Any) -> np.ndarray:
         known = np.isin(texts, kinds)
         require(
             bool(known.all()),
-            f"column {name!r} holds the category {str(texts[np.argmin(known)])!r}, "
-            f"which the training data did not have; known are {_few(kinds)}.",
+            f"column {name!r} of `X` must hold categories of the training data, "
+            f"{_few(kinds)}; got {str(texts[np.argmin(known)])!r}.",
         )
         parts.append(texts[:, None] == np.asarray(kinds)[None, :])
     return np.concatenate(parts, axis=1).astype(np.float64)
@@ -146,17 +149,18 @@ def _features(x: Any, columns: Any) -> np.ndarray:
 def _numbers(x: Any, name: Any) -> np.ndarray:
     require(
         not _is_category(x, name),
-        f"column {name!r} holds texts or categories, where the training data had "
-        "numbers.",
+        f"column {name!r} of `X` must hold numbers, as in the training data; got texts "
+        "or categories. Convert it to numbers.",
     )
-    # Through a series, which knows the missing numbers of every library.
+    # Converted by pandas, which understands the missing numbers of every library.
     series: Any = pd.Series(np.asarray(x[name]))
     if series.dtype == object:
         series = series.map(float, na_action="ignore")
     values = np.asarray(series.astype("Float64").to_numpy(np.float64, na_value=np.nan))
     require(
         bool(np.isfinite(values).all()),
-        f"column {name!r} holds NaN or infinity; fill in missing values first.",
+        f"column {name!r} of `X` must be finite; got NaN or infinity. Fill in missing "
+        "values first.",
     )
     return values
 
@@ -167,8 +171,8 @@ def _texts(x: Any, name: Any) -> np.ndarray:
     missing = np.asarray(pd.isna(values))
     require(
         not (missing.any() and (texts[~missing] == MISSING).any()),
-        f"column {name!r} has missing entries and the text {MISSING!r}, which is what "
-        "they are called here; call that category otherwise.",
+        f"column {name!r} of `X` must not hold both missing entries and the text "
+        f"{MISSING!r}, the name of their category. Rename that text.",
     )
     return np.where(missing, MISSING, texts)
 
@@ -187,8 +191,8 @@ def _is_category(x: Any, name: Any) -> bool:
     require(
         values.dtype.kind not in "mM"
         and not any(isinstance(value, _TIMES) for value in present),
-        f"column {name!r} holds dates or durations. Turn them into numbers (days since "
-        "a date, say) or into texts.",
+        f"column {name!r} of `X` must hold numbers or categories; got dates or "
+        "durations. Convert them to numbers, such as days since a date, or to texts.",
     )
     if values.dtype != object:
         return values.dtype.kind not in "biuf"

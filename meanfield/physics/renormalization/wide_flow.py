@@ -2,18 +2,19 @@ r"""Renormalization flow of wide layers in depth, and critical exponents.
 
     q*' = q*,     χ₁' = χ₁^b,     ξ' = ξ/b                     b layers become one
 
-Two wide layers are not one wide layer of the same activation. What is kept exactly is
-the fixed point and the gradient there; the effective (σ_w², σ_b²) are those of the
-single layer that has both:
+No single wide layer computes exactly what two wide layers of the same activation do.
+The flow keeps the fixed point q* and the gradient χ there; the effective (σ_w², σ_b²)
+are those of the single layer with this q* and this χ:
 
     σ_w'² = χ₁^b / E φ'(√q* z)²,     σ_b'² = q* − σ_w'² E φ(√q* z)²
 
-Ordered networks flow to σ_w² = 0, chaotic ones away until no single layer will do, and
-χ₁ = 1 is a line of fixed points, one for every q*. Across it R(χ₁) = χ₁^b has the
-relevant eigenvalue y = ln|dR/dχ₁|/ln b = 1, hence ν = 1/y = 1.
+Ordered networks flow to σ_w² = 0. Chaotic ones flow to larger σ_w², until no single
+layer has the required q* and χ. χ₁ = 1 is a line of fixed points, one for every q*.
+Across it R(χ₁) = χ₁^b has the relevant eigenvalue y = ln|dR/dχ₁|/ln b = 1, hence
+ν = 1/y = 1.
 
 This flow is this project's own construction, in the spirit of arXiv:2410.00396; the
-maps under it are those of arXiv:1606.05340 and arXiv:1611.01232.
+maps from layer to layer are those of arXiv:1606.05340 and arXiv:1611.01232.
 """
 
 import math
@@ -36,7 +37,7 @@ class WideLayer:
     Args:
         weight_var: σ_w².
         bias_var: σ_b².
-        length: q*, which the flow keeps.
+        length: q*, which is constant in the flow.
         gradient: χ₁.
         depth_scale: ξ in layers of this level, `None` in the chaotic phase.
     """
@@ -53,7 +54,7 @@ def wide_layer(
     bias_var: float | int,
     activation: str | Activation = "tanh",
 ) -> WideLayer:
-    """A wide layer at its fixed point, the start of a flow.
+    """A wide layer at its fixed point, from which a flow can start.
 
     Args:
         weight_var: σ_w².
@@ -64,7 +65,7 @@ def wide_layer(
         A `WideLayer`: (σ_w², σ_b²), q*, χ₁ and ξ.
 
     Raises:
-        ValueError: no finite, positive fixed length, without which nothing is kept.
+        ValueError: there is no finite, positive fixed point q*.
 
     Example:
         >>> layer = wide_layer(1.5, 0.05)
@@ -87,13 +88,13 @@ def decimate_wide_layer(
     """The single wide layer with the fixed point and the gradient of b layers.
 
     Args:
-        layer: at its fixed point, as `wide_layer` gives it.
+        layer: a layer at its fixed point, from `wide_layer`.
         activation: φ.
-        block: b, layers that become one.
+        block: b, the number of layers that become one.
 
     Returns:
-        The layer, or `None` when its σ_b² would be negative: deep in the chaotic phase
-        no single layer of this activation does what b of them do.
+        The layer, or `None` if its σ_b² would be negative: deep in the chaotic phase
+        no single layer of this activation has the q* and χ of b layers.
 
     Raises:
         ValueError: b < 1, or an unknown activation.
@@ -119,18 +120,18 @@ def wide_flow(
     num_steps: int = 10,
     block: int = 2,
 ) -> list[WideLayer]:
-    """Flow of (σ_w², σ_b², χ₁, ξ) under repeated decimation, the start included.
+    """Flow of (σ_w², σ_b², χ₁, ξ) under repeated decimation.
 
-    It ends early where `decimate_wide_layer` has no answer.
+    It ends early where `decimate_wide_layer` returns None.
 
     Args:
-        layer: at its fixed point, as `wide_layer` gives it.
+        layer: a layer at its fixed point, from `wide_layer`.
         activation: φ.
-        num_steps: decimations, at most.
-        block: b, layers that become one.
+        num_steps: largest number of decimations.
+        block: b, the number of layers that become one.
 
     Returns:
-        The layers, the start first.
+        The layers of the flow; the first is `layer`.
 
     Example:
         >>> flow = wide_flow(wide_layer(1.5, 0.05), num_steps=2)
@@ -154,10 +155,10 @@ def relevant_eigenvalue(
     Args:
         step: R, with R(x*) = x*.
         fixed: x*.
-        block: b of the step.
+        block: b, the number of layers that become one in a step.
 
     Returns:
-        y; the transition's exponent is ν = 1/y.
+        y; the critical exponent of the transition is ν = 1/y.
 
     Raises:
         ValueError: x* is not a fixed point of R.
@@ -168,7 +169,8 @@ def relevant_eigenvalue(
     """
     require(
         abs(step(fixed) - fixed) < 1e-9 * max(1.0, abs(fixed)),
-        f"`fixed` must be a fixed point of `step`; got {fixed} -> {step(fixed)}.",
+        f"`fixed` must be a fixed point of `step`; got {fixed}, which it maps to "
+        f"{step(fixed)}.",
     )
     width = 1e-5 * max(1.0, abs(fixed))
     gradient = (step(fixed + width) - step(fixed - width)) / (2 * width)
@@ -182,7 +184,7 @@ def critical_exponent(
 
     Args:
         distances: δ > 0 from the transition, three or more.
-        scales: ξ there, finite.
+        scales: ξ at these distances, finite.
 
     Returns:
         (ν, its standard error).
