@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from meanfield import deploy, learning, runs
+from meanfield.runs.cache import keep_programs
 from meanfield.runs.options import with_options
 from meanfield.runs.settings import (
     AnalyzeSettings,
@@ -22,10 +23,12 @@ from meanfield.runs.settings import (
     CreditSettings,
     ExportSettings,
     OpenSettings,
+    PredictSettings,
     SampleSettings,
     ScoreSettings,
     TrainSettings,
 )
+from meanfield.runs.stages import Interrupted, stage, told
 
 # What the work itself raises, with a message for whoever asked for it.
 WORK = (
@@ -62,6 +65,14 @@ def start(
     debug: Annotated[
         bool, typer.Option("--debug", help="show where an error comes from")
     ] = False,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="keep no compiled programs in the user's cache folder (at most "
+            "500 MB; $MEANFIELD_CACHE names another folder, or says off)",
+        ),
+    ] = False,
 ) -> None:
     """Train an ensemble of sub-networks, see where the credit sits, ship a sub-network.
 
@@ -69,6 +80,10 @@ def start(
     other command reads that folder, says what it wrote, and puts its plots where
     `meanfield report` finds them.
     """
+    stage("starting")
+    said = keep_programs(not no_cache)
+    if said:
+        stage(said)
 
 
 @app.command()
@@ -103,11 +118,37 @@ def evaluate(run: RunFolder, where: OpenSettings, settings: ScoreSettings) -> No
 
 
 @app.command()
+@with_options(PredictSettings)
+def predict(
+    run: RunFolder,
+    rows: Annotated[
+        Path, typer.Argument(help="new rows: a table like the training table; or .npz")
+    ],
+    settings: PredictSettings,
+) -> None:
+    """Predict new rows; writes a .csv in their order, in the target's own units.
+
+    Real targets: mean, standard deviation, interval, and the deviation that more data
+    would not remove (aleatoric) or would (epistemic). Classes: the most probable one,
+    the probability of each, and the same split of the entropy in nats.
+    """
+    stage("loading the run")
+    opened = runs.folder.load_run(run)
+    stage(f"predicting the rows of {rows}")
+    path, found, unused = runs.predict.predict_file(opened, rows, **vars(settings))
+    typer.echo(runs.tables.predictions_table(found))
+    if unused:
+        typer.echo(f"  not used: {', '.join(unused)}")
+    _wrote(path)
+
+
+@app.command()
 @with_options(OpenSettings)
 def label(run: RunFolder, where: OpenSettings) -> None:
     """Label every connection important, absent or variable; writes connections.csv."""
     with runs.folder.locked(run):
         opened, dataset = _open(run, where)
+        stage("labelling the connections")
         runs.label.label(opened, dataset)
     _show(opened)
 
@@ -126,6 +167,7 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
         known = ", ".join(runs.sample.RULES)
         raise typer.BadParameter(f"--rule must be one of {known}")
     opened, dataset = _open(run, where)
+    stage("drawing, shrinking, writing and checking sub-networks")
     card = runs.sample.sample(opened, dataset, **vars(settings))
     typer.echo(runs.tables.card_table(card))
     _wrote(settings.out or run / runs.folder.SUBNETWORKS)
@@ -142,6 +184,7 @@ def export(
 ) -> None:
     """Write a shipped sub-network in another format, loaded back and compared."""
     _check_format(settings.format)
+    stage("converting and comparing")
     done = runs.sample.export(archive, out=out, **vars(settings))
     typer.echo(f"  largest difference {done.largest_difference:.2g}")
     if done.precision is not None:
@@ -180,6 +223,7 @@ def credit(run: RunFolder, settings: CreditSettings, where: OpenSettings) -> Non
     """Value every connection; writes credit.json, columns of connections.csv, plots."""
     with runs.folder.locked(run):
         opened, dataset = _open(run, where)
+        stage("valuing the connections")
         found = runs.credit.credit(opened, dataset, **vars(settings))
     typer.echo(runs.tables.credit_table(found))
     _wrote(run / runs.folder.CREDIT)
@@ -193,6 +237,7 @@ def coalitions(
     """Value the neurons of every hidden layer; writes coalitions.json and plots."""
     with runs.folder.locked(run):
         opened, dataset = _open(run, where)
+        stage("valuing the neurons, layer by layer")
         found = runs.coalitions.coalitions(opened, dataset, **vars(settings))
     typer.echo(runs.tables.coalitions_table(found))
     _wrote(run / runs.folder.COALITIONS)
@@ -211,13 +256,16 @@ def analyze(
     if (run is None) == (settings.weights is None):
         raise typer.BadParameter("give either a run folder or --weights FILE")
     folder = settings.out or run or Path("analysis")
+    doing = "reading microstructure, renormalization and complexity"
     if run is not None:
         opened, dataset = _open(run, where)
+        stage(doing)
         found = runs.analyze.analyze_run(
             opened, dataset, out=folder, seed=settings.seed
         )
     else:
         arrays = runs.analyze.read_weights(Path(str(settings.weights)))
+        stage(doing)
         found = runs.analyze.analyze(arrays, folder, seed=settings.seed)
     typer.echo(runs.tables.analysis_table(found))
     _wrote(folder / runs.folder.ANALYSIS)
@@ -226,10 +274,12 @@ def analyze(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write one self-contained HTML page with the plots and verdicts of a run."""
+    stage("writing the page")
     typer.echo(f"  wrote {runs.report.write_report(run).resolve()}")
 
 
 def _open(run: Path, where: OpenSettings) -> tuple[Any, Any]:
+    stage("loading the run and its data")
     return runs.folder.open_run(run, **vars(where))
 
 
@@ -252,13 +302,24 @@ def _wrote(path: Path) -> None:
 def main() -> None:
     """Run the command line; whatever happens ends with one message and an exit code."""
     words = sys.argv[1:]
+    # Options of every command, which may stand anywhere.
+    everywhere = [word for word in words if word in ("--debug", "--no-cache")]
     debug = "--debug" in words
+    quiet = bool({"--quiet", "--json", "--help", "--version"} & set(words))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows no Greek gets question marks, not an error.
             stream.reconfigure(errors="replace")
     try:
-        app(args=[word for word in words if word != "--debug"])
+        with told(quiet):
+            app(args=everywhere + [word for word in words if word not in everywhere])
+    except Interrupted as error:
+        during = f" while {error}" if str(error) else ""
+        text = (
+            f"interrupted{during}. Files are written whole or not at all: what was "
+            "finished is kept, what was there before is untouched."
+        )
+        _fail(error, 1, text, debug)
     except WORK as error:
         _fail(error, 1, f"error: {str(error) or type(error).__name__}", debug)
     except Exception as error:
@@ -270,7 +331,7 @@ def main() -> None:
         _fail(error, 3, text, debug)
 
 
-def _fail(error: Exception, code: int, text: str, debug: bool) -> None:
+def _fail(error: BaseException, code: int, text: str, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     typer.echo(text, err=True)

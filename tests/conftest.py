@@ -5,6 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
+# The user's cache folder is not for tests, and parallel workers would share it.
+os.environ["MEANFIELD_CACHE"] = "off"
+
 # Each compiled program of JAX on a CPU holds some memory maps. Linux allows a process
 # 65,530 of them, and the compiler dies of a segmentation fault at the next.
 MOST_MAPS = 20_000

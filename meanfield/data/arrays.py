@@ -138,6 +138,21 @@ def _notes(held: dict[str, np.ndarray], divisor: int, x: np.ndarray) -> tuple[st
     )
 
 
+def read_inputs(path: str | os.PathLike) -> np.ndarray:
+    """The array `x` of an `.npz` file, or `x_test` where there is no `x`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no npz file of plain arrays, or holds neither.
+    """
+    held = _read(Path(path))
+    require(
+        "x" in held or "x_test" in held,
+        f"{path} must hold an array `x`; it holds {sorted(held)}.",
+    )
+    return held["x"] if "x" in held else held["x_test"]
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist.")

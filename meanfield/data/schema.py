@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64, Int32
 
+from meanfield.checks import require
+
 from .cells import (
     cells_of,
     class_texts,
@@ -119,6 +121,12 @@ class TableSchema:
                 training never saw; column, row (counted from 0 below the heading) and
                 value are named, and all such columns at once.
         """
+        missing = [c.name for c in self.columns if c.name not in frame.columns]
+        require(
+            not missing,
+            f"the table must have a column {', '.join(map(repr, missing))}; got "
+            f"{list(map(str, frame.columns))}.",
+        )
         parts, problems = [], []
         for column in self.columns:
             try:

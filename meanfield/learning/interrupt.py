@@ -1,9 +1,12 @@
 """Stop training at the next possible point when the user presses Ctrl-C."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
+
+NOTICE = b"\nfinishing this epoch, then stopping; Ctrl-C again stops at once\n"
 
 
 class StopWish:
@@ -26,6 +29,7 @@ def stop_on_interrupt() -> Iterator[StopWish]:
 
     def ask(number: int, frame: object) -> None:
         wish.asked = True
+        os.write(2, NOTICE)  # A stream could be in the middle of a line.
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, ask)

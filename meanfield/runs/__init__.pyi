@@ -6,6 +6,8 @@ from . import (
     folder as folder,
     label as label,
     pictures as pictures,
+    predict as predict,
+    predictions as predictions,
     report as report,
     sample as sample,
     score as score,

@@ -42,6 +42,7 @@ def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
         "class_names": dataset.class_names,
         "target_names": dataset.target_names,
         "image_shape": dataset.image_shape,
+        "divisor": dataset.divisor,
         "schema": None if dataset.schema is None else dataset.schema.to_dict(),
     }
     model = settings.kept("model") | {

@@ -23,6 +23,7 @@ import pandas as pd
 from meanfield import data as datasets, files
 from meanfield.checks import require
 from meanfield.data import Dataset
+from meanfield.data.schema import TableSchema
 from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.networks import mlp
@@ -31,6 +32,7 @@ from meanfield.tensors import fill_tree, load_arrays, read_seal, save_tree
 
 from .config import CONFIG, SEALED_SINCE, read_config
 from .documents import read_sealed, write_json, write_sealed
+from .predictions import predict_rows, schema_of
 from .replacement import finish
 from .schemas import METRICS as METRICS_CHECK
 from .settings import READING
@@ -84,6 +86,38 @@ class Run:
     def standardization(self) -> Standardization:
         """How the targets were standardised for the network."""
         return Standardization.of(self.config)
+
+    @property
+    def schema(self) -> TableSchema | None:
+        """How the columns of its table become features; None for arrays."""
+        return schema_of(self.config)
+
+    def predict(self, rows: Any, **settings: Any) -> pd.DataFrame:
+        """What the run predicts for new rows, in their order.
+
+        Args:
+            rows: a frame with the columns that the run learned from, in any order,
+                with or without others; or, for a run on arrays or images, an array
+                (rows, …) in the units of the file.
+            **settings: `num_samples` networks to average over (64), `level` of the
+                intervals (0.95), `seed`.
+
+        Returns:
+            A frame. Of real targets, in their own units: the mean under the target's
+            name, then `_std`, `_lower` and `_upper`, and the deviations
+            `_aleatoric_std` and `_epistemic_std`, whose squares sum to that of `_std`.
+            Of classes: the most probable one, the probability of each, and in nats
+            the entropy and its two parts.
+
+        Raises:
+            ValueError: the rows do not fit; all that is wrong is said at once.
+
+        Example:
+            >>> import meanfield as mf
+            >>> run = mf.load_run("runs/table")  # doctest: +SKIP
+            >>> run.predict(frame)  # doctest: +SKIP
+        """
+        return predict_rows(self, rows, **settings)
 
     @property
     def plots(self) -> Path:

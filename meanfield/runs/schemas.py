@@ -142,6 +142,7 @@ CONFIG = record(
                 "target_shift": optional(either(numbers, number())),
                 "target_scale": optional(either(items(number(0)), number(0))),
                 "schema": optional(record({})),
+                "divisor": number(0),
             },
         ),
         "model": record(
@@ -175,7 +176,8 @@ METRICS = record(
     {},
     {
         **dict.fromkeys(("accuracy", "ece", "coverage"), optional(share)),
-        **dict.fromkeys(("rmse", "nll", "brier"), optional(number())),
+        **dict.fromkeys(("rmse", "nll", "brier", "r2"), optional(number())),
+        "baselines": mapping(mapping(optional(number()))),
         **dict.fromkeys(("num_samples", "epochs", "num_weights"), whole()),
         "train_seconds": number(0),
         "stopped": text(),

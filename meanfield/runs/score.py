@@ -1,5 +1,7 @@
 """Score a run on its test data."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -8,9 +10,11 @@ from meanfield.keys import key_of_seed
 from meanfield.prediction.evaluate import Metrics, evaluate
 from meanfield.prediction.predictive import average
 
+from .baselines import baselines, explained
 from .folder import Run
 from .pictures import draw_predictions, draw_reliability
 from .settings import ScoreSettings
+from .stages import stage
 from .tasks import target_names
 
 
@@ -25,17 +29,25 @@ def score(
 
     Draws how calibrated it is and, for numbers, what it predicts.
     """
+    stage(f"scoring {len(dataset.x_test):,} test examples")
     key = jax.random.fold_in(key_of_seed(seed), 2)
     likelihood = run.standardization.likelihood(run.likelihood)
     x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
     settings = {"num_samples": num_samples, "key": key}
     metrics = evaluate(run.ensemble, (x, y), likelihood=likelihood, **settings)
     found = metrics.to_dict() | {"ece": metrics.ece}
+    stage("scoring a base rate and a linear model")
+    found["baselines"] = baselines(dataset)
+    if metrics.rmse is not None and dataset.num_targets == 1:
+        everybody: list[dict[str, Any]] = [found, *found["baselines"].values()]
+        for scores in everybody:
+            scores["r2"] = explained(scores["rmse"], dataset.y_test)
     if metrics.by_output is not None:
         each = zip(target_names(dataset), metrics.by_output, strict=True)
         found["by_target"] = [{"target": name, **scores} for name, scores in each]
         found.pop("by_output")
     run.update_metrics(found)
+    stage("plotting")
     # The same call as in `evaluate`, whose compiled program serves again.
     means = average(run.ensemble, likelihood, x, y, **settings)
     if dataset.task in ("classification", "binary"):

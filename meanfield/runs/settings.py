@@ -264,6 +264,17 @@ class ScoreSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class PredictSettings:
+    """Settings of ``meanfield predict``."""
+
+    out: Path | None = setting(None, "file to write (else predictions.csv)")
+    overwrite: bool = setting(False, "replace that file", flags=("--overwrite",))
+    num_samples: int = setting(64, "sub-networks to average over", min=1)
+    level: float = setting(0.95, "of the intervals of real targets")
+    seed: int = setting(0, SEED, min=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleSettings:
     """Settings of ``meanfield sample``."""
 

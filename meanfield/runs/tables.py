@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from meanfield.deploy.shipping.markdown import shown_score
 
 
@@ -12,6 +14,7 @@ def run_table(metrics: Mapping[str, Any]) -> str:
     names = {
         "accuracy": "test accuracy",
         "rmse": "test RMSE",
+        "r2": "test R²",
         "nll": "test NLL (nats)",
         "ece": "calibration error (ECE)",
         "coverage": "coverage of 95 % intervals",
@@ -19,11 +22,18 @@ def run_table(metrics: Mapping[str, Any]) -> str:
         "train_seconds": "training seconds",
         "num_weights": "weights",
     }
-    lines = [
-        f"  {text:<28}{_number(metrics[name])}"
-        for name, text in names.items()
-        if metrics.get(name) is not None
-    ]
+    rivals = metrics.get("baselines", {})
+    lines = []
+    if rivals:
+        heads = "".join(f"{name:>15}" for name in ("ensemble", *rivals))
+        lines = [f"  {'':<28}{heads}"]
+    for name, text in names.items():
+        if metrics.get(name) is None:
+            continue
+        cells = [_number(metrics[name])]
+        cells += [_number(r[name]) if name in r else "" for r in rivals.values()]
+        row = "".join(f"{cell:>15}" for cell in cells) if rivals else cells[0]
+        lines.append(f"  {text:<28}{row}".rstrip())
     for scores in metrics.get("by_target", ()):
         parts = [
             f"{text.removeprefix('test ')} {_number(scores[name])}"
@@ -60,6 +70,26 @@ def card_table(card: Mapping[str, Any]) -> str:
             f"{latency.get('batch_256_us', float('nan')):>11.1f}"
         )
     return "\n".join(lines)
+
+
+def predictions_table(found: pd.DataFrame, most: int = 5) -> str:
+    """The first rows that a person sees after `predict`."""
+    wide = 7
+    names = [str(name) for name in found.columns[:wide]]
+    rows = [
+        [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row[:wide]]
+        for row in found.head(most).itertuples(index=False)
+    ]
+    widths = [
+        max(len(cell) for cell in column) + 2
+        for column in zip(names, *rows, strict=True)
+    ]
+    lines = [
+        "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in (names, *rows)
+    ]
+    more = "" if len(names) == len(found.columns) else ", more columns in the file"
+    return "\n".join([*lines, f"  {len(found):,} rows{more}"])
 
 
 def coalitions_table(found: Mapping[str, Any]) -> str:

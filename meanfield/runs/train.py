@@ -35,6 +35,7 @@ from .config import (
     resumed,
     versions,
 )
+from .decided import decided
 from .documents import write_json
 from .folder import ENSEMBLE, HISTORY, Run, build_model, load_run, save_run
 from .label import label
@@ -42,6 +43,7 @@ from .pictures import draw_history
 from .replacement import NEXT, commit, finish
 from .score import score
 from .settings import READING, TrainSettings
+from .stages import LEARNING, stage
 from .standardization import Standardization
 from .tasks import build_likelihood, task_of
 
@@ -79,6 +81,7 @@ def train(
     out = settings.folder
     _refuse_second_run(out, settings)
     prior = _checked_prior(settings)
+    stage(f"loading {settings.data}")
     dataset = load(
         settings.data,
         data_dir=settings.data_dir,
@@ -97,10 +100,13 @@ def train(
     data = dataset.x_train, standard.standardise(dataset.y_train)
     if settings.resume is not None and out.name == NEXT:
         out = out.parent
+    for line in decided(dataset, config):
+        stage(line)
     with _folder_for(out, settings) as folder:
         write_json(folder / CONFIG, config)
         run = _learn(settings, folder, config, data, prior, callbacks)
         score(run, dataset, seed=settings.seed)
+        stage("labelling the connections")
         label(run, dataset)
     if folder != out:
         commit(out)
@@ -179,6 +185,7 @@ def _learn(
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> Run:
     """Fit, and write what came out, even of a training that broke down."""
+    stage(f"{LEARNING}: compiling, then epochs")
     started, failure = time.perf_counter(), None
     try:
         result = _fit(settings, folder, config["model"], data, prior, callbacks)

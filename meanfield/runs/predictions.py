@@ -1,0 +1,198 @@
+"""Predictions of a run for new rows, as a table in the target's own units."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from meanfield.checks import require
+from meanfield.data.arrays import read_inputs
+from meanfield.data.schema import TableSchema
+from meanfield.data.table import read_table
+from meanfield.data.text import SEPARATORS
+from meanfield.keys import key_of_seed
+from meanfield.prediction.evaluate import predict
+from meanfield.prediction.predictive import CHUNK
+
+from .settings import PredictSettings
+
+# Likelihoods without a distribution function that bisection could turn into ends.
+WITHOUT_INTERVAL = ("categorical", "bernoulli", "poisson")
+
+# Rows that are predicted at once, at least.
+LEAST = 64
+
+
+def read_rows(config: Mapping[str, Any], path: Path) -> Any:
+    """New rows in a file, read as the training file was: a frame, or an array.
+
+    Args:
+        config: of the run.
+        path: a table, or an `.npz` with `x`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of the other kind, or cannot be read.
+    """
+    schema = schema_of(config)
+    if schema is None:
+        require(
+            path.suffix.lower() == ".npz",
+            f"the run was trained on arrays; give new ones as `x` in an .npz file, not "
+            f"{path}.",
+        )
+        return read_inputs(path)
+    require(
+        path.suffix.lower() != ".npz",
+        f"the run was trained on a table; give new rows as a table, not {path}.",
+    )
+    format = schema.format
+    frame = read_table(
+        path, sep=format.separator, decimal=format.decimal, header=format.header
+    )
+    missing = [c.name for c in schema.columns if c.name not in frame.columns]
+    require(
+        not (missing and len(frame.columns) == 1),
+        f"{path} has one column only, {str(frame.columns[0])!r}. It was read with "
+        f"{SEPARATORS.get(format.separator, 'spaces')} between cells, as the training "
+        "table was; write it so.",
+    )
+    return frame
+
+
+def schema_of(config: Mapping[str, Any]) -> TableSchema | None:
+    """How the columns of a run's table become features; None for arrays."""
+    found = config["data"].get("schema")
+    return None if found is None else TableSchema.from_dict(found)
+
+
+def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
+    """Features of new rows.
+
+    Args:
+        config: of the run.
+        rows: a frame with the columns that the run learned from, in any order; or, for
+            a run on arrays, an array (rows, …) in the units of the file.
+
+    Raises:
+        ValueError: they do not fit; what is wrong with any column is said at once.
+    """
+    schema, data = schema_of(config), config["data"]
+    if schema is not None:
+        require(
+            isinstance(rows, pd.DataFrame),
+            "`rows` must be a pandas frame with the columns of the training table; got "
+            f"{type(rows).__name__}.",
+        )
+        require(len(rows) > 0, "`rows` holds none: nothing to predict.")
+        return schema.encode(rows)
+    x = np.asarray(rows)
+    shape = tuple(data.get("image_shape") or (config["model"]["inputs"],))
+    flat = (config["model"]["inputs"],)
+    require(
+        x.dtype.kind in "fiub" and len(x) > 0 and x.shape[1:] in (shape, flat),
+        f"`rows` must be numbers of shape (rows, {', '.join(map(str, shape))}), as the "
+        f"run was trained on; got {x.dtype} of shape {x.shape}.",
+    )
+    require(
+        "divisor" in data,
+        "this run was made by a version that did not write down what its inputs were "
+        "divided by. Train it again.",
+    )
+    divisor = data["divisor"]
+    require(
+        divisor == 1 or not 0 < float(x.max()) <= 1,
+        f"`rows` reach only up to {float(x.max()):.3g}, where the training inputs were "
+        f"divided by {divisor:g}. Give them in the units of the training file.",
+    )
+    features = x.reshape(len(x), -1).astype(np.float32) / np.float32(divisor)
+    require(bool(np.isfinite(features).all()), "`rows` must be finite numbers.")
+    return features
+
+
+def predict_rows(
+    run: Any,
+    rows: Any,
+    *,
+    num_samples: int = PredictSettings.num_samples,
+    level: float = PredictSettings.level,
+    seed: int = PredictSettings.seed,
+) -> pd.DataFrame:
+    """What a run predicts for new rows, in their order; see `Run.predict`."""
+    config = run.config
+    x = encode(config, rows)
+    count = len(x)
+    # Few sizes, few compilations: the last row fills up, and is cut off again.
+    size = min(max(LEAST, 1 << (count - 1).bit_length()), -(-count // CHUNK) * CHUNK)
+    padded = x[np.minimum(np.arange(size), count - 1)]
+    name = config["model"]["likelihood"]
+    found = predict(
+        run.ensemble,
+        jnp.asarray(padded),
+        likelihood=run.standardization.likelihood(run.likelihood),
+        num_samples=num_samples,
+        key=jax.random.fold_in(key_of_seed(seed), 6),
+        level=None if name in WITHOUT_INTERVAL else level,
+        # Every row meets the same networks: rows that are equal get equal numbers.
+        of="subnetworks",
+    )
+    parts = {k: v[:count] for k, v in vars(found).items() if v is not None}
+    names = target_columns(config)
+    if name == "categorical":
+        return _of_classes(parts, names[0], config["data"]["class_names"])
+    columns: dict[str, np.ndarray] = {}
+    for number, target in enumerate(names):
+        part = {
+            key: np.asarray(value).reshape(count, -1)[:, number]
+            for key, value in parts.items()
+        }
+        columns |= (_of_answers if name == "bernoulli" else _of_numbers)(part, target)
+    return pd.DataFrame(columns)
+
+
+def target_columns(config: Mapping[str, Any]) -> list[str]:
+    """What the targets of a run are called among its predictions."""
+    named = config["data"].get("target_names")
+    if named:
+        return list(named)
+    if config["model"]["likelihood"] == "categorical":
+        return ["class"]
+    count = config["model"]["targets"]
+    return ["target"] if count == 1 else [f"target_{n}" for n in range(count)]
+
+
+def _of_classes(
+    found: Mapping[str, np.ndarray], target: str, classes: list[str]
+) -> pd.DataFrame:
+    columns = {target: np.asarray(classes, object)[found["mean"].argmax(-1)]}
+    for number, label in enumerate(classes):
+        columns[f"{target}_prob_{label}"] = found["mean"][:, number]
+    columns[f"{target}_entropy"] = found["total"]
+    columns[f"{target}_aleatoric"] = found["aleatoric"]
+    columns[f"{target}_epistemic"] = found["epistemic"]
+    return pd.DataFrame(columns)
+
+
+def _of_answers(found: Mapping[str, np.ndarray], target: str) -> dict[str, Any]:
+    return {
+        target: (found["mean"] > 0.5).astype(int),
+        f"{target}_prob_1": found["mean"],
+        f"{target}_entropy": found["total"],
+        f"{target}_aleatoric": found["aleatoric"],
+        f"{target}_epistemic": found["epistemic"],
+    }
+
+
+def _of_numbers(found: Mapping[str, np.ndarray], target: str) -> dict[str, Any]:
+    ends = {f"{target}_{end}": found[end] for end in ("lower", "upper") if end in found}
+    return {
+        target: found["mean"],
+        f"{target}_std": np.sqrt(found["total"]),
+        **ends,
+        f"{target}_aleatoric_std": np.sqrt(found["aleatoric"]),
+        f"{target}_epistemic_std": np.sqrt(found["epistemic"]),
+    }

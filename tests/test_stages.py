@@ -1,0 +1,124 @@
+"""What a command says while it works, what it keeps, and what it is read against."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import norm, poisson
+
+from meanfield.data import Dataset
+from meanfield.runs import stages
+from meanfield.runs.baselines import BASE_RATE, LINEAR, baselines, explained
+from meanfield.runs.cache import keep_programs, prune
+from meanfield.runs.stages import Interrupted, stage, told
+
+
+def test_stages_are_told_with_their_time_and_that_they_go_on(capsys, monkeypatch):
+    monkeypatch.setattr(stages, "PATIENCE", 0.3)
+    with told():
+        stage("scoring 12 examples")
+        time.sleep(1.2)
+    stage("nobody hears this")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split(" s  ")[1] == "scoring 12 examples"
+    assert "still scoring" in lines[1]
+    assert "nobody" not in lines[-1]
+    with told(quiet=True):
+        stage("scoring")
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_says_during_what_and_leaves_the_handler_as_it_was():
+    before = signal.getsignal(signal.SIGINT)
+
+    def work():
+        with told(quiet=True):
+            stage("plotting")
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    with pytest.raises(Interrupted, match="^plotting$"):
+        work()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("JAX_COMPILATION") or name.startswith("JAX_PERSISTENT"):
+            monkeypatch.delenv(name)
+    # What is set inside the test is undone after it.
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
+@pytest.mark.usefixtures("clean")
+def test_programs_are_kept_where_the_variable_says(tmp_path):
+    os.environ["MEANFIELD_CACHE"] = str(tmp_path / "programs")
+    assert keep_programs(wanted=False) == ""
+    assert not (tmp_path / "programs").exists()
+    assert keep_programs() == ""
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "programs")
+    assert not list((tmp_path / "programs").iterdir())
+
+
+@pytest.mark.usefixtures("clean")
+def test_without_a_folder_to_write_to_it_works_and_says_so(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    os.environ["MEANFIELD_CACHE"] = str(tmp_path / "file" / "programs")
+    assert "compiled programs are not kept" in keep_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    os.environ["MEANFIELD_CACHE"] = "off"
+    assert keep_programs() == ""
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    for number in range(10):
+        path = tmp_path / f"{number}"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 + number, 1000 + number))
+    prune(tmp_path, 1000)
+    assert len(list(tmp_path.iterdir())) == 10
+    prune(tmp_path, 900)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["6", "7", "8", "9"]
+
+
+def dataset(task, y, **kwargs):
+    x = np.linspace(-1, 1, len(y)).astype(np.float32)[:, None]
+    parts = {"x_train": x, "y_train": y, "x_test": x.copy(), "y_test": y.copy()}
+    return Dataset("mine", task, **parts, **kwargs)
+
+
+def test_the_base_rate_of_classes_is_their_frequency():
+    y = np.asarray([0] * 30 + [1] * 10, np.int32)
+    found = baselines(dataset("classification", y, class_names=("a", "b")))
+    assert found[BASE_RATE]["accuracy"] == 0.75
+    entropy = -0.75 * np.log(0.75) - 0.25 * np.log(0.25)
+    np.testing.assert_allclose(found[BASE_RATE]["nll"], entropy)
+    assert found[LINEAR]["accuracy"] > 0.9
+    assert found[LINEAR]["nll"] < entropy
+
+
+def test_the_base_rate_of_numbers_is_their_mean_and_deviation():
+    y = (3 + 2 * np.linspace(-1, 1, 50)).astype(np.float32)
+    found = baselines(dataset("regression", y))
+    np.testing.assert_allclose(found[BASE_RATE]["rmse"], y.std(), rtol=1e-6)
+    nll = -norm(y.mean(), y.std()).logpdf(y).mean()
+    np.testing.assert_allclose(found[BASE_RATE]["nll"], nll, rtol=1e-6)
+    assert abs(explained(found[BASE_RATE]["rmse"], y)) < 1e-6
+    assert explained(found[LINEAR]["rmse"], y) > 0.99
+    assert explained(1.0, np.ones(3)) is None
+    both = baselines(dataset("regression", np.stack([y, 2 * y], 1)))
+    np.testing.assert_allclose(both[BASE_RATE]["nll"], 2 * nll + np.log(2), rtol=1e-6)
+
+
+def test_the_base_rate_of_counts_and_answers():
+    y = np.random.default_rng(0).poisson(3.0, 60).astype(np.float32)
+    found = baselines(dataset("counts", y))[BASE_RATE]
+    np.testing.assert_allclose(found["nll"], -poisson(y.mean()).logpmf(y).mean())
+    y = np.stack([np.arange(40) % 4 == 0, np.zeros(40)], 1).astype(np.float32)
+    found = baselines(dataset("binary", y))[BASE_RATE]
+    assert found["accuracy"] == 0.875
+    entropy = -0.75 * np.log(0.75) - 0.25 * np.log(0.25)
+    np.testing.assert_allclose(found["nll"], entropy)
