@@ -1,8 +1,8 @@
-"""Trees of arrays in one safetensors file: whole or absent, checked when read.
+"""Trees of arrays in one safetensors file, written atomically and checked when read.
 
 Every array is stored under its path name; typed random keys are stored as their data.
-The file's metadata are one JSON text, sealed with the format and the sha256 of all
-contents; equal trees give equal files. No pickle.
+The file's metadata are one JSON text, with a "seal": the format version and the sha256
+of all contents. Equal trees give equal files. No pickle is used.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from .trees import map_named, named_leaves
 
 FORMAT = 1
 SEAL = "seal"
-# Bytes of one array of an npz file.
+# Most bytes of one array of an npz file.
 MAX_ARRAY = 2**34
 
 
@@ -43,7 +43,7 @@ def save_tree(
     arrays = {name: _data(leaf) for name, leaf in _array_leaves(tree).items()}
     about = dict(metadata or {})
     seal = {"format": FORMAT, "sha256": _digest(arrays, about)}
-    # In one text, because the order of several is not fixed.
+    # One text, because the order of several metadata entries is not fixed.
     text = json.dumps(about | {SEAL: seal}, sort_keys=True)
     write_bytes(path, safetensors.numpy.save(arrays, metadata={"metadata": text}))
 
@@ -59,7 +59,7 @@ def load_arrays(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
+        raise FileNotFoundError(f"there is no file {path}.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
@@ -77,7 +77,7 @@ def load_arrays(
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} was not written by meanfield, or was changed since: its metadata "
-            "carry no seal. Restore it from a copy or make it again."
+            "have no seal. Restore it from a copy or make it again."
         ) from error
     require(
         written == FORMAT,
@@ -93,7 +93,7 @@ def load_arrays(
 
 
 def read_seal(path: str | os.PathLike) -> str:
-    """The sha256 of all contents, as a file that `load_arrays` has read states it."""
+    """The sha256 of all contents that is stored in a file; `load_arrays` checks it."""
     with safetensors.safe_open(path, framework="numpy") as file:
         return json.loads(file.metadata()["metadata"])[SEAL]["sha256"]
 
@@ -110,8 +110,7 @@ def load_tree(path: str | os.PathLike, like: Any) -> tuple[Any, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or belongs to another structure; the first
-            difference is named.
+        ValueError: the file is damaged, or belongs to another structure.
     """
     arrays, metadata = load_arrays(path)
     return fill_tree(arrays, like, path), metadata
@@ -128,7 +127,7 @@ def fill_tree(
         path: where the arrays come from, for the message.
 
     Raises:
-        ValueError: they belong to another structure; the first difference is named.
+        ValueError: the arrays belong to another structure.
     """
     wanted = _array_leaves(like)
     for name in sorted(wanted.keys() ^ arrays.keys()):
@@ -141,8 +140,8 @@ def fill_tree(
         need, got = _data(leaf), arrays[name]
         require(
             need.shape == got.shape and need.dtype == got.dtype,
-            f"{path} holds `{name}` as {got.dtype}{list(got.shape)}; needed "
-            f"{need.dtype}{list(need.shape)}. It belongs to another architecture.",
+            f"{path} must hold `{name}` as {need.dtype}{list(need.shape)}; got "
+            f"{got.dtype}{list(got.shape)}. It belongs to another architecture.",
         )
 
     def fill(name: str, leaf: Any) -> Any:
@@ -162,9 +161,9 @@ def _array_leaves(tree: Any) -> dict[str, Any]:
     named = {n: leaf for n, leaf in named_leaves(tree).items() if eqx.is_array(leaf)}
     require(
         len(arrays) == len(named),
-        f"`tree` has {len(arrays)} arrays but only {len(named)} path names; two keys "
-        "that read the same (such as 1 and '1', or 'a/b' and 'a' over 'b') cannot be "
-        "told apart in a file. Rename one.",
+        "`tree` must have different path names for all arrays; got "
+        f"{len(arrays)} arrays but {len(named)} names. Rename keys that give the same "
+        "path, such as 1 and '1', or 'a/b' and 'b' inside 'a'.",
     )
     return named
 
@@ -190,11 +189,11 @@ def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
 
 
 def check_npz(path: str | os.PathLike) -> None:
-    """Refuse an npz file of arrays larger than what it holds, before one is read.
+    """Raise, before reading, if an npz file states arrays larger than its contents.
 
     Raises:
-        ValueError: a header claims more bytes than are there, or than `MAX_ARRAY`.
-        zipfile.BadZipFile: it is no archive.
+        ValueError: a header states more bytes than the file has, or than `MAX_ARRAY`.
+        zipfile.BadZipFile: the file is not a zip archive.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -205,6 +204,6 @@ def check_npz(path: str | os.PathLike) -> None:
             size = math.prod(shape) * dtype.itemsize
             require(
                 dtype.hasobject or size <= min(member.file_size, MAX_ARRAY),
-                f"`{member.filename}` claims the shape {shape}, {size:,} bytes; the "
+                f"`{member.filename}` states the shape {shape}, {size:,} bytes; the "
                 f"file holds {member.file_size:,}, and {MAX_ARRAY:,} are read at most",
             )

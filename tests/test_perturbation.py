@@ -302,7 +302,9 @@ def test_bad_arguments_are_refused(change, message):
 def test_labels_and_targets_that_do_not_fit_are_refused():
     ensemble, labels, (x, y) = mixed()
     other = ConnectionLabels({"w": np.zeros((2, 2), np.int8)}, 0.0, "given")
-    with pytest.raises(ValueError, match="`labels` has no labels of the right shape"):
+    with pytest.raises(
+        ValueError, match="`labels` must have labels of the right shape"
+    ):
         perturb_connections(ensemble, other, (x, y), key=KEY)
     with pytest.raises(ValueError, match="labels 0 … 3"):
         perturb_connections(ensemble, labels, (x, y + 10), key=KEY)

@@ -210,7 +210,7 @@ def test_a_history_without_the_names_is_refused():
 def test_empty_bins_are_not_drawn():
     axis = plots.reliability_diagram(*BINS)
     assert axis.containers[0].lines[0].get_xdata().tolist() == [0.2, 0.9]
-    with pytest.raises(ValueError, match="one number a bin"):
+    with pytest.raises(ValueError, match="one number per bin"):
         plots.reliability_diagram([0.1, 0.2], [0.1], [1])
 
 
@@ -221,9 +221,9 @@ def test_the_share_inside_an_interval_is_read_off_the_curve():
         for q in (0.3, 0.5, 0.95):
             inside = np.mean((u >= (1 - q) / 2) & (u <= (1 + q) / 2))
             assert share[level <= q][-1] == pytest.approx(inside)
-    with pytest.raises(ValueError, match="`levels` is empty"):
+    with pytest.raises(ValueError, match="`levels` must have at least one target"):
         plots.interval_coverage({})
-    with pytest.raises(ValueError, match="one number an example"):
+    with pytest.raises(ValueError, match="one number per example"):
         plots.predictions([1.0], [1.0, 2.0], [1.0])
 
 

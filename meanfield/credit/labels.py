@@ -9,8 +9,8 @@ By the posterior alone (the certified rule is in `meanfield.credit.certificates`
 | `VARIABLE`  | the rest         | the rest                                  | VAR   |
 
 The exact rule is the limit τ → 0 of the other. It suits the projected parametrization,
-whose steps end on the edges; the unconstrained one only comes near them. The slab's
-sign flips with probability Φ(−|m|/√Ξ), a measure of its width that knows no unit.
+in which π and Ξ reach exact 0 and 1; in the unconstrained one they only come close. The
+slab's sign flips with probability Φ(−|m|/√Ξ), a measure of its width without a unit.
 
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
 """
@@ -35,7 +35,7 @@ Fractions = dict[str, float]
 
 
 class Label(enum.IntEnum):
-    """What a connection is to the ensemble (VIP, UIP, VAR on paper)."""
+    """Label of a connection (VIP, UIP, VAR in the paper)."""
 
     IMPORTANT = 0
     ABSENT = 1
@@ -48,13 +48,14 @@ class ConnectionLabels:
 
     Attributes:
         labels: an int8 array of `Label` for every random weight, by path name.
-        tolerance: τ of the posterior rule, 0 the exact one; None of the certified rule.
-        chosen: "given" by the caller, or how the rule was chosen, in words.
-        never_learned: for every weight, where the gradient is exactly zero on all the
-            data that was asked; None when no data was given.
-        certificate: what the certified labels promise; None of the other rules.
-        values: of the certified rule, the credit φ of every connection: what the payoff
-            loses with it where half of the others are there.
+        tolerance: τ of the posterior rule, 0 for the exact rule; None for the certified
+            rule.
+        chosen: "given" if the caller chose the rule, else how it was chosen.
+        never_learned: for every weight, a mask of the connections whose gradient is
+            exactly zero on all the given data; None without data.
+        certificate: the guarantee of certified labels; None for the other rules.
+        values: for the certified rule, the credit φ of every connection: the decrease
+            of the payoff without it when half of the other connections are present.
         rms: likewise, the root mean square over examples of ∂ ln P/∂q.
         inclusion_prob: 1 − π of every connection; empty if the rule gives none.
     """
@@ -99,7 +100,7 @@ class ConnectionLabels:
 
     @property
     def learned_fractions(self) -> dict[str, Fractions]:
-        """As `fractions`, without the connections that never learn (NaN if none stays).
+        """As `fractions`, without the connections that never learn; NaN if all do not.
 
         Raises:
             ValueError: the labels were made without data.
@@ -127,8 +128,9 @@ class ConnectionLabels:
     def _masks(self) -> dict[str, np.ndarray]:
         if self.never_learned is None:
             raise ValueError(
-                "these labels were made without data, so that connections which never "
-                "learn are not known; pass `data=x, key=key` to label_connections."
+                "these labels were made without data, which is needed to find the "
+                "connections that never learn; pass `data=x, key=key` to "
+                "label_connections."
             )
         return self.never_learned
 
@@ -146,7 +148,7 @@ def label(weight: SpikeSlab, tolerance: float = 0.0) -> Int8[Array, "*shape"]:
     spike = weight.spike_prob
     absent = spike >= 1 - tolerance
     if tolerance > 0:
-        # Φ(−|m|/√Ξ) ≤ τ, solved for |m|: no tail probability that underflows.
+        # Φ(−|m|/√Ξ) ≤ τ is solved for |m|, because tail probabilities underflow.
         distance = -NormalDist().inv_cdf(tolerance)
         narrow = jnp.abs(weight.slab_mean) >= distance * safe_sqrt(weight.slab_var)
     else:
@@ -160,7 +162,7 @@ def mean_entropy(
     ensemble: Ensemble,
     never_learned: Mapping[str, Bool[np.ndarray, "..."]] | None = None,
 ) -> dict[str, float]:
-    r"""Mean entropy of a connection, layer by layer, in nats.
+    r"""Mean entropy of the connections of each layer, in nats.
 
         S_layer = (1/M) Σ_weights S(π, m, Ξ)        S as in `SpikeSlab.entropy`
 
@@ -173,7 +175,7 @@ def mean_entropy(
             `ConnectionLabels.never_learned`.
 
     Returns:
-        Nats per weight by path name; NaN for a layer of which nothing is left.
+        Nats per weight by path name; NaN for a layer without remaining connections.
 
     Raises:
         ValueError: a mask is missing or has another shape than its weight.
@@ -193,7 +195,7 @@ def mean_entropy(
     return result
 
 
-# One program for each shape, instead of one for each operation.
+# Compiled once for each shape, instead of once for each operation.
 _entropy = eqx.filter_jit(SpikeSlab.entropy)
 
 

@@ -1,23 +1,22 @@
-r"""What connections are worth: change some under a label and watch the error.
+r"""Change some connections of each label, and measure how the error changes.
 
 | arm         | what is done to a fraction f, in every chosen layer                  |
 |-------------|----------------------------------------------------------------------|
 | `important` | ⌊f · #important⌋ important connections are removed (π := 1)          |
 | `variable`  | as many variable ones are removed (all of them, if there are fewer)  |
-| `random`    | as many connections of any label are removed                         |
+| `random`    | as many connections are removed, whatever their labels               |
 | `absent`    | ⌊f · #absent⌋ absent ones are given fresh weights ~ N(0, s²)         |
 
 Connections are chosen at random without replacement. Every repetition draws one
-sub-network and one order of the connections of every arm, and follows it from f = 0 to
-1: all arms and fractions of a repetition share the sub-network, so that what differs
-between two curves is the change alone. Repetitions are independent, which makes the
-intervals honest for both kinds of chance.
+sub-network, and for every arm one order of its connections, in which they are changed
+as f goes from 0 to 1. All arms and fractions of a repetition use the same sub-network,
+so that two curves differ only by the changes. Repetitions are independent, so the
+intervals cover both kinds of randomness.
 
-Departures from the published code, on purpose: positions are drawn without replacement
-and can fall anywhere (there the last row and column were never picked), the random
-control removes exactly as many connections as the important arm, and s follows the
-weights that are present (there s = 1 whatever the scale; `absent_scale=1.0` gives
-that).
+Intended differences from the published code: connections are drawn without replacement
+and from the whole array (there the last row and column were never drawn), the random
+arm removes exactly as many connections as the important arm, and s is the scale of the
+present weights (there s = 1; `absent_scale=1.0` gives that).
 
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354, and its code.
 """
@@ -63,7 +62,7 @@ class Perturbation:
         errors: by arm, the error of every fraction and repetition.
         num_changed: by arm, how many connections were changed at every fraction.
         num_available: by arm, how many connections could be changed.
-        metric: what the error is.
+        metric: name of the error.
         layers: path names of the layers that were changed.
     """
 
@@ -85,15 +84,15 @@ class Perturbation:
         return {arm: _interval(errors) for arm, errors in self.errors.items()}
 
     def damage(self, arm: str, than: str) -> Float[np.ndarray, "fractions 2"]:
-        """95 % interval of the mean error of one arm above that of another.
+        """95 % interval of the mean error of one arm minus that of another.
 
-        Both arms of a repetition change the same sub-network, so the difference is
+        Both arms of a repetition change the same sub-network, so the differences are
         paired.
         """
         for name in (arm, than):
             require(
                 name in self.errors,
-                f"{name!r} is no arm of this perturbation; it has {list(self.errors)}.",
+                f"`arm` and `than` must be among {list(self.errors)}; got {name!r}.",
             )
         return _interval(self.errors[arm] - self.errors[than])
 
@@ -116,19 +115,19 @@ def perturb_connections(
 
     Args:
         ensemble: a trained ensemble.
-        labels: its labels; with `never_learned` masks those connections are left alone,
-            since they change nothing.
+        labels: its labels; connections in their `never_learned` masks are not changed,
+            because they have no effect.
         data: arrays (x, y) to measure the error on.
         key: a `jax.random.key`; an arm's curve does not depend on which other arms run.
         layers: path names of the layers to change; all by default.
         fractions: increasing numbers in [0, 1].
         arms: some of "important", "variable", "random", "absent".
-        num_samples: repetitions, each with a sub-network of its own; at least 2.
+        num_samples: repetitions, each with its own sub-network; at least 2.
         likelihood: as in `fit`. The error is the part of wrong classes, or the root
             mean square error of the predicted mean for real targets.
         absent_scale: s, the scale of the weights given to absent connections. Default:
             the root mean square of the layer's other weights, √⟨(1 − π)(Ξ + m²)⟩, so
-            that what comes in is as large as what is there.
+            that new weights are as large as the present ones.
         batch_size: examples in memory at once.
 
     Returns:
@@ -192,7 +191,7 @@ def perturb_connections(
 def _candidates(
     labels: ConnectionLabels, layers: Sequence[str], arm: str
 ) -> dict[str, Bool[np.ndarray, "..."]]:
-    """Where an arm may change connections."""
+    """Masks of the connections that an arm may change."""
     found = {}
     for name in layers:
         array = labels.labels[name]
@@ -213,7 +212,7 @@ def _numbers(
     reference = "absent" if arm == "absent" else "important"
     total = int(_candidates(labels, [name], reference)[name].sum())
     available = int(_candidates(labels, [name], arm)[name].sum())
-    # The small term keeps 0.3 · 10 from becoming 2.
+    # The small term prevents that rounding makes ⌊0.3 · 10⌋ equal to 2.
     wanted = [math.floor(f * total + 1e-9) for f in fractions]
     return np.minimum(wanted, available)
 
@@ -238,13 +237,13 @@ def _changes(
     randomise: bool,
     key: PRNGKeyArray,
 ) -> dict[str, tuple[Array, Array]]:
-    """For each layer, the turn at which a connection is changed, and to what."""
+    """For each layer, each connection's rank in the order of changes, and value."""
     changes = {}
     for number, (name, mask) in enumerate(candidates.items()):
         order_key, value_key = jax.random.split(jax.random.fold_in(key, number))
         mask = jnp.asarray(mask)
         shuffled = jax.random.permutation(order_key, mask.size)
-        # A stable sort of the shuffled places, candidates first.
+        # A stable sort of the shuffled connections, candidates first.
         order = shuffled[jnp.argsort(~mask.ravel()[shuffled], stable=True)]
         turn = jnp.zeros(mask.size, jnp.int32).at[order].set(jnp.arange(mask.size))
         noise = jax.random.normal(value_key, mask.shape) * scales[name]
@@ -258,7 +257,7 @@ def _apply(
     changes: Mapping[str, tuple[Array, Array]],
     numbers: Mapping[str, Array],
 ) -> Any:
-    """A sub-network with the connections changed whose turn has come."""
+    """A sub-network with the first `numbers` connections changed."""
 
     def change(name: str, leaf: Any) -> Any:
         if name not in changes:
@@ -324,7 +323,7 @@ def _check(weights, labels, layers, fractions, arms, num_samples, absent_scale) 
     ]
     require(
         not bad,
-        f"`labels` has no labels of the right shape for {bad}; make them with "
+        f"`labels` must have labels of the right shape for {bad}. Make them with "
         "label_connections(ensemble).",
     )
     values = list(fractions)

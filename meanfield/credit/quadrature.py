@@ -1,18 +1,18 @@
-r"""Nodes and weights on the way from no connection to all of them.
+r"""Quadrature nodes and weights for values that are integrals along a path.
 
-A value is an integral over the density t of the players that are there already,
+A value is an integral over the density t of the players in the coalition,
 
     φ = ∫₀¹ b(t) g(t) dt  ≈  Σ_k w_k g(t_k).
 
 b = 1 gives the Shapley value, all mass at t = ½ the Banzhaf value, and any density b a
-semivalue. The error is estimated by an embedded rule. What no polynomial of degree
-n − 3 explains of n numbers g(t_k) lies in two orthonormal directions N, and the rule w
-moved along them by its own length is off by
+semivalue. The error is estimated by embedded rules. The columns of N are orthonormal
+vectors orthogonal to all polynomials of degree n − 3 at the n nodes. A rule w + ‖w‖ N u
+with ‖u‖ = 1 still integrates these polynomials exactly, and differs from w by at most
 
-    |ΔI| = ‖w‖ ‖Nᵀ g‖,
+    |ΔI| = ‖w‖ ‖Nᵀ g‖.
 
-though it still integrates those polynomials. A Gauss rule is exact up to degree 2n − 1,
-so this is far more than it misses of a smooth g.
+This is the estimate. A Gauss rule is exact up to degree 2n − 1, so for a smooth g its
+error is much smaller.
 
 References:
     Dubey, Neyman & Weber 1981, Math. Oper. Res. 6:122 (semivalues). Kwon & Zou 2022,
@@ -40,9 +40,9 @@ class Rule:
     """Nodes in (0, 1) and their weights.
 
     Attributes:
-        nodes: t_k, rising.
-        weights: w_k, the density b included.
-        efficient: whether b = 1, so that the values share out the payoff.
+        nodes: t_k, increasing.
+        weights: w_k, including the density b.
+        efficient: whether b = 1, so that the values add up to the payoff.
     """
 
     nodes: Float[np.ndarray, " nodes"]
@@ -52,7 +52,7 @@ class Rule:
     def error(
         self, integrand: Float[np.ndarray, "nodes sums"]
     ) -> Float[np.ndarray, " sums"]:
-        """‖w‖ ‖Nᵀ g‖: what the sum over nodes may miss of each integral."""
+        """‖w‖ ‖Nᵀ g‖, an upper estimate of the error of each integral."""
         if len(self.nodes) == 1:
             return np.zeros(integrand.shape[1])
         degree = len(self.nodes) - FEWEST_NODES
@@ -68,18 +68,18 @@ def choose_rule(weighting: Weighting, num_nodes: int) -> Rule:
         weighting: None for b = 1; "banzhaf" for t = ½ alone; a pair (a, b) of positive
             numbers for the Beta density ∝ t^(a − 1) (1 − t)^(b − 1); or a function of
             an array of t, non-negative with mean 1.
-        num_nodes: n ≥ 3; "banzhaf" needs one, whatever is given.
+        num_nodes: n ≥ 3; "banzhaf" uses a single node, whatever is given.
 
     Raises:
-        ValueError: another word, a pair that is no Beta density, a function that is
-            negative or not finite, or too few nodes.
+        ValueError: another string, a pair that is not a Beta density, a function that
+            is negative or not finite, or too few nodes.
     """
     if weighting == "banzhaf":
         return Rule(np.array([0.5]), np.array([1.0]), False)
     require(
         num_nodes >= FEWEST_NODES,
-        f"`num_nodes` must be at least {FEWEST_NODES}; got {num_nodes}. 12 resolve the "
-        "rise of most networks.",
+        f"`num_nodes` must be at least {FEWEST_NODES}; got {num_nodes}. 12 are enough "
+        "for most networks.",
     )
     if isinstance(weighting, tuple):
         return _beta_rule(weighting, num_nodes)
@@ -105,8 +105,8 @@ def choose_rule(weighting: Weighting, num_nodes: int) -> Rule:
 def _beta_rule(weighting: tuple[float, float], num_nodes: int) -> Rule:
     require(
         len(weighting) == 2 and all(np.isfinite(w) and w > 0 for w in weighting),
-        "`weighting` must be a pair (a, b) of positive numbers, the Beta density of "
-        f"the share of players that are there already; got {weighting!r}.",
+        "`weighting` must be a pair (a, b) of positive numbers, for the Beta density "
+        f"of the share of players in the coalition; got {weighting!r}.",
     )
     a, b = weighting
     points, weights = roots_jacobi(num_nodes, b - 1, a - 1)

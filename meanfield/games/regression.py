@@ -5,14 +5,14 @@ The Shapley values solve
     min_φ Σ_S ω(S) [v(S) − v(∅) − Σ_{i∈S} φ_i]²    with Σ_i φ_i = v(N) − v(∅),
     ω(S) = 1 / (s (n − s) C(n, s))
 
-(the kernel of Lundberg & Lee 2017; proportional to it up to n − 1). On complementary
-pairs this is a fit of the odd part, g(S) ≈ ½ Σ_i φ_i x_i with x_i = ±1, and a quadratic
+where ω is the kernel of Lundberg & Lee 2017 up to a factor n − 1. On complementary
+pairs this is a fit of the odd part, g(S) ≈ ½ Σ_i φ_i x_i with x_i = ±1; a quadratic
 game, whose odd part is linear, is fitted without error. Banzhaf values are the same fit
 with ω = 1 and no constraint.
 
-A sampled sum weights every row by ω over the probability that the design draws it.
-The standard errors are the design's own: a sandwich of residuals as they would be had
-the row been left out (HC3), times the share of the row's stratum that was not drawn.
+In a sampled sum every row is weighted by ω over the probability that it is drawn. The
+standard errors describe the randomness of the draw: they are sandwich estimates with
+leave-one-out residuals (HC3), times the share of the row's stratum that was not drawn.
 
 References:
     Lundberg & Lee 2017, arXiv:1705.07874. Covert & Lee 2021, arXiv:2012.01536
@@ -28,7 +28,7 @@ from .evaluation import Evaluator
 from .index_values import Estimate
 from .intervals import gaussian_statistics, rounding_error, with_unseen
 
-SATURATED = 1e-8  # below this 1 − leverage, a row fits itself alone
+SATURATED = 1e-8  # below this value of 1 − leverage, the residual is always zero
 
 
 def minimum_budget(num_players: int) -> int:
@@ -48,9 +48,9 @@ def regression_estimate(
     Args:
         evaluate: the game.
         rng: source of randomness.
-        sampling: "kernel" draws sizes in proportion to 1/(s(n − s)), "leverage" all
-            sizes alike.
-        level: of the simultaneous intervals.
+        sampling: "kernel" draws sizes in proportion to 1/(s(n − s)), "leverage" draws
+            all sizes equally often.
+        level: level of the simultaneous intervals.
     """
     num_players = evaluate.num_players
     sizes = np.arange(1, num_players // 2 + 1)
@@ -72,7 +72,7 @@ def regression_estimate(
         design,
         rank=num_players - 1,
     )
-    # The fit lives in the plane Σγ = 0; only rounding leaves it.
+    # The coefficients sum to 0 up to rounding.
     values = even_split + 2 * (half - half.mean())
     estimate = _report(values, 2 * errors, freedom, odd, empty, grand, level)
     return _whole(estimate, evaluate, design), empty, grand
@@ -81,7 +81,7 @@ def regression_estimate(
 def banzhaf_estimate(
     evaluate: Evaluator, rng: np.random.Generator, *, level: float
 ) -> Estimate:
-    """Banzhaf values by paired regression under fair coins."""
+    """Banzhaf values by paired regression; players join with probability ½."""
     num_players = evaluate.num_players
     sizes = np.arange(num_players // 2 + 1)
     log_mass = -(gammaln(sizes + 1) + gammaln(num_players - sizes + 1))
@@ -113,7 +113,7 @@ def _fit(features, target, weights, design: PairedDesign, *, rank: int):
     outside = 1 - np.square(left).sum(axis=1)
     alone = outside < SATURATED
     left_out = residual / np.where(alone, 1, outside)
-    # A row that fits itself alone tells nothing of its error: take the others'.
+    # A row of leverage 1 has residual 0 whatever its error: use the others' residuals.
     others = left_out[~alone]
     left_out[alone] = np.sqrt(np.mean(others**2)) if len(others) else 0.0
     told = len(others) > 0 or bool((design.fraction >= 1).all())
@@ -121,14 +121,14 @@ def _fit(features, target, weights, design: PairedDesign, *, rank: int):
     influence = (left * left_out[:, None] / singular) @ right
     errors = np.sqrt(np.square(influence).sum(axis=0))
     if found < rank or not told:
-        # A direction was never measured, or every row fits itself alone: no finite
-        # error is honest.
+        # The rows do not determine all coefficients, or all have leverage 1: the error
+        # is not known, and is set to infinity.
         errors = np.full(features.shape[1], np.inf)
     return coefficients, errors, max(len(features) - rank, 1)
 
 
 def _whole(estimate: Estimate, evaluate: Evaluator, design: PairedDesign) -> Estimate:
-    """The estimate with an error for what was not drawn, though every row fits."""
+    """The estimate with an error for coalitions not drawn, even after a perfect fit."""
     if (design.fraction >= 1).all():
         return estimate
     return with_unseen(estimate, evaluate.payoff_range, len(design.sizes))

@@ -7,19 +7,20 @@ for i ∈ T ∌ j depends on the size of T alone, because the prior treats playe
     φ̂_i = [v(N) − v(∅)]/n + Σ_T a_T Δ(t_T) (1[i ∈ T] − t_T/n),       a = k⁻¹ g
     Var φ_i = A (1 − 1/n) − b_iᵀ k⁻¹ b_i,   b_iT = Δ(t_T)(1[i ∈ T] − t_T/n)
 
-with A = ½ Var(φ_i − φ_j): no sum over 2^n coalitions, efficiency by construction, and
-exactness once all coalitions are seen.
+with A = ½ Var(φ_i − φ_j). There is no sum over 2^n coalitions; efficiency holds by
+construction; and the values are exact once all coalitions are evaluated.
 
-What kind of game it is, the evaluations say: kernels from an additive one, whose
-posterior mean is paired least squares, to those of high interactions are averaged with
-their marginal likelihoods as weights. The grid of them is searched one number at a
-time from two starts, additive and not. Almost half of the prior mass is on additive
-games: they are common, and a handful of evaluations tells little.
+The kernel is chosen by the evaluations. Kernels range from an additive one, whose
+posterior mean is paired least squares, to kernels of high interactions; they are
+averaged with their marginal likelihoods as weights. Their grid is searched one
+hyperparameter at a time, starting from an additive and from a non-additive kernel.
+Almost half of the prior mass is on additive games, because they are common and a few
+evaluations are not informative.
 
-The standard error is that of the model, scaled by leave-one-out residuals: it is
-calibrated over games like those the prior describes, not, as for permutations, over
-repetitions on every single game. No interval with a coverage can be made of it, and
-none is returned.
+The standard error is that of the model, scaled by leave-one-out residuals. It is
+calibrated on average over games drawn from the prior, but not, as with permutations,
+over repetitions for every single game. So no interval with a guaranteed coverage
+follows from it, and none is returned.
 
 References:
     O'Hagan 1991, Bayes–Hermite quadrature, J. Stat. Plan. Inference 29:245.
@@ -51,8 +52,8 @@ GRID = (
 ADDITIVE = (0.003, np.inf, 1e-3, 1e-6, 0.0)
 STARTS = (ADDITIVE, (0.12, 2.5, 0.1, 1e-3, 0.0))
 ADDITIVE_LOG_ODDS = 6.0  # e⁶ = 403, against 539 other kernels
-CYCLES = 2  # through the numbers, from every start
-KEPT_WEIGHT = 0.99  # of the posterior over the kernels seen
+CYCLES = 2  # through the hyperparameters, from every start
+KEPT_WEIGHT = 0.99  # of the posterior over the evaluated kernels
 MOST_KEPT = 6
 MAX_WORK = 4e9  # sum over kernels of pairs³: bounds how many kernels are averaged
 JITTER = 1e-9
@@ -70,11 +71,11 @@ def surrogate_estimate(
     coalitions = spread_pairs(rng, n, num_pairs)
     even_split = (grand - empty) / n
     odd = odd_part(evaluate, coalitions)
-    # What players who share evenly would earn; the prior is on what is left.
+    # Subtract the even split of the payoff; the prior is on the rest.
     odd = odd - even_split * (coalitions.sum(axis=1) - n / 2)
     scale = np.abs(odd).max()
     if scale == 0:
-        # Only the size mattered so far: the even split, with no scale to err by.
+        # All payoffs so far depend on the size alone: the values are the even split.
         scale = 1.0
     deviation, errors = posterior(
         coalitions, odd / scale, weigh_kernels(rng, coalitions, odd / scale)
@@ -95,9 +96,10 @@ def weigh_kernels(
     coalitions: Bool[np.ndarray, "pairs players"],
     odd: Float[np.ndarray, " pairs"],
 ) -> list[tuple[OddKernel, float]]:
-    """Posterior weights of the kernels that a search of the grid sees, the heavy ones.
+    """The kernels of largest posterior weight among those that the search evaluates.
 
-    σ² is profiled out. The kernels kept hold KEPT_WEIGHT of the mass, renormalised.
+    σ² is profiled out. The kernels have together KEPT_WEIGHT of the mass, and their
+    weights are renormalised.
     """
     if len(odd) > PAIRS_FOR_CHOICE:
         rows = rng.choice(len(odd), PAIRS_FOR_CHOICE, replace=False)
@@ -127,7 +129,7 @@ def weigh_kernels(
 class _Evidence:
     """Log marginal likelihood of a kernel of the grid, up to a constant.
 
-    Kernels share what they can: a gram matrix for each (ρ, ℓ, b), a factor for each ε.
+    Kernels share computations: a Gram matrix for each (ρ, ℓ, b), a factor for each ε.
     """
 
     def __init__(self, coalitions: Bool[np.ndarray, "pairs players"], odd: np.ndarray):
@@ -161,7 +163,7 @@ class _Evidence:
 
 
 def _kernel(num_players: int, shape: Shape) -> OddKernel:
-    """The kernel of a place of the grid; b and ε go with the variance of K, 1 − zⁿ."""
+    """The kernel at a grid point; b and ε are relative to the variance of K, 1 − zⁿ."""
     correlation, size_scale, size_variance, surprise, power = shape
     unit = 1 - ((1 - correlation) / (1 + correlation)) ** num_players
     return OddKernel(
@@ -181,7 +183,7 @@ def posterior(
 ) -> tuple[Float[np.ndarray, " players"], Float[np.ndarray, " players"]]:
     """Posterior mean of φ_i − [v(N) − v(∅)]/n, and standard deviation.
 
-    The kernels are averaged: their disagreement is part of the variance.
+    The kernels are averaged, so their disagreement is part of the variance.
     """
     most = max(1, int(MAX_WORK / len(odd) ** 3))
     weighted_kernels = weighted_kernels[:most]
@@ -210,7 +212,7 @@ def posterior(
 
 
 def freedom(sizes: Int[np.ndarray, " pairs"]) -> float:
-    """Degrees of freedom of σ²: pairs less the free constant of every size."""
+    """Degrees of freedom of σ²: number of pairs minus number of different sizes."""
     return float(max(len(sizes) - len(np.unique(sizes)), 1))
 
 

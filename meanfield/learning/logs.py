@@ -1,4 +1,4 @@
-"""Callbacks of `fit` that write down how the training goes."""
+"""Callbacks of `fit` that log the training history."""
 
 import csv
 import json
@@ -16,13 +16,13 @@ RECENT = 5
 
 
 def log_csv(path: str | os.PathLike) -> Callable[[Any], None]:
-    """A callback that keeps a CSV file of the history, one row an epoch.
+    """A callback that writes the history to a CSV file, one row per epoch.
 
-    The file is written whole after every epoch and then renamed, so it can be read
-    while the training runs, and a run that is continued continues it.
+    The file is written to a temporary path after every epoch and then renamed, so it
+    can be read during training. If a run is continued, so is the file.
 
     Args:
-        path: where the file goes.
+        path: the file.
 
     Returns:
         The callback.
@@ -47,13 +47,13 @@ def log_csv(path: str | os.PathLike) -> Callable[[Any], None]:
 
 
 def log_json(stream: TextIO | None = None) -> Callable[[Any], None]:
-    """A callback that prints one JSON object a line after every epoch.
+    """A callback that prints a line with one JSON object after every epoch.
 
-    It holds the last row of the history and `eta_seconds`, the time that the epochs
-    still to come will take at the median pace of the last few.
+    The object holds the last row of the history and `eta_seconds`, the time that the
+    remaining epochs will take at the median speed of the last few.
 
     Args:
-        stream: where to; standard output by default.
+        stream: where to print; standard output by default.
 
     Returns:
         The callback.

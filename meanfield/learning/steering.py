@@ -1,28 +1,30 @@
-r"""How the pressure on the connections follows the held-out loss.
+r"""Adjust temperature and price of the selective rule by the held-out loss.
 
-With the level u, which starts at ln 0.03 and rises by a stride after every round,
+The level u starts at ln 0.03 and rises by a fixed step after every round of epochs:
 
-    T = T_max · exp(min(u, 0)),        c = min(c₀ · exp(max(u, 0)), c_max):
+    T = T_max · exp(min(u, 0)),        c = min(c₀ · exp(max(u, 0)), c_max).
 
-first the temperature rises to its ceiling, then the price to
+So first the temperature rises to its maximum, then the price rises to
 
     c_max = ln W + ½ ln n,
 
-the length of the message which of W connections is there, and how large, known as well
-as n examples can tell (minimum description length; Rissanen 1978). A round of epochs is
-judged by the loss of the held-out examples under the average of its last steps, each
-example against itself at the best round:
+the length of a message that says which of W connections is present and gives its weight
+to the precision that n examples allow (minimum description length; Rissanen 1978).
+After a round, the loss of the held-out examples is computed with the average of the
+parameters over its last steps, and compared, example by example, with that of the best
+round:
 
     worse by at most the tolerance        go on, and keep this round
-    worse, but not clearly (one standard  go on
-    error above the tolerance)
-    clearly worse                         step back to the last round that was kept
-    worse, while the training loss fell   memory, not pressure: go on, judge from here
+    worse, but not clearly (less than one go on
+    standard error above the tolerance)
+    clearly worse                         return to the last round that was kept
+    clearly worse, while the training     this is overfitting, not too high a level: go
+    loss fell                             on, and compare with this round from now on
 
-A step back, c_max or the end of its time ends the rise. T and c stay, and the
-optimizer's steps shrink along a cosine: the network cools. What memory looks like then
-still raises the pressure by a stride. For the last part of the run the held-out
-examples join the others.
+The rise ends with a return, at c_max, or after half of the run. Then T and c stay
+constant and the optimizer's steps shrink along a cosine ("cooling"); only overfitting
+still raises the level by a step. In the last quarter of the run the held-out examples
+are used for training too.
 """
 
 import dataclasses
@@ -40,28 +42,29 @@ from .selective import LARGEST_PRICE, Selective
 from .training import Schedule
 
 LOWEST, STRIDE = math.log(0.03), math.log(1.5)
-# The part of a run in which the pressure may rise, and in how many rounds.
+# The part of a run in which the level may rise, and in how many rounds.
 RISING, ROUNDS = 0.5, 16
-# The part after which all examples are learned from.
+# The part of a run after which all examples are used for training.
 APART = 0.75
-# The average is over this part of a round's steps: more lags, less is noisy.
+# Parameters are averaged over this part of a round's steps: a longer average is older,
+# a shorter one noisier.
 AVERAGED = 0.25
 NEVER = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Pressure:
-    """Where the pressure stands; numbers alone, so that a checkpoint can keep it.
+    """The state of the adjustment; only numbers, so that a checkpoint can store it.
 
     Attributes:
         level: u.
-        kept: u of the round that a step back leads to.
+        kept: u of the last round that was kept.
         loss: mean held-out loss when last measured.
         best_nll: training loss of the best round.
-        rounds: number of rounds judged since the rise, or the cooling, began.
+        rounds: number of rounds since the rise, or the cooling, began.
         cooling: number of epochs done when the rise ended, or None.
-        cool_from: the step of that moment.
-        together: whether all examples are learned from.
+        cool_from: number of steps done when the rise ended.
+        together: whether all examples are used for training.
     """
 
     level: float = LOWEST
@@ -91,14 +94,14 @@ def judge(
     best_nll: float,
     tolerance: float,
 ) -> Verdict:
-    """Judge a round.
+    """Compare a round with the best round.
 
     Args:
-        losses: held-out loss of every example.
-        best: the same of the best round; None in the first.
+        losses: loss of every held-out example.
+        best: the same for the best round; None in the first round.
         nll: training loss of the round.
         best_nll: training loss of the best round.
-        tolerance: how much worse the mean may be.
+        tolerance: accepted increase of the mean loss.
     """
     if best is None:
         return Verdict.BEST
@@ -115,19 +118,20 @@ def judge(
 
 
 class Steering:
-    """The pressure of one run, and what it needs to go back.
+    """Temperature and price of one run, with what is needed to return to a round.
 
     Args:
         rule: the settings.
         ceiling: T_max.
         num_weights: W.
         num_data: n.
-        epochs: of the run.
-        batch_size: examples a step, of arrays.
-        held: which examples are held out; None where they are not among the data.
-        held_data: their inputs and targets.
+        epochs: number of epochs of the run.
+        batch_size: examples per step, for arrays.
+        held: a mask of the examples that are held out; None if there are none because
+            validation data take their place.
+        held_data: inputs and targets of the held-out examples, or the validation data.
         cools: whether the optimizer's steps shrink at the end.
-        learned: the numbers at the start.
+        learned: the initial parameters.
     """
 
     def __init__(
@@ -153,13 +157,13 @@ class Steering:
         self.rising = max(1, round(RISING * epochs))
         self.apart = max(1, round(APART * epochs))
         self.round_length = max(1, round(self.rising / ROUNDS))
-        # What a checkpoint keeps beside the numbers of the pressure: the numbers of the
-        # round to go back to, and the held-out losses of the best one.
+        # A checkpoint also stores the parameters of the last round that was kept, and
+        # the held-out losses of the best round.
         num_held = len(jax.tree.leaves(held_data[0])[0])
         self.memory = (jax.tree.map(jnp.copy, learned), jnp.zeros(num_held))
 
     def resume(self, pressure: dict[str, Any], memory: Any) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.pressure, self.memory = Pressure(**pressure), memory
 
     @property
@@ -174,7 +178,7 @@ class Steering:
         return min(price, self.largest_price)
 
     def prior(self) -> SpikeSlabPrior:
-        """The prior of the next epoch, its price an array: nothing compiles anew."""
+        """The prior of the next epoch; the price is an array, to avoid compilations."""
         share = jax.nn.sigmoid(-jnp.asarray(self.price, jnp.float32))
         return SpikeSlabPrior(inclusion_prob=share, slab_scale="learned")
 
@@ -204,7 +208,7 @@ class Steering:
         return 1 / max(AVERAGED * self.round_length * steps, 1)
 
     def is_due(self, epoch: int) -> bool:
-        """Whether the held-out loss is to be measured after so many epochs."""
+        """Whether the held-out loss is to be measured after this epoch."""
         ends = (self.rising, self.apart, self.epochs)
         return epoch % self.round_length == 0 or epoch in ends
 
@@ -216,17 +220,17 @@ class Steering:
         nll: float,
         learned: Any,
     ) -> Any:
-        """Take note of a round.
+        """Adjust the level after a round.
 
         Args:
             epoch: number of epochs done.
             step: number of steps done.
-            losses: held-out loss of every example.
+            losses: loss of every held-out example.
             nll: training loss of the last epoch.
-            learned: the numbers that are learned.
+            learned: the learned parameters.
 
         Returns:
-            The numbers to go on with.
+            The parameters to continue with.
         """
         now, (kept, best) = self.pressure, self.memory
         if now.together:

@@ -1,10 +1,10 @@
-r"""The label game: how much of the payoff important, variable and absent carry.
+r"""The label game: Shapley values of important, variable and absent connections.
 
 The three players are the labels of one layer's connections. In a coalition S the
-connections with a label outside S are cut (w = 0); v(S) is the payoff of the network
-that is left. 2³ evaluations give the exact Shapley values. "Absent" must carry nothing:
-the dummy axiom, used as a test of the trained model. (This link of labels and games is
-this project's own.)
+connections with a label outside S are removed (w = 0); v(S) is the payoff of the
+remaining network. 2³ evaluations give the exact Shapley values. If absent connections
+have no effect, their label is a null player with value 0; this is used as a test of the
+trained model. (The combination of labels and games is this project's own.)
 """
 
 import dataclasses
@@ -52,7 +52,8 @@ def label_game(
         layer: a parameter path without its last name, such as ``"layers/1"``.
         labels: the result of `label_connections`.
         data: arrays (x, y).
-        **settings: as of `NeuronGame` (payoff, likelihood, num_samples, key).
+        **settings: further arguments of `NeuronGame` (payoff, likelihood, num_samples,
+            key).
 
     Returns:
         A `LabelGame`.
@@ -75,8 +76,8 @@ def label_game(
     names = [name for name in labels.labels if name.rpartition("/")[0] == layer]
     require(
         bool(names),
-        f"`layer` {layer!r} has no labelled weights; the labels are of "
-        f"{sorted(labels.labels)}.",
+        f"`layer` must have labelled weights, which are {sorted(labels.labels)}; got "
+        f"{layer!r}.",
     )
     own = ensemble.weights()
     masks = all_coalitions(len(Label))
@@ -103,7 +104,7 @@ def label_game(
 
 
 def _cut(weight: SpikeSlab, kept: Any) -> SpikeSlab:
-    """Connections that are not kept become absent for certain."""
+    """Set π = 1 for the connections that are not kept."""
     if weight.shared:
         mean, var = (jnp.where(kept, v, 0) for v in (weight.slab_mean, weight.slab_var))
         return SpikeSlab(weight.spike_prob, mean, var)

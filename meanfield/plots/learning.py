@@ -1,4 +1,4 @@
-"""Pictures of learning and of what came out: the history, and calibration."""
+"""Plots of the training history, of calibration and of predictions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ def training_history(
     *,
     names: Sequence[str] = ("nll", "val_nll"),
 ) -> Axes:
-    """What was written down epoch by epoch.
+    """Plot the training history, epoch by epoch.
 
     Args:
         history: `FitResult.history`.
         axis: where to draw.
-        names: entries to draw; those that a run does not have are left out.
+        names: entries to draw; those missing from the history are left out.
 
     Returns:
         The axis.
@@ -45,8 +45,8 @@ def training_history(
     found = [name for name in names if len(history.get(name, ()))]
     require(
         bool(found),
-        f"`names` must name entries of the history; got {list(names)}, and the history "
-        f"has {list(history)}.",
+        f"`names` must name entries of the history, {list(history)}; got "
+        f"{list(names)}.",
     )
     axis = axis or new_axis()
     for number, name in enumerate(found):
@@ -65,13 +65,14 @@ def training_history(
 def reliability_diagram(
     confidence: Any, accuracy: Any, counts: Any, axis: Axes | None = None
 ) -> Axes:
-    """Accuracy against confidence in bins; on the diagonal a model is calibrated.
+    """Accuracy against confidence in bins; a calibrated model lies on the diagonal.
 
     Args:
         confidence: mean confidence of each bin.
         accuracy: accuracy of each bin.
-        counts: examples of each bin; an empty one is not drawn. The area of a point
-            grows with it, and bars give Wilson's 95 % interval of the accuracy.
+        counts: number of examples in each bin; an empty bin is not drawn. The area of a
+            point grows with the count, and bars give Wilson's 95 % interval of the
+            accuracy.
         axis: where to draw.
 
     Returns:
@@ -91,8 +92,8 @@ def reliability_diagram(
     )
     require(
         confidence.shape == accuracy.shape == counts.shape and confidence.ndim == 1,
-        "`confidence`, `accuracy` and `counts` must hold one number a bin; got shapes "
-        f"{confidence.shape}, {accuracy.shape} and {counts.shape}.",
+        "`confidence`, `accuracy` and `counts` must hold one number per bin; got "
+        f"shapes {confidence.shape}, {accuracy.shape} and {counts.shape}.",
     )
     axis = axis or new_axis(4.0, 4.0)
     full = counts > 0
@@ -121,7 +122,7 @@ def predictions(
         mean: (examples,) predictive means, in the same units.
         std: (examples,) predictive standard deviations.
         axis: where to draw.
-        name: of what is predicted.
+        name: name of the target.
 
     Returns:
         The axis.
@@ -138,7 +139,7 @@ def predictions(
     observed, mean, std = (np.asarray(part, float) for part in (observed, mean, std))
     require(
         observed.ndim == 1 and observed.shape == mean.shape == std.shape,
-        "`observed`, `mean` and `std` must hold one number an example; got shapes "
+        "`observed`, `mean` and `std` must hold one number per example; got shapes "
         f"{observed.shape}, {mean.shape} and {std.shape}.",
     )
     axis = axis or new_axis(4.0, 4.0)
@@ -164,8 +165,8 @@ def predictions(
 def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Axes:
     """Share of targets inside central intervals against the intervals' level.
 
-    On the diagonal a regression is calibrated. A target y lies inside the central
-    interval of level q where |2 P(Y ≤ y) − 1| ≤ q.
+    A calibrated regression lies on the diagonal. A target y lies inside the central
+    interval of level q if |2 P(Y ≤ y) − 1| ≤ q.
 
     Args:
         levels: by target, P(Y ≤ y) of every example under its predictive distribution.
@@ -184,7 +185,7 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
         >>> len(axis.lines) > 0
         True
     """
-    require(bool(levels), "`levels` is empty; give the levels of one target at least.")
+    require(bool(levels), "`levels` must have at least one target; got none.")
     axis = axis or new_axis(4.0, 4.0)
     axis.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated", zorder=1)
     for number, (name, values) in enumerate(levels.items()):
@@ -203,7 +204,7 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
 
 
 def _wilson(share: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Distances down and up to the ends of Wilson's 95 % interval of a share."""
+    """Distances from a share to the lower and upper end of Wilson's 95 % interval."""
     z = 1.96
     middle = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
     square = share * (1 - share) / counts + z**2 / (4 * counts**2)

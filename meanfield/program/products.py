@@ -7,10 +7,10 @@ from .steps import Program, Step
 
 
 def result_axis(program: Program, step: Step, side: int) -> int | None:
-    """Axis of a product's result that the only free axis of an operand becomes.
+    """Axis of a product's result that comes from the only free axis of an operand.
 
-    None when that operand has no axis or several of its own, or shares one with the
-    other. Of a convolution it is the axis of the kernel that counts channels.
+    None if the operand has no free axis or several, or if there is a batch axis. For
+    the kernel of a convolution it is the axis that counts output channels.
     """
     numbers = step.eqn.params["dimension_numbers"]
     if step.eqn.primitive.name == "conv_general_dilated":
@@ -22,7 +22,7 @@ def result_axis(program: Program, step: Step, side: int) -> int | None:
 
 
 def source_axis(program: Program, step: Step, side: int, axis: int) -> int | None:
-    """Axis of an operand of a product that an axis of the result comes from."""
+    """Axis of an operand of a product from which an axis of the result comes."""
     numbers = step.eqn.params["dimension_numbers"]
     if step.eqn.primitive.name == "conv_general_dilated":
         return numbers.rhs_spec[0] if side == 1 else None
@@ -41,7 +41,7 @@ def weight_axis(step: Step, side: int, axis: int) -> int:
 
 
 def summed_axes(step: Step, side: int) -> tuple[int, ...]:
-    """Axes of an operand that a product sums with the same weight at all places."""
+    """Axes of an operand that a product sums with the same weights at all positions."""
     numbers = step.eqn.params["dimension_numbers"]
     if step.eqn.primitive.name == "dot_general":
         contracted, batch = numbers
@@ -52,7 +52,7 @@ def summed_axes(step: Step, side: int) -> tuple[int, ...]:
 
 
 def weighted_operands(program: Program, number: int, place: int, axis: int):
-    """Operands of a step that are `place`, summed along `axis` with fixed weights."""
+    """Operands of a step equal to `place` and summed along `axis` by fixed weights."""
     step = program.steps[number]
     if step.eqn.primitive.name not in PRODUCTS:
         return []
@@ -66,7 +66,7 @@ def weighted_operands(program: Program, number: int, place: int, axis: int):
 
 
 def free_axes(program: Program, step: Step) -> list[list[int]]:
-    """Axes of both operands of a `dot_general` that are neither summed nor shared."""
+    """Free axes of both operands of a `dot_general`: neither summed nor batch axes."""
     contracted, batch = step.eqn.params["dimension_numbers"]
     shapes: list[Any] = [atom.aval for atom in step.eqn.invars]
     return [

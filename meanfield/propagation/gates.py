@@ -1,23 +1,23 @@
-r"""Weights whose connections share a spike: the spike gates the signal they read.
+r"""Weights whose connections share a spike, which acts as a gate on their input.
 
-Where all connections of an input unit k share one spike, W_jk = s_k W̃_jk with
+If all connections of an input unit k share one spike, W_jk = s_k W̃_jk with
 s_k ~ Bernoulli(1 − π_k) and Gaussian W̃_jk ~ N(m_jk, Ξ_jk), a pre-activation
 
     z_j = Σ_k W̃_jk s_k a_k,     Cov(z_i, z_j) = Σ_k π_k (1 − π_k) m_ik m_jk a_k²
                                                 + δ_ij Σ_k (1 − π_k) Ξ_jk a_k²
 
-is correlated with its neighbours: they lose the same inputs. It is Gaussian in the
-limit of many inputs, as with spikes of their own, and has the variance Δ_j² it had
-then. So it is read as the ordinary layer behind a gate of the same first two moments,
+is correlated with the others, because they lose the same inputs. With many inputs it is
+Gaussian, and its variance Δ_j² is the same as with separate spikes. So it is computed
+as the ordinary layer after a gate with the same first two moments as s_k,
 
     a_k → a_k g_k,     g_k = 1 − π_k + η_k √(π_k (1 − π_k)),     η_k ~ N(0, 1),
 
-which has exactly this mean and covariance. η is fresh for every example; a convolution
-draws one for a channel of an example. The moments reading takes the entries of the
-gated signal as independent, like those of every signal.
+which gives exactly this mean and covariance. η is drawn for every example, and in a
+convolution once for each channel of an example. The moments reading treats the entries
+of the gated signal as independent, like those of every signal.
 
-A spike shared by the connections *into* a unit has no such reading: z_j is then 0 or
-not, far from Gaussian. It is refused.
+A spike shared by the connections *into* a unit is not supported: z_j is then 0 with
+probability π, and so far from Gaussian.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def apply_gated(equation: Equation, operands: Sequence[Any]) -> Any:
         plain = [v.weight if isinstance(v, Gated) else v for v in operands]
         return Gated(_rule(equation, *plain), gated[0].gate)
     if name not in ("dot_general", "conv_general_dilated") or len(gated) > 1:
-        raise _refuse(equation, operands, "only a layer's product with it is read")
+        raise _refuse(equation, operands, "it may only enter a layer's product")
     place = [isinstance(v, Gated) for v in operands].index(True)
     layout = _dot_layout if name == "dot_general" else _conv_layout
     signal = _gate(equation, operands, place, *layout(equation, operands, place))
@@ -62,7 +62,7 @@ def _rule(equation: Equation, *operands: Any) -> Any:
 
 
 def _is_scaling(operands: Sequence[Any]) -> bool:
-    """One gated weight and at most one plain number beside it."""
+    """Whether the operands are one gated weight and at most one plain number."""
     others = [v for v in operands if not isinstance(v, Gated)]
     numbers = all(not is_random(v) and jnp.ndim(v) == 0 for v in others)
     return numbers and len(others) == len(operands) - 1
@@ -71,11 +71,11 @@ def _is_scaling(operands: Sequence[Any]) -> bool:
 def _dot_layout(
     equation: Equation, operands: Sequence[Any], place: int
 ) -> tuple[dict[int, int], list[int]]:
-    """How the axes of a weight pair with those of the signal in a matrix product.
+    """Corresponding axes of weight and signal in a matrix product.
 
     Returns:
-        For each contracted or shared axis of the weight the axis of the signal that it
-        pairs with, and the axes along which one draw of the noise is shared: none.
+        The axis of the signal for each contracted or batch axis of the weight, and the
+        axes along which one draw of the noise is shared (none).
     """
     contract, batch = equation.params["dimension_numbers"]
     pairs = [*zip(*contract, strict=True), *zip(*batch, strict=True)]
@@ -85,7 +85,7 @@ def _dot_layout(
 def _conv_layout(
     equation: Equation, operands: Sequence[Any], place: int
 ) -> tuple[dict[int, int], list[int]]:
-    """The same for a convolution, whose gates hold at all places of a channel."""
+    """The same for a convolution, where a channel has one gate at all positions."""
     numbers = equation.params["dimension_numbers"]
     alone = equation.params["feature_group_count"] == 1
     if place == 0 or not alone or equation.params["batch_group_count"] != 1:
@@ -106,7 +106,7 @@ def _gate(
         raise _refuse(equation, operands, "the other factor is a weight, not a signal")
     free = [axis for axis in range(gate.ndim) if axis not in meets]
     if any(gate.shape[axis] > 1 and axis not in gate.copied for axis in free):
-        raise _refuse(equation, operands, "not by the units whose signal it reads")
+        raise _refuse(equation, operands, "they are not those of one unit")
     shape = list(jnp.shape(signal))
     for axis in (*together, *(meets[a] for a in gate.copied if a in meets)):
         shape[axis] = 1
@@ -123,7 +123,7 @@ def _gate(
 
 
 def _laid_out(values: Any, gate: Random, meets: dict[int, int], ndim: int) -> Any:
-    """One number for each unit, along the axes of the signal that it meets."""
+    """One number for each unit, along the corresponding axes of the signal."""
     for axis in range(gate.ndim):
         if axis not in meets or axis in gate.copied:
             values = jnp.take(values, jnp.array([0]), axis)

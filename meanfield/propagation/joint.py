@@ -1,10 +1,10 @@
 r"""Joint draws of the entries of a contraction, in the moments reading.
 
-The moments of z = W a are exact for independent a, but its entries are not independent:
-they share the noise of the signal, Cov(z_i, z_j) = Σ_k μ_ik μ_jk Var(a_k). A draw that
-has this covariance draws the signal, from the moments of what it is a function of, and
-then z given the signal, as the sampled reading does. It costs the last contraction, not
-the network.
+The moments of z = W a are exact for independent a, but the entries of z are not
+independent: they share the noise of the signal a, so
+Cov(z_i, z_j) = Σ_k μ_ik μ_jk Var(a_k). To get this covariance, a is drawn first, from
+the moments of the values that it is a function of, and then z given a, as in the
+sampled reading. This costs one contraction and not a pass through the network.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ CONTRACTIONS = frozenset({"dot_general", "conv_general_dilated"})
 def remember_distribution(
     equation: Equation, operands: Sequence[Any], result: Any
 ) -> None:
-    """Keep how to draw a contraction of a random signal with random weights."""
+    """Store a function that draws a contraction of a random signal with weights."""
     signals = [isinstance(v, Deferred) or _is_signal(v) for v in operands]
     if sum(signals) != 1 or not is_random(result):
         return
@@ -41,12 +41,12 @@ def remember_distribution(
         rule: Any = find_rule(equation.name, "sampled")
         return rule(sampled, *drawn)
 
-    # The result is kept as well, so that its identity stays its own.
+    # The result is stored too, so that its id is not reused.
     equation.context.distributions[id(result)] = (result, draw)
 
 
 def draw_jointly(context: Context, results: Sequence[Any]) -> Callable[[Any], list]:
-    """From a key to one draw of all results, which share their noise."""
+    """A function from a key to one joint draw of all results."""
 
     def draw(key: PRNGKeyArray) -> list[Any]:
         roots: dict[int, Any] = {}
@@ -74,7 +74,7 @@ def _is_signal(value: Any) -> bool:
 
 
 def _draw_marginal(value: Any, key: PRNGKeyArray) -> Any:
-    """A draw with independent entries of the root."""
+    """A draw of a value in which the entries of its root are independent."""
     if isinstance(value, Deferred):
         return value.function(_draw_marginal(value.root, key))
     value = settle_moments(value)

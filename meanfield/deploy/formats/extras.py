@@ -1,4 +1,4 @@
-"""Packages that only some formats need."""
+"""Import packages that only some formats need."""
 
 import importlib
 from typing import Any
@@ -12,7 +12,7 @@ def need(package: str, install: str = "meanfield[onnx]") -> Any:
         install: what to install when it is missing.
 
     Raises:
-        ImportError: it is not installed; the message says what to install.
+        ImportError: the package is not installed.
     """
     try:
         return importlib.import_module(package)

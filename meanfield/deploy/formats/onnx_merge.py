@@ -1,7 +1,7 @@
-"""Members of an ensemble that agree in a layer need it once.
+"""Store and compute once what several networks in one ONNX file have in common.
 
-Sub-networks on a common stem read the same inputs with the same weights; what equal
-nodes compute from equal tensors is stored, and computed, once.
+Sub-networks may share their first layers: equal nodes that read equal tensors are
+merged into one node.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def merge_equal_tensors(tensors: list[Any]) -> tuple[list[Any], dict[str, str]]:
-    """The different ones, and under which name each that left is found."""
+    """The distinct tensors, and for each removed one the name of its equal."""
     first: dict[Any, str] = {}
     kept, renamed = [], {}
     for tensor in tensors:
@@ -23,13 +23,13 @@ def merge_equal_tensors(tensors: list[Any]) -> tuple[list[Any], dict[str, str]]:
 
 
 def merge_equal_nodes(nodes: list[Any], renamed: dict[str, str]) -> list[Any]:
-    """The nodes without those that compute what an earlier one computed.
+    """The nodes without those that repeat the computation of an earlier one.
 
-    Inputs are renamed in place, also those that the bodies of loops take from outside.
+    Inputs are renamed in place, also those that the bodies of loops read from outside.
 
     Args:
-        nodes: in the order of computation.
-        renamed: new names of tensors.
+        nodes: all nodes, in the order of computation.
+        renamed: from old to new names of tensors.
     """
     renamed, first, kept = dict(renamed), {}, []
     for node in nodes:

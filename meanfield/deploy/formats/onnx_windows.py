@@ -1,4 +1,4 @@
-"""Convolution and pooling as ONNX nodes, which want channels before space."""
+"""Convolution and pooling as ONNX nodes, which need channels before space."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .onnx_emitter import Emitter
 
 
 def turn(emitter: Emitter, name: str, axes: Sequence[int], output: str = "") -> str:
-    """Transpose, if there is anything to turn."""
+    """Transpose, unless the axes are already in order."""
     if list(axes) == sorted(axes):
         return emitter.emit("Identity", [name], output) if output else name
     return emitter.emit("Transpose", [name], output, perm=list(axes))
@@ -21,7 +21,7 @@ def turn(emitter: Emitter, name: str, axes: Sequence[int], output: str = "") -> 
 def write_conv(
     emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]
 ) -> None:
-    """Conv, or ConvTranspose where the signal is spread out with zeros."""
+    """Write Conv, or ConvTranspose if the signal is dilated with zeros."""
     signal = turn(emitter, names[0], s["layout"][0])
     kernel = emitter.known(node.inputs[1])
     settings: dict[str, Any] = {"dilations": s["dilation"], "group": s["groups"]}
@@ -33,8 +33,8 @@ def write_conv(
         else:
             weight = emitter.tensor(np.transpose(kernel, s["layout"][1]))
     else:
-        # A convolution of a spread-out signal is a transposed one with the kernel
-        # reversed and its channels exchanged.
+        # A convolution of a dilated signal is a transposed convolution with the
+        # reversed kernel and exchanged channels.
         if kernel is None or s["groups"] > 1 or any(n != 1 for n in s["strides"]):
             raise NotImplementedError("a transposed convolution of this kind")
         op, settings["strides"] = "ConvTranspose", s["spread"]
@@ -54,7 +54,7 @@ def write_conv(
 def write_pool(
     emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]
 ) -> None:
-    """Windows over the last axes of (N, 1, …): other axes are moved into N."""
+    """Write windows over the last axes of (N, 1, …); other axes are merged into N."""
     rank = len(s["sizes"])
     space = [
         axis

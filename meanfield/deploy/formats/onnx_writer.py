@@ -1,6 +1,7 @@
-"""ONNX files, written node by node over the `onnx` package.
+"""ONNX files, written node by node with the `onnx` package.
 
-Opset 17 and IR version 8, which old runtimes read too; the batch may have any length.
+Opset 17 and IR version 8, which old runtimes support too; the batch may have any
+length.
 """
 
 import os
@@ -24,7 +25,7 @@ def to_onnx(graph: Graph) -> Any:
     """An ONNX model of one network, with input `input` and output `output`.
 
     Raises:
-        ValueError: an operation that ONNX or this writer does not have; it is named.
+        ValueError: an operation that ONNX or this writer does not support.
         ImportError: the package `onnx` is missing.
     """
     writer = Writer(graph, "")
@@ -39,7 +40,7 @@ def save_onnx(path: str | os.PathLike, model: Any) -> None:
 
 
 class Writer(Emitter):
-    """Names, constants and nodes of one network; members share those of the first."""
+    """Names, constants and nodes of one network, or shared with a first network."""
 
     def __init__(self, graph: Graph, prefix: str, first: "Writer | None" = None):
         self.graph, self.prefix = graph, prefix
@@ -51,7 +52,7 @@ class Writer(Emitter):
         self.paths = {value: path for path, value in graph.arrays.items()}
 
     def name(self, value: Value) -> str:
-        """The ONNX name of a value; a constant is stored when first named."""
+        """The ONNX name of a value; stores a constant when it is first named."""
         if value not in self.names:
             array = self.known(value)
             if array is None:
@@ -66,14 +67,14 @@ class Writer(Emitter):
         return self.graph.constants.get(value)
 
     def tensor(self, array: Any, name: str | None = None) -> str:
-        """Store a constant; its name."""
+        """Store a constant, and return its name."""
         name = name or self.fresh()
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         self.tensors.append(need("onnx.numpy_helper").from_array(array, name))
         return name
 
     def fresh(self) -> str:
-        """A name no one has."""
+        """An unused name."""
         self.counter[0] += 1
         return f"{self.prefix}v{self.counter[0]}"
 
@@ -88,7 +89,7 @@ class Writer(Emitter):
         return self.batch[0]
 
     def nodes_of_all(self) -> list[Any]:
-        """The nodes of the whole graph, also while a loop's are written."""
+        """The nodes outside of loops, even while those of a loop are written."""
         return self.outermost if self.inside else self.nodes
 
     inside = False
@@ -98,7 +99,7 @@ class Writer(Emitter):
         """Add the nodes of a graph in order.
 
         Raises:
-            ValueError: an operation that ONNX or this writer does not have.
+            ValueError: an operation that ONNX or this writer does not support.
         """
         for node in nodes:
             names = [self.name(value) for value in node.inputs]
@@ -115,7 +116,7 @@ class Writer(Emitter):
                 self.emit(SIMPLE[node.op], names, self.name(node.outputs[0]))
 
     def refuse(self, node: Node, why: str) -> ValueError:
-        """The error for an operation that is not known."""
+        """The error for an operation that is not supported."""
         return ValueError(
             f"the ONNX writer does not know the operation `{node.op}`{why}. Export as "
             "'stablehlo', which takes every JAX function, or convert with the package "
@@ -123,7 +124,7 @@ class Writer(Emitter):
         )
 
     def loop(self, node: Node, names: list[str]) -> None:
-        """A recurrent network in time is ONNX's Scan."""
+        """Write a loop over time steps as ONNX's Scan."""
         body, setting = node.loop, node.settings
         carries, helper = setting["carries"], need("onnx").helper
         info = helper.make_tensor_value_info
@@ -134,7 +135,7 @@ class Writer(Emitter):
         inputs = [_info(info, self.name(v), v) for v in body.inputs]
         rows = names[carries:]
         if not rows:
-            # Scan needs a sequence to run along, also when only the steps count.
+            # Scan needs a sequence, even if only the number of steps matters.
             rows = [self.tensor(np.zeros((setting["length"], 1), np.float32))]
             inputs.append(info(self.fresh(), onnx_type(np.float32), [1]))
         self.write(
@@ -148,7 +149,7 @@ class Writer(Emitter):
         ]
         inner = helper.make_graph(self.nodes, self.fresh(), inputs, outputs)
         self.nodes, self.inside = outer, was_inside
-        # The default direction is forward; an empty list is no attribute.
+        # The default direction is forward; ONNX allows no empty list as an attribute.
         count = {"input": len(rows), "output": len(node.outputs) - carries}
         backward = {
             f"scan_{end}_directions": [1] * number
@@ -172,7 +173,7 @@ class Writer(Emitter):
         return _info(make, "input", self.graph.input)
 
     def write_outputs(self, names: Sequence[str]) -> list[Any]:
-        """Add all nodes, and give the outputs names; their types and shapes."""
+        """Add all nodes and name the outputs; returns their types and shapes."""
         self.write(self.graph.dynamic_nodes())
         make = need("onnx").helper.make_tensor_value_info
         for name, value in zip(names, self.graph.outputs, strict=True):
@@ -193,7 +194,7 @@ def _output_names(graph: Graph) -> list[str]:
 
 
 def onnx_model(writer: Writer, inputs: list[Any], outputs: list[Any]) -> Any:
-    """What a writer has written, as a model."""
+    """The ONNX model with everything that a writer has written."""
     onnx = need("onnx")
     read = _names_read(writer.nodes)
     tensors = [tensor for tensor in writer.tensors if tensor.name in read]
@@ -209,7 +210,7 @@ def onnx_model(writer: Writer, inputs: list[Any], outputs: list[Any]) -> Any:
 
 
 def _names_read(nodes: Sequence[Any]) -> set[str]:
-    """Names that nodes read, those inside loops included."""
+    """Names that nodes read, including nodes inside loops."""
     read = {name for node in nodes for name in node.input}
     for node in nodes:
         for attribute in node.attribute:

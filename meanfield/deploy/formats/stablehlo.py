@@ -1,7 +1,7 @@
 """StableHLO through `jax.export`: any JAX function, any length of batch.
 
-Such a file is for near use: JAX reads files of its own last six months or so (0.12
-refuses what 0.8 wrote) and none from a newer JAX. Keep the safetensors archive and make
+Such a file is not for storage: JAX reads only files of about its last six months (0.12
+refuses those of 0.8) and none of a newer JAX. Keep the safetensors archive, and export
 this file again when JAX is updated.
 """
 
@@ -25,7 +25,7 @@ def save_stablehlo(
     example: Any,
     kept_inputs: dict[int, np.ndarray] | None = None,
 ) -> None:
-    """Write a network, its arrays included, for CPU, CUDA and TPU.
+    """Write a network, including its arrays, for CPU, CUDA and TPU.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ def save_stablehlo(
             x = jnp.take(x, indices, axis=axis + 1)
         return network.apply(arrays, x)
 
-    # XLA wants the function's own arrays inside, so they are closed over.
+    # The arrays are closed over, so that the file contains them.
     with any_length(function, example):
         exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
             symbolic_batch(example)
@@ -52,11 +52,11 @@ def save_stablehlo(
 
 
 def load_stablehlo(path: str | os.PathLike) -> Any:
-    """Read a network; a function from a batch to its outputs.
+    """Read a network: returns a function from a batch to its outputs.
 
     Raises:
-        ValueError: the running JAX cannot read the file (it was written by a newer
-            one, or by one too old).
+        ValueError: the running JAX cannot read the file, because it was written by a
+            newer or by a much older JAX.
     """
     with open(path, "rb") as file:
         content = bytearray(file.read())
@@ -65,6 +65,7 @@ def load_stablehlo(path: str | os.PathLike) -> Any:
     except Exception as error:  # JAX raises different types in different versions.
         raise ValueError(
             f"{path} cannot be read by JAX {jax.__version__}: {error}. Files of this "
-            "format live about six months; export again from the safetensors archive."
+            "format are readable for about six months; export again from the "
+            "safetensors archive."
         ) from error
     return exported.call

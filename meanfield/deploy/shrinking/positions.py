@@ -1,10 +1,10 @@
-"""Which positions of which arrays belong to one unit.
+"""Which positions of which arrays belong to the same unit.
 
-A unit is whatever the program ties together: row i of a weight, entry i of its bias,
-channel i of what follows, column i of the next weight; with gates, the same row of
-each gate; with a residual sum, channel i of every branch. Two positions are tied when
-an operation pairs them, so units are the classes of a union-find over positions along
-axes. Class 0 holds the positions that cannot go (time, space, normalised axes).
+To a unit belong row i of a weight, entry i of its bias, channel i of the activations
+and column i of the next weight; with gates, the same row of each gate; with a residual
+sum, channel i of every branch. Two positions are tied if an operation combines them, so
+units are the classes of a union-find over positions along axes. Class 0 holds the
+positions that cannot be removed (time, space, normalised axes).
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ class Link:
         node: the operation.
         weight, signal: which of its operands is known and which is not (0 or 1).
         contracted: pairs (axis of the weight, axis of the signal) that are summed.
-        free: the axes of the weight that stay.
-        padded: whether a constant signal would not stay constant at the borders.
+        free: the axes of the weight that are not summed.
+        padded: whether padding makes a constant signal vary at the borders.
     """
 
     node: Node
@@ -44,8 +44,8 @@ class TiedUnits:
     Args:
         graph: the network.
         shapes: the sizes of every value for a batch of one.
-        rigid: whether sizes that the network's own code may have fixed (created
-            axes, unequal cuts) hold their units in place.
+        rigid: whether to keep all units along axes whose sizes the network's code may
+            have fixed (created axes, slices of unequal sizes).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TiedUnits:
         self.driven += inputs
 
     def fresh(self, size: int) -> np.ndarray:
-        """New labels for an axis; an axis of one entry keeps it."""
+        """New labels for an axis; the entry of an axis of length 1 is never removed."""
         start = len(self.parent)
         self.parent.extend(range(start, start + size))
         labels = np.arange(start, start + size)
@@ -93,14 +93,14 @@ class TiedUnits:
         return np.array([self.find(int(label)) for label in labels], np.int64)
 
     def tie(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Make the units at equal positions one unit."""
+        """Merge the units at equal positions."""
         different = one != other
         for a, b in zip(one[different], other[different], strict=True):
             a, b = self.find(int(a)), self.find(int(b))
             self.parent[max(a, b)] = min(a, b)
 
     def fix(self, labels: np.ndarray) -> None:
-        """Hold units in place."""
+        """Mark units as not removable."""
         self.tie(labels, np.zeros_like(labels))
 
     def known(self, value: Value) -> bool:
@@ -108,6 +108,6 @@ class TiedUnits:
         return value in self.graph.constants
 
     def drive(self, value: Value, labels: Sequence[np.ndarray]) -> None:
-        """Note that units depend on the input by way of a value."""
+        """Record that units depend on the input through a value."""
         if not self.known(value):
             self.driven += labels

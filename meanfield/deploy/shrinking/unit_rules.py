@@ -1,7 +1,6 @@
-"""How each operation ties the positions of what it reads and writes.
+"""How each operation ties positions of its operands to positions of its results.
 
-An operation without a rule holds all its units in place: never wrong, at worst too
-careful.
+With an operation without a rule no unit can be removed, which is always correct.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ def tie_units(
     Args:
         graph: the network.
         shapes: the sizes of every value for a batch of one.
-        rigid: whether sizes that the network's own code may have fixed (created
-            axes, cuts) hold their units in place.
+        rigid: whether to keep all units along axes whose sizes the network's code may
+            have fixed (created axes, slices).
     """
     units = TiedUnits(graph, shapes, rigid)
     _visit(units, graph.nodes)
@@ -124,7 +123,7 @@ def _dot(units: TiedUnits, node: Node) -> None:
         link = Link(node, weight, signal, tuple(pairs), tuple(free[weight]))
         units.links.append(link)
         return
-    # A product of two activations: no single one of its terms may go.
+    # In a product of two activations no term can be removed.
     for i in (*contract[0], *batch[0]):
         units.fix(units.of(left)[i])
     units.drive(out, results)

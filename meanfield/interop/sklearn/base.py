@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: settings, learning, averages."""
+"""The base class of the classifier and the regressor: settings, training, averages."""
 
 import math
 import numbers
@@ -34,14 +34,14 @@ BLOCK = 256
 
 
 class MeanFieldEstimator(BaseEstimator):
-    """What the classifier and the regressor share."""
+    """The base class of the classifier and the regressor."""
 
     _likelihood: Callable[[], Any]
     ensemble_: Ensemble
     likelihood_: Any
     encoder_: FrameEncoder
 
-    # Settings of any type are taken, as scikit-learn wants it, and checked in `fit`.
+    # As scikit-learn requires, settings of any type are accepted and checked in `fit`.
     def __init__(
         self,
         hidden: Any = (100,),
@@ -72,7 +72,7 @@ class MeanFieldEstimator(BaseEstimator):
         self.random_state = random_state
 
     def _read(self, x: Any, reset: bool) -> Any:
-        """Checked inputs: a frame with categories as it is, everything else numbers."""
+        """Checked inputs: a frame with categories unchanged, all else as numbers."""
         frame = hasattr(x, "columns")
         if has_categories(x) or (frame and not reset and self.encoder_.columns):
             _validate(self, x, reset=reset, skip_check_array=True)
@@ -80,7 +80,7 @@ class MeanFieldEstimator(BaseEstimator):
         return _validate(self, x, reset=reset, dtype=[np.float64, np.float32])
 
     def _check_settings(self) -> None:
-        """Refuse settings out of range before anything is read."""
+        """Raise for settings out of range, before any data are read."""
         rules = {
             "epochs": (_is_count, "a whole number ≥ 1"),
             "num_samples": (_is_count, "a whole number ≥ 1"),
@@ -119,7 +119,7 @@ class MeanFieldEstimator(BaseEstimator):
         return jax.random.key(self._seed)
 
     def _build(self) -> None:
-        """The ensemble before learning."""
+        """Build the ensemble before training."""
         num_features, num_outputs = self._widths
         key = jax.random.fold_in(self._key, 0)
         if self.model is None:
@@ -131,12 +131,12 @@ class MeanFieldEstimator(BaseEstimator):
         require(
             isinstance(network, eqx.Module),
             "`model` must be a function of (num_features, num_outputs, *, key) that "
-            f"makes an Equinox module; it made a {type(network).__name__}.",
+            f"returns an Equinox module; got a {type(network).__name__}.",
         )
         self.ensemble_ = Ensemble.from_model(network, key=weight_key)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Arrays only: functions inside a network need not survive pickling."""
+        """Arrays only, because functions inside a network may not be picklable."""
         state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
         for name in ("ensemble_", "likelihood_"):
             if name in state:
@@ -145,7 +145,7 @@ class MeanFieldEstimator(BaseEstimator):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the network anew, and put the arrays into it."""
+        """Build the network again, and put the arrays into it."""
         state = dict(state)
         saved = {
             n: state.pop(f"_{n}arrays", None) for n in ("ensemble_", "likelihood_")
@@ -189,8 +189,8 @@ class MeanFieldEstimator(BaseEstimator):
         if not default and selective_rule(self.prior) is not None:
             require(
                 schedule,
-                "`prior` must not be the selective rule in `partial_fit`: it plans a "
-                "whole run. Use `fit`, or another prior.",
+                "`prior` must not be the selective rule in `partial_fit`, because this "
+                "rule plans a whole run. Use `fit`, or another prior.",
             )
             settings = {"prior": self.prior}
         result = fit(
@@ -212,15 +212,15 @@ class MeanFieldEstimator(BaseEstimator):
         return result
 
     def _hold_out(self, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
-        """Split off validation data, before any row is repeated."""
+        """Hold out part of the data, before any row is repeated."""
         order = np.random.default_rng(
             np.asarray(jax.random.key_data(self._key))
         ).permutation(len(x))
         count = max(1, round(self.validation_fraction * len(x)))
         require(
             count < len(x),
-            f"`validation_fraction` = {self.validation_fraction} leaves none of the "
-            f"{len(x)} examples to learn from.",
+            "`validation_fraction` must leave examples to learn from; got "
+            f"{self.validation_fraction} of {len(x)} examples.",
         )
         held, rest = order[:count], order[count:]
         if weights is None:
@@ -230,8 +230,8 @@ class MeanFieldEstimator(BaseEstimator):
     def _predictive(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of the target, averaged over drawn sub-networks.
 
-        The same sub-networks judge every example, in blocks of one size: a prediction
-        depends neither on the example's place nor on its company.
+        All examples are predicted by the same sub-networks, in blocks of one size, so a
+        prediction does not depend on the other examples.
         """
         check_is_fitted(self, "ensemble_")
         features = self.encoder_.apply(self._read(x, reset=False))
@@ -249,7 +249,7 @@ class MeanFieldEstimator(BaseEstimator):
     def sample_network(self, random_state: Any = None) -> Any:
         """Draw a sub-network: an ordinary Equinox model with exact zeros.
 
-        It takes features as `encoder_.apply` gives them, one example at a time.
+        Its input are the features of one example, from `encoder_.apply`.
         """
         check_is_fitted(self, "ensemble_")
         seed = check_random_state(random_state).randint(2**31 - 1)
@@ -273,7 +273,7 @@ def _is_count(value: Any) -> bool:
 
 @eqx.filter_jit
 def _fresh_ensemble(widths: tuple[int, ...], key: Any) -> Ensemble:
-    """A perceptron before learning; compiled as one program, for speed."""
+    """An untrained perceptron, compiled as one program for speed."""
     model_key, weight_key = jax.random.split(key)
     return Ensemble.from_model(mlp(widths, key=model_key), key=weight_key)
 

@@ -1,4 +1,4 @@
-"""Pre-activations of every layer of an Equinox network, in the order they happen."""
+"""Pre-activations of every layer of an Equinox network, in the order of evaluation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from meanfield.checks import require
 from meanfield.trees import path_name
 
-# What turns a network and examples into {layer name: pre-activations}.
+# A function from a network and examples to {layer name: pre-activations}.
 Recorder = Callable[[Any, Any], Mapping[str, Any]]
-# They own an array of two dimensions, but what they return is no weighted sum.
+# They have an array of two dimensions, but their outputs are not weighted sums.
 _NOT_LAYERS = (eqx.nn.Embedding, eqx.nn.LayerNorm, eqx.nn.RMSNorm)
 
 
@@ -30,8 +30,8 @@ def layer_activations(
     Args:
         model: an Equinox module that acts on one example and needs nothing else
             (`eqx.nn.inference_mode` first, where there is dropout).
-        x: examples along the first axis, of the shape the model takes.
-        batch_size: examples that go through at once.
+        x: inputs of the model, with examples along the first axis.
+        batch_size: examples to evaluate at once.
 
     Returns:
         Layer name -> array (examples, units) or (examples, channels, positions …), in
@@ -39,8 +39,8 @@ def layer_activations(
 
     Raises:
         TypeError: `model` is not an Equinox module.
-        ValueError: it has no such layer, none of them is used, a layer runs inside
-            `scan`, `vmap` or another transformation, or `x` holds no example.
+        ValueError: the model has no such layer, none of them is used, a layer runs
+            inside `scan`, `vmap` or another transformation, or `x` holds no example.
 
     Example:
         >>> import equinox as eqx, jax
@@ -51,7 +51,7 @@ def layer_activations(
         {'layers/0': (5, 8), 'layers/1': (5, 3)}
 
     References:
-        Janik & Witaszczyk 2020, arXiv:2006.04791 (it counts what is recorded).
+        Janik & Witaszczyk 2020, arXiv:2006.04791 (complexity from pre-activations).
     """
     if not isinstance(model, eqx.Module):
         raise TypeError(
@@ -61,8 +61,8 @@ def layer_activations(
         )
     require(
         any(_is_layer(node) for node in jax.tree.leaves(model, is_leaf=_is_layer)),
-        "`model` must have a layer with a `weight` of two or more dimensions; it has "
-        "none. Pass a function that returns {layer name: pre-activations}.",
+        "`model` must have a layer with a `weight` of two or more dimensions; got a "
+        "model without. Pass a function that returns {layer name: pre-activations}.",
     )
     x = jnp.asarray(x)
     require(
@@ -79,13 +79,14 @@ def layer_activations(
         ]
     except jax.errors.UnexpectedTracerError as error:
         raise ValueError(
-            "a layer of `model` runs inside scan, vmap or another transformation, "
-            "where its outputs cannot be kept. Pass a function that returns "
-            "{layer name: pre-activations}."
+            "`model` must call its layers outside of scan, vmap and other "
+            "transformations, where their outputs cannot be recorded. Pass a function "
+            "that returns {layer name: pre-activations}."
         ) from error
     require(
         bool(batches[0]),
-        "`model` never calls one of its layers: there is nothing to record.",
+        "`model` must call one of its layers; got a model that calls none. Pass a "
+        "function that returns {layer name: pre-activations}.",
     )
     return {
         name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
@@ -93,19 +94,19 @@ def layer_activations(
 
 
 class _Tape:
-    """Outputs by layer name. Two tapes are never equal, so that no trace is shared."""
+    """Outputs by layer name. Two tapes are never equal, so JAX reuses no trace."""
 
     def __init__(self):
         self.outputs: dict[str, Array] = {}
 
     def add(self, name: str, output: Array) -> None:
-        """Keep an output under its name, or the next free one."""
+        """Store an output under its name, or under the next unused name."""
         times = sum(known.split("#")[0] == name for known in self.outputs)
         self.outputs[f"{name}#{times + 1}" if times else name] = output
 
 
 class _Recorded(eqx.Module):
-    """A layer that writes down what it returns, and is otherwise the layer."""
+    """A layer that records its outputs and otherwise behaves like the original."""
 
     layer: Any
     layer_name: str = eqx.field(static=True)
@@ -117,7 +118,7 @@ class _Recorded(eqx.Module):
         return output
 
     def __getattr__(self, name: str) -> Any:
-        if name == "layer":  # not set yet: nothing to look it up on
+        if name == "layer":  # Not set yet, so it has no attributes.
             raise AttributeError(name)
         return getattr(self.layer, name)
 
@@ -131,7 +132,7 @@ def _is_layer(node: Any) -> bool:
 
 @eqx.filter_jit
 def _record(model: Any, x: Array) -> list[tuple[str, Array]]:
-    """Names and outputs; a list, because JAX would sort a dictionary."""
+    """Names and outputs, as a list, because JAX would sort a dictionary."""
 
     def outputs(example: Array) -> list[tuple[str, Array]]:
         tape = _Tape()

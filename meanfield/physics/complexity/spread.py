@@ -17,12 +17,12 @@ from .recording import Recorder, layer_activations
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation of a number over the draws of a posterior.
+    """Mean and standard deviation of a figure over the draws of a posterior.
 
     Args:
-        mean: over the draws that have the number.
-        deviation: between them (n − 1 in the denominator).
-        num_samples: how many have it.
+        mean: mean over the draws for which the figure is defined.
+        deviation: standard deviation between them (n − 1 in the denominator).
+        num_samples: number of draws for which the figure is defined.
     """
 
     mean: float
@@ -32,10 +32,10 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpread:
-    """One layer over the draws; None where fewer than two draws have the number.
+    """One layer over the draws; None if a figure is defined for fewer than two draws.
 
     Args:
-        layer: its name.
+        layer: name of the layer.
         marginal: Σ c_i in bits.
         joint: joint entropy in bits.
         dimension: effective dimension D.
@@ -74,11 +74,11 @@ class ComplexitySpread:
 
 
 def complexity_spread(draws: Sequence[NetworkComplexity]) -> ComplexitySpread:
-    """Mean and standard deviation of every number over drawn networks.
+    """Mean and standard deviation of every figure over drawn networks.
 
     Args:
-        draws: one `measure_complexity` a network, on the same data with the same key,
-            so that only the networks differ.
+        draws: the result of `measure_complexity` for every network, on the same data
+            with the same key, so that only the networks differ.
 
     Raises:
         ValueError: fewer than two draws, or draws with different layers.
@@ -115,8 +115,8 @@ def sampled_complexity(
 
     Args:
         ensemble: anything with ``sample(key)`` that returns a network.
-        x: examples, of the shape the network takes.
-        key: a `jax.random.key`: for the networks, and one for every measurement.
+        x: inputs of the network.
+        key: a `jax.random.key`, for the networks and for the measurements.
         num_samples: networks to draw, at least two.
         record: ``record(network, x)`` returns {layer name: pre-activations}; the
             default reads an Equinox module.

@@ -1,7 +1,7 @@
-r"""Rival distributions of a positive magnitude, fitted by maximum likelihood.
+r"""Alternatives to the lognormal for positive magnitudes, fitted by maximum likelihood.
 
-The lognormal is judged against the distributions that trained and untrained weights are
-known to follow. All live on w > 0, being distributions of |w|:
+The lognormal is compared with distributions that trained and untrained weights are
+known to follow. All are distributions of w = |weight| > 0:
 
     half-normal          2 N(w | 0, s²)                     1 parameter
     half-Laplace         exp(−w/b)/b                        1
@@ -12,16 +12,16 @@ known to follow. All live on w > 0, being distributions of |w|:
     inverse Gaussian     √(λ/2πw³) exp(−λ(w − m)²/(2m²w))   2
     Birnbaum-Saunders    ln w = ln b + 2 arsinh(c z/2)      2        z ~ N(0, 1)
 
-The last two are nearly lognormal where they are narrow: only many weights, or a wide
-spread, distinguish them from it (`NEAR_RIVALS`).
+Narrow distributions of the last two kinds are nearly lognormal: only with many weights
+or a large variance can they be distinguished from it (`NEAR_RIVALS`).
 
 The half-normal, the half-Laplace, the gamma and the inverse Gaussian are fitted from
 sufficient statistics of all weights. The profile likelihoods of the others are
-maximised on all weights up to 5,000 of them, and on 4,096 bins of ln w (each at its
-mean) beyond that; every likelihood is then evaluated on all weights, so binning can
-only understate a rival, by an amount of second order in the bin width. Shapes are
-sought between 0.02 and 50, degrees of freedom between 0.05 and 10,000 (there a half-t
-is a half-normal).
+maximised on all weights if there are at most 5,000, else on 4,096 bins of ln w (each at
+its mean). Every likelihood is then evaluated on all weights, so binning can only lower
+the likelihood of a rival, to second order in the bin width. Shape parameters are
+searched between 0.02 and 50, degrees of freedom between 0.05 and 10,000 (where a half-t
+is nearly a half-normal).
 
 References:
     Johnson, Kotz & Balakrishnan 1994, Continuous Univariate Distributions, vol. 1 and 2
@@ -42,7 +42,7 @@ MAX_EXACT = 5_000
 NUM_BINS = 4_096
 CHUNK = 1_000_000
 SHAPE_BOUNDS = (np.log(0.02), np.log(50.0))
-# Logarithm of the largest 1/w that enters a mean, and the least spread it may show.
+# Logarithm of the largest 1/w that enters a mean, and the smallest spread allowed.
 LARGEST, SMALLEST = 650.0, np.finfo(np.float64).eps
 NEAR_RIVALS = ("inverse Gaussian", "Birnbaum-Saunders")
 DEGREES_BOUNDS = (np.log(0.05), np.log(1e4))
@@ -53,10 +53,10 @@ class FittedDistribution:
     """One fitted distribution of a positive magnitude.
 
     Args:
-        name: as in the table above.
-        parameters: by name, for magnitudes in the caller's units.
+        name: name of the distribution, as in the table above.
+        parameters: parameters by name, for magnitudes in the caller's units.
         distribution: the frozen SciPy distribution.
-        log_factor: added to its log density (ln 2 where SciPy's is two-sided).
+        log_factor: added to its log density (ln 2 if SciPy's is two-sided).
     """
 
     name: str
@@ -120,7 +120,7 @@ def chunks(values: Float[np.ndarray, " weights"]) -> Iterator[np.ndarray]:
 
 
 def _compress(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points and normalised weights that stand for all logs in a likelihood."""
+    """Points and normalised weights that approximate all logs in a likelihood."""
     if logs.size <= MAX_EXACT:
         return logs, np.full(logs.size, 1 / logs.size)
     low, high = float(logs.min()), float(logs.max())
@@ -192,7 +192,7 @@ def _generalized_normal(points: np.ndarray, counts: np.ndarray) -> FittedDistrib
 
 
 def _inverse_gaussian(mean: float, mean_inverse: float) -> FittedDistribution:
-    # Maximum likelihood: m is the mean, 1/λ the mean of 1/w less 1/m.
+    # Maximum likelihood: m is the mean, 1/λ is the mean of 1/w minus 1/m.
     scale = mean / max(mean * mean_inverse - 1, SMALLEST)
     parameters = {"shape": mean / scale, "scale": scale}
     fitted = stats.invgauss(parameters["shape"], scale=scale)
@@ -256,7 +256,7 @@ def _minimise_shape(loss: Any, bounds: tuple[float, float] = SHAPE_BOUNDS) -> fl
 
 
 def _minimise(loss: Any, bounds: tuple[float, float]) -> float:
-    """Where a loss of one number is smallest between two bounds."""
+    """The minimum of a one-dimensional loss between two bounds."""
     result = optimize.minimize_scalar(
         loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}
     )
