@@ -61,3 +61,40 @@ def test_names_that_fit_nothing_and_negative_factors_are_refused(ensemble):
         one_step(ensemble, {"logit": 2.0})
     with pytest.raises(ValueError, match=r"`factors` must be finite numbers ≥ 0"):
         mf.learning.scale_steps({"slab_mean": -1.0})
+
+
+def test_a_line_search_is_told_the_loss_at_other_places(ensemble):
+    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=10)
+    # Of parts of a batch too: the loss elsewhere is that of the same parts and draws.
+    found = mf.fit(
+        ensemble,
+        (X, Y),
+        key=KEY,
+        epochs=12,
+        batch_size=16,
+        optimizer=optax.lbfgs(linesearch=search),
+        accumulate=2,
+        progress=False,
+    )
+    assert found.history["nll"][-1] < 0.6 * found.history["nll"][0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (
+            optax.chain(
+                optax.clip(1.0), optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))
+            ),
+            "got optax.contrib.sam, which increases it",
+        ),
+        (optax.MultiSteps(optax.adam(0.1), 2), r"its \.gradient_transformation\(\)"),
+        (optax.lookahead(optax.adam(0.1), 5, 0.5), "`optimizer` cannot take a step"),
+        (1e-2, "must be an Optax gradient transformation; got float 0.01"),
+        (optax.adam, "must be an Optax gradient transformation; got function"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*")
+def test_what_is_no_optimizer_of_a_loss_is_refused(ensemble, optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        mf.fit(ensemble, (X, Y), key=KEY, epochs=1, batch_size=16, optimizer=optimizer)

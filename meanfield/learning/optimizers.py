@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 from meanfield.checks import require
@@ -48,23 +49,56 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
         learned: the parameters that it is to update.
 
     Raises:
-        ValueError: it is not an Optax transformation, or every other of its steps
-            increases the loss (`optax.contrib.sam`).
+        ValueError: it is not an Optax transformation, every other of its steps
+            increases the loss (`optax.contrib.sam`), or it cannot take a step from the
+            arguments that `fit` gives it.
     """
     advice = "Pass for example optax.adam(1e-3), or leave `optimizer` out."
+    several = isinstance(optimizer, optax.MultiSteps)
+    if several:
+        advice = "Pass its .gradient_transformation(), or fit(..., accumulate=...)."
     require(
-        isinstance(optimizer, optax.GradientTransformation),
+        not several and isinstance(optimizer, optax.GradientTransformation),
         "`optimizer` must be an Optax gradient transformation; got "
         f"{type(optimizer).__name__} {optimizer!r}. {advice}",
     )
     learned = eqx.filter(learned, eqx.is_array)
-    state = jax.eval_shape(optimizer.init, learned)
+    try:
+        state = jax.eval_shape(optimizer.init, learned)
+        require(
+            not _has_sam(state),
+            "`optimizer` must decrease the loss at every step; got optax.contrib.sam, "
+            "which increases it at every other step to take the next gradient there. "
+            f"`fit` would keep those steps too. {advice}",
+        )
+        step = jax.eval_shape(lambda *trees: _step(optimizer, *trees), learned, state)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(
+            "`optimizer` cannot take a step in `fit`, which gives it the gradient, its "
+            "state, the parameters, `value`, `grad` and `value_fn`: "
+            f"{error}. {advice}"
+        ) from error
     require(
-        not isinstance(state, optax.contrib.SAMState),
-        "`optimizer` must decrease the loss at every step; got optax.contrib.sam, "
-        "which increases it at every other step to take the next gradient there. `fit` "
-        f"would keep those steps too. {advice}",
+        jax.tree.structure(step) == jax.tree.structure(learned),
+        "`optimizer` must return a step for every parameter; got "
+        f"{jax.tree.structure(step)}. {advice}",
     )
+
+
+def _has_sam(state: Any) -> bool:
+    def is_sam(node: Any) -> bool:
+        return isinstance(node, optax.contrib.SAMState)
+
+    return any(map(is_sam, jax.tree.leaves(state, is_leaf=is_sam)))
+
+
+def _step(optimizer: optax.GradientTransformation, learned: Any, state: Any) -> Any:
+    """A step for a gradient equal to the parameters; used for its shapes."""
+    loss = jnp.zeros(())
+    change, _ = optax.with_extra_args_support(optimizer).update(
+        learned, state, learned, value=loss, grad=learned, value_fn=lambda _: loss
+    )
+    return change
 
 
 def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:

@@ -23,6 +23,7 @@ from meanfield.propagation import mean_field
 from meanfield.propagation.noise import fold_in
 from meanfield.trees import named_leaves
 
+from .accumulation import in_parts
 from .parametrization import (
     AbstractParametrization,
     decode_all,
@@ -166,27 +167,11 @@ def slopes(
     the gradients are averaged; memory for activations is divided by this number.
     """
     gradient = jax.value_and_grad(losses, has_aux=True)
-    count = recipe.accumulate
-    if count == 1:
-        return gradient(learned, recipe, x, y, step, key)
-
-    def cut(array: Array) -> Array:
-        # Neighbours go to different parts, so each part uses all devices of a mesh.
-        return jnp.moveaxis(array.reshape(-1, count, *array.shape[1:]), 1, 0)
-
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        (x, y), key = part
-        found = gradient(learned, recipe, x, y, step, key)
-        return jax.tree.map(jnp.add, total, found), None
-
-    parts = (jax.tree.map(cut, (x, y)), jax.random.split(key, count))
-    first = jax.tree.map(lambda array: array[0], parts)
-    shapes = jax.eval_shape(
-        lambda: gradient(learned, recipe, *first[0], step, first[1])
+    return in_parts(
+        recipe.accumulate,
+        lambda x, y, key: gradient(learned, recipe, x, y, step, key),
+        *(x, y, key),
     )
-    zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    total, _ = lax.scan(add, zero, parts)
-    return jax.tree.map(lambda sum_: sum_ / count, total)
 
 
 def take_step(
@@ -199,6 +184,14 @@ def take_step(
         x = recipe.augment(x, key=augment_key)
     (loss, parts), slope = slopes(state.learned, recipe, x, y, state.step, key)
     healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_steepness(slope))
+
+    def loss_at(learned: PyTree) -> Float[Array, ""]:
+        return in_parts(
+            recipe.accumulate,
+            lambda x, y, key: losses(learned, recipe, x, y, state.step, key)[0],
+            *(x, y, key),
+        )
+
     optimizer = optax.with_extra_args_support(recipe.optimizer)
     change, optimizer_state = optimizer.update(
         slope,
@@ -207,7 +200,7 @@ def take_step(
         # For optimizers with a line search, which evaluate the loss elsewhere too.
         value=loss,
         grad=slope,
-        value_fn=lambda learned: losses(learned, recipe, x, y, state.step, key)[0],
+        value_fn=loss_at,
     )
     # Only the change is masked, which XLA fuses with the update. The optimizer's state
     # is not valid after a step that is not finite, and is never used then.
