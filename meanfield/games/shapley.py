@@ -36,7 +36,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -57,6 +57,7 @@ from .evaluation import (
 )
 from .index_values import Estimate, ShapleyValues
 from .intervals import exact_estimate
+from .shrinkage import checked_control, shrink
 
 Method = Literal[
     "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"
@@ -75,6 +76,7 @@ def shapley_values(
     method: Method = "auto",
     level: float = 0.95,
     tolerance: float | None = None,
+    control: Any = None,
     chunk_size: int = 4096,
     progress: bool | ProgressCallback | None = None,
 ) -> ShapleyValues:
@@ -93,13 +95,18 @@ def shapley_values(
             or 2^n if that is fewer (all of them for ``method="exact"``). A budget of
             2^n or more (n ≤ 20) is spent on exact values.
         method: see the table at the top of the module. "auto" takes the antithetic
-            method if there is a `tolerance`. The surrogate makes at most 8194
-            evaluations, even if the budget allows more.
+            method if there is a `tolerance` or a `control`. The surrogate makes at most
+            8194 evaluations, even if the budget allows more.
         level: probability that all intervals cover their values at once.
         tolerance: stop as soon as every half-width is at most `tolerance` times
             |v(N) − v(∅)|. This is checked after 16, 32, 64, … pairs; check s uses
             α/2^s of α = 1 − `level`, so that the intervals keep their level. Only for
             the antithetic method.
+        control: values found in another way, such as those of `meanfield.unit_values`
+            for the units of a `NeuronGame`: the sampled values move towards them as far
+            as their noise allows, which saves evaluations where the control is good
+            and costs nothing where it is bad. Errors and intervals remain those of the
+            sample. Only for the antithetic method.
         chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 
@@ -109,7 +116,8 @@ def shapley_values(
     Raises:
         ValueError: fewer than two players; a budget below the method's minimum (the
             message states it); payoffs of the wrong shape or not finite (the message
-            names the coalition); a `tolerance` for a method that cannot stop early.
+            names the coalition); a `tolerance` for a method that cannot stop early; a
+            `control` for another method, or not one value for each player.
         TypeError: `value_fn` is not a function, or `key` is not a typed key.
 
     Example:
@@ -131,9 +139,16 @@ def shapley_values(
     budget = _budget(budget, n, method)
     if method == "auto":
         dear = budget <= SURROGATE_PER_PLAYER * n and not hasattr(value_fn, "sweep")
-        method = "surrogate" if dear and tolerance is None else "antithetic"
+        plain = tolerance is None and control is None
+        method = "surrogate" if dear and plain else "antithetic"
     enumerated = n <= exact.MAX_PLAYERS and budget >= 2**n
     _check_tolerance(tolerance, method)
+    control = checked_control(control, n)
+    require(
+        control is None or method in ("antithetic", "exact"),
+        '`control` needs method="antithetic", whose values are unbiased; got '
+        f"method={method!r}. Leave `control` out.",
+    )
     if not enumerated:
         require_budget(budget, _minimum_budget(method, n), method)
     evaluate = Evaluator(
@@ -152,6 +167,8 @@ def shapley_values(
             estimate, empty, grand, converged = _antithetic(
                 evaluate, numpy_generator(key), level, tolerance
             )
+            if control is not None:
+                estimate = shrink(estimate, control, grand - empty)
         elif method == "stratified":
             estimate, empty, grand = stratified.stratified_estimate(
                 evaluate, numpy_generator(key), level=level
