@@ -27,6 +27,23 @@ def test_a_wrong_certainty_costs_infinitely_many_nats():
     assert brier([[1.0, 0.0]], [0]) == 0
 
 
+def test_bins_of_equal_counts_hold_all_examples_and_nearly_as_many_each():
+    rng = np.random.default_rng(3)
+    first = rng.uniform(0.5, 1.0, 1000)
+    probs, labels = np.stack([first, 1 - first], 1), rng.integers(0, 2, 1000)
+    curve = reliability_curve(probs, labels, 10, bins="counts")
+    assert curve.counts.tolist() == [100] * 10
+    for number in range(10):
+        inside = (first >= curve.edges[number]) & (first < curve.edges[number + 1])
+        assert curve.confidence[number] == pytest.approx(first[inside].mean())
+        assert curve.accuracy[number] == pytest.approx((labels[inside] == 0).mean())
+    # Equal confidences share a bin.
+    tied = reliability_curve(np.full((50, 2), 0.5), np.zeros(50, int), bins="counts")
+    assert sorted(tied.counts)[-1] == tied.counts.sum() == 50
+    with pytest.raises(ValueError, match='`bins` must be "width" or "counts"'):
+        reliability_curve(probs, labels, bins="equal")
+
+
 def test_calibration_error_agrees_with_a_loop_over_bins():
     confidence, hits = PROBS.max(1), PROBS.argmax(1) == LABELS
     expected = 0.0

@@ -147,6 +147,58 @@ def test_the_landscape_shows_every_weight_and_its_exact_zeros():
     assert 0 in axis.get_yticks()
 
 
+def test_the_landscape_marks_labels_and_what_never_learned():
+    labels = np.full(WEIGHT.shape, mf.Label.VARIABLE, np.int8)
+    labels[0], dead = mf.Label.IMPORTANT, np.zeros(WEIGHT.shape, bool)
+    labels[1], dead[2] = mf.Label.ABSENT, True
+    axis = plots.landscape(WEIGHT, labels=labels, never_learned=dead, name="first")
+    counts = {part.get_label(): len(part.get_offsets()) for part in axis.collections}
+    assert counts == {
+        "absent (20)": 20,
+        "variable (540)": 540,
+        "important (20)": 20,
+        "never learned (20)": 20,
+    }
+    assert axis.get_title() == "first: 600 connections"
+    # The colours span what occurs, the same for all marks.
+    spikes = np.ravel(WEIGHT.spike_prob)
+    (limits,) = {part.get_clim() for part in axis.collections}
+    assert limits == pytest.approx((spikes.min(), spikes.max()))
+    with pytest.raises(ValueError, match=r"`labels` must have the shape \(30, 20\)"):
+        plots.landscape(WEIGHT, labels=labels[:3])
+
+
+def test_a_curve_marks_what_was_chosen_and_what_was_asked():
+    curves = {"a": [0.1, 0.5, 0.9, 0.92]}
+    axis = plots.payoff_curves(curves, chosen=2, threshold=0.9, title="first layer")
+    labels = [line.get_label() for line in axis.get_lines()]
+    assert labels == ["a", "asked: 0.9", "chosen: 2"]
+    assert axis.get_title() == "first layer"
+
+
+def test_what_falls_tenfold_has_a_logarithmic_axis_and_its_base_rate():
+    axis = plots.training_history({"nll": [2.0, 0.5, 0.1]}, base_rate=2.3)
+    assert axis.get_yscale() == "log"
+    assert axis.get_lines()[1].get_ydata()[0] == 2.3
+    assert plots.training_history({"nll": [2.0, 0.5]}).get_yscale() == "linear"
+
+
+def test_prices_have_logarithmic_axes_and_all_predictions_their_share():
+    prices = np.geomspace(10.0, 5_000.0, 40)
+    axis = plots.predictions(prices, 1.1 * prices, 2 * prices)
+    assert axis.get_xscale() == axis.get_yscale() == "log"
+    share = 1 - (0.01 * prices**2).mean() / prices.var()
+    assert axis.get_title() == f"Predictions: N = 40, R² = {share:.3f}"
+    assert plots.predictions(prices - 20, prices, prices).get_xscale() == "linear"
+
+
+def test_coverage_is_said_in_words():
+    axis = plots.interval_coverage({"price": np.linspace(0, 1, 41)})
+    inside = (np.abs(np.linspace(-1, 1, 41)) <= 0.95).mean()
+    said = f"95 % intervals hold {100 * inside:.1f} % of the targets"
+    assert axis.get_title() == said
+
+
 def test_a_large_layer_is_thinned_the_same_way_each_time():
     first, second = (
         plots.landscape(WEIGHT, max_points=50).collections[0] for _ in range(2)

@@ -69,9 +69,28 @@ def test_phase_diagrams_hold_the_critical_line_and_every_layer(axis):
         network(), key=jax.random.key(0), activation="tanh"
     )
     assert plots.phase_diagram({"net": result}, axis) is axis
-    line, layers = axis.get_lines()
+    line, layers, *_ = axis.get_lines()
     assert line.get_xydata()[0] == pytest.approx([1.0, 0.0])
     assert len(layers.get_xdata()) == 4
+    # The picture shows the layers' part of the plane, and says which is which.
+    highest = layers.get_ydata().max()
+    assert highest < axis.get_ylim()[1] < max(5 * highest, 0.011)
+    names = {name.removesuffix("/weight") for name in result.layers}
+    assert {text.get_text() for text in axis.texts} >= names
+
+
+def test_complexity_shows_its_ceiling_and_which_bars_are_uncertain(axis):
+    layers = {
+        "a": {"marginal": 9.0, "joint": {"bits": 7.0}, "num_units": 10}
+        | {"verdict": "measured"},
+        "b": {"marginal": 5.0, "joint": None, "num_units": 6}
+        | {"verdict": "few examples"},
+    }
+    plots.complexity(layers, axis)
+    ceilings = [lines.get_segments()[0][0][1] for lines in axis.collections]
+    assert ceilings == [10, 6]
+    assert [bar.get_alpha() for bar in axis.containers[0]] == [None, 0.35]
+    assert "too few examples" in axis.get_title()
 
 
 def test_flows_are_drawn_in_both_phases(axis):

@@ -16,6 +16,9 @@ def complexity(
 ) -> Axes:
     """Entropic complexity of every layer in bits: sum over its units, and jointly.
 
+    A unit that is on or off has one bit at most, so that a layer's ceiling is the
+    number of its units. Pale bars are of layers that had too few examples.
+
     Args:
         layers: as in `NetworkComplexity.to_dict()["layers"]`; a layer that was not
             measured is left out.
@@ -41,12 +44,27 @@ def complexity(
     places = np.arange(len(measured))
     marginal = [entry["marginal"] for entry in measured.values()]
     joint = [(e["joint"] or {}).get("bits", np.nan) for e in measured.values()]
-    axis.bar(
+    sums = axis.bar(
         places - 0.2, marginal, 0.4, label="sum of units", color=SKY, edgecolor=BLACK
     )
-    axis.bar(
+    joints = axis.bar(
         places + 0.2, joint, 0.4, label="joint", color=BLUE, edgecolor=BLACK, hatch="//"
     )
+    ceilings = [entry.get("num_units") for entry in measured.values()]
+    for place, ceiling in zip(places, ceilings, strict=True):
+        if ceiling is not None:
+            label = "ceiling: 1 bit a unit" if place == 0 else None
+            ends = place - 0.45, place + 0.45
+            axis.hlines(ceiling, *ends, color=BLACK, ls=":", label=label)
+    for number, entry in enumerate(measured.values()):
+        if entry.get("verdict", "measured") != "measured":
+            sums[number].set_alpha(0.35)
+            joints[number].set_alpha(0.35)
+    uncertain = any(
+        e.get("verdict", "measured") != "measured" for e in measured.values()
+    )
+    pale = "; pale: too few examples" if uncertain else ""
+    axis.set_title(f"Bits of the on/off pattern{pale}", fontsize="medium")
     layer_ticks(axis, list(measured))
     axis.set_ylabel("entropic complexity (bits)")
     axis.legend(frameon=False, fontsize="small")

@@ -10,19 +10,25 @@ from meanfield.checks import require
 
 from .style import BLUE, CYCLE, GREY, curve_style, new_axis
 
+# Natural logarithm of the factor beyond which numbers are drawn on logarithmic axes.
+LOG_RANGE = np.log(30.0)
+
 
 def training_history(
     history: Mapping[str, Sequence[float | int]],
     axis: Axes | None = None,
     *,
     names: Sequence[str] = ("nll", "val_nll"),
+    base_rate: float | None = None,
 ) -> Axes:
-    """Plot the training history, epoch by epoch.
+    """Plot the training history, epoch by epoch; logarithmic where it falls tenfold.
 
     Args:
         history: `FitResult.history`.
         axis: where to draw.
         names: entries to draw; those missing from the history are left out.
+        base_rate: the same number for a model that knows nothing of the inputs (the NLL
+            of always saying the frequencies of the classes), drawn as a line.
 
     Returns:
         The axis.
@@ -55,15 +61,26 @@ def training_history(
             {} if len(epochs) < 30 else {"marker": ""}
         )
         axis.plot(epochs, history[name], label=titles.get(name, name), **style)
+    if base_rate is not None:
+        axis.axhline(base_rate, ls=":", color=GREY, label="without the inputs")
     accuracy = all("accuracy" in name for name in found)
+    values = np.concatenate([np.asarray(history[name], float) for name in found])
+    if (values > 0).all() and values.max() > 10 * values.min():
+        axis.set_yscale("log")
+    axis.set_title("Learning, epoch by epoch")
     axis.set_xlabel("epoch")
-    axis.set_ylabel("accuracy" if accuracy else "nats per example")
+    axis.set_ylabel("accuracy" if accuracy else "NLL, nats per example")
     axis.legend(frameon=False, fontsize="small")
     return axis
 
 
 def reliability_diagram(
-    confidence: Any, accuracy: Any, counts: Any, axis: Axes | None = None
+    confidence: Any,
+    accuracy: Any,
+    counts: Any,
+    axis: Axes | None = None,
+    *,
+    ece: float | None = None,
 ) -> Axes:
     """Accuracy against confidence in bins; a calibrated model lies on the diagonal.
 
@@ -74,6 +91,7 @@ def reliability_diagram(
             point grows with the count, and bars give Wilson's 95 % interval of the
             accuracy.
         axis: where to draw.
+        ece: expected calibration error, for the title.
 
     Returns:
         The axis.
@@ -106,6 +124,8 @@ def reliability_diagram(
     area = 15 + 120 * np.sqrt(counts / counts.max()) if counts.size else 15
     axis.scatter(confidence, accuracy, s=area, color=BLUE, alpha=0.5, zorder=3)
     axis.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    error = "" if ece is None else f", ECE = {ece:.4f}"
+    axis.set_title(f"Calibration: N = {int(counts.sum()):,}{error}")
     axis.set_xlabel("confidence")
     axis.set_ylabel("accuracy")
     axis.legend(frameon=False, loc="upper left", fontsize="small")
@@ -116,6 +136,9 @@ def predictions(
     observed: Any, mean: Any, std: Any, axis: Axes | None = None, *, name: str = ""
 ) -> Axes:
     """Predicted against observed numbers, with bars of one standard deviation.
+
+    The axes are logarithmic where all numbers are positive and spread over a factor of
+    30, as prices do.
 
     Args:
         observed: (examples,) what was observed.
@@ -144,11 +167,19 @@ def predictions(
     )
     axis = axis or new_axis(4.0, 4.0)
     ends = [min(observed.min(), mean.min()), max(observed.max(), mean.max())]
+    bars: Any = std
+    if ends[0] > 0 and np.ptp(np.log(np.percentile(observed, [2.5, 97.5]))) > LOG_RANGE:
+        axis.set(xscale="log", yscale="log")
+        bars = [np.minimum(std, 0.9 * mean), std]
+    error = float(((mean - observed) ** 2).mean())
+    spread = float(observed.var())
+    share = f", R² = {1 - error / spread:.3f}" if spread > 0 else ""
+    axis.set_title(f"Predictions: N = {observed.size:,}{share}")
     axis.plot(ends, ends, "--", color=GREY, label="observed = predicted", zorder=1)
     axis.errorbar(
         observed,
         mean,
-        std,
+        bars,
         fmt="o",
         color=BLUE,
         markersize=3,
@@ -196,6 +227,12 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
         label = name if len(levels) > 1 else "model"
         ends = [0, *needed, 1], [0, *share, 1]
         axis.step(*ends, style, where="post", color=color, label=label)
+        if len(levels) == 1:
+            inside = float((needed <= 0.95).mean())
+            axis.set_title(f"95 % intervals hold {100 * inside:.1f} % of the targets")
+            axis.plot(0.95, inside, "o", color=BLUE, markersize=5)
+    if len(levels) > 1:
+        axis.set_title("Targets inside their intervals")
     axis.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     axis.set_xlabel("level of the central interval")
     axis.set_ylabel("share of targets inside")

@@ -13,6 +13,8 @@ from meanfield.physics.microstructure.lognormal_fit import Microstructure
 
 from .style import BLACK, BLUE, GREEN, GREY, RED, new_axis
 
+# Names of more tensors than these would hide the points.
+MOST_NAMES = 40
 VERDICT_STYLE: dict[str, dict[str, Any]] = {
     "lognormal": {"color": GREEN, "marker": "s"},
     "not lognormal": {"color": RED, "marker": "o"},
@@ -159,7 +161,8 @@ def microstructure_verdicts(
     """
     axis = axis or new_axis()
     for verdict, style in VERDICT_STYLE.items():
-        chosen = [f for f in fits.values() if f.verdict == verdict and f.sigma]
+        named = {n: f for n, f in fits.items() if f.verdict == verdict and f.sigma}
+        chosen = list(named.values())
         if chosen:
             axis.plot(
                 np.array([f.sigma for f in chosen], float),
@@ -168,12 +171,21 @@ def microstructure_verdicts(
                 label=f"{verdict} ({len(chosen)})",
                 **style,
             )
+        for name, fit in named.items() if len(fits) <= MOST_NAMES else ():
+            axis.annotate(
+                name,
+                (float(fit.sigma or 0), float(fit.skewness or 0)),
+                xytext=(4, 2),
+                textcoords="offset points",
+                fontsize="xx-small",
+            )
     for name, marker, sigma, skewness in (
         ("Gaussian", "*", math.pi / (2 * math.sqrt(2)), -1.535),
         ("Laplace", "P", math.pi / math.sqrt(6), -1.140),
     ):
         axis.plot(sigma, skewness, marker, color=BLACK, markersize=11, label=name)
     axis.axhline(0, color=GREEN, linewidth=1, label="lognormal")
+    axis.set_title("Are the weights lognormal?")
     axis.set_xlabel("σ of ln|w|")
     axis.set_ylabel("skewness of ln|w|")
     axis.legend(fontsize="small", frameon=False)

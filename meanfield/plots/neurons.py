@@ -19,6 +19,9 @@ def payoff_curves(
     x: Any = None,
     x_label: str = "neurons in the coalition",
     y_label: str = "payoff",
+    chosen: int | None = None,
+    threshold: float | None = None,
+    title: str = "",
 ) -> Axes:
     """Payoff against the size of a coalition, several curves by name.
 
@@ -29,6 +32,9 @@ def payoff_curves(
         x: sizes; 0, 1, 2, … if left out.
         x_label: what x is.
         y_label: what the values are.
+        chosen: size of the coalition that was chosen, marked by a line.
+        threshold: payoff that was asked of it, marked by a line.
+        title: of the picture.
 
     Returns:
         The axis.
@@ -57,6 +63,11 @@ def payoff_curves(
             )
             values = mean
         axis.plot(places, values, label=name, **style)
+    if threshold is not None:
+        axis.axhline(threshold, ls=":", color=GREY, label=f"asked: {threshold:.3g}")
+    if chosen is not None:
+        axis.axvline(chosen, ls="--", color=BLACK, lw=1, label=f"chosen: {chosen}")
+    axis.set_title(title)
     if x is None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel(x_label)
@@ -66,15 +77,23 @@ def payoff_curves(
 
 
 def shapley_values(
-    values: Any, intervals: Any = None, axis: Axes | None = None, *, mask: Any = None
+    values: Any,
+    intervals: Any = None,
+    axis: Axes | None = None,
+    *,
+    mask: Any = None,
+    player: str = "neuron",
+    title: str = "",
 ) -> Axes:
-    """Shapley values in falling order, with their intervals.
+    """Shapley values in falling order, with their intervals; the first five by number.
 
     Args:
         values: one value a player.
         intervals: (players, 2), low and high ends.
         axis: where to draw.
         mask: boolean (players,), the members of a coalition, drawn as full circles.
+        player: what a player is called.
+        title: of the picture.
 
     Returns:
         The axis.
@@ -102,7 +121,7 @@ def shapley_values(
         axis.vlines(ranks[drawn], low[drawn], high[drawn], color=GREY, lw=1)
     members = np.ones(values.size, bool) if mask is None else np.asarray(mask, bool)
     inside = members[order]
-    name = "players" if mask is None else "in the coalition"
+    name = f"{player}s" if mask is None else "in the coalition"
     axis.plot(ranks[inside], values[order][inside], "o", color=BLUE, ms=4, label=name)
     if mask is not None:
         outside = values[order][~inside]
@@ -110,8 +129,17 @@ def shapley_values(
             ranks[~inside], outside, "o", color=RED, mfc="none", ms=4, label="outside"
         )
         axis.legend(frameon=False, fontsize="small")
+    for rank, number in zip(ranks[:5], order[:5], strict=True):
+        axis.annotate(
+            str(number),
+            (rank, values[number]),
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontsize="x-small",
+        )
     axis.axhline(0, color=BLACK, lw=0.6)
-    axis.set_xlabel("rank of the player")
+    axis.set_title(title)
+    axis.set_xlabel(f"rank of the {player} (by its point: its number)")
     axis.set_ylabel("Shapley value")
     return axis
 

@@ -29,6 +29,8 @@ def phase_diagram(
 ) -> Axes:
     """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points.
 
+    Bars are two standard errors. With layers the picture shows their part of the plane.
+
     Args:
         results: by name, as `analyze_renormalization` gives them.
         axis: where to draw.
@@ -54,22 +56,45 @@ def phase_diagram(
     axis.plot(line, biases, color=BLACK, label="χ₁ = 1")
     axis.fill_betweenx(biases, line, line.max() * 4, color="#F3E3D9", zorder=0)
     axis.set_xlim(0, line.max() * 1.5)
+    placed = np.zeros((0, 4))
     for name, result in (results or {}).items():
+        layers = {n: p for n, p in result.layers.items() if p.weight_var is not None}
         points = np.array(
             [
-                (p.weight_var, p.bias_var)
-                for p in result.layers.values()
-                if p.weight_var is not None
-            ]
-        ).reshape(-1, 2)
-        axis.plot(points[:, 0], points[:, 1], "o", markersize=4, label=name)
-        widest = points[:, 0].max(initial=0.0)
-        axis.set_xlim(0, max(axis.get_xlim()[1], 1.1 * widest))
+                (
+                    p.weight_var,
+                    p.bias_var,
+                    p.weight_var_error or 0,
+                    p.bias_var_error or 0,
+                )
+                for p in layers.values()
+            ],
+            float,
+        ).reshape(-1, 4)
+        x, y, x_error, y_error = points.T
+        axis.errorbar(
+            x, y, 2 * y_error, 2 * x_error, fmt="o", markersize=4, capsize=2, label=name
+        )
+        for layer, place in zip(layers, points, strict=True):
+            short = layer.removesuffix("/weight").removesuffix("/kernel")
+            axis.annotate(
+                short,
+                (place[0], place[1]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize="x-small",
+            )
+        placed = np.concatenate([placed, points])
+    if len(placed):
+        ends = placed[:, :2] + 3 * placed[:, 2:]
+        nearest = critical_weight_var(float(np.median(placed[:, 1])), phi)
+        axis.set_xlim(0, 1.15 * max(*ends[:, 0], nearest))
+        axis.set_ylim(0, min(max_bias_var, max(1.4 * ends[:, 1].max(), 0.01)))
     axis.text(0.03, 0.9, "order", transform=axis.transAxes)
     axis.text(0.85, 0.9, "chaos", transform=axis.transAxes)
     axis.set_xlabel("σ_w²")
     axis.set_ylabel("σ_b²")
-    axis.set_title(f"wide {phi.name} layers")
+    axis.set_title(f"Phase diagram of wide {phi.name} layers")
     axis.legend(fontsize="small", frameon=False, loc="center left")
     return axis
 

@@ -7,9 +7,19 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from meanfield.checks import require
+from meanfield.credit.labels import Label
 from meanfield.spikeslab import SpikeSlab
 
-from .style import BLUE, ORANGE, curve_style, layer_ticks, legend_above, new_axis
+from .style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    curve_style,
+    layer_ticks,
+    legend_above,
+    new_axis,
+)
 
 LABEL_STYLE = {
     "important": (BLUE, ""),
@@ -25,7 +35,13 @@ ARM_NAMES = {
 
 
 def landscape(
-    weight: SpikeSlab, axis: Axes | None = None, *, max_points: int = 5000
+    weight: SpikeSlab,
+    axis: Axes | None = None,
+    *,
+    labels: Any = None,
+    never_learned: Any = None,
+    name: str = "",
+    max_points: int = 5000,
 ) -> Axes:
     r"""The landscape of one layer: slab mean m, slab variance Ξ, and π as colour.
 
@@ -35,6 +51,10 @@ def landscape(
     Args:
         weight: the spike-and-slab weights of a layer.
         axis: where to draw.
+        labels: an array of `Label`, of the same shape: important connections get a
+            ring, absent ones are drawn pale.
+        never_learned: boolean, of the same shape: those connections are crosses.
+        name: of the layer, for the title.
         max_points: connections drawn; of a larger layer an even sample, the same each
             time.
 
@@ -42,7 +62,7 @@ def landscape(
         The axis.
 
     Raises:
-        ValueError: the weights are empty.
+        ValueError: the weights are empty, or an array has another shape.
 
     Example:
         >>> import meanfield as mf
@@ -58,18 +78,22 @@ def landscape(
     require(mean.size > 0, "`weight` is empty; there is nothing to draw.")
     # A fixed draw, not every n-th weight, which would follow the rows of the matrix.
     chosen = np.random.default_rng(0).permutation(mean.size)[:max_points]
-    points = axis.scatter(
-        mean[chosen],
-        var[chosen],
-        c=spike[chosen],
-        s=6,
-        vmin=0,
-        vmax=1,
-        cmap="viridis",
-        linewidths=0,
-        alpha=0.7,
-        rasterized=True,
-    )
+    shown = spike[chosen]
+    low, high = float(shown.min()), float(shown.max())
+    styles = _marks(labels, never_learned, weight.shape)
+    for mask, style in styles:
+        here = chosen[mask[chosen]]
+        points = axis.scatter(
+            mean[here],
+            var[here],
+            c=spike[here],
+            # A range of no width would hide that all numbers are the same.
+            vmin=low if high > low else 0,
+            vmax=high if high > low else 1,
+            cmap="viridis",
+            rasterized=True,
+            **style,
+        )
     positive = var[var > 0]
     if positive.size:
         low, high = np.log10(np.percentile(positive, [1, 100]).astype(float))
@@ -78,12 +102,51 @@ def landscape(
         powers = range(low, high + 1, max(1, (high - low) // 6))
         axis.set_yticks([0.0, *(10.0**power for power in powers)])
         axis.set_ylim(bottom=-0.2 * 10.0**low, top=1.5 * float(positive.max()))
+    drawn = "" if mean.size <= max_points else f", {max_points:,} drawn"
+    title = f"{name or 'One layer'}: {mean.size:,} connections{drawn}"
+    axis.set_title(title, fontsize="medium")
     axis.set_xlabel("slab mean m")
     axis.set_ylabel("slab variance Ξ")
     figure: Any = axis.figure
     bar = figure.colorbar(points, ax=axis, label="spike probability π")
     bar.solids.set_alpha(1)
+    if len(styles) > 1:
+        axis.legend(frameon=False, fontsize="x-small", loc="lower right")
     return axis
+
+
+def _marks(
+    labels: Any, never_learned: Any, shape: tuple[int, ...]
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Which connections are drawn how; those never learned are not labelled again."""
+    for argument, array in (("labels", labels), ("never_learned", never_learned)):
+        require(
+            array is None or np.shape(array) == shape,
+            f"`{argument}` must have the shape {shape} of the weights; got "
+            f"{np.shape(array)}.",
+        )
+    dead = np.zeros(shape, bool) if never_learned is None else np.asarray(never_learned)
+    dot = {"s": 6, "linewidths": 0, "alpha": 0.7}
+    if labels is None:
+        kinds = [("learned", ~dead, dot)]
+    else:
+        label = np.asarray(labels)
+        kinds = [
+            ("absent", ~dead & (label == Label.ABSENT), dot | {"alpha": 0.15}),
+            ("variable", ~dead & (label == Label.VARIABLE), dot),
+            (
+                "important",
+                ~dead & (label == Label.IMPORTANT),
+                {"s": 16, "linewidths": 0.8, "edgecolors": RED},
+            ),
+        ]
+    cross = {"s": 8, "linewidths": 0.5, "marker": "x", "alpha": 0.5}
+    kinds.append(("never learned", dead, cross))
+    return [
+        (mask.ravel(), style | {"label": f"{name} ({mask.sum():,})"})
+        for name, mask, style in kinds
+        if mask.any()
+    ]
 
 
 def label_fractions(
@@ -127,6 +190,7 @@ def label_fractions(
         below += part
     layer_ticks(axis, list(fractions))
     axis.set_ylim(0, 1)
+    axis.set_title("Labels by layer", pad=24)
     axis.set_ylabel("part of the connections")
     legend_above(axis)
     return axis
@@ -137,6 +201,9 @@ def entropy_by_layer(
     axis: Axes | None = None,
 ) -> Axes:
     """Mean entropy of a connection, layer by layer.
+
+    The entropy of a spike and a density can be negative: that of a slab alone is so
+    where its standard deviation is below 1/√(2πe) = 0.242.
 
     Args:
         entropies: layer to nats per weight; or several such curves by name. A value may
@@ -170,6 +237,10 @@ def entropy_by_layer(
             **curve_style(number),
         )
         layer_ticks(axis, list(layers))
+    axis.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    axis.set_title(
+        "Entropy by layer (below 0: narrower than √Ξ = 0.24)", fontsize="medium"
+    )
     axis.set_ylabel("entropy (nats per weight)")
     if several:
         axis.legend(frameon=False, fontsize="small")
@@ -213,6 +284,7 @@ def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
         axis.fill_between(
             perturbation.fractions, low, high, color=style["color"], alpha=0.2, lw=0
         )
+    axis.set_title("What connections of each label are worth")
     axis.set_xlabel("fraction changed")
     axis.set_ylabel(perturbation.metric)
     axis.set_ylim(bottom=0)

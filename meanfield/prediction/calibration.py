@@ -8,12 +8,18 @@ from jaxtyping import Float, Int
 
 from meanfield.checks import require
 
-from .metrics import NUM_BINS, calibration_error, check_labels, confidence_bins
+from .metrics import (
+    NUM_BINS,
+    calibration_error,
+    check_labels,
+    confidence_bins,
+    equal_widths,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReliabilityCurve:
-    """Accuracy against confidence in bins of equal width.
+    """Accuracy against confidence in bins.
 
     Attributes:
         edges: (bins + 1,) edges of confidence; a bin includes its lower edge, and the
@@ -65,21 +71,28 @@ class SelectiveCurve:
 
 
 def reliability_curve(
-    probs: Any, labels: Any, num_bins: int = NUM_BINS
+    probs: Any,
+    labels: Any,
+    num_bins: int = NUM_BINS,
+    *,
+    bins: str = "width",
 ) -> ReliabilityCurve:
     """Accuracy against confidence, which is the probability of the likeliest class.
 
     Args:
         probs: (batch, classes) predictive probabilities.
         labels: (batch,) true classes.
-        num_bins: bins of equal width on [0, 1].
+        num_bins: how many bins.
+        bins: "width", equal widths on [0, 1]; or "counts", as many examples in each as
+            equal confidences allow, which shows more where most of the examples are.
 
     Returns:
-        The curve; its `.ece` is the expected calibration error.
+        The curve; its `.ece` is the expected calibration error over these bins (that
+        of `evaluate` has bins of equal width).
 
     Raises:
-        ValueError: `probs` are not probabilities, labels are out of range, or there are
-            no bins.
+        ValueError: `probs` are not probabilities, labels are out of range, there are
+            no bins, or bins of another kind.
 
     Example:
         >>> import numpy as np, meanfield as mf
@@ -91,10 +104,16 @@ def reliability_curve(
         Guo et al. 2017, arXiv:1706.04599.
     """
     require(num_bins >= 1, f"`num_bins` must be at least 1; got {num_bins}.")
-    counts, confidence, accuracy = confidence_bins(
-        *check_labels(probs, labels), num_bins
+    require(
+        bins in ("width", "counts"),
+        f'`bins` must be "width" or "counts"; got {bins!r}.',
     )
-    edges = np.linspace(0, 1, num_bins + 1)
+    probs, labels = check_labels(probs, labels)
+    edges = equal_widths(num_bins)
+    if bins == "counts":
+        inner = np.unique(np.quantile(probs.max(1), edges[1:-1]))
+        edges = np.concatenate([[0.0], inner[(inner > 0) & (inner < 1)], [1.0]])
+    counts, confidence, accuracy = confidence_bins(probs, labels, edges)
     return ReliabilityCurve(edges, confidence, accuracy, counts)
 
 

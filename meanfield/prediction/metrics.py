@@ -20,14 +20,24 @@ from .uncertainty import check_probs
 NUM_BINS = 15
 
 
+def equal_widths(num_bins: int = NUM_BINS) -> Float[np.ndarray, " edges"]:
+    """Edges of bins of equal width on [0, 1], each the nearest number to k/n."""
+    return np.arange(num_bins + 1) / num_bins
+
+
 def confidence_bins(
     probs: Float[np.ndarray, "batch classes"],
     labels: Int[np.ndarray, " batch"],
-    num_bins: int = NUM_BINS,
+    edges: Float[np.ndarray, " edges"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Examples, mean confidence and accuracy of every bin; NaN where one is empty."""
+    """Examples, mean confidence and accuracy of every bin; NaN where one is empty.
+
+    A bin includes its lower edge, the last one also its upper edge.
+    """
     confidence, hits = probs.max(1).astype(np.float64), probs.argmax(1) == labels
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    num_bins = len(edges) - 1
+    bins = np.searchsorted(edges, confidence, side="right") - 1
+    bins = np.clip(bins, 0, num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
     share = np.where(counts > 0, counts, np.nan)
     mean_confidence = np.bincount(bins, confidence, num_bins) / share
@@ -69,7 +79,8 @@ def ece(probs: Any, labels: Any, num_bins: int = NUM_BINS) -> float:
         0.4
     """
     require(num_bins >= 1, f"`num_bins` must be at least 1; got {num_bins}.")
-    return calibration_error(*confidence_bins(*check_labels(probs, labels), num_bins))
+    probs, labels = check_labels(probs, labels)
+    return calibration_error(*confidence_bins(probs, labels, equal_widths(num_bins)))
 
 
 def class_scores(
@@ -83,7 +94,7 @@ def class_scores(
     return {
         "accuracy": _accuracy(probs, labels),
         "brier": _brier(probs, labels),
-        "ece": calibration_error(*confidence_bins(probs, labels)),
+        "ece": calibration_error(*confidence_bins(probs, labels, equal_widths())),
     }
 
 

@@ -64,7 +64,7 @@ def coalitions(
             "label_counts": game.counts,
             "links": links,
         }
-    draw_coalitions(run, played)
+    draw_coalitions(run, played, epsilon)
     content = {
         "payoff": next(iter(played.values())).payoff,
         "epsilon": epsilon,

@@ -32,5 +32,5 @@ def label(run: Run, dataset: Dataset) -> ConnectionLabels:
         }
     )
     run.seal_connections()
-    draw_labels(run, labels.fractions, entropies)
+    draw_labels(run, labels, entropies)
     return labels

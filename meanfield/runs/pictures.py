@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield import plots
 from meanfield.checks import require
+from meanfield.credit.labels import ConnectionLabels
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.prediction.calibration import reliability_curve
@@ -22,9 +23,12 @@ PREDICTIONS = 6
 SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
 
 
-def draw_history(run: Run, history: Mapping[str, Any]) -> None:
-    """The losses, epoch by epoch."""
-    _save(plots.training_history(history), run.plots / "history.png", run.seal)
+def draw_history(
+    run: Run, history: Mapping[str, Any], base_rate: float | None = None
+) -> None:
+    """The losses, epoch by epoch, beside that of a model without the inputs."""
+    axis = plots.training_history(history, base_rate=base_rate)
+    _save(axis, run.plots / "history.png", run.seal)
 
 
 def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
@@ -33,8 +37,11 @@ def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
     if dataset.task == "binary":
         labels, p = labels.reshape(-1).astype(int), probs.reshape(-1)
         probs = np.stack([1 - p, p], 1)
-    curve = reliability_curve(probs, labels)
-    axis = plots.reliability_diagram(curve.confidence, curve.accuracy, curve.counts)
+    curve = reliability_curve(probs, labels, bins="counts")
+    ece = reliability_curve(probs, labels).ece
+    axis = plots.reliability_diagram(
+        curve.confidence, curve.accuracy, curve.counts, ece=ece
+    )
     _save(axis, run.plots / "reliability.png", run.seal)
 
 
@@ -59,22 +66,43 @@ def draw_predictions(
         _save(plots.interval_coverage(levels), folder / "coverage.png", run.seal)
 
 
-def draw_labels(run: Run, fractions: Any, entropies: Mapping[str, float]) -> None:
+def draw_labels(
+    run: Run, labels: ConnectionLabels, entropies: Mapping[str, float]
+) -> None:
     """Labels and entropy by layer, and every layer's connections."""
     for name, weight in run.ensemble.weights().items():
+        axis = plots.landscape(
+            weight,
+            labels=labels.labels[name],
+            never_learned=None
+            if labels.never_learned is None
+            else labels.never_learned[name],
+            name=name,
+        )
         file = f"landscape-{name.replace('/', '-')}.png"
-        _save(plots.landscape(weight), run.plots / file, run.seal)
-    _save(plots.label_fractions(fractions), run.plots / "labels.png", run.seal)
+        _save(axis, run.plots / file, run.seal)
+    _save(plots.label_fractions(labels.fractions), run.plots / "labels.png", run.seal)
     _save(plots.entropy_by_layer(entropies), run.plots / "entropy.png", run.seal)
 
 
-def draw_coalitions(run: Run, played: Mapping[str, Any]) -> None:
+def draw_coalitions(run: Run, played: Mapping[str, Any], epsilon: float) -> None:
     """Values and payoffs of each layer's neurons, and the network they make."""
     for layer, turn in played.items():
         name, values, strong = layer.replace("/", "-"), turn.values, turn.strong
-        axis = plots.shapley_values(values.values, values.intervals, mask=strong.mask)
+        axis = plots.shapley_values(
+            values.values,
+            values.intervals,
+            mask=strong.mask,
+            title=f"{layer}: what each neuron earns",
+        )
         _save(axis, run.plots / f"coalition-values-{name}.png", run.seal)
-        curve = plots.payoff_curves({"by Shapley value": strong.payoffs})
+        empty, full = strong.payoffs[0], strong.payoffs[-1]
+        curve = plots.payoff_curves(
+            {"by Shapley value": strong.payoffs},
+            chosen=strong.size,
+            threshold=float((1 - epsilon) * full + epsilon * empty),
+            title=f"{layer}: payoff of the first neurons",
+        )
         _save(curve, run.plots / f"coalition-payoff-{name}.png", run.seal)
     masks = {layer: turn.strong.mask for layer, turn in played.items()}
     between = _between(run.ensemble, list(masks))
