@@ -43,5 +43,5 @@ def test_no_shift_is_the_batch_itself_and_equal_settings_are_one_function():
 def test_shapes_that_are_no_image_are_refused():
     with pytest.raises(ValueError, match=r"`shape` must be \(height, width\)"):
         shift_images((784,))
-    with pytest.raises(ValueError, match=r"`most` must be a number of pixels"):
+    with pytest.raises(ValueError, match=r"`most` must be at least 0 and less"):
         shift_images((28, 28), most=28)

@@ -250,7 +250,10 @@ def test_a_network_of_which_all_can_go_says_so():
         ({"epsilon": 0.0}, "`epsilon` must lie strictly between 0 and 1; got 0.0"),
         ({"epsilon": 1.5}, "`epsilon` must lie strictly between 0 and 1; got 1.5"),
         ({"alpha": 1.0}, "`alpha` must lie strictly between 0 and 1; got 1.0"),
-        ({"payoff": "log_likelihood"}, "`payoff` must lie in .0, 1.*'log_likelihood'"),
+        (
+            {"payoff": "log_likelihood"},
+            "`payoff` must be bounded by .0, 1.*'log_likelihood'",
+        ),
         ({"payoff": "closeness"}, "`payoff` 'closeness' does not fit the targets"),
         ({"rule": "exact"}, "`rule` must be one of certified, posterior, published"),
         ({"key": None}, "`key` is needed with `data`"),

@@ -364,7 +364,9 @@ def test_an_onnx_file_that_is_none_or_reads_others_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "n.onnx"
     path.write_bytes(b"no network")
-    with pytest.raises(ValueError, match="is no ONNX file that ONNX Runtime takes"):
+    with pytest.raises(
+        ValueError, match="must be an ONNX file that ONNX Runtime supports"
+    ):
         load_predictor(path, "onnx")
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=1)
     tensor.external_data.add(key="location", value="../secret")

@@ -366,8 +366,8 @@ def test_bad_wishes_for_shipping_are_named_and_leave_nothing(ensemble, data, tmp
     dead = [ship_module.Subnetwork(silent, {"w": np.zeros((1, 1), bool)}, "", "draw")]
     for given, message in [
         ({"format": "pickle"}, "`format` must be one of safetensors.*'pickle'"),
-        ({"drawn": []}, "`subnetworks` is empty; draw at least one"),
-        ({"validation": (x, y)}, "`validation` and `data` are the same inputs"),
+        ({"drawn": []}, "`subnetworks` must have at least one"),
+        ({"validation": (x, y)}, "`validation` must have other inputs"),
         ({"validation": (x[:3], y[:2])}, "`validation` must be a pair"),
         ({"dtype": "int4"}, "`dtype` must be one of float32, float16"),
         ({"drawn": dead}, "shrunk to nothing.*Draw another.*allow_constant=True"),

@@ -252,7 +252,10 @@ def _masked(x):
         (lambda: _ready(_masked, X), "'w' is masked"),
         (lambda: AutoSpikeSlab(linear_model, init_spike_prob=0.0), "`init_spike_prob`"),
         (lambda: AutoSpikeSlab(linear_model, init_scale=0.0), "`init_scale` must be"),
-        (lambda: AutoSpikeSlab(linear_model).median({}), "not met its model yet"),
+        (
+            lambda: AutoSpikeSlab(linear_model).median({}),
+            "must be run with its model first",
+        ),
         (lambda: add_spikes(linear_model, 1.0), "`inclusion_prob` must lie"),
         (
             lambda: handlers.seed(

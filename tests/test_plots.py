@@ -301,7 +301,7 @@ def test_shapley_values_fall_and_members_are_told_by_shape():
     [
         (lambda: plots.label_fractions({}), "`fractions` is empty"),
         (lambda: plots.entropy_by_layer({}), "`entropies` is empty"),
-        (lambda: plots.payoff_curves({}), "`curves` is empty"),
+        (lambda: plots.payoff_curves({}), "`curves` must have at least one"),
         (lambda: plots.shapley_values([]), "`values` must hold"),
         (
             lambda: plots.landscape(mf.SpikeSlab(*3 * [np.zeros((0, 2))])),
@@ -340,7 +340,7 @@ def test_a_network_is_drawn_with_its_coalitions():
     ]
     with pytest.raises(ValueError, match="`weights` 0 must have shape"):
         plots.coalition_network(masks, [weight.T])
-    with pytest.raises(ValueError, match="`masks` is empty"):
+    with pytest.raises(ValueError, match="`masks` must have at least one"):
         plots.coalition_network({})
 
 

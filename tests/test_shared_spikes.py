@@ -231,7 +231,9 @@ def test_certain_spikes_are_the_ordinary_network_to_the_bit_and_silence():
 def test_what_has_no_such_reading_is_refused(call, reason):
     with pytest.raises(NotImplementedError, match=f"share a spike; {reason}"):
         mf.mean_field(call)(shared(), jnp.ones((2, 4)), key=KEY)
-    with pytest.raises(ValueError, match="returns a weight whose connections share"):
+    with pytest.raises(
+        ValueError, match="must not return a weight whose connections share"
+    ):
         mf.mean_field(lambda w, x: w)(shared(), jnp.ones((2, 4)), key=KEY)
 
 

@@ -1,30 +1,31 @@
-r"""The gradient of a payoff along a path of gates, integrated: one compiled program.
+r"""Integrate the gradient of a payoff along a path of gates, in one compiled program.
 
-With f(s) the expected payoff when player i is there with a probability driven by its
-gate s_i, the value of every player at once is
+Let f(s) be the expected payoff if player i is present with a probability set by its
+gate s_i. The values of all players are
 
     φ_i = ∫₀¹ b(t) ∂f/∂s_i (t, …, t) dt,
 
-a backward pass for each node t_k and draw of the noise. Examples come in chunks, drawn
-at random within their group; chunk c and draw m give T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s.
-With M draws, S₁ = Σ_m T_cm and S₂ = Σ_m T²_cm are enough for all, without bias:
+which takes one backward pass for each node t_k and draw of the noise. Examples are
+divided at random into chunks, each within one group; chunk c and draw m give
+T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s. With M draws, S₁ = Σ_m T_cm and S₂ = Σ_m T²_cm give
+unbiased estimates of
 
     Σ_{x∈c} φ(x)           S₁ / M
     its noise variance     (S₂ − S₁²/M) / (M (M − 1))
     its square             (S₁² − S₂) / (M (M − 1))
 
-and the squares of chunk sums tell Σ_x φ(x)², because two examples of one group share a
-chunk with the known probability ρ:
+The squares of chunk sums give Σ_x φ(x)², because two examples of one group share a
+chunk with a known probability ρ:
 
     E Σ_c (Σ_{x∈c} φ(x))² = (1 − ρ) Σ_x φ(x)² + ρ (Σ_x φ(x))².
 
-So the spread over examples needs no gradient for each example.
+So the spread over examples is found without a gradient for each example.
 
-All nodes of a draw have one noise, which changes its sign from node to node. Along one
-noise the gradients add up to a difference of two payoffs, so that Σφ hardly varies; and
-neighbours with opposite noise are nearly an antithetic pair. On digits (64-24-24-10,
-200 examples) the variance of Σφ is a twelfth of that with a noise for each node, that
-of the values three quarters.
+All nodes of a draw have the same noise, with a sign that alternates from node to node.
+With the same noise the gradients add up to a difference of two payoffs, so that Σφ
+hardly varies; and neighbouring nodes with opposite noise are nearly an antithetic pair.
+On digits (64-24-24-10, 200 examples), compared with independent noise for each node,
+the variance of Σφ is one twelfth and that of the values three quarters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,20 +42,21 @@ from meanfield.checks import require
 from meanfield.keys import numpy_generator
 
 Gates = dict[str, Array]
-# From gates, inputs, targets, a key and the sign of the noise to every payoff.
+# A function of gates, inputs, targets, a key and the sign of the noise: the payoff of
+# every example.
 Earned = Callable[[Gates, Any, Any, PRNGKeyArray, Any], Float[Array, " examples"]]
 FEWEST_CHUNKS = 16
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 256
 
 
 class Chunks(eqx.Module):
-    """The examples in chunks of one length, each of one group.
+    """The examples in chunks of equal length, each from one group.
 
     Args:
-        rows: number of every example; a short chunk repeats some.
-        real: False for the repeats.
-        group: number of the group.
-        together: ρ, the probability that two examples of that group share a chunk.
+        rows: index of every example; a short chunk is padded with repeated examples.
+        real: False for repeated examples.
+        group: index of the group of every chunk.
+        together: ρ, the probability that two examples of the group share a chunk.
     """
 
     rows: Int[np.ndarray, "chunks size"]
@@ -66,13 +68,13 @@ class Chunks(eqx.Module):
 def cut(
     groups: Int[np.ndarray, " examples"], chunk_size: int | None, key: PRNGKeyArray
 ) -> Chunks:
-    """Cut the examples at random into chunks that respect their groups.
+    """Divide the examples at random into chunks, each within one group.
 
     Args:
         groups: group of every example, 0, 1, ….
-        chunk_size: the most examples of a chunk; None for a sixteenth of them, at
-            least 16 and at most 256. A group of two or more has two chunks at least.
-        key: of the random order.
+        chunk_size: most examples in a chunk; None for a sixteenth of all, at least 16
+            and at most 256. A group of two or more examples has at least two chunks.
+        key: a `jax.random.key` for the random order.
     """
     rng = numpy_generator(key)
     examples = len(groups)
@@ -97,14 +99,14 @@ def cut(
 
 
 class Integral(eqx.Module):
-    """What one pass over the data found, by name of the array of players.
+    """Sums over one pass over the data, by name of the array of players.
 
     Args:
         by_group: Σ_x φ(x) over the examples of each group, (groups, *players).
         noise: variance of Σ_x φ(x) over the draws of the noise.
         squares: Σ_c (square of a chunk's sum, corrected) / (1 − ρ).
-        payoffs: payoff of every example at t = 0, at the nodes and at t = 1, and draw.
-        rates: Σ_i ∂f/∂s_i, the rise of the payoff along t, for each array of players.
+        payoffs: payoff of every example and draw at t = 0, at the nodes and at t = 1.
+        rates: Σ_i ∂f/∂s_i over each array of players: its part of df/dt.
     """
 
     by_group: dict[str, Float[Array, "groups ..."]]
@@ -206,7 +208,7 @@ def _pair(node: Any) -> bool:
 
 
 def _add(total: Any, sums: Any, draws: int, group: Array, rho: Array) -> Any:
-    """The sums over examples, with those of one more chunk."""
+    """Add the sums of one more chunk to the sums over examples."""
     by_group, noise, squares = {}, {}, {}
     for name, (first, second) in sums.items():
         spread = (second - jnp.square(first) / draws) / (draws * (draws - 1))
@@ -222,7 +224,7 @@ def root_mean_square(
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """√⟨φ(x)²⟩ over examples, at least |⟨φ(x)⟩|.
 
-    Relative error about 1/√(2 (chunks − 1)), where the mean is small beside it.
+    The relative error is about 1/√(2 (chunks − 1)) if the mean is much smaller.
     """
     rho = np.zeros(int(chunks.group.max()) + 1)
     rho[chunks.group] = chunks.together
@@ -244,7 +246,7 @@ def payoffs_by_example(
     """f at t = 0, the nodes and t = 1 for every example, and its noise variance.
 
     Raises:
-        ValueError: a payoff is not finite; t and the example are named.
+        ValueError: a payoff is not finite.
     """
     seen = np.asarray(integral.payoffs, np.float64)
     draws = seen.shape[1]
@@ -261,24 +263,24 @@ def require_finite(
     payoffs: Float[np.ndarray, "times examples"],
     nodes: Float[np.ndarray, " nodes"],
 ) -> None:
-    """Refuse payoffs or gradients that are not numbers, and say where they are.
+    """Raise if payoffs or gradients are not finite.
 
     Raises:
-        ValueError: t and the example of the first such payoff, or the array of players
-            whose gradient it is.
+        ValueError: a payoff or a gradient is not finite.
     """
     bad = ~np.isfinite(payoffs)
     if bad.any():
         time, example = np.argwhere(bad)[0]
         t = [0.0, *nodes, 1.0][time]
         raise ValueError(
-            f"the payoff is {payoffs[time, example]} at t = {t:.3g} for example "
-            f"{example} of `data`. Look at the network's outputs for that example; a "
-            'bounded payoff ("probability") does not overflow.'
+            f"`payoff` must be finite; got {payoffs[time, example]} at t = {t:.3g} for "
+            f"example {example} of `data`. Look at the network's outputs for that "
+            'example; a bounded payoff ("probability") does not overflow.'
         )
     for name, array in integral.by_group.items():
         require(
             bool(np.isfinite(np.asarray(array)).all()),
-            f"the gradient of the payoff with respect to `{name}` is not finite, "
-            "though the payoff is. Look for a function without a derivative.",
+            f"the gradient of `payoff` with respect to `{name}` must be finite; got "
+            "NaN or infinity, although the payoff is finite. Look for a function "
+            "without a derivative.",
         )

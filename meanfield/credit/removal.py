@@ -1,22 +1,24 @@
-r"""What a network earns without some of its connections, and which to remove first.
+r"""The payoff of a network without some connections, and two orders of removal.
 
 The payoff of an example lies in [0, 1]:
 
 | name          | of an example                                                     |
 |---------------|-------------------------------------------------------------------|
-| `accuracy`    | 1 where the most probable class is right, else 0                  |
-| `probability` | P(y \| x), the probability of the right class                     |
-| `closeness`   | exp(−mean_k (y_k − ŷ_k)² / 2σ²) of real targets, σ² the whole     |
-|               | network's mean squared error                                      |
+| `accuracy`    | 1 if the most probable class is the true one, else 0              |
+| `probability` | P(y \| x), the probability of the true class                      |
+| `closeness`   | exp(−mean_k (y_k − ŷ_k)² / 2σ²) for real targets; σ² is the mean  |
+|               | squared error of the whole network                                |
 
-It is that of the network of posterior means μ = (1 − π) m with the connections of a set
-at 0. With gates q_i on the inclusion probabilities, π_i(q) = 1 − q_i (1 − π_i), the two
-orders are taken at q = ½, where half of the connections are there at random:
+It is the payoff of the network of posterior means μ = (1 − π) m, in which the removed
+connections are set to 0. With gates q_i on the inclusion probabilities,
+π_i(q) = 1 − q_i (1 − π_i), two quantities that order the connections are computed at
+q = ½, where each connection is kept with probability ½:
 
-    value  φ_i = ⟨∂P/∂q_i⟩              signed: whose removal hurts
-    rms    r_i = √⟨(∂ ln P/∂q_i)²⟩      over examples: small where nothing changes
+    value  φ_i = ⟨∂P/∂q_i⟩              positive if removal lowers the payoff
+    rms    r_i = √⟨(∂ ln P/∂q_i)²⟩      small if removal changes no example
 
-A connection that helps some examples as much as it harms others has φ ≈ 0, a large r.
+A connection that helps some examples as much as it harms others has φ ≈ 0 and a large
+r.
 
 References:
     Owen 1972, Management Science 18:64. Banzhaf 1965, Rutgers Law Review 19:317.
@@ -38,12 +40,12 @@ from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.spikeslab import SpikeSlab
 
 PAYOFFS = ("accuracy", "probability", "closeness")
-# Numbers of a chunk's gradients that are in memory at once.
+# Most entries of a chunk's gradients in memory at once.
 MEMORY = 2**25
 
 
 def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
-    """The payoff to use, checked against what the likelihood makes of the outputs.
+    """The payoff to use, after a check that it fits the likelihood.
 
     Args:
         payoff: a name, or None: "accuracy" for classes, "closeness" for real targets.
@@ -55,7 +57,7 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
     """
     require(
         payoff is None or payoff in PAYOFFS,
-        f"`payoff` must lie in [0, 1], for a bound that holds: one of "
+        "`payoff` must be bounded by [0, 1], as the certificate requires: one of "
         f"{', '.join(PAYOFFS)}; got {payoff!r}.",
     )
     kinds = []
@@ -82,7 +84,7 @@ def _has_classes(distribution: Any) -> bool:
 def earned(
     payoff: str, likelihood: Any, outputs: Any, y: Any, scale: Any
 ) -> Float[Array, " examples"]:
-    """The payoff of every example; several targets of one example earn their mean.
+    """The payoff of every example; the mean over several targets of one example.
 
     Args:
         payoff: a name of the table at the top of the module.
@@ -147,7 +149,7 @@ def payoffs_without(
     *,
     batch_size: int = 1024,
 ) -> Callable[[Ranks, int], Float[np.ndarray, " examples"]]:
-    """From an order and a size to the payoffs without the first so many connections.
+    """A function of an order and a size: payoffs without the first connections.
 
     Args:
         ensemble: the ensemble.
@@ -158,8 +160,8 @@ def payoffs_without(
         batch_size: examples in memory at once.
 
     Returns:
-        A function of ranks (0 goes first), by path name, and the number to remove. All
-        sizes are one compiled program.
+        A function of ranks by path name (rank 0 is removed first) and the number of
+        connections to remove. All sizes use one compiled program.
     """
     examples = jax.tree.leaves(data[0])[0].shape[0]
 
@@ -227,7 +229,7 @@ def two_orders(
     )
     totals: Any = None
     for start in range(0, examples, chunk):
-        # The last rows fill up the last chunk with weight 0: one program for all.
+        # The last chunk is padded with rows of weight 0, so all use one program.
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
         real = jnp.asarray(np.arange(start, start + chunk) < examples, jnp.float32)
         a, b = jax.tree.map(lambda leaf, r=rows: jnp.asarray(leaf[r]), (x, y))

@@ -1,4 +1,4 @@
-"""Random changes of images that keep what they show, for `fit(augment=...)`."""
+"""Random changes of images that keep their labels, for `fit(augment=...)`."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,19 +11,19 @@ from meanfield.checks import require
 
 
 def shift_images(shape: Sequence[int], most: int = 1) -> Callable[..., Array]:
-    """Move every image of a batch by its own whole number of pixels, on the device.
+    """Shift every image of a batch by its own whole number of pixels, on the device.
 
-    Both offsets are uniform on −most … most. What is moved in from outside is 0.
+    Both offsets are uniform on −most … most. Empty pixels are filled with 0.
 
     Args:
-        shape: of one image: (height, width), or with channels behind.
+        shape: shape of one image: (height, width) or (height, width, channels).
         most: largest offset, in pixels.
 
     Returns:
         ``augment(x, key=key)`` for batches of images, flat or not.
 
     Raises:
-        ValueError: `shape` has not two or three axes, or `most` does not fit into it.
+        ValueError: `shape` does not have two or three axes, or `most` is too large.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -40,15 +40,15 @@ def shift_images(shape: Sequence[int], most: int = 1) -> Callable[..., Array]:
     )
     require(
         0 <= most < min(shape[:2]),
-        f"`most` must be a number of pixels from 0 to less than the image's side; got "
-        f"{most} for images of shape {shape}.",
+        "`most` must be at least 0 and less than the height and the width of the "
+        f"images; got {most} for images of shape {shape}.",
     )
     return _shift(shape, int(most))
 
 
 @functools.lru_cache(maxsize=64)
 def _shift(shape: tuple[int, ...], most: int) -> Callable[..., Array]:
-    """Equal arguments give the same function, which keeps programs compiled."""
+    """Cached: equal arguments give the same function, so programs stay compiled."""
     margin = [(most, most)] * 2 + [(0, 0)] * (len(shape) - 2)
 
     def augment(x: Float[Array, "batch ..."], *, key: PRNGKeyArray) -> Array:

@@ -1,7 +1,7 @@
-r"""Values under a posterior: several replicates for each drawn network.
+r"""Values under a posterior, from several replicates for each drawn network.
 
-The replicates of one draw share its error, so the draw is the unit that counts. One-way
-random effects separate the Monte-Carlo error from the spread of the posterior.
+The replicates of one draw are correlated, so draws are the independent units. A one-way
+random-effects model separates the Monte-Carlo error from the spread of the posterior.
 """
 
 import dataclasses
@@ -18,19 +18,20 @@ from .intervals import checked_replicates, replicate_statistics
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ClusteredEstimate(Estimate):
-    """Values under a posterior, with Monte-Carlo error and posterior spread apart.
+    """Values under a posterior, with separate Monte-Carlo error and posterior spread.
 
     Attributes:
         values: estimate of φ[E_θ v] = E_θ φ[v_θ], (players,).
-        standard_errors: of `values`, from the draws as clusters: finitely many draws θ
-            and finitely many permutations both count. Degrees of freedom: draws − 1.
+        standard_errors: of `values`, with draws as clusters: they include the error due
+            to finitely many draws θ and to finitely many permutations. Degrees of
+            freedom: draws − 1.
         intervals: (players, 2), simultaneous at `level`, for E_θ φ[v_θ].
         level: probability of the two kinds of interval.
         monte_carlo_errors: the part that more permutations per draw would remove.
         posterior_scale: standard deviation over θ of φ[v_θ], without the Monte-Carlo
-            noise (0 where the noise explains everything).
-        credible_intervals: (players, 2), where one network drawn from the posterior has
-            its own value, player by player at `level` (Gaussian approximation).
+            noise (0 if the noise explains all variance).
+        credible_intervals: (players, 2), intervals for the value in one network drawn
+            from the posterior, each at `level` (Gaussian approximation).
     """
 
     monte_carlo_errors: Float[np.ndarray, " players"]
@@ -48,13 +49,13 @@ def clustered_statistics(
         MSB = M Var_k(x̄_k)       MSW = mean_k Var_m(x_km)
         s.e. = √(MSB / KM)       posterior variance = max(0, (MSB − MSW)/M)
 
-    Pooling all K·M replicates as if they were independent gives intervals that are far
-    too short (about 82 % instead of 95 % on a simulated posterior): do not.
+    Treating all K·M replicates as independent would give intervals that are far too
+    short (coverage 82 % instead of 95 % on a simulated posterior).
 
     Args:
         replicates: x, (draws, replicates, players), at least two draws. With one
-            replicate per draw the posterior spread cannot be told from Monte-Carlo
-            noise: then `monte_carlo_errors` and `posterior_scale` are NaN.
+            replicate per draw, posterior spread and Monte-Carlo noise cannot be
+            separated: then `monte_carlo_errors` and `posterior_scale` are NaN.
         level: 1 − α.
 
     Returns:
@@ -74,8 +75,8 @@ def clustered_statistics(
     draws, count, _ = x.shape
     require(
         draws >= 2,
-        "`replicates` must hold at least 2 posterior draws; got 1. One draw says "
-        "nothing of the posterior; use replicate_statistics for a single network.",
+        "`replicates` must hold at least 2 posterior draws; got 1. Use "
+        "replicate_statistics for a single network.",
     )
     draw_means = x.mean(axis=1)
     outer = replicate_statistics(draw_means, level=level)

@@ -1,17 +1,17 @@
-"""A prior over games: how alike the payoffs of two coalitions are.
+"""A Gaussian process prior over games: the covariance of two coalitions' payoffs.
 
-On g(S) = ½[v(S) − v(N∖S)], the odd part, which is all that Shapley values see,
+The odd part g(S) = ½[v(S) − v(N∖S)] determines the Shapley values. Its covariance is
 
     k(S, T) = c_s c_t { K[s,t,d] − K[s,n−t,n−d] + b (q_st − q_s,n−t) + ε 1[S = T] }
     K[s,t,d] = r_st z^d        r_st = exp(−(h_s − h_t)²/2ℓ²)        q: r with ℓ = 1
 
 with s = |S|, t = |T|, d = |S △ T|, h_s = ln((s + ½)/(n − s + ½)) and c_s proportional
-to (s(n − s))^{−γ/2}. In words: payoffs are alike when few players differ
-(z = (1 − ρ)/(1 + ρ): an interaction of k players has variance in proportion to ρ^k, so
-that ρ → 0 leaves additive games) and when the sizes are alike on a log scale (ℓ); small
-and large coalitions may vary more (γ); a smooth function of the size has a variance of
-its own (b), for it is shared evenly and does not matter; and every pair of coalitions
-has a surprise of its own (ε).
+to (s(n − s))^{−γ/2}. In words: payoffs are correlated if few players differ
+(z = (1 − ρ)/(1 + ρ): an interaction of k players has variance proportional to ρ^k, so
+that ρ → 0 leaves additive games), and if the log odds of the sizes are similar (ℓ).
+Small and large coalitions may vary more (γ). A smooth function of the size has a
+separate variance (b), because it gives all players the same and does not affect the
+differences of values. Every pair of coalitions has an independent term (ε).
 """
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from scipy.special import gammaln
 
 
 class OddKernel(eqx.Module):
-    """The prior's shape: tables over sizes and distances for n players.
+    """The kernel without its scale σ²: tables over sizes and distances for n players.
 
     Args:
         num_players: n.
@@ -41,7 +41,7 @@ class OddKernel(eqx.Module):
 
     @property
     def decay(self) -> float:
-        """z, the factor by which one more differing player shrinks the correlation."""
+        """z, the factor of the correlation for each player that differs."""
         return (1 - self.correlation) / (1 + self.correlation)
 
     def size_correlation(self, scale: float) -> Float[np.ndarray, "sizes sizes"]:
@@ -59,7 +59,7 @@ class OddKernel(eqx.Module):
     def gram(
         self, distances: Int[np.ndarray, "rows rows"], sizes: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows rows"]:
-        """k / (c_s c_t) between coalitions, without the surprise ε."""
+        """k / (c_s c_t) between coalitions, without the independent term ε."""
         n = self.num_players
         near = self.size_correlation(self.size_scale)
         free = self.size_variance * self.size_correlation(1.0)
@@ -77,14 +77,14 @@ class OddKernel(eqx.Module):
         i ∈ T ∌ j, and A = ½ Var(φ_i − φ_j).
 
         φ_i − φ_j averages g(S + i) − g(S + j) over S of uniform size among the n − 2
-        others; adding i to S and T keeps their distance, adding i to one and j to the
-        other raises it by 2. So with H(s, u) the mean of z^{|S△U|} over
-        random S and U of s and u of those others,
+        others. Adding i to both S and T keeps their distance; adding i to one and j to
+        the other increases it by 2. So with H(s, u) the mean of z^{|S△U|} over random
+        subsets S and U of these others, of sizes s and u,
 
             Δ(t) = (1 − z²)/(n − 1) Σ_s c_{s+1} [ r_{s+1,t} H(s, t−1)
                                                 + r_{s+1,n−t} H(s, n−1−t) ]
 
-        and the surprises add 2ε c_t / ((n − 1) C(n − 2, t − 1)).
+        and the independent terms add 2ε c_t / ((n − 1) C(n − 2, t − 1)).
         """
         n = self.num_players
         near = self.size_correlation(self.size_scale)[1:n, 1:n]
@@ -109,7 +109,7 @@ def mean_distance_power(
 ) -> Float[np.ndarray, "sizes sizes"]:
     """H(s, u): mean of z^|S△U| over random subsets S, U of sizes s and u.
 
-    The overlap is hypergeometric, so H is a sum over overlaps, in log space.
+    The size of S ∩ U is hypergeometric, so H is a sum over these sizes, in log space.
     """
     m = num_players
     sizes = np.arange(m + 1)
@@ -117,7 +117,7 @@ def mean_distance_power(
     table = np.empty((m + 1, m + 1))
     s, overlap = sizes[:, None], sizes[None, :]
     for u in range(m // 2 + 1):
-        # Rows s, columns overlap ≤ u; infeasible cells have probability 0.
+        # Rows are s, columns overlaps ≤ u; impossible pairs have probability 0.
         o = overlap[:, : u + 1]
         rest = s - o
         feasible = (rest >= 0) & (rest <= m - u)
@@ -134,6 +134,6 @@ def mean_distance_power(
         distance = safe + u - o
         terms = np.where(feasible, np.exp(log_prob + distance * np.log(decay)), 0)
         table[:, u] = terms.sum(axis=1)
-    # Complementing both S and U keeps their distance.
+    # The complements of S and U have the same distance as S and U.
     table[:, m - m // 2 :] = table[::-1, : m // 2 + 1][:, ::-1]
     return table

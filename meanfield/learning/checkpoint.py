@@ -1,4 +1,4 @@
-"""Checkpoints of a run: from any of them it goes on to the same bits."""
+"""Checkpoints of a run: continued from any of them, the run gives identical results."""
 
 import dataclasses
 import os
@@ -21,19 +21,19 @@ _NAME = re.compile(r"epoch-(\d+)\.safetensors")
 
 @dataclasses.dataclass
 class Checkpoint:
-    """Where and when `fit` writes what it needs to go on.
+    """Where and when `fit` writes checkpoints.
 
-    A file is written atomically after an epoch when enough epochs or minutes have
-    passed since the last. `fit` with a folder that holds checkpoints of the same run
-    goes on from the newest.
+    A file is written atomically after an epoch if enough epochs or minutes have passed
+    since the last file. If the folder holds checkpoints of the same run, `fit`
+    continues from the newest.
 
     Args:
-        folder: where the files go.
+        folder: folder of the files.
         every_epochs: epochs between two files.
-        every_minutes: minutes after which one is written even so.
-        keep: how many of the newest stay.
-        keep_best: whether ``best.safetensors`` keeps the epoch of least validation
-            NLL (training loss without validation data).
+        every_minutes: minutes after which a file is written before that.
+        keep: number of newest files to keep.
+        keep_best: whether to keep the epoch of smallest validation NLL (or training
+            loss, without validation data) in ``best.safetensors``.
 
     Raises:
         ValueError: an argument is not positive.
@@ -60,7 +60,7 @@ class Checkpoint:
     def restore(
         self, tree: Any, fingerprint: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        """State and metadata of the newest file, or None when there is none.
+        """State and metadata of the newest file, or None if there is none.
 
         Raises:
             ValueError: the file is damaged, or belongs to another run.
@@ -76,16 +76,16 @@ class Checkpoint:
             arrays, metadata = load_arrays(newest)
         except ValueError as error:
             raise ValueError(
-                f"`checkpoint` is damaged: {error} Or delete it: the run then goes on "
-                "from the one before."
+                f"`checkpoint` is damaged: {error} Or delete it: the run then "
+                "continues from the previous one."
             ) from error
         tree = fill_tree(arrays, tree, newest)
         different = differences(metadata.get("fingerprint", {}), fingerprint)
         require(
             not different,
             f"`checkpoint` {newest} belongs to another run: {'; '.join(different)}. "
-            "Use the same settings, or another folder. (The default optimizer's steps "
-            "follow the number of epochs.)",
+            "Use the same settings, or another folder. (The default optimizer's step "
+            "sizes depend on the number of epochs.)",
         )
         self._last_epoch, self._best = metadata["epoch"], metadata["best"]
         return tree, metadata
@@ -93,7 +93,7 @@ class Checkpoint:
     def offer(self, epoch: int, tree: Any, metadata: dict[str, Any], score: float):
         """Write a file if one is due.
 
-        With several processes all must call it; the first one writes.
+        With several processes all must call this; the first process writes.
         """
         late = time.monotonic() - self._last_time >= 60 * self.every_minutes
         better = self.keep_best and score < self._best

@@ -1,4 +1,4 @@
-"""Scores on held-out data while the ensemble learns."""
+"""Scores on validation or held-out data during training."""
 
 from typing import Any
 
@@ -31,11 +31,11 @@ def validation_scores(
     """NLL of the average prediction over a few draws and, for labels, its accuracy.
 
     Args:
-        ensemble: the ensemble so far.
+        ensemble: the current ensemble.
         likelihood: from outputs to a distribution.
-        x: held-out inputs.
-        y: their targets.
-        weights: of the examples in both means, or None.
+        x: validation inputs.
+        y: validation targets.
+        weights: weights of the examples in both means, or None.
         key: a `jax.random.key`.
 
     Returns:
@@ -51,7 +51,7 @@ def validation_scores(
 def example_losses(
     ensemble: Ensemble, likelihood: Any, x: Any, y: Any, *, key: PRNGKeyArray
 ) -> Float[np.ndarray, " examples"]:
-    """NLL of the average prediction for every example, times its weight if it has one.
+    """NLL of the average prediction for every example, times the example's weight.
 
     Args:
         ensemble: the ensemble.
@@ -70,7 +70,7 @@ def example_losses(
 def _scores(
     ensemble: Ensemble, likelihood: Any, x: Any, y: Any, key: PRNGKeyArray
 ) -> tuple[Float[np.ndarray, " examples"], Any]:
-    """Log-probability of the average prediction for every example, and label hits."""
+    """Log-probability of every target, and whether every predicted label is right."""
     log_probs, hits = [], []
     examples = jax.tree.leaves(x)[0].shape[0]
     for number, start in enumerate(range(0, examples, CHUNK)):

@@ -1,15 +1,15 @@
-"""Tensors of a network by name: what the three instruments read.
+"""Tensors of a network by name, the inputs of the three analyses of `physics`.
 
-A network comes as a mapping of names to arrays, as an open npz file, as any JAX
-parameter tree, or as the weights of an ensemble. A spike-and-slab leaf can be read in
-several ways with different distributions, so each is read on its own:
+A network can be a mapping of names to arrays, an open npz file, any JAX parameter tree,
+or the weights of an ensemble. A spike-and-slab leaf gives several kinds of values with
+different distributions, so each is a separate tensor:
 
 | reading          | values                                              |
 |------------------|-----------------------------------------------------|
 | `slab_mean`      | m, whether or not the connection is present         |
-| `posterior_mean` | μ = (1 − π) m, the inclusion-weighted weight        |
-| `drawn`          | one draw, exact zeros and all (needs a `key`)       |
-| `important`      | m of the important connections alone                |
+| `posterior_mean` | μ = (1 − π) m, the mean weight                      |
+| `drawn`          | one draw, including exact zeros (needs a `key`)     |
+| `important`      | m of the important connections only                 |
 """
 
 import re
@@ -35,10 +35,10 @@ class Tensor:
 
     Args:
         name: its path, such as ``layers/0/weight``.
-        values: the numbers, in their own shape.
+        values: the values, in their own shape.
         kind: ``connections`` (two or more dimensions), ``embedding`` (the same, with
             "embed" or "embedding" in its name) or ``vector`` (biases and norm scales).
-            What is claimed of connection weights is claimed of the first kind only.
+            Statements about connection weights hold for the first kind only.
         reading: ``weights`` for plain arrays, else a row of the table above.
     """
 
@@ -64,12 +64,13 @@ def read_tensors(
     Args:
         weights: an array, a mapping of names to arrays or `SpikeSlab`s, or any JAX
             parameter tree.
-        key: a typed key; with it every `SpikeSlab` is drawn once as well.
+        key: a typed key; if given, every `SpikeSlab` is drawn once as well.
         important: boolean masks by name, such as those of the labels IMPORTANT.
-            Without them the published rule holds: π = 0 and Ξ = 0, exactly.
+            By default the published rule is used: π = 0 and Ξ = 0, exactly.
 
     Raises:
-        ValueError: nothing numeric inside; complex numbers; a mask of another shape.
+        ValueError: there are no numeric arrays, a number is complex, or a mask has
+            another shape.
     """
     leaves = named_tensors(weights)
     masks = dict(important or {})
@@ -77,8 +78,8 @@ def read_tensors(
     unknown = sorted(set(masks) - spike_slabs)
     require(
         not unknown,
-        f"`important` must name `SpikeSlab`s of the network; got {unknown}, and the "
-        f"network has {sorted(spike_slabs)}. Use the names of `weights`.",
+        "`important` must name `SpikeSlab`s of the network, "
+        f"{sorted(spike_slabs)}; got {unknown}. Use the names of `weights`.",
     )
     keys = (
         [None] * len(leaves)
@@ -100,11 +101,11 @@ def named_tensors(weights: Any) -> dict[str, Any]:
     """Numeric arrays and `SpikeSlab`s of a network by path name, in order of depth.
 
     Mappings are read in their own order (JAX would sort the names, and put layer 10
-    before layer 2); everything else in tree order. Leaves that hold no numbers
-    (activation functions, random keys, flags) are passed over: they are not weights.
+    before layer 2); everything else in tree order. Leaves that are not numeric
+    (activation functions, random keys, flags) are not weights and are left out.
 
     Raises:
-        ValueError: nothing numeric inside, or complex numbers.
+        ValueError: there are no numeric arrays, or a number is complex.
     """
     tensors = {
         name or "weights": leaf
@@ -132,7 +133,7 @@ def parent_name(name: str) -> str:
 
 
 def name_words(name: str) -> list[str]:
-    """Words of a path in lower case: cut at every mark, digit and inner capital.
+    """Words of a path in lower case, split at punctuation, digits and inner capitals.
 
     Example:
         >>> name_words("encoder/LayerNorm_0/ln1.weight_hh")
@@ -143,7 +144,7 @@ def name_words(name: str) -> list[str]:
 
 
 def is_embedding(name: str) -> bool:
-    """Whether one of the words of a path says "embed" or "embedding"."""
+    """Whether one of the words of a path is "embed" or "embedding"."""
     return any(re.fullmatch(EMBEDDING, word) for word in name_words(name))
 
 

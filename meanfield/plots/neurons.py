@@ -1,4 +1,4 @@
-"""Pictures of cooperative games: payoffs by size of a coalition, Shapley values."""
+"""Plots of cooperative games: payoffs by size of a coalition, Shapley values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,18 +23,18 @@ def payoff_curves(
     threshold: float | None = None,
     title: str = "",
 ) -> Axes:
-    """Payoff against the size of a coalition, several curves by name.
+    """Payoff against the size of a coalition, for several curves.
 
     Args:
-        curves: name to values; a second axis, if any, holds repetitions (size,
-            repetitions), drawn as mean and standard deviation.
+        curves: values of each curve by name: (sizes,), or (sizes, repetitions) to draw
+            mean and standard deviation.
         axis: where to draw.
-        x: sizes; 0, 1, 2, … if left out.
-        x_label: what x is.
-        y_label: what the values are.
-        chosen: size of the coalition that was chosen, marked by a line.
-        threshold: payoff that was asked of it, marked by a line.
-        title: of the picture.
+        x: sizes; 0, 1, 2, … by default.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        chosen: size of the chosen coalition, marked by a line.
+        threshold: payoff that the coalition has to reach, marked by a line.
+        title: title of the plot.
 
     Returns:
         The axis.
@@ -48,7 +48,7 @@ def payoff_curves(
         >>> axis.get_ylabel()
         'payoff'
     """
-    require(len(curves) > 0, "`curves` is empty; there is nothing to draw.")
+    require(len(curves) > 0, "`curves` must have at least one curve; got none.")
     axis = axis or new_axis()
     for number, (name, values) in enumerate(curves.items()):
         values = np.asarray(values, float)
@@ -85,15 +85,15 @@ def shapley_values(
     player: str = "neuron",
     title: str = "",
 ) -> Axes:
-    """Shapley values in falling order, with their intervals; the first five by number.
+    """Shapley values in decreasing order, with intervals; the first five are numbered.
 
     Args:
-        values: one value a player.
-        intervals: (players, 2), low and high ends.
+        values: one value per player.
+        intervals: (players, 2), lower and upper ends.
         axis: where to draw.
         mask: boolean (players,), the members of a coalition, drawn as full circles.
-        player: what a player is called.
-        title: of the picture.
+        player: word for a player.
+        title: title of the plot.
 
     Returns:
         The axis.
@@ -110,7 +110,7 @@ def shapley_values(
     values = np.asarray(values, float)
     require(
         values.ndim == 1 and values.size > 0,
-        f"`values` must hold one number a player; got shape {values.shape}.",
+        f"`values` must hold one number per player; got shape {values.shape}.",
     )
     axis = axis or new_axis()
     order = np.argsort(-values)
@@ -154,14 +154,14 @@ def coalition_network(
     """The network drawn with its coalitions: a column of neurons for each layer.
 
     Members are full circles on top, the others small rings below them. Lines are the
-    largest weights between members of neighbouring layers, thicker when larger; dashed
-    when negative.
+    largest weights between members of consecutive layers: thicker for larger weights,
+    dashed for negative ones.
 
     Args:
-        masks: by layer, boolean (units,), the members.
+        masks: by layer, a boolean mask (units,) of the members.
         weights: from each layer to the next, (units, next units).
         axis: where to draw.
-        most_lines: how many lines to draw between two layers.
+        most_lines: largest number of lines between two layers.
 
     Returns:
         The axis.
@@ -175,7 +175,7 @@ def coalition_network(
         >>> [label.get_text().split()[0] for label in axis.get_xticklabels()]
         ['a', 'b']
     """
-    require(len(masks) > 0, "`masks` is empty; there is nothing to draw.")
+    require(len(masks) > 0, "`masks` must have at least one layer; got none.")
     inside = {name: np.asarray(mask, bool) for name, mask in masks.items()}
     axis = axis or new_axis(2.2 + 1.8 * len(inside), 4.6)
     heights = [_heights(mask) for mask in inside.values()]

@@ -1,4 +1,4 @@
-"""Pictures of the credit of connections: maps of the inputs, payoff along density."""
+"""Plots of the credit of connections: maps of inputs, payoff against density."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ NAMED = 5  # connections with a name in the plot of values against magnitude
 def credit_maps(
     maps: Mapping[Any, Any], axis: Axes | None = None, *, columns: int = 5
 ) -> Axes:
-    """Credit of every input as an image, one beside the other.
+    """Credit of every input as images, side by side.
 
-    Red inputs help, blue ones harm; all maps have one scale.
+    Red inputs raise the payoff and blue ones lower it; all maps have the same scale.
 
     Args:
         maps: name, such as a class, to credit (height, width).
@@ -47,7 +47,7 @@ def credit_maps(
     ((height, width),) = shapes
     columns = min(columns, len(arrays))
     rows = -(-len(arrays) // columns)
-    # A row above each map for its name, a column beside it.
+    # Each map has one more row, for its name, and one more column.
     top = max(2, height // 6)
     canvas = np.full((rows * (height + top), columns * (width + 1)), np.nan)
     axis = axis or new_axis(1.3 * columns + 1.2, 1.4 * rows + 0.4)
@@ -65,10 +65,10 @@ def credit_maps(
 
 
 def payoff_by_density(credit: Any, axis: Axes | None = None) -> Axes:
-    """Payoff against the density of connections, and where it rises fastest.
+    """Payoff against the density of connections; marks where it rises fastest.
 
     Args:
-        credit: what `meanfield.connection_values` returned; with its check, the mean
+        credit: the result of `meanfield.connection_values`; if it has a check, the mean
             payoffs of drawn sub-networks are shown too.
         axis: where to draw.
 
@@ -113,16 +113,16 @@ def payoff_by_density(credit: Any, axis: Axes | None = None) -> Axes:
 
 
 def steepest_density(credit: Any) -> float:
-    """Density between whose neighbouring nodes the payoff rises fastest.
+    """Density at which the payoff rises fastest from node to node.
 
     Args:
-        credit: what `meanfield.connection_values` returned.
+        credit: the result of `meanfield.connection_values`.
     """
     nodes = np.concatenate([[0], credit.nodes, [1]])
     payoffs = np.concatenate(
         [[credit.empty_payoff], credit.path_payoff, [credit.payoff]]
     )
-    # Every second node: neighbours have noise of opposite sign.
+    # Use every second node, because neighbouring nodes have noise of opposite sign.
     rises = (payoffs[2:] - payoffs[:-2]) / (nodes[2:] - nodes[:-2])
     return float(nodes[1:-1][np.argmax(rises)])
 
@@ -130,18 +130,18 @@ def steepest_density(credit: Any) -> float:
 def value_against_magnitude(
     values: Mapping[str, Any], magnitudes: Mapping[str, Any], axis: Axes | None = None
 ) -> Axes:
-    """Value against absolute mean weight; connections where they disagree are named.
+    """Value against absolute mean weight; names connections whose ranks differ most.
 
     Args:
-        values: by path name.
-        magnitudes: by path name, of the same shapes.
+        values: values by path name.
+        magnitudes: magnitudes by path name, of the same shapes.
         axis: where to draw.
 
     Returns:
         The axis.
 
     Raises:
-        ValueError: other names or shapes.
+        ValueError: `magnitudes` has other names or shapes.
 
     Example:
         >>> import numpy as np, meanfield as mf
@@ -170,7 +170,7 @@ def value_against_magnitude(
             label=name,
         )
     value, size, place = _all(values, magnitudes)
-    # Largest gap between the two ranks, among those worth most.
+    # The largest differences between the two ranks, among the largest values.
     best = np.argsort(-value)[: max(len(value) // 100, NAMED)]
     rank = np.argsort(np.argsort(-size))
     for number in best[np.argsort(-rank[best])][:NAMED]:
@@ -182,7 +182,7 @@ def value_against_magnitude(
 
 
 def _all(values: Mapping[str, Any], magnitudes: Mapping[str, Any]) -> Any:
-    """All values and magnitudes behind one another, and the name of each place."""
+    """All values and magnitudes, concatenated, and the name of each entry."""
     names = list(values)
     ends = np.cumsum([0, *(np.size(values[name]) for name in names)])
     flat = lambda d: np.concatenate([np.ravel(np.asarray(d[n], float)) for n in names])

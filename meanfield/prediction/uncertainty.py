@@ -1,15 +1,15 @@
-r"""Uncertainty of a predictive distribution, split by its cause.
+r"""Uncertainty of a predictive distribution, split into aleatoric and epistemic.
 
 For classes (entropies, nats), with p̄ = ⟨p⟩ over draws of the ensemble:
 
     total H[p̄]  =  aleatoric ⟨H[p]⟩  +  epistemic H[p̄] − ⟨H[p]⟩
 
-For real targets (variances), each draw giving a mean and a noise variance:
+For real targets (variances), where each draw gives a mean and a noise variance:
 
     total  =  aleatoric ⟨noise variance⟩  +  epistemic Var[mean]
 
-Both come from running sums, one draw at a time, so memory does not grow with the number
-of draws; functions of all draws at once are the same sums in a loop.
+Both are computed from running sums, one draw at a time, so memory does not grow with
+the number of draws. Functions that take all draws at once loop over these sums.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from meanfield.checks import first_bad, require
 
 @dataclasses.dataclass(frozen=True)
 class Decomposition:
-    """A mean prediction, and its uncertainty split by cause.
+    """A mean prediction, with its aleatoric and its epistemic uncertainty.
 
     Attributes:
         mean: predictive mean: class probabilities, or the expected target.
         total: aleatoric + epistemic, in nats (classes) or squared units (targets).
         aleatoric: the part that more data would not remove.
-        epistemic: the part due to not knowing the weights.
+        epistemic: the part due to uncertain weights.
     """
 
     mean: Float[np.ndarray, "*shape"]
@@ -73,7 +73,7 @@ class ClassSums:
         Raises:
             ValueError: no draw was added.
         """
-        require(self.num_samples > 0, "No draw has been added; call add(probs) first.")
+        require(self.num_samples > 0, "There must be a draw; call add(probs) first.")
         mean = self.probs / self.num_samples
         total, aleatoric = entropy(mean), self.entropy / self.num_samples
         # Jensen's inequality holds up to rounding.
@@ -84,8 +84,8 @@ class ClassSums:
 class TargetSums:
     """Running sums over draws of predicted means and noise variances.
 
-    The spread of the means is updated about their running mean (Welford), which keeps
-    its digits where a difference of sums of squares would not.
+    The spread of the means is updated about their running mean (Welford), which loses
+    no digits, unlike a difference of sums of squares.
 
     Attributes:
         num_samples: draws so far.
@@ -109,8 +109,8 @@ class TargetSums:
         good = np.isfinite(mean) & (variance >= 0)
         require(
             bool(good.all()),
-            "`mean` must be finite and `variance` not negative; the first offending "
-            f"entry is {first_bad(~good) if good.ndim else ()}.",
+            "`mean` must be finite and `variance` not negative; got other values, "
+            f"first at index {first_bad(~good) if good.ndim else ()}.",
         )
         count = self.num_samples + 1
         step = mean - self.mean
@@ -128,9 +128,7 @@ class TargetSums:
         Raises:
             ValueError: no draw was added.
         """
-        require(
-            self.num_samples > 0, "No draw has been added; call add(mean, variance)."
-        )
+        require(self.num_samples > 0, "There must be a draw; call add(mean, variance).")
         aleatoric = self.noise / self.num_samples
         epistemic = self.spread / self.num_samples
         return Decomposition(self.mean, aleatoric + epistemic, aleatoric, epistemic)
@@ -152,8 +150,8 @@ def decompose_classes(draws: Iterable[Any]) -> Decomposition:
     """Split the entropy of classes over draws of probabilities.
 
     Args:
-        draws: probabilities (samples, batch, classes), or any iterable of (batch,
-            classes), of which one is held at a time.
+        draws: probabilities (samples, batch, classes), or an iterable of arrays (batch,
+            classes), of which only one is in memory at a time.
 
     Returns:
         Mean probabilities and entropies in nats.
@@ -168,7 +166,8 @@ def decompose_targets(draws: Iterable[tuple[Any, Any]]) -> Decomposition:
     """Split the variance of real targets over draws.
 
     Args:
-        draws: pairs (mean, noise variance), each (batch, ...); one is held at a time.
+        draws: pairs (mean, noise variance), each (batch, ...), of which only one is in
+            memory at a time.
 
     Returns:
         Mean prediction and variances in squared units of the target.
@@ -190,7 +189,7 @@ def decompose_targets(draws: Iterable[tuple[Any, Any]]) -> Decomposition:
 def credible_interval(
     samples: Any, level: float = 0.95
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Central interval that holds a share of the samples.
+    """Central interval that contains a given share of the samples.
 
     Args:
         samples: draws of the quantity, (samples, ...).
@@ -200,7 +199,7 @@ def credible_interval(
         Lower and upper end, in the shape of one sample.
 
     Raises:
-        ValueError: `level` leaves (0, 1), or there are no samples.
+        ValueError: `level` is outside (0, 1), or there are no samples.
 
     Example:
         >>> import numpy as np, meanfield as mf
@@ -222,20 +221,21 @@ def coverage(levels: Any, nominal: Any = 0.95) -> Float[np.ndarray, "..."]:
     """Share of targets inside the central predictive interval of a nominal level.
 
     Args:
-        levels: predictive distribution function at the targets, P(Y ≤ y), any shape.
+        levels: cumulative predictive probability at the targets, P(Y ≤ y), any shape.
         nominal: one or more levels in (0, 1).
 
     Returns:
-        Measured coverage for each nominal level; equal to it where calibrated.
+        Measured coverage for each nominal level; the two are equal for a calibrated
+        prediction.
 
     Raises:
-        ValueError: a level that is no probability.
+        ValueError: a level is not a probability.
     """
     levels, nominal = np.asarray(levels, np.float64), np.asarray(nominal, np.float64)
     for name, value in (("levels", levels), ("nominal", nominal)):
         require(
             value.size > 0 and bool(((value >= 0) & (value <= 1)).all()),
-            f"`{name}` must be probabilities in [0, 1].",
+            f"`{name}` must be probabilities in [0, 1]; got other values.",
         )
     distance = np.abs(2 * levels.reshape(-1) - 1)
     return np.asarray((distance <= nominal[..., None]).mean(-1))

@@ -1,4 +1,7 @@
-"""A network as a flat list of steps on numbered values, to be run piece by piece."""
+"""A network as a flat list of steps on numbered values, which can be run in parts.
+
+The number of a value is called its place.
+"""
 
 import dataclasses
 import functools
@@ -26,7 +29,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One primitive: places of its operands (or literals) and of its results."""
+    """One primitive, with the places of its operands (or literals) and results."""
 
     eqn: JaxprEqn
     inputs: tuple[Any, ...]
@@ -38,13 +41,13 @@ class Program:
     """A network function of parameters and a batch, as steps on numbered values.
 
     Attributes:
-        steps: in order; calls are opened, the bodies of loops are not.
+        steps: all steps in order; calls are inlined, the bodies of loops are not.
         inputs: places of the arrays of (params, x), in tree order.
         constants: places and values known from the start.
         outputs: places (or literals) of the results.
         shapes: shape of every value.
         leaves: place of every parameter by path name.
-        finish: from the results to what the network returns.
+        finish: from the results to the network's return value.
     """
 
     steps: tuple[Step, ...]
@@ -68,13 +71,13 @@ class Program:
         change: Callable[[int, Any], Any] | None = None,
         loops: Mapping[int, Callable[[Step, list[Any]], list[Any]]] | None = None,
     ) -> dict[int, Any]:
-        """Take steps; `values` gains their results.
+        """Run steps, and add their results to `values`.
 
         Args:
             values: values by place.
-            numbers: which steps, in order; all by default.
-            change: every result is passed through ``change(place, value)``.
-            loops: for some steps another way to run them, (step, operands) -> results.
+            numbers: numbers of the steps to run, in order; all by default.
+            change: every result is replaced by ``change(place, value)``.
+            loops: functions (step, operands) -> results that replace some steps.
         """
         for number in range(len(self.steps)) if numbers is None else numbers:
             step = self.steps[number]
@@ -88,7 +91,7 @@ class Program:
         return values
 
     def results(self, values: Mapping[int, Any]) -> Any:
-        """What the network returns."""
+        """The network's return value."""
         return self.finish([self.read(values, item) for item in self.outputs])
 
     def read(self, values: Mapping[int, Any], item: Any) -> Any:
@@ -101,7 +104,7 @@ class Program:
         return self.depending(set(self.inputs) - set(self.leaves.values()))
 
     def depending(self, places: Iterable[int]) -> frozenset[int]:
-        """The places, and all that is computed from them."""
+        """These places, and all places that are computed from them."""
         found = set(places)
         for step in self.steps:
             if any(item in found for item in step.inputs if isinstance(item, int)):
@@ -109,7 +112,7 @@ class Program:
         return frozenset(found)
 
     def readers(self, places: Iterable[int]) -> list[int]:
-        """Steps, in order, that the places reach."""
+        """Numbers of the steps, in order, that read these or computed places."""
         found = self.depending(places)
         return [
             number
@@ -119,12 +122,12 @@ class Program:
 
 
 def body_of(step: Step, is_data: Sequence[bool]) -> Program:
-    """The body of a `scan` as a program of its own.
+    """The body of a `scan` as a program.
 
     Args:
         step: a `scan`.
-        is_data: for each operand, whether it depends on the batch. Operands that do
-            not count as parameters, carries as data.
+        is_data: for each operand, whether it depends on the batch. Operands that do not
+            depend on it count as parameters; carries always count as data.
     """
     jaxpr, consts = open_jaxpr(step.eqn.params["jaxpr"])
     steps, constants, inputs, outputs, shapes = _flatten(jaxpr, consts)
@@ -144,17 +147,17 @@ def run_loop(
     change: Callable[[int, Any], Any],
     seen: Callable[[int, Any], Any] = lambda place, value: None,
 ) -> tuple[list[Any], dict[int, Any]]:
-    """Run a `scan` with the values in its body passed through ``change``.
+    """Run a `scan` with every value in its body replaced by ``change(place, value)``.
 
     Args:
         step: the `scan`.
         body: its body.
-        operands: of the step.
-        change: ``change(place in the body, value)``; carries that come in included.
-        seen: ``seen(place, value)`` before the change, None to keep nothing.
+        operands: operands of the step.
+        change: ``change(place in the body, value)``, also for incoming carries.
+        seen: ``seen(place, value)`` before the change, a value to record, or None.
 
     Returns:
-        The step's results, and what `seen` kept, stacked over the steps of the loop.
+        The step's results, and the recorded values, stacked over the steps of the loop.
     """
     num_consts, num_carry = scan_counts(step.eqn)
     consts = list(operands[:num_consts])
@@ -189,7 +192,7 @@ def run_loop(
 
 
 def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
-    """Stage ``apply_fn(params, x)`` and open its calls."""
+    """Stage ``apply_fn(params, x)`` and inline its calls."""
     closed, outputs, static = eqx.filter_make_jaxpr(apply_fn)(params, x)
     steps, constants, inputs, results, shapes = _flatten(*open_jaxpr(closed))
     arrays = [n for n, leaf in named_leaves(params).items() if eqx.is_array(leaf)]
@@ -203,7 +206,7 @@ def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
 
 
 def _flatten(jaxpr: Any, consts: Sequence[Any]) -> tuple[Any, ...]:
-    """Steps, constants, inputs, outputs and shapes of a jaxpr, its calls opened."""
+    """Steps, constants, inputs, outputs and shapes of a jaxpr with inlined calls."""
     shapes: dict[int, tuple[int, ...]] = {}
     steps: list[Step] = []
     constants: dict[int, Any] = {}

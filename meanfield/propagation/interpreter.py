@@ -1,7 +1,7 @@
 """Evaluate a jaxpr in which some of the arrays are random.
 
-Plain equations run as they stand. Where something random goes in, the primitive's rule
-decides; without a rule the evaluation stops and says so.
+Equations without random operands are evaluated as they are. For the others the rule of
+the primitive is applied; without a rule the evaluation raises an error.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from .joint import CONTRACTIONS, remember_distribution
 from .registry import find_rule
 from .values import Gated, is_random
 
-# Their rules hand weights on to the programs inside.
+# The rules of these primitives pass weights on to the programs inside.
 HOLDERS = {*CALLS, *REMAT, "scan", "while", "cond"}
 
 
@@ -63,7 +63,7 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
 
 
 def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    """Results of one equation with something random among its operands."""
+    """Results of one equation with a random operand."""
     rule = find_rule(equation.name, equation.reading)
     gated = any(isinstance(v, Gated) for v in operands)
     if gated and equation.name not in HOLDERS:
@@ -87,7 +87,7 @@ def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
 
 
 def settle(equation: Equation, *operands: Any) -> list[Any]:
-    """Draw what may be drawn; refuse when another random operand is left."""
+    """Draw all drawable operands; raise if another random operand is left."""
     for value in operands:
         if is_random(value) and not (equation.reading == "sampled" and value.drawable):
             raise equation.refuse(*operands)

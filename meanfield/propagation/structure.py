@@ -1,4 +1,4 @@
-"""Rules that only move entries about: they hold in both readings."""
+"""Rules for primitives that only rearrange entries; they hold in both readings."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .values import Random, is_random, lift, merge_leaves, variance_dtype
 
 
 def _moved(equation: Equation, x: Random, copied: Any) -> Random:
-    """The primitive applied to mean and variance alike."""
+    """The primitive applied to both mean and variance."""
     mean, var = equation.bind(x.mean), equation.bind(x.var)
     return Random(mean, var, x.leaves, x.drawable, tuple(sorted(copied)))
 
@@ -118,9 +118,9 @@ def _select(equation: Equation, which: Any, *cases: Any) -> Any:
 
 
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
-    """Several arrays put together entry by entry.
+    """Several arrays combined entry by entry.
 
-    One weight may be in several of them: no sum over both comes this far, see
+    Several of them may contain the same weight: sums over both are excluded before, see
     `readings`.
     """
     randoms = [v for v in parts if is_random(v)]

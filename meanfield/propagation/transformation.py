@@ -1,4 +1,4 @@
-"""`mean_field`: from a network function to the function of its ensemble."""
+"""`mean_field`: transform a network function into the function of its ensemble."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab
 
-from . import control, linear, structure  # noqa: F401  (their rules register themselves)
+from . import control, linear, structure  # noqa: F401  (importing registers rules)
 from .deferred import settle_moments
 from .drawing import draw_weight
 from .equation import Context, Reading, refusal
@@ -24,7 +24,7 @@ from .values import Gated, Moments, Random, is_random, variance_dtype
 
 Noise = str | Mapping[str, str] | Callable[[str], str]
 KINDS = ("preactivations", "weights")
-# Keys of drawn weights; those of pre-activations are counted from 0.
+# First number of the keys of drawn weights; keys of pre-activations count from 0.
 FIRST_KEY = 2**30
 
 
@@ -44,58 +44,61 @@ def mean_field(
 
     with ε fresh for every output entry, example, equation and step of a loop (sampled
     reading). Its gradients with respect to (π, m, Ξ) are generalized back-propagation.
-    With π = 0 and Ξ = 0 everywhere the result is `apply_fn`'s own: to the bit when
-    JAX runs it operation by operation, or compiles without optimising. The optimiser
-    fuses the two programs differently, and may so round their last digits differently.
+    With π = 0 and Ξ = 0 everywhere the result equals that of `apply_fn`: bit by bit if
+    JAX runs it operation by operation or compiles without optimisation. With
+    optimisation XLA fuses the two programs differently, and the last digits may differ.
 
-    Several pre-activations may read one weight: the places of a convolution, the steps
-    of a loop, tied layers. Each then has noise of its own, where a sub-network has one
-    weight. And what is no pre-activation cannot have noise of its own: functions of
-    weights alone (w − w̄, A w, a norm of w), one weight at several places of one sum
-    (w[[0, 0, 1, 1]]), complex products, arguments of a `jax.custom_jvp`. Such weights
-    are found before the program runs, and are drawn once for the whole call.
+    Several pre-activations may use the same weight: the positions of a convolution, the
+    steps of a loop, tied layers. Each of them has independent noise, whereas in a
+    sub-network they share one weight. Other uses of weights cannot have independent
+    noise: functions of weights alone (w − w̄, A w, a norm of w), one weight several
+    times in one sum (w[[0, 0, 1, 1]]), complex products, arguments of a
+    `jax.custom_jvp`. Such weights are found before the program runs, and are drawn once
+    for the whole call.
 
     With ``noise="weights"`` every random leaf is drawn once for the whole call, with
-    exact zeros, as a sub-network has it, and the network runs as it is: all that JAX
-    can run, under the derivatives that its author gave. The examples of a batch then
-    share one sub-network; `jax.vmap` over examples and keys draws one for each. A
-    weight has the gradient of its mean and its deviation,
+    exact zeros, as in a sub-network. Then all functions of JAX can be used, with the
+    derivative rules of their authors. The examples of a batch share one sub-network;
+    use `jax.vmap` over examples and keys to draw one for each. A drawn weight is
+    differentiated through its mean and its standard deviation,
 
-        dw = dμ + η d√V,   η = (w − μ)/√V kept.
+        dw = dμ + η d√V,   η = (w − μ)/√V held constant.
 
-    In the moments reading nothing is drawn: mean and variance travel through the
-    nonlinearities, and every output comes as `.mean` and `.var`. ReLU, |z|, z², exp,
-    erf, softmax, log-softmax, logsumexp, maxima and max-pooling, layer, group and
-    root-mean-square norms have exact moments of independent Gaussian entries; other
-    functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are integrated to
-    float32; other functions that mix entries to a sixteenth of a deviation.
+    In the moments reading nothing is drawn: mean and variance are propagated through
+    the nonlinearities, and every output has a `.mean` and a `.var`. For independent
+    Gaussian entries the moments are exact for ReLU, |z|, z², exp, erf, softmax,
+    log-softmax, logsumexp, maxima and max-pooling, layer, group and root-mean-square
+    norms. Other functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are
+    integrated to float32 accuracy; other functions that mix entries, to a sixteenth of
+    a standard deviation.
 
-    What is approximate there: the entries of a signal share the noise of the layers
-    below, and are taken as independent Gaussians. A residual sum x + W φ(x) across a
-    contraction misses the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)). Of what size that is
-    (MNIST, 784-100-100-10, 8 epochs, one pass against 100 samples): without a prior
-    0.05 points of accuracy and 0.8 % of the NLL; under the full evidence bound, where a
-    few noisy units carry the signal, 0.07 points, and an NLL 11 % lower.
+    The moments reading is approximate, because entries of a signal share the noise of
+    the layers below but are treated as independent Gaussians. For a residual sum
+    x + W φ(x) across a contraction, the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)) is
+    missing. Size of the error on MNIST (784-100-100-10, 8 epochs, one pass against 100
+    samples): without a prior 0.05 points of accuracy and 0.8 % of the NLL; under the
+    full evidence bound, where a few noisy units dominate, 0.07 points, and an NLL 11 %
+    lower.
 
     Args:
         apply_fn: ``apply_fn(params, *args, **kwargs)``, any function that JAX can
             trace: an Equinox or Flax model's call, or plain `jax.numpy`.
-        reading: "sampled" (default; the one that trains) or "moments".
+        reading: "sampled" (default; used for training) or "moments".
         noise: in the sampled reading, "preactivations" (default) or "weights"; or a
-            mapping or function from path names to either, for each random leaf (a
-            mapping may leave leaves out).
-        sign: factor of every ε of a pre-activation: −1 gives the draw that is
-            antithetic to that of the same key. None for 1.
+            mapping or function from path names of random leaves to either (leaves that
+            a mapping does not name have the default).
+        sign: factor of every ε of a pre-activation: −1 gives the antithetic draw for
+            the same key. None means 1.
 
     Returns:
         ``f(params, *args, key=key, **kwargs)``. It composes with `jit`, `grad`, `vmap`
         and sharding. `key` is a `jax.random.key`; the moments reading needs none.
 
     Raises:
-        ValueError: an unknown reading or noise, a name that no random leaf has; no
+        ValueError: an unknown reading or noise, a name that no random leaf has, or no
             `key` in the sampled reading.
-        UnsupportedPrimitiveError: a primitive without a rule met a random array; the
-            message names the primitive, the parameter, and the ways out.
+        UnsupportedPrimitiveError: a primitive without a rule has a random operand; the
+            message says what can be done.
 
     Example:
         >>> import jax, jax.numpy as jnp, meanfield as mf
@@ -125,7 +128,7 @@ def mean_field(
     )
     require(
         reading == "sampled" or noise == "preactivations",
-        "`noise` belongs to the sampled reading; the moments reading draws nothing.",
+        "`noise` must be left out in the moments reading, which draws nothing.",
     )
 
     def ensemble_fn(
@@ -158,13 +161,14 @@ def drawn_leaves(names: Sequence[str], noise: Noise) -> frozenset[str]:
         noise: as for `mean_field`.
 
     Raises:
-        ValueError: an unknown word, or a name that is not there.
+        ValueError: an unknown kind of noise, or a name that no random leaf has.
     """
     if isinstance(noise, Mapping):
         unknown = sorted(set(noise) - set(names))
         require(
             not unknown,
-            f"`noise` names {unknown}; the random parameters are {list(names)}.",
+            f"`noise` must name random parameters, which are {list(names)}; got "
+            f"{unknown}.",
         )
         kinds = {name: noise.get(name, "preactivations") for name in names}
     elif isinstance(noise, str):
@@ -181,10 +185,10 @@ def drawn_leaves(names: Sequence[str], noise: Noise) -> frozenset[str]:
 
 
 def joint_output_distribution(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """In the moments reading, from params and a batch to a function that draws outputs.
+    """A function of params and a batch that returns a function to draw outputs.
 
-    The network runs once. A draw has the moments of the outputs and the covariance that
-    their last contraction gives them; see `joint`.
+    The network runs once, in the moments reading. A draw has the moments of the outputs
+    and the covariance due to their last contraction; see `joint`.
 
     Args:
         apply_fn: as for `mean_field`.
@@ -224,9 +228,9 @@ def evaluate_network(
     kwargs: Any,
     drawn: frozenset[str],
 ) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Results of the program, and the way from them to what `apply_fn` returns.
+    """Results of the program, and a function from them to the output of `apply_fn`.
 
-    Some leaves are drawn: those given, and those whose noise would be wrong.
+    The leaves in `drawn` are drawn, and those that cannot have independent noise.
     """
     names, slabs, points = split_params(params)
     program, outputs, static = stage(apply_fn, points, slabs, args, kwargs)
@@ -235,7 +239,7 @@ def evaluate_network(
     if context.reading == "moments":
         for name, (eqn, because) in found.items():
             raise refusal(eqn, "moments", [name], because)
-    # What shares a spike is refused as a result of its own.
+    # A returned weight that shares a spike is not drawn: it raises an error later.
     shared = {name for name, slab in zip(names, slabs, strict=True) if slab.shared}
     drawn |= {name for name in found if found[name][0] or name not in shared}
     leaves = [
@@ -254,12 +258,12 @@ def evaluate_network(
 
 
 def _draw(weight: SpikeSlab, key: Any, number: int) -> Array:
-    """The draw of a weight for a whole call."""
+    """One draw of a weight, for a whole call."""
     return draw_weight(weight, fold_in(key, FIRST_KEY + number))
 
 
 def _random(name: str, weight: SpikeSlab) -> Random | Gated:
-    """A weight as the interpreter takes it."""
+    """A weight as a value of the interpreter."""
     wide = variance_dtype(weight.dtype)
     if not weight.shared:
         return Random(weight.mean, weight.var.astype(wide), (name,))
@@ -273,13 +277,13 @@ def _random(name: str, weight: SpikeSlab) -> Random | Gated:
 def _refuse_gates(value: Any) -> None:
     require(
         not isinstance(value, Gated),
-        "`apply_fn` returns a weight whose connections share a spike; return what it "
-        "makes of a signal.",
+        "`apply_fn` must not return a weight whose connections share a spike. Return a "
+        "function of the inputs.",
     )
 
 
 def finish(context: Context, value: Any) -> Any:
-    """A result as it is returned: drawn, or its moments."""
+    """Turn a value into a result: a draw, or its moments."""
     _refuse_gates(value)
     if context.reading == "sampled":
         return context.draw(value)

@@ -1,6 +1,6 @@
-"""What a run must be read against: the base rate, and a linear model.
+"""Baselines to compare a run with: the base rate and a linear model.
 
-Both learn from the same training examples and are scored on the same test examples, in
+Both are trained on the same training examples and scored on the same test examples, in
 the units of the data, by the same definitions as the ensemble.
 """
 
@@ -14,24 +14,25 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from meanfield.data import Dataset
 
 BASE_RATE, LINEAR = "base rate", "linear model"
-# Numbers in the training inputs up to which a linear model takes seconds.
+# Largest number of entries in the training inputs for which a linear model is fitted,
+# which then takes seconds.
 LARGEST = 5_000_000
 SMALLEST_PROB = 1e-12
 
 
 def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
-    """Scores of the base rate and, on data that are not large, of a linear model.
+    """Scores of the base rate and, unless the data are large, of a linear model.
 
-    The base rate predicts the training frequencies of the classes, the mean rate of
-    counts, or the mean and deviation of real targets, whatever the inputs are. The
-    linear model is a logistic, Poisson or ridge regression with scikit-learn's penalty;
-    the deviation of its real targets is that of its training residuals.
+    Whatever the inputs, the base rate predicts the training frequencies of the classes,
+    the mean rate of counts, or the mean and standard deviation of real targets. The
+    linear model is a logistic, Poisson or ridge regression with scikit-learn's default
+    penalty; its standard deviation for real targets is that of its training residuals.
 
     Args:
-        dataset: as the ensemble met it.
+        dataset: the data set of the run.
 
     Returns:
-        Of each, accuracy or RMSE, and the mean NLL in nats per example (summed over
+        For each, accuracy or RMSE, and the mean NLL in nats per example (summed over
         several targets).
     """
     found = {BASE_RATE: _scores(dataset, linear=False)}
@@ -41,7 +42,7 @@ def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
 
 
 def explained(rmse: float, y: np.ndarray) -> float | None:
-    """R² = 1 − RMSE² / Var[y]; None where the targets do not vary."""
+    """R² = 1 − RMSE² / Var[y]; None if the targets do not vary."""
     variance = float(np.var(y, dtype=np.float64))
     return None if variance == 0 else 1 - rmse**2 / variance
 

@@ -1,4 +1,4 @@
-"""Value the neurons of a run, layer by layer."""
+"""Find the strong coalitions of the neurons of a run, layer by layer."""
 
 import dataclasses
 from typing import Any
@@ -33,9 +33,10 @@ def coalitions(
     epsilon: float = CoalitionSettings.epsilon,
     seed: int = CoalitionSettings.seed,
 ) -> dict[str, Any]:
-    """Strong coalitions of every hidden layer, earlier ones holding for later ones.
+    """Strong coalitions of every hidden layer, each given those of earlier layers.
 
-    Values are estimated on one part of the training data and certified on another.
+    Values are estimated on one part of the training data, and the payoff of the
+    coalitions is measured on another.
     Writes ``coalitions.json``, two plots for each layer and one of the network.
     """
     x, y = dataset.x_train, run.standardization.standardise(dataset.y_train)
@@ -77,11 +78,11 @@ def coalitions(
 
 
 def strong_masks(run: Run) -> dict[str, np.ndarray]:
-    """Masks of the strong coalitions that ``coalitions.json`` holds, by layer.
+    """Masks of the strong coalitions in ``coalitions.json``, by layer.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is damaged, or was made from another ensemble.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or was made from another ensemble.
     """
     command = f"`meanfield coalitions {run.folder}`"
     remedy = f"Make it again with {command}."
@@ -99,7 +100,7 @@ def strong_masks(run: Run) -> dict[str, np.ndarray]:
 
 
 def _entry(turn: Any) -> dict[str, Any]:
-    """What one layer's game came to."""
+    """The results of one layer's game."""
     values, strong = turn.values, turn.strong
     return {
         "values": values.values.tolist(),
@@ -134,7 +135,7 @@ def _links(
 
 
 def _finite(values: np.ndarray) -> list[Any]:
-    """Nested lists; null where a number is not finite, which JSON cannot say."""
+    """Nested lists, with None for numbers that are not finite, which JSON lacks."""
     return [
         _finite(value)
         if np.ndim(value)

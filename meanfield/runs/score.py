@@ -27,7 +27,7 @@ def score(
 ) -> Metrics:
     """Score a run on its test set, in the units of the data; updates its metrics.
 
-    Draws how calibrated it is and, for numbers, what it predicts.
+    Also plots the calibration and, for real targets, the predictions.
     """
     stage(f"scoring {len(dataset.x_test):,} test examples")
     key = jax.random.fold_in(key_of_seed(seed), 2)
@@ -48,7 +48,7 @@ def score(
         found.pop("by_output")
     run.update_metrics(found)
     stage("plotting")
-    # The same call as in `evaluate`, whose compiled program serves again.
+    # The same call as in `evaluate`, so its compiled program is used again.
     means = average(run.ensemble, likelihood, x, y, **settings)
     if dataset.task in ("classification", "binary"):
         draw_reliability(run, means["mean"], dataset)

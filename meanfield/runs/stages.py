@@ -1,8 +1,8 @@
-"""What a command is doing, said while it does it.
+"""Report the stages of a command while it runs.
 
-Steps call `stage`, a line of the standard log; nobody sees it unless he asks. The
-command line shows the lines with the seconds since it began, and says from time to
-time that a long stage is still going on.
+Each stage calls `stage`, which writes a line to Python's log. The command line shows
+these lines with the seconds since the command began, and reports from time to time that
+a long stage is still running.
 """
 
 import contextlib
@@ -14,23 +14,23 @@ import time
 from collections.abc import Iterator
 
 LOG = logging.getLogger("meanfield")
-# Seconds after which a stage is said to be still going on; then twice as many, …
+# Seconds after which a stage is reported to be still running; doubles every time.
 PATIENCE = 10.0
-# A stage that shows its own progress.
+# A stage that shows its progress itself.
 LEARNING = "learning"
 
 
 def stage(text: str) -> None:
-    """Say what begins now."""
+    """Report that a stage begins."""
     LOG.info(text)
 
 
 class Interrupted(BaseException):
-    """Ctrl-C; its text says during what. No handler of errors swallows it."""
+    """Ctrl-C, with the text of the stage; no `Exception`, so no handler swallows it."""
 
 
 class _Teller(logging.Handler):
-    """Writes stages with their time, and that they go on."""
+    """Writes stages with their time, and long ones again at intervals."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(logging.INFO)
@@ -45,7 +45,7 @@ class _Teller(logging.Handler):
         self._write(self.text)
 
     def wait_and_tell(self) -> None:
-        """Write that a stage goes on, at growing intervals."""
+        """Write that a stage is still running, at growing intervals."""
         while not self.over.wait(0.5):
             spent = time.monotonic() - self.since
             if spent >= self.wait and not self.text.startswith(LEARNING):
@@ -66,7 +66,7 @@ def told(quiet: bool = False) -> Iterator[None]:
         quiet: whether to show nothing.
 
     Raises:
-        Interrupted: somebody pressed Ctrl-C.
+        Interrupted: the user pressed Ctrl-C.
     """
     teller, level = _Teller(quiet), LOG.level
 

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, on the CPU."""
+"""Run ONNX files with ONNX Runtime on the CPU."""
 
 import os
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from .extras import need
 
 
 def open_session(path: str | os.PathLike, threads: int = 1) -> Any:
-    """An ONNX file in ONNX Runtime.
+    """Open an ONNX file in ONNX Runtime.
 
     Raises:
-        ValueError: the file is damaged, or keeps arrays in other files.
+        ValueError: the file is damaged, or stores arrays in other files.
     """
     runtime, onnx = need("onnxruntime"), need("onnx")
     content = Path(path).read_bytes()
@@ -25,20 +25,20 @@ def open_session(path: str | os.PathLike, threads: int = 1) -> Any:
     try:
         tensors = onnx.ModelProto.FromString(content).graph.initializer
         outside = [one.name for one in tensors if one.external_data]
-        require(not outside, f"it keeps {outside[:3]} in other files")
+        require(not outside, f"it stores {outside[:3]} in other files")
         return runtime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # Both packages raise types of their own.
+    except Exception as error:  # Both packages raise their own exception types.
         raise ValueError(
-            f"{path} is no ONNX file that ONNX Runtime takes: {error}. Restore it from "
-            "a copy, or export again."
+            f"{path} must be an ONNX file that ONNX Runtime supports: {error}. Restore "
+            "it from a copy, or export again."
         ) from error
 
 
 def onnx_predictor(
     path: str | os.PathLike, threads: int = 1
 ) -> Callable[[Any], np.ndarray]:
-    """Run the first output of an ONNX file with ONNX Runtime."""
+    """A function from a batch to the first output of an ONNX file."""
     session = open_session(path, threads)
     return lambda x: session.run(None, {"input": x})[0]

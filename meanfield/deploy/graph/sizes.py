@@ -1,4 +1,4 @@
-"""Sizes that layers keep beside their weights, brought in line with the weights."""
+"""Set the sizes that layers store beside their weights to those of the weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import equinox as eqx
 
 
 def resize_equinox(tree: Any) -> Any:
-    """A copy whose layers of `equinox.nn` state the sizes their arrays have."""
+    """A copy in which layers of `equinox.nn` store the sizes of their arrays."""
     if isinstance(tree, eqx.Module):
         copy = object.__new__(type(tree))
         for field in dataclasses.fields(tree):
@@ -27,7 +27,7 @@ def resize_equinox(tree: Any) -> Any:
 
 
 def _equinox_sizes(layer: Any) -> dict[str, Any]:
-    """Static sizes of one layer; its parts are already in line."""
+    """Static sizes of one layer, whose parts already have the right sizes."""
     for kind, sizes in _EQUINOX.items():
         if isinstance(layer, kind):
             return sizes(layer)
@@ -42,7 +42,7 @@ def _linear(layer: Any) -> dict[str, Any]:
 
 def _conv(layer: Any) -> dict[str, Any]:
     out, inputs = layer.weight.shape[:2]
-    # One channel a group is a depthwise convolution: it has as many groups as channels.
+    # One channel per group is a depthwise convolution, with a group for each channel.
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
     groups = out if depthwise else layer.groups
     return {"out_channels": out, "in_channels": inputs * groups, "groups": groups}
@@ -58,7 +58,7 @@ def _cell(layer: Any) -> dict[str, Any]:
 def _mlp(layer: Any) -> dict[str, Any]:
     sizes = {"in_size": layer.layers[0].in_features}
     sizes["out_size"] = layer.layers[-1].out_features
-    # Hidden layers may now differ in width; the widest speaks for them.
+    # Hidden layers may now differ in width; the largest width is stored.
     widths = [part.out_features for part in layer.layers[:-1]]
     if widths:
         sizes["width_size"] = max(widths)
@@ -98,7 +98,7 @@ _EQUINOX: dict[type, Callable[[Any], dict[str, Any]]] = {
 
 
 def resize_nnx(model: Any) -> Any:
-    """Bring the sizes of the layers of `flax.nnx` in line, in place; the model."""
+    """Set the sizes of the layers of `flax.nnx` in place, and return the model."""
     from flax import nnx
 
     for _, layer in nnx.iter_graph(model):
@@ -114,7 +114,7 @@ def resize_nnx(model: Any) -> Any:
             layer.num_features = _shape(layer.mean)[0]
         elif isinstance(layer, nnx.Embed):
             layer.num_embeddings, layer.features = _shape(layer.embedding)
-    # A cell reads its sizes from its dense parts, which are in line by now.
+    # A cell reads its sizes from its dense parts, whose sizes are already set.
     for _, cell in nnx.iter_graph(model):
         for inner, outer in (("dense_h", "dense_i"), ("hi", "ii")):
             if hasattr(cell, "hidden_features") and hasattr(cell, inner):
@@ -128,11 +128,11 @@ def _shape(parameter: Any) -> tuple[int, ...]:
 
 
 def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """For the `apply` of a Flax Linen module, one that takes smaller arrays too.
+    """The `apply` of a Flax Linen module, changed so that it accepts smaller arrays.
 
-    Linen layers state their number of features in the code that makes them and compare
-    it with the arrays they are given; here each takes the number its arrays have.
-    Other functions come back as they are.
+    Linen layers have a fixed number of features and compare it with their arrays; here
+    each uses the number of features of its arrays. Other functions are returned
+    unchanged.
     """
     module = getattr(apply_fn, "__self__", None)
     if getattr(apply_fn, "__name__", "") != "apply" or not _is_linen(module):

@@ -1,4 +1,4 @@
-"""From drawn sub-networks to a folder of verified files with a model card."""
+"""Write drawn sub-networks to a folder of verified files with a model card."""
 
 import json
 import os
@@ -27,7 +27,8 @@ from .served import Probe, save_probe
 from .subnetworks import Subnetwork
 
 CARD_TEXT, MASKS = "card.md", "masks.safetensors"
-# Inputs kept for later checks; of archives, which become other formats, all compared.
+# Number of inputs stored for later checks. With archives, which can be converted to
+# other formats, all compared inputs are stored.
 KEPT = 8
 
 
@@ -50,25 +51,25 @@ def ship(
     """Shrink, write, load back, compare and describe drawn sub-networks.
 
     Args:
-        subnetworks: what `sample_subnetworks` returned.
-        out: a folder to make; it may exist if it is empty. It appears whole or not at
-            all.
+        subnetworks: the result of `sample_subnetworks`.
+        out: a folder to make; it may exist if it is empty. It is written whole or not
+            at all.
         data: test inputs and targets (x, y) for the reported scores; the first inputs
             are the probe on which files are compared.
         format: "safetensors", "numpy" (or "npz"), "onnx", "onnx-int8", "stablehlo".
         likelihood: from outputs to a distribution of the targets.
-        validation: inputs and targets that choose the best of the K networks; they must
-            not be the test data, whose scores are reported.
+        validation: inputs and targets by which the best of the K networks is chosen;
+            they must not be the test data, whose scores are reported.
         calibration: inputs for 8-bit ranges and for the means of units outside a
             coalition; validation inputs (or else the test inputs) if not given.
         labels: the result of `label_connections`, for the card and the archives.
-        dtype: of an archive's numbers, "float32" or "float16".
-        together: whether to write also one ONNX file of all K with their mean, standard
-            deviation and mutual information.
-        allow_constant: whether a network that shrinks to nothing may ship.
-        measure: whether to time the networks (before and after).
-        source: what the card says of their origin (run folder, data, seed). An entry
-            `targets` says what the outputs of the files mean and heads the card.
+        dtype: type of the numbers in an archive, "float32" or "float16".
+        together: whether to write also one ONNX file of all K networks, whose outputs
+            are their mean, standard deviation and mutual information.
+        allow_constant: whether to accept a network that shrinks to a constant.
+        measure: whether to time the networks (before and after shrinking).
+        source: a description of their origin for the card (run folder, data, seed). An
+            entry `targets` describes the outputs of the files.
 
     Returns:
         The contents of ``card.json``.
@@ -77,7 +78,7 @@ def ship(
         FileExistsError: `out` exists and is not empty.
         ValueError: no networks, an unknown format, validation data that are the test
             data, or a check that fails.
-        ImportError: an optional package is missing; the message names the extra.
+        ImportError: an optional package is missing.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -90,7 +91,7 @@ def ship(
         ['subnetwork-0.npz', 'subnetwork-1.npz']
     """
     format, out = canonical(format), Path(out)
-    require(len(subnetworks) > 0, "`subnetworks` is empty; draw at least one.")
+    require(len(subnetworks) > 0, "`subnetworks` must have at least one; got none.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(
             f"{out} exists and is not empty; choose another folder. Nothing changed."
@@ -131,7 +132,7 @@ def _fill(
     codes: Mapping[str, Any] | None,
     together: bool,
 ) -> ModelCard:
-    """Write all files but the card, the manifest, and what is made of them."""
+    """Write all files except the card, the manifest and files made from these."""
     written = []
     for number, subnetwork in enumerate(subnetworks):
         path = folder / f"subnetwork-{number}{SUFFIXES[data.format]}"
@@ -176,7 +177,7 @@ def _save_masks(folder: Path, subnetworks: list[Subnetwork]) -> None:
 
 
 def _select(written: list[Written], data: Data) -> dict[str, Any] | None:
-    """Which network does best on the validation data."""
+    """The network with the best score on the validation data."""
     if data.validation is None:
         return None
     x, y = data.validation
@@ -194,12 +195,12 @@ def _select(written: list[Written], data: Data) -> dict[str, Any] | None:
 def _check_apart(x: np.ndarray, validation: Any) -> tuple[np.ndarray, np.ndarray]:
     require(
         len(validation) == 2 and len(validation[0]) == len(validation[1]) > 0,
-        "`validation` must be a pair (x, y) of equal, positive length.",
+        "`validation` must be a pair (x, y) of equal, positive length; got another.",
     )
     other, targets = map(np.asarray, validation)
     require(
         not (other.shape == x.shape and np.array_equal(other, x)),
-        "`validation` and `data` are the same inputs: the reported score would be that "
-        "of the choice. Keep test data out of the choice.",
+        "`validation` must have other inputs than `data`; got the same. The network "
+        "would be chosen by the test data, and its reported score would be biased.",
     )
     return other, targets

@@ -5,14 +5,15 @@ q(w) = π δ(w) + (1 − π) N(w | m, Ξ). With μ, V the moments of q, the obje
 
     E[ln P(data | w)] − KL(q ‖ prior),     w = μ + √V ε,  ε ~ N(0, 1)
 
-The divergence is the exact one. The likelihood meets weights drawn from the normal
-distribution of the same mean and variance, as generalized back-propagation does: a
-spike has no useful pathwise gradient, the matched moments have one for π, m and Ξ
-alike. So the objective is the evidence lower bound
+The divergence is exact. In the likelihood, weights are drawn from the normal
+distribution with the same mean and variance, as in generalized back-propagation: a
+spike has no useful pathwise gradient, but the moments have one for π, m and Ξ. The
+objective is therefore
 
-* exactly, where the log-likelihood is quadratic in the weights (linear regression);
-* up to the third and higher cumulants of the weights elsewhere. They vanish where many
-  weights meet in each sum.
+* exactly the evidence lower bound if the log-likelihood is quadratic in the weights
+  (linear regression);
+* the bound up to third and higher cumulants of the weights otherwise. These vanish if
+  many weights are added in each sum.
 
 `SpikeSlabELBO` is the exact bound for every model; its gradients are noisier.
 """
@@ -47,22 +48,23 @@ class AutoSpikeSlab(AutoGuide):
     r"""Spike-and-slab guide for every `SpikeAndSlab` site of a NumPyro model.
 
     Other continuous sites get an independent normal distribution in unconstrained
-    space, as `AutoNormal` gives them. Use it with `Trace_ELBO` or
-    `TraceMeanField_ELBO`, which agree here, or with `SpikeSlabELBO`; bounds that weigh
-    samples (`RenyiELBO`) are refused, because draws of this guide carry no density of
-    their own.
+    space, as with `AutoNormal`. Use the guide with `Trace_ELBO` or
+    `TraceMeanField_ELBO`, which agree here, or with `SpikeSlabELBO`. Bounds that weight
+    samples (`RenyiELBO`) raise an error, because draws of this guide have no density.
 
-    A model with normal priors gets spikes by `add_spikes(model, inclusion_prob)`.
+    To give spikes to a model with normal priors use
+    `add_spikes(model, inclusion_prob)`.
 
     Args:
         model: a NumPyro model.
         prefix: parameters are called ``<site>_<prefix>_spike_prob``, ``…_slab_mean``,
             ``…_slab_scale``; for other sites ``…_loc`` and ``…_scale``.
-        init_spike_prob: π at the start, in (0, 1).
-        init_scale: √Ξ at the start, and the spread of the first m, both in units of
-            the prior's slab.
-        init_values: where sites start, by name, such as a trained ensemble's weights;
-            π is kept in [0.001, 0.999] and √Ξ above a thousandth of the prior's slab.
+        init_spike_prob: initial π, in (0, 1).
+        init_scale: initial √Ξ, and standard deviation of the initial m, both in units
+            of the prior's slab scale.
+        init_values: initial distributions of sites by name, such as a trained
+            ensemble's weights; π is kept in [0.001, 0.999] and √Ξ above a thousandth of
+            the prior's slab scale.
 
     Raises:
         ValueError: a discrete site, or a spike-and-slab site under a mask.
@@ -97,7 +99,7 @@ class AutoSpikeSlab(AutoGuide):
         require(
             0 < init_spike_prob < 1,
             f"`init_spike_prob` must lie strictly between 0 and 1; got "
-            f"{init_spike_prob}. At 0 or 1 its gradient is zero for ever.",
+            f"{init_spike_prob}. At 0 or 1 its gradient would always be zero.",
         )
         require(
             init_scale > 0,
@@ -107,8 +109,8 @@ class AutoSpikeSlab(AutoGuide):
         self.init_spike_prob = init_spike_prob
         self.init_scale = init_scale
         self.init_values = dict(init_values or {})
-        # Support of each guided site; None for a spike-and-slab site. Settled by the
-        # first call, so that a later call without data guides the same sites.
+        # Support of each guided site; None for a spike-and-slab site. Set by the first
+        # call, so that a later call without data guides the same sites.
         self.supports: dict[str, Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class AutoSpikeSlab(AutoGuide):
         key = numpyro.prng_key()
         require(
             key is not None,
-            "AutoSpikeSlab needs randomness; call it under numpyro.handlers.seed.",
+            "AutoSpikeSlab needs a random key; call it under numpyro.handlers.seed.",
         )
         with (
             handlers.block(hide_fn=hidden),
@@ -141,7 +143,7 @@ class AutoSpikeSlab(AutoGuide):
         """The learned distributions of the spike-and-slab sites.
 
         Args:
-            params: what `svi.get_params(state)` or `svi.run(...).params` gives.
+            params: the result of `svi.get_params(state)` or `svi.run(...).params`.
 
         Returns:
             By site name, the `SpikeSlab` with π, m, Ξ.
@@ -163,18 +165,18 @@ class AutoSpikeSlab(AutoGuide):
         sample_shape: tuple[int, ...] = (),
         **kwargs: Any,
     ) -> dict[str, Array]:
-        """Draw from the learned distribution: sub-networks, with exact zeros.
+        """Draw from the learned distribution, with exact zeros.
 
         Args:
             rng_key: a `jax.random.key`.
-            params: what `svi.get_params(state)` gives.
+            params: the result of `svi.get_params(state)`.
             *args: ignored, as the guide does not depend on them.
             sample_shape: leading shape of the draws.
             **kwargs: ignored.
 
         Returns:
-            By site name, draws of shape `sample_shape` + shape of the site; what
-            `Predictive(model, posterior_samples=...)` takes.
+            By site name, draws of shape `sample_shape` + shape of the site, to be
+            passed to `Predictive(model, posterior_samples=...)`.
         """
         distributions = self._distributions(params)
         keys = jax.random.split(rng_key, max(len(distributions), 1))
@@ -186,7 +188,7 @@ class AutoSpikeSlab(AutoGuide):
         }
 
     def median(self, params: Mapping[str, Any]) -> dict[str, Array]:
-        """The median of every entry: 0 where the spike holds the middle."""
+        """The median of every entry, which may be 0 exactly."""
         return {
             name: distribution.icdf(0.5)
             for name, distribution in self._distributions(params).items()
@@ -221,7 +223,7 @@ class AutoSpikeSlab(AutoGuide):
     def _sites(self, spikes: bool) -> list[str]:
         require(
             self.supports is not None,
-            "The guide has not met its model yet; run svi.init or svi.run first.",
+            "The guide must be run with its model first; call svi.init or svi.run.",
         )
         supports = self.supports or {}
         return [name for name, s in supports.items() if (s is None) == spikes]
@@ -243,20 +245,20 @@ class AutoSpikeSlab(AutoGuide):
                 continue
             require(
                 not distribution.support.is_discrete,
-                f"Site {name!r} is discrete and cannot be guided by AutoSpikeSlab. Sum "
-                "it out with numpyro.contrib.funsor, or sample it by MCMC.",
+                f"Site {name!r} must be continuous for AutoSpikeSlab; got a discrete "
+                "site. Sum it out with numpyro.contrib.funsor, or sample it by MCMC.",
             )
             require(
                 not isinstance(distribution, dist.MaskedDistribution),
-                f"Site {name!r} is masked; apply the mask in the likelihood instead.",
+                f"Site {name!r} must not be masked. Apply the mask in the likelihood.",
             )
             supports[name] = distribution.support
         spiky = [name for name, support in supports.items() if support is None]
         unknown = sorted(set(self.init_values) - set(spiky))
         require(
             not unknown,
-            f"`init_values` names {unknown}, but the SpikeAndSlab sites of the model "
-            f"are {spiky}.",
+            f"`init_values` must name SpikeAndSlab sites of the model, {spiky}; got "
+            f"{unknown}.",
         )
         self.supports = supports
 
@@ -264,8 +266,8 @@ class AutoSpikeSlab(AutoGuide):
 class _Replace(Messenger):
     """Runs the model with every guided site drawn from the guide instead.
 
-    The guide sees each prior as it stands at that moment, with all parents drawn, so
-    hierarchical priors, plates and parameters of the model need no care here.
+    The guide is called with each prior after its parents are drawn, so hierarchical
+    priors, plates and parameters of the model need no special treatment.
     """
 
     def __init__(self, guide: AutoSpikeSlab):
@@ -321,7 +323,7 @@ class _Replace(Messenger):
         shape = transform.inverse_shape(prior.shape())
         extra = len(shape) - len(prior.shape())
         event_dim = prior.event_dim + extra
-        # Small random starts break the symmetry between the units of a network.
+        # Small random initial values break the symmetry between units of a network.
         loc = numpyro.param(
             guide._param(name, "loc"),
             lambda key: guide.init_scale * jax.random.normal(key, shape),
@@ -342,14 +344,14 @@ class _Replace(Messenger):
 def _start(
     guide: AutoSpikeSlab, name: str, prior: SpikeSlab, key: PRNGKeyArray
 ) -> SpikeSlab:
-    """Where the distribution of one site starts."""
+    """The initial distribution of one site."""
     scale = safe_sqrt(prior.slab_var)
     if name in guide.init_values:
         given = guide.init_values[name]
         require(
             given.shape == prior.shape,
-            f"`init_values[{name!r}]` has shape {given.shape}, but the site has "
-            f"{prior.shape}.",
+            f"`init_values[{name!r}]` must have the shape of the site, {prior.shape}; "
+            f"got {given.shape}.",
         )
         smallest = jnp.square(1e-3 * scale)
         return SpikeSlab(

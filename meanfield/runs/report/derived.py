@@ -1,4 +1,4 @@
-"""What later commands found: neurons, physics, sub-networks."""
+"""Sections on the results of later commands: neurons, physics, sub-networks."""
 
 import html
 from collections import Counter
@@ -20,7 +20,7 @@ from .parts import KINDS, REMEDY, command_for, is_own, plot
 
 
 def neurons(run: Run) -> str:
-    """Which neurons matter: strong coalitions and the label game."""
+    """The section on neurons: strong coalitions and the label game."""
     command = command_for("coalitions", run)
     found = run.derived(COALITIONS, COALITIONS_CHECK, REMEDY)
     if found is None:
@@ -45,7 +45,7 @@ def neurons(run: Run) -> str:
             f"coalition-values-{file}",
             f"Shapley values of the neurons of {name} with their intervals; full "
             "circles form the strong coalition.",
-            f"Shapley values of {len(layer['mask'])} neurons in falling order, from "
+            f"Shapley values of {len(layer['mask'])} neurons in decreasing order, from "
             f"{max(layer['values']):.3g} to {min(layer['values']):.3g}; {size} of them "
             "belong to the strong coalition.",
             command,
@@ -70,19 +70,19 @@ def neurons(run: Run) -> str:
     head = ("layer", "neurons", "strong", "payoff", "of all")
     head += KINDS
     return (
-        "<p>Each hidden layer is a game that its neurons play together; the payoff is "
+        "<p>Each hidden layer is a game whose players are its neurons; the payoff is "
         f"the {html.escape(str(found.get('payoff', 'accuracy')))} of the network when "
-        "the others are held at their mean. The strong coalition is the least number "
-        "of neurons, taken by Shapley value, that keeps all but "
-        f"{100 * found.get('epsilon', 0):.3g} % of it. The last three columns share "
-        "the payoff among the connections of each label.</p>"
+        "the neurons outside the coalition are held at their mean. The strong "
+        "coalition is the smallest number of neurons, in order of Shapley value, that "
+        f"keeps all but {100 * found.get('epsilon', 0):.3g} % of the payoff. The last "
+        "three columns are the Shapley values of the connections of each label.</p>"
         + table(head, rows, range(1, len(head)))
         + f'<div class="plots">{plots}</div>'
     )
 
 
 def physics(run: Run) -> str:
-    """What the physics says: microstructure, renormalization, complexity."""
+    """The section on physics: microstructure, renormalization, complexity."""
     command = command_for("analyze", run)
     found = run.derived(ANALYSIS, ANALYSIS_CHECK, REMEDY)
     if found is None:
@@ -107,9 +107,9 @@ def physics(run: Run) -> str:
             plot(
                 run,
                 "microstructure",
-                "Skewness against spread of ln|w| for every tensor, where a lognormal "
-                "law has skewness 0.",
-                f"Skewness of ln|w| against its spread: {said}.",
+                "Skewness against standard deviation of ln|w| for every tensor; a "
+                "lognormal distribution has skewness 0.",
+                f"Skewness of ln|w| against its standard deviation: {said}.",
                 command,
             ),
             "<h3>Renormalization: where the layers lie in the phase diagram</h3>",
@@ -118,7 +118,8 @@ def physics(run: Run) -> str:
                 run,
                 "renormalization",
                 "Weight and bias variance of each layer, and the critical line between "
-                "order, where two inputs become alike, and chaos, where they part.",
+                "order, where the activations of two inputs converge with depth, and "
+                "chaos, where they diverge.",
                 f"Phase diagram. {why}",
                 command,
             )
@@ -132,7 +133,7 @@ def physics(run: Run) -> str:
 
 
 def shipped(run: Run) -> str:
-    """What can be shipped: the cards of drawn sub-networks."""
+    """The section on exported sub-networks, from their model cards."""
     cards = _cards(run)
     if not cards:
         return missing(
@@ -166,8 +167,8 @@ def shipped(run: Run) -> str:
         )
     return (
         "<p>Each file is an ordinary network drawn from the ensemble, scored on the "
-        "test data after it was written and read back. An arrow stands between the "
-        "network as drawn and the file without the units that no longer matter.</p>"
+        "test data after it was written and read back. Arrows lead from the network as "
+        "drawn to the file without the units that no longer matter.</p>"
         + "".join(parts)
     )
 
@@ -206,15 +207,15 @@ def _complexity(run: Run, found: Mapping[str, Any], command: str) -> str:
     return table(head, rows, (1, 2, 3, 4)) + plot(
         run,
         "complexity",
-        "Entropy of each layer's on/off pattern: the sum over its units, and of all "
-        "together; the difference is what the units share.",
+        "Entropy of each layer's on/off pattern: the sum over its units, and the joint "
+        "entropy; the difference is the information that the units share.",
         f"Bars of the entropy of the on/off patterns: {said}.",
         command,
     )
 
 
 def _outputs(targets: Mapping[str, Any] | None) -> str:
-    """What the outputs of shipped files mean."""
+    """The meaning of the outputs of exported files."""
     if targets is None:
         return ""
     return (
