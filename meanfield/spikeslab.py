@@ -8,8 +8,8 @@ r"""One weight: a spike at zero and a Gaussian slab.
 | 1 − π    | `inclusion_prob` | derived                                      |
 | m, Ξ     | `slab_mean`, `slab_var` | mean and variance of the slab         |
 
-Connections may share a spike: present together or absent together, each with a slab of
-its own. Then π has length 1 along the axes of those connections.
+Connections may share a spike: they are present together or absent together, and each
+has its own slab. Then π has length 1 along the axes of those connections.
 
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
 """
@@ -46,7 +46,7 @@ def _xlogx(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 @_xlogx.defjvp
 def _xlogx_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # The derivative of the logarithm would bring a division for every weight.
+    # This avoids the derivative of the logarithm, a division for every weight.
     (x,), (change,) = primals, tangents
     log = _safe_log(x)
     return x * log, (log + 1) * change
@@ -65,7 +65,7 @@ def _factored_var(
 def _factored_var_jvp(values: Any, tangents: Any) -> tuple[Any, Any]:
     """dV = (1 − π) dΞ + 2π(1 − π) m dm − (Ξ + (2π − 1) m²) dπ.
 
-    Written out so that no factor of V itself has to be kept for the backward pass.
+    Written out so that no factor of V has to be stored for the backward pass.
     """
     spike, mean, var = values
     d_spike, d_mean, d_var = tangents
@@ -75,7 +75,7 @@ def _factored_var_jvp(values: Any, tangents: Any) -> tuple[Any, Any]:
 
 
 class SpikeSlab(eqx.Module):
-    r"""An array of spike-and-slab weights, independent but for shared spikes.
+    r"""An array of spike-and-slab weights, independent except for shared spikes.
 
     P(w) = π δ(w) + (1 − π) N(w | m, Ξ), one such distribution for every entry.
 
@@ -90,11 +90,12 @@ class SpikeSlab(eqx.Module):
 
         P(w₁ … w_n) = π Π δ(w_i) + (1 − π) Π N(w_i | m_i, Ξ_i),
 
-    so that a unit comes or goes as a whole. Entropy and divergence count such a spike
-    once, an n-th part of it for each of its connections.
+    so that a unit is present or absent as a whole. Entropy and divergence count such a
+    spike once, with an n-th part for each of its connections.
 
     Raises:
-        ValueError: shapes differ, π leaves [0, 1], Ξ is negative, m or Ξ is not finite.
+        ValueError: shapes differ, π is outside [0, 1], Ξ is negative, or m or Ξ is not
+            finite.
 
     Example:
         >>> import jax, meanfield as mf
@@ -121,9 +122,9 @@ class SpikeSlab(eqx.Module):
             shapes["slab_mean"] == shapes["slab_var"]
             and _fits(shapes["spike_prob"], shapes["slab_mean"]),
             "`spike_prob`, `slab_mean` and `slab_var` must have one shape; got "
-            f"{shapes}. Broadcast them first, for example with jnp.full. (Of two or "
-            "more axes `spike_prob` may have length 1 where connections share a "
-            "spike.)",
+            f"{shapes}. Broadcast them first, for example with jnp.full. (With two or "
+            "more axes `spike_prob` may have length 1 along those on which connections "
+            "share a spike.)",
         )
         dtype = jnp.result_type(*given.values())
         require(
@@ -150,8 +151,8 @@ class SpikeSlab(eqx.Module):
             require(
                 not is_concrete(given[name])
                 or bool(np.isfinite(np.asarray(given[name], np.float64)).all()),
-                f"`{name}` must be finite; got NaN or infinity. Look where it was "
-                "computed: an overflow, or a division by 0.",
+                f"`{name}` must be finite; got NaN or infinity. Look for an overflow "
+                "or a division by 0 where it is computed.",
             )
         self.spike_prob = given["spike_prob"].astype(dtype)
         self.slab_mean = given["slab_mean"].astype(dtype)
@@ -197,28 +198,29 @@ class SpikeSlab(eqx.Module):
     def var(self) -> Float[Array, "*shape"]:
         """Variance V = (1 − π)(Ξ + π m²).
 
-        The factored form keeps its digits in float32; E[w²] − μ² does not.
+        The factored form loses no digits in float32; E[w²] − μ² would.
         """
         return _factored_var(self.spike_prob, self.slab_mean, self.slab_var)
 
     def entropy(self, resolution: float = 0.0) -> Float[Array, "*shape"]:
-        r"""Entropy in nats per weight with respect to counting at 0 plus Lebesgue.
+        r"""Entropy in nats per weight, for counting measure at 0 plus Lebesgue measure.
 
-            S = H_b(π) + (1 − π) ½ ln(2πe Ξ)        H_b in nats; 2πe is the number
+            S = H_b(π) + (1 − π) ½ ln(2πe Ξ)        H_b in nats; 2πe is 17.08
 
-        With Ξ = 0 the slab is an atom: S = H_b(π), or 0 when m = 0 (it joins the
-        spike). A spike alone (π = 1) has S = 0. The value is negative for small Ξ.
+        With Ξ = 0 the slab is an atom: S = H_b(π), or 0 if m = 0, because the atom is
+        then part of the spike. A spike alone (π = 1) has S = 0. The value is negative
+        for small Ξ.
 
         Args:
             resolution: δ ≥ 0. Weights with |w| < δ count as absent: the slab's mass
-                in (−δ, δ) joins the spike. 0, the default, is exact. Then the slab
-                has no mass at zero and S is the closed form above.
+                in (−δ, δ) is added to the spike. With the default 0 the slab has no
+                mass at zero and S is the closed form above.
 
         Returns:
             S of every weight, in nats.
 
         Raises:
-            ValueError: `resolution` is negative or not finite, or not 0 where
+            ValueError: `resolution` is negative or not finite, or it is not 0 although
                 connections share a spike.
 
         References:
@@ -232,8 +234,8 @@ class SpikeSlab(eqx.Module):
             )
         require(
             not self.shared or (is_concrete(resolution) and resolution == 0),
-            "`resolution` must be 0 for connections that share a spike: a narrow slab "
-            "cannot join it alone.",
+            "`resolution` must be 0 for connections that share a spike, because the "
+            f"spike is not that of a single slab; got {resolution}.",
         )
         spike, mean, var = self._widened()
         has_width = var > 0
@@ -261,10 +263,11 @@ class SpikeSlab(eqx.Module):
                  + (1 − π) ½ [ r − 1 − ln r + m²/s² ]
 
         with r = Ξ/s² and n the number of connections that share the spike, usually 1
-        (the prior's spike is shared by the same connections). It is infinite where the
-        prior excludes what the weight does: a point slab (Ξ = 0, π < 1) under a slab of
-        positive width, or an excluded spike or slab. A slab that is a point at 0
-        (Ξ = m = 0) is part of the spike.
+        (the prior's spike is shared by the same connections). It is infinite if the
+        weight is not absolutely continuous with respect to the prior: a slab with
+        Ξ = 0, π < 1 under a slab of positive width, or a spike or slab to which the
+        prior gives probability 0. A slab that is a point at 0 (Ξ = m = 0) is part of
+        the spike.
 
         Args:
             prior: anything with `inclusion_prob` (1 − π₀) and `slab_scale` (s > 0),
@@ -272,7 +275,7 @@ class SpikeSlab(eqx.Module):
                 broadcasts, whose slab may have its own mean.
 
         Returns:
-            KL(q‖prior) of every weight, in nats; in float32 for narrower weights.
+            KL(q‖prior) of every weight, in nats, in float32 or the wider type of q.
 
         Example:
             >>> import meanfield as mf
@@ -287,7 +290,7 @@ class SpikeSlab(eqx.Module):
                 set(prior.shared) <= set(self.shared)
                 and np.broadcast_shapes(prior.spike_prob.shape, spike.shape)
                 == spike.shape,
-                "`prior` must share its spikes as the weight does, along the axes "
+                "`prior` must share its spikes along the same axes as the weight, "
                 f"{self.shared}; got spikes of shape {prior.spike_prob.shape} for "
                 f"{spike.shape}.",
             )
@@ -318,7 +321,7 @@ class SpikeSlab(eqx.Module):
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
         """Draw the weights: exact zeros with probability π, else N(m, Ξ)."""
-        # A half-precision uniform number has too few values for a rare connection.
+        # Half-precision uniform numbers are too coarse for small probabilities.
         spike, mean, var = self._widened()
         spike_key, slab_key = jax.random.split(key)
         present = jax.random.bernoulli(spike_key, 1 - spike, spike.shape)
@@ -336,7 +339,7 @@ class SpikeSlab(eqx.Module):
         )
 
     def _merge_points(self) -> tuple[Array, Array, Array]:
-        """A slab that is a point at 0 is the spike: count its mass there."""
+        """Add the mass of a slab that is a point at 0 to the spike."""
         spike, mean, var = self._widened()
         points = (mean == 0) & (var <= 0)
         if self.shared:
@@ -344,7 +347,7 @@ class SpikeSlab(eqx.Module):
         return jnp.where(points, 1, spike), mean, var
 
     def _share(self, coin: Array) -> Array:
-        """Each connection's part of what a spike costs."""
+        """Divide the cost of a spike among its connections."""
         sizes = [self.shape[axis] for axis in self.shared]
         return coin / math.prod(sizes) if sizes else coin
 

@@ -465,7 +465,7 @@ def test_bad_networks_and_data_are_refused():
     with pytest.raises(TypeError, match="`model` must be an Equinox module"):
         train("network")
     result = train(network(), epochs=3, every=1)
-    with pytest.raises(ValueError, match="`layer` must be one that played"):
+    with pytest.raises(ValueError, match="`layer` must be among the layers in `mask`"):
         result.features(X, "layers/2")
     with pytest.raises(ValueError, match="`mask` must have one entry for each"):
         mf.neurons.coalition_features(

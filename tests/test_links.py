@@ -114,7 +114,7 @@ def test_the_p_value_is_that_of_all_shuffles():
 
 
 def test_a_test_without_two_sides_is_refused():
-    with pytest.raises(ValueError, match="units on both sides"):
+    with pytest.raises(ValueError, match="units inside and outside"):
         mf.neurons.link_test(np.ones(4, bool), np.arange(4), key=KEY)
     with pytest.raises(ValueError, match="`counts` must have one number"):
         mf.neurons.link_test(np.ones(4, bool), np.arange(3), key=KEY)

@@ -117,9 +117,13 @@ def test_corners_of_a_shared_law_are_exact():
 
 def test_laws_that_share_otherwise_are_refused():
     own = mf.SpikeSlab(*jnp.full((3, 3, 4), 0.5))
-    with pytest.raises(ValueError, match="`prior` must share its spikes as the weight"):
+    with pytest.raises(
+        ValueError, match="`prior` must share its spikes along the same axes"
+    ):
         shared().kl(own)
-    with pytest.raises(ValueError, match="`prior` must share its spikes as the weight"):
+    with pytest.raises(
+        ValueError, match="`prior` must share its spikes along the same axes"
+    ):
         own.kl(shared())
     with pytest.raises(ValueError, match="must have one shape"):
         mf.SpikeSlab(jnp.full((2, 4), 0.5), jnp.ones((3, 4)), jnp.ones((3, 4)))

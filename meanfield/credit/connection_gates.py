@@ -1,14 +1,15 @@
-r"""A gate on every connection: the players of the game of connections.
+r"""A gate on every connection, for the game whose players are the connections.
 
-Connection i of a coalition carries its own distribution, the others are zero. When i
-joins with probability s, its weight is s-thinned: the slab's part becomes
+In a coalition the connections of the coalition have their distributions and the others
+are zero. If connection i joins with probability s, its slab is multiplied by a
+Bernoulli(s) variable, so its mean and variance become
 
     mean s m,      variance s (Ξ + (1 − s) m²),
 
-behind the spike it had. With the spike π kept, the probability of being there is
-s (1 − π) and the payoff is averaged over the sub-networks of the posterior; without it,
-it is s, and the network of all slabs plays. At s = 1 this is the weight itself, to the
-bit; at s = 0 it is zero for certain.
+and the spike is unchanged. With the spike π, a connection is present with probability
+s (1 − π), and the payoff is averaged over the sub-networks of the posterior. Without
+spikes it is present with probability s, and at s = 1 the network has all its slabs. At
+s = 1 the weight has exactly its own distribution; at s = 0 it is exactly zero.
 """
 
 from collections.abc import Callable
@@ -36,13 +37,13 @@ Where = Callable[[str, Any], bool]
 def open_gates(
     ensemble: Ensemble, path: str, where: Where | None
 ) -> tuple[Ensemble, tuple[str, ...]]:
-    """The ensemble in which every player is random, and the names of their arrays.
+    """The ensemble in which all players are random weights, and the players' arrays.
 
     Args:
         ensemble: a trained ensemble, or an ordinary network (`Ensemble.from_points`).
-        path: "posterior" keeps the spikes, "full" takes them away.
-        where: ``where(path_name, leaf)`` says which leaves have gates. Default: the
-            random weights; without any, the arrays of two or more dimensions.
+        path: "posterior" keeps the spikes, "full" removes them.
+        where: ``where(path_name, leaf)``, whether a leaf has gates. Default: the random
+            weights; if there are none, the arrays of two or more dimensions.
 
     Raises:
         ValueError: an unknown path, or fewer than two connections.
@@ -68,8 +69,9 @@ def open_gates(
     count = sum(leaves[name].size for name in players)
     require(
         count >= 2,
-        f"`ensemble` must have at least 2 connections with a gate; got {count}. A "
-        "single one is worth payoff − empty payoff; `where` chooses the arrays.",
+        f"`ensemble` must have at least 2 connections with a gate; got {count}. Choose "
+        "other arrays with `where`; the value of a single connection is payoff − empty "
+        "payoff.",
     )
 
     def open_gate(name: str, leaf: Any) -> Any:
@@ -88,7 +90,7 @@ def open_gates(
 def thin(
     weight: SpikeSlab, gate: Float[Array, "*shape"] | Float[Array, ""]
 ) -> SpikeSlab:
-    """The weight when each connection is there with probability `gate` as well."""
+    """The weight times an independent Bernoulli(`gate`) variable (its two moments)."""
     mean = gate * weight.slab_mean
     var = gate * (weight.slab_var + (1 - gate) * jnp.square(weight.slab_mean))
     dtype = weight.dtype
@@ -96,14 +98,14 @@ def thin(
 
 
 class Game(eqx.Module):
-    """The game of connections: what a network with gates earns.
+    """The game of connections: the payoff of a network with gates.
 
     Args:
-        network: the network with every gate open.
+        network: the network with all gates at 1.
         names: the arrays whose connections have gates.
         likelihood: from outputs to a distribution.
         payoff: name of the payoff.
-        temperature: of the free energy.
+        temperature: temperature of the payoff "free_energy".
         noise: "preactivations" or "weights".
     """
 
@@ -120,7 +122,7 @@ class Game(eqx.Module):
         """Expected payoff of every example, up to the noise of one draw.
 
         Args:
-            gates: by path name, how open the gate of each connection is, in [0, 1].
+            gates: by path name, the gate of each connection, in [0, 1].
             x: inputs.
             y: targets.
             key: a `jax.random.key`.
@@ -139,7 +141,7 @@ class Game(eqx.Module):
         return self.measure(outputs, y)
 
     def grown(self, key: PRNGKeyArray) -> dict[str, tuple[Array, Array]]:
-        """Weights of one sub-network, and when each of its connections arrives."""
+        """Weights of one sub-network, and the time when each connection joins."""
         drawn = {}
         for number, name in enumerate(self.names):
             weight_key, time_key = jax.random.split(jax.random.fold_in(key, number))
@@ -156,7 +158,7 @@ class Game(eqx.Module):
         y: Any,
         key: PRNGKeyArray,
     ) -> Float[Array, " examples"]:
-        """Payoff of a sub-network with what arrived before a time of each array."""
+        """Payoff of a sub-network with the connections that joined before `times`."""
         placed = {}
         for number, name in enumerate(self.names):
             weight, arrival = grown[name]
@@ -175,9 +177,9 @@ class Game(eqx.Module):
 def draw_gaussian(
     weight: SpikeSlab, key: PRNGKeyArray, sign: Any
 ) -> Float[Array, "*shape"]:
-    """Gaussian weights with the mean and variance of `weight`, smooth in both.
+    """Draw Gaussian weights with the mean and variance of `weight`, smooth in both.
 
-    Spikes that several connections share are drawn as they are.
+    Spikes that several connections share are drawn exactly.
     """
     spike_key, slab_key = jax.random.split(key)
     noise = sign * normal(slab_key, weight.shape, weight.dtype)

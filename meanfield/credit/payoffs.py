@@ -1,9 +1,9 @@
-r"""What a network earns on one example: the payoff of a coalition of its neurons.
+r"""Payoffs: how good the outputs of a network are on one example.
 
 | name             | payoff of an example                                          |
 |------------------|---------------------------------------------------------------|
-| `probability`    | p(y \| x), the probability of the right class                 |
-| `accuracy`       | 1 when the most probable class is right, else 0               |
+| `probability`    | p(y \| x), the probability of the true class                  |
+| `accuracy`       | 1 if the most probable class is the true one, else 0          |
 | `brier`          | −Σ_c (p_c − 1[c = y])²                                        |
 | `log_likelihood` | ln p(y \| x), in nats                                         |
 | `mse`            | −mean_k (ŷ_k − y_k)²                                          |
@@ -11,10 +11,10 @@ r"""What a network earns on one example: the payoff of a coalition of its neuron
 |                  | the log of the Gibbs probability of y at temperature T. For   |
 |                  | real targets −E with E = ½‖y − ŷ‖²                            |
 
-An example with several targets (a sequence) earns their mean.
+The payoff of an example with several targets (a sequence) is their mean payoff.
 
 Source: Bouchaffra et al. 2024, arXiv:2410.12264 (Gibbs distribution over outputs); its
-formula is not public, and E = −logit is this project's reading of it.
+formula is not public, and E = −logit is this project's interpretation.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ Measure = Callable[[Any, Any], Float[Array, " examples"]]
 
 
 def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
-    """The payoff to use, checked against what the likelihood makes of the outputs.
+    """The payoff to use, after a check that it fits the likelihood.
 
     Args:
         payoff: a name, or None: "probability" for classes, "mse" for real targets.
@@ -68,12 +68,12 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
         return "probability" if classes else "mse"
     require(
         classes or payoff not in OF_CLASSES,
-        f"`payoff` {payoff!r} needs classes, and this `likelihood` has real targets; "
-        'use "mse", "log_likelihood" or "free_energy".',
+        f"`payoff` {payoff!r} needs classes; got a `likelihood` of real targets. Use "
+        '"mse", "log_likelihood" or "free_energy".',
     )
     require(
         not classes or payoff != "mse",
-        '`payoff` "mse" needs real targets, and this `likelihood` has classes; use '
+        '`payoff` "mse" needs real targets; got a `likelihood` of classes. Use '
         '"probability" or "brier".',
     )
     return payoff
@@ -104,7 +104,7 @@ def _earned(payoff: str, distribution: Any, targets: Array, temperature: float) 
     if is_categorical(distribution):
         return _of_classes(payoff, base.logits, targets, temperature)
     if is_binary(distribution):
-        # Answers 0 and 1 as two classes, the first with the logit 0.
+        # Binary answers are two classes, and class 0 has the logit 0.
         logits = jnp.stack([jnp.zeros_like(base.logits), base.logits], -1)
         return _of_classes(payoff, logits, targets.astype(int), temperature)
     if payoff == "free_energy":
@@ -127,6 +127,6 @@ def _of_classes(payoff: str, logits: Array, targets: Array, temperature: float) 
 
 
 def _log_prob(logits: Array, targets: Array) -> Array:
-    # A sum with a one-hot vector fuses; a look-up makes copies.
+    # XLA fuses a sum with a one-hot vector, but copies for a look-up.
     hot = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     return (logits * hot).sum(-1) - jax.nn.logsumexp(logits, -1)

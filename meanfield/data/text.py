@@ -15,14 +15,14 @@ import pandas as pd
 
 from meanfield.checks import require
 
-# Cells that say that there is no value; also what pandas and R write for it.
+# Cells that mean a missing value, including those that pandas and R write.
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SPACES = r"\s+"
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SPACES}
-# Rows that are looked at to find the separator.
+# Number of rows by which the separator is guessed.
 SNIFFED = 50
-# Rows and columns that tell whether the first row is headings.
+# Numbers of rows and columns by which it is guessed whether the first row is headings.
 LOOKED_AT = 200
 _COMMA_NUMBER = re.compile(r"[+-]?\d[\d.]*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
@@ -44,7 +44,7 @@ class TextFormat:
 
     @property
     def words(self) -> str:
-        """What it says to a person."""
+        """A description for the user."""
         separator = SEPARATORS.get(self.separator, "spaces")
         if self.separator not in (*SEPARATORS, SPACES):
             separator = f"{self.separator!r}"
@@ -59,8 +59,8 @@ class Text:
     Attributes:
         frame: its cells, missing ones as NaN, numbers with a decimal point.
         format: how it was written, as given or as guessed.
-        notes: what was guessed or left out, for a person.
-        problems: what is wrong with the headings.
+        notes: descriptions of what was guessed or left out, for the user.
+        problems: errors in the headings.
     """
 
     frame: pd.DataFrame
@@ -92,11 +92,12 @@ def read_text(
     decimal: str | None = None,
     header: bool | None = None,
 ) -> Text:
-    """Read a table; what is not given is guessed, and said in the notes.
+    """Read a table; settings that are not given are guessed and listed in the notes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, no text, not rectangular, or seems to lack headings.
+        ValueError: the file is empty, not text, not rectangular, or seems to have no
+            headings.
     """
     path, notes = Path(path), []
     if not path.is_file():
@@ -192,11 +193,11 @@ def _headed(path: Path, rows: pd.DataFrame, header: bool | None) -> bool:
     """Whether the first row holds headings.
 
     Raises:
-        ValueError: nobody said so, and it looks like one more row of data.
+        ValueError: `header` is not given, and the first row looks like data.
     """
     if header is not None:
         return header
-    # Headings are seldom numbers, and seldom stand among the cells below them.
+    # Headings are rarely numbers, and rarely equal to one of the cells below them.
     head, body = rows.iloc[0, :LOOKED_AT], rows.iloc[1 : 1 + LOOKED_AT, :LOOKED_AT]
     numeric = ~np.isnan(_numbers(head))
     repeated = np.asarray([name in set(body[c]) for c, name in head.items()])
@@ -215,7 +216,7 @@ def _headed(path: Path, rows: pd.DataFrame, header: bool | None) -> bool:
 def _without_unnamed(
     frame: pd.DataFrame, names: list[str]
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Leave out columns without a heading that are empty, or count the rows."""
+    """Leave out columns without a heading that are empty or number the rows."""
     kept, notes = [], []
     for position, name in enumerate(names):
         if name:
@@ -234,7 +235,7 @@ def _without_unnamed(
 
 
 def _numbers(cells: Any) -> np.ndarray:
-    """The numbers that texts spell, NaN for a text that spells none."""
+    """The numbers in texts; NaN for a text that is not a number."""
     return np.asarray(pd.to_numeric(cells, errors="coerce"), np.float64)
 
 
@@ -257,7 +258,7 @@ def _heading_problems(path: Path, names: list[str]) -> list[str]:
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """Headings under which all columns can be looked at, whatever is wrong."""
+    """Different headings for all columns, even if those in the file are wrong."""
     seen: Counter[str] = Counter()
     found = []
     for position, name in enumerate(names):
@@ -268,7 +269,7 @@ def _told_apart(names: list[str]) -> list[str]:
 
 
 def _with_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """Columns of numbers with decimal commas, with points; whether there were any."""
+    """The frame with decimal points for commas, and whether there were any commas."""
     new = {}
     for name in frame.columns:
         cells: Any = frame[name].dropna()

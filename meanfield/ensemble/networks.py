@@ -1,4 +1,4 @@
-"""Ordinary Equinox networks for those who bring data and no model."""
+"""Ordinary Equinox networks, for users who have data but no model."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def mlp(
 
     Args:
         widths: inputs, hidden layers, outputs.
-        key: of the point weights it starts from.
-        activation: between the layers.
+        key: a `jax.random.key` for the initial weights.
+        activation: activation between the layers.
 
     Returns:
         An `equinox.nn.MLP` with parameters ``layers/0/weight``, ``layers/0/bias``, …

@@ -1,8 +1,8 @@
 r"""Cooperative games whose Shapley values are known in closed form.
 
-Each is a value function, bool (coalitions, players) -> payoffs, that knows its exact
-values: an oracle for estimators, here and in other libraries. Voting is solved by a
-dynamic programme over (size, weight) instead of 2^n coalitions.
+Each is a value function, bool (coalitions, players) -> payoffs, with its exact values,
+against which estimators of this and other libraries can be tested. Voting games are
+solved by dynamic programming over (size, weight) instead of 2^n coalitions.
 
 References:
     Littlechild & Owen 1973, Management Science 20:370 (airport). Shapley & Shubik 1954
@@ -24,7 +24,7 @@ class ClosedFormGame(eqx.Module):
     """A game together with its exact Shapley values.
 
     Args:
-        name: what to call it in tables.
+        name: name of the game in tables.
         payoff: bool (coalitions, players) -> (coalitions,).
         shapley_values: φ, (players,).
 
@@ -45,9 +45,9 @@ class ClosedFormGame(eqx.Module):
         return len(self.shapley_values)
 
     def __call__(self, coalitions: ArrayLike) -> Float[np.ndarray, " coalitions"]:
-        """Payoffs of the coalitions, (coalitions, players) of truth values.
+        """Payoffs of the coalitions, a boolean array (coalitions, players).
 
-        One coalition, (players,), is a matrix of one row: shapiq asks so at times.
+        One coalition, (players,), is treated as a matrix of one row, for shapiq.
         """
         return self.payoff(np.atleast_2d(np.asarray(coalitions, bool))).astype(float)
 
@@ -56,7 +56,7 @@ def airport(costs: ArrayLike) -> ClosedFormGame:
     """Runway costs: a coalition pays for its largest plane, v(S) = max_{i∈S} c_i.
 
     φ_(k) = Σ_{j≤k} (c_(j) − c_(j−1)) / (n − j + 1), costs in increasing order: every
-    step of the runway is shared by those who need it.
+    section of the runway is paid equally by those who need it.
 
     Args:
         costs: c ≥ 0, (players,).
@@ -86,8 +86,8 @@ def airport(costs: ArrayLike) -> ClosedFormGame:
 def glove(num_left: int, num_right: int) -> ClosedFormGame:
     """Pairs of gloves: v(S) = min(left gloves, right gloves); left owners come first.
 
-    A left owner completes a pair when more right than left gloves came before, and
-    among k predecessors the number of right ones is hypergeometric.
+    A left owner completes a pair if more right than left gloves come before in the
+    order; the number of right gloves among k predecessors is hypergeometric.
 
     Args:
         num_left: owners of a left glove, at least 1.
@@ -117,10 +117,10 @@ def glove(num_left: int, num_right: int) -> ClosedFormGame:
 
 
 def shoe(num_pairs: int) -> ClosedFormGame:
-    """As many left as right shoes: each owner gets one half.
+    """As many left as right shoes; each owner has the value one half.
 
     Args:
-        num_pairs: left shoes, and right shoes; at least 1.
+        num_pairs: number of left shoes and of right shoes; at least 1.
 
     Returns:
         A `ClosedFormGame`: the value function, with `.shapley_values` known.
@@ -143,7 +143,7 @@ def unanimity(
 ) -> ClosedFormGame:
     """Sum of unanimity games: v(S) = Σ_T c_T 1[T ⊆ S], φ_i = Σ_{T∋i} c_T/|T|.
 
-    Any game is one; one carrier of weight 1 is the unanimity game.
+    Every game is such a sum; a single T with weight 1 is the unanimity game.
 
     Args:
         num_players: n.
@@ -220,10 +220,10 @@ def quadratic(linear: ArrayLike, pairwise: ArrayLike) -> ClosedFormGame:
 
 
 def weighted_voting(weights: Sequence[int], quota: int) -> ClosedFormGame:
-    """A vote: v(S) = 1 when the weights of S reach the quota, else 0.
+    """A vote: v(S) = 1 if the weights of S reach the quota, else 0.
 
-    Player i swings the coalitions of the others whose weight lies in
-    [quota − w_i, quota − 1]; they are counted by size and weight.
+    Player i is decisive for the coalitions of the others with a weight in
+    [quota − w_i, quota − 1]; these are counted by size and weight.
 
     Args:
         weights: whole numbers, not negative.
@@ -247,7 +247,7 @@ def weighted_voting(weights: Sequence[int], quota: int) -> ClosedFormGame:
         "`weights` must be whole numbers, not negative, and `quota` at least 1; got "
         f"weights {list(weights)} and quota {quota}.",
     )
-    # Exact whole numbers: counts of coalitions outgrow float64 beyond 50 players.
+    # Python integers, because counts of coalitions exceed float64 beyond 50 players.
     total = int(whole.sum())
     counts = np.zeros((len(whole) + 1, total + 1), dtype=object)
     counts[0, 0] = 1
@@ -260,9 +260,9 @@ def weighted_voting(weights: Sequence[int], quota: int) -> ClosedFormGame:
 
 
 def _swing_share(counts, weight: int, quota: int, num_players: int) -> float:
-    """Σ_s (swings of size s) / (n C(n − 1, s)) for one player of this weight."""
+    """Σ_s (decisive coalitions of size s) / (n C(n − 1, s)) for a player's weight."""
     others = counts.copy()
-    # Undo the player's step: others[s, w] = counts[s, w] − others[s − 1, w − weight].
+    # Remove the player: others[s, w] = counts[s, w] − others[s − 1, w − weight].
     for size in range(1, num_players + 1):
         others[size, weight:] -= others[size - 1, : counts.shape[1] - weight]
     low, high = max(quota - weight, 0), min(quota, counts.shape[1])
@@ -274,7 +274,7 @@ def _swing_share(counts, weight: int, quota: int, num_players: int) -> float:
 
 
 def _completes_pair(same: int, other: int) -> float:
-    """Chance that, in a random order, more `other` than `same` gloves came before."""
+    """Probability of more `other` than `same` gloves before, in a random order."""
     players = same + other
     chance = 0.0
     for before in range(players + 1):

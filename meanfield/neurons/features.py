@@ -1,4 +1,4 @@
-"""The strong units of a layer as features of an example: fewer numbers to read."""
+"""The activations of the strong units of a layer, as features of an example."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,13 +25,14 @@ def coalition_features(
     """Activations of the units of a layer that belong to its coalition.
 
     Args:
-        ensemble: a trained ensemble; its network of posterior means is read.
+        ensemble: a trained ensemble, whose network of posterior means is evaluated.
         layer: a parameter path without its last name.
         x: a batch of inputs.
-        mask: the units that belong, alone or by layer; all of them if not given.
+        mask: mask of the units in the coalition, or such masks by layer; by default all
+            units.
 
     Returns:
-        (examples, strong units). Channels are averaged over their positions.
+        Shape (examples, strong units). Channels are averaged over their positions.
 
     Raises:
         ValueError: an unknown layer, or a mask of another length.
@@ -55,13 +56,13 @@ def coalition_features(
     units = find_units(program, layer)
     require(
         units.place is not None,
-        f"`layer` {layer!r} is recurrent: its units have one activation for each time. "
-        "Read those of a dense or convolutional layer.",
+        f"`layer` must be dense or convolutional; got {layer!r}, which is recurrent: "
+        "its units have an activation for each time step.",
     )
     if isinstance(mask, Mapping):
         require(
             layer in mask,
-            f"`layer` must be one that played, {list(mask)}; got {layer!r}.",
+            f"`layer` must be among the layers in `mask`, {list(mask)}; got {layer!r}.",
         )
         mask = mask[layer]
     chosen = np.ones(units.size, bool) if mask is None else np.asarray(mask, bool)

@@ -1,14 +1,14 @@
-r"""Labels meet coalitions: the connections of every neuron, and what strong ones hold.
+r"""Numbers of connections of every neuron by label, and a test of strong coalitions.
 
-For each unit of a layer: how many important, absent and variable connections come in
-and go out, and its expected degree Σ(1 − π). Whether strong neurons hold more important
-connections than chance is asked by shuffling who is strong: with c_i connections of
+For each unit of a layer: the numbers of incoming and outgoing important, absent and
+variable connections, and its expected degree Σ(1 − π). A permutation test tells whether
+strong neurons have more important connections than the others: with c_i connections of
 unit i and S the strong coalition,
 
     T = mean_{i∈S} c_i − mean_{i∉S} c_i        p = (1 + #{T* ≥ T}) / (1 + shuffles)
 
-and how much more by Cliff's δ = P(c_i > c_j) − P(c_i < c_j), i in S, j outside: 0 for
-no link, 1 when every strong unit holds more than every other.
+The effect size is Cliff's δ = P(c_i > c_j) − P(c_i < c_j), i in S, j outside: 0 for no
+association, 1 if every strong unit has more than every other unit.
 
 References:
     Cliff 1993, Psychological Bulletin 114:494. Phipson & Smyth 2010, arXiv:1603.05766
@@ -36,11 +36,11 @@ _CASTS = frozenset("convert_element_type copy".split())
 
 @dataclasses.dataclass(frozen=True)
 class NeuronLinks:
-    """Connections of the units of a layer.
+    """Numbers of connections of the units of a layer.
 
     Attributes:
-        incoming: by label in words, how many connections come in, (units,).
-        outgoing: the same for those that go out to the next weights.
+        incoming: by label in words, number of incoming connections, (units,).
+        outgoing: the same for outgoing connections, to the next weights.
         expected_in: Σ(1 − π) over incoming connections.
         expected_out: Σ(1 − π) over outgoing connections.
     """
@@ -51,18 +51,18 @@ class NeuronLinks:
     expected_out: Float[np.ndarray, " units"]
 
     def total(self, label: str) -> Int[np.ndarray, " units"]:
-        """Connections of a label in and out."""
+        """Number of incoming and outgoing connections of a label."""
         return self.incoming[label] + self.outgoing[label]
 
 
 @dataclasses.dataclass(frozen=True)
 class LinkTest:
-    """Whether members of a coalition hold more than chance.
+    """Whether members of a coalition have more connections than the other units.
 
     Attributes:
         difference: T, mean inside − mean outside.
         effect: Cliff's δ in [−1, 1].
-        p_value: of T, one-sided, by shuffling.
+        p_value: one-sided p-value of T, by shuffling.
         inside, outside: the two means.
     """
 
@@ -76,22 +76,23 @@ class LinkTest:
 def neuron_links(
     ensemble: Ensemble, labels: ConnectionLabels, layer: str, x: Any
 ) -> NeuronLinks:
-    """Important, absent and variable connections into and out of every unit.
+    """Numbers of important, absent and variable connections of every unit.
 
-    Connections that never learned (labels made with ``data=``) are not counted: their
-    label is that of the start.
+    Connections that never learned (known for labels made with ``data=``) are not
+    counted, because their labels are those before training.
 
     Args:
         ensemble: a trained ensemble.
         labels: its labels.
         layer: a dense layer or a convolution, as for `NeuronGame`.
-        x: a batch of inputs (one example is enough), to follow the network with.
+        x: a batch of inputs (one example is enough), to trace the network with.
 
     Returns:
-        `NeuronLinks`: by label, one count a unit, in and out.
+        `NeuronLinks`: by label, numbers of incoming and outgoing connections per unit.
 
     Raises:
-        ValueError: no such layer; a recurrent layer, whose gates share their units.
+        ValueError: there is no such layer, or it is recurrent, so that a connection
+            belongs to a gate and not to a unit.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -107,8 +108,8 @@ def neuron_links(
     units = find_units(program, layer)
     require(
         not units.bodies,
-        f"`layer` {layer!r} is recurrent: its connections belong to gates, not to "
-        "units. Count those of a dense layer or a convolution.",
+        f"`layer` must be a dense layer or a convolution; got {layer!r}, which is "
+        "recurrent: its connections belong to gates, not to units.",
     )
     assert units.product is not None
     number, side, axis = units.product
@@ -131,19 +132,19 @@ def link_test(
     key: PRNGKeyArray,
     num_shuffles: int = 9_999,
 ) -> LinkTest:
-    """Whether units of a coalition hold more connections than chance.
+    """Test whether units of a coalition have more connections than the others.
 
     Args:
-        mask: who is in the coalition.
+        mask: mask of the units in the coalition.
         counts: connections of every unit, such as ``links.total("important")``.
         key: a `jax.random.key`.
         num_shuffles: shuffles of the coalition.
 
     Returns:
-        A `LinkTest`: effect size, p-value and what was compared.
+        A `LinkTest`: effect size, p-value and the compared means.
 
     Raises:
-        ValueError: shapes that differ, or a coalition of none or of all.
+        ValueError: shapes differ, or no unit or every unit is in the coalition.
 
     Example:
         >>> import jax, numpy as np, meanfield as mf
@@ -161,8 +162,8 @@ def link_test(
     )
     require(
         bool(inside.any() and not inside.all()),
-        f"`mask` must have units on both sides; {int(inside.sum())} of {inside.size} "
-        "are in the coalition.",
+        "`mask` must have units inside and outside the coalition; got "
+        f"{int(inside.sum())} of {inside.size} units inside.",
     )
     require(
         num_shuffles >= 1, f"`num_shuffles` must be at least 1; got {num_shuffles}."
@@ -173,7 +174,7 @@ def link_test(
     shuffled = rng.permuted(np.tile(c, (num_shuffles, 1)), axis=1)
     sums = shuffled[:, :count].sum(1)
     drawn = sums / count - (c.sum() - sums) / (c.size - count)
-    # Equal sums in another order may differ in the last digit.
+    # Sums of the same numbers in another order may differ in the last digit.
     reached = int((drawn >= seen - 1e-9 * max(1.0, abs(seen))).sum())
     sign = np.sign(c[inside][:, None] - c[~inside])
     return LinkTest(
@@ -202,7 +203,7 @@ def _count(ensemble, labels, program, parts, size) -> tuple[dict[str, Any], Any]
             hits = ((own == label) & learned).sum(1)
             np.add.at(counts[label.name.lower()], owner, hits)
         weight = ensemble.weights()[name]
-        # Connections may share a spike: π is broadcast along the axes that it lacks.
+        # If connections share a spike, π is broadcast along these axes.
         present = 1 - np.asarray(weight.spike_prob, np.float64)
         present = np.broadcast_to(present, weight.shape)
         np.add.at(expected, owner, present.ravel()[moved].sum(1))
@@ -210,7 +211,7 @@ def _count(ensemble, labels, program, parts, size) -> tuple[dict[str, Any], Any]
 
 
 def _origin(program: Program, place: Any) -> tuple[str, Any]:
-    """The parameter behind an operand, and which of its entries lies where."""
+    """The parameter from which an operand is made, and the entry at every position."""
     names = {own: name for name, own in program.leaves.items()}
     moves: list[Step] = []
     while place not in names:

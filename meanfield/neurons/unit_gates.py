@@ -1,14 +1,15 @@
-r"""A gate on every unit: the players of the game of neurons, all half open at once.
+r"""A gate on every unit, for the game whose players are neurons.
 
-A unit outside a coalition is held at its rest r (mean activation, or zero). When unit j
-joins with probability s, the value that the rest of the network reads is
+A unit outside a coalition is held at a constant r (its mean activation, or zero). If
+unit j joins with probability s_j, the value that the other layers read is
 
     h_j → r_j + g_j (h_j − r_j),     g_j = s_j + √(s_j (1 − s_j)) ε_j,   ε ~ N(0, 1),
 
-a gate with the mean and variance of a coin. All readers of a unit see one gate, at all
-places and times of an example, so that the covariance between the pre-activations that
-read the same units is kept in full; that each pre-activation is Gaussian holds for many
-units. Rests are those of the whole network, fixed while the coalitions change.
+a gate with the mean and variance of a Bernoulli(s_j) variable. All readers of a unit
+have the same gate, at all positions and times of an example, so the covariance between
+pre-activations that read the same units is exact. That a pre-activation is Gaussian is
+accurate for many units. The constants r are those of the whole network, and do not
+depend on the coalition.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,17 +31,17 @@ from meanfield.spikeslab import safe_sqrt
 
 
 class UnitGame(eqx.Module):
-    """The game of the units of some layers: what a network with gates earns.
+    """The game of the units of some layers: the payoff of a network with gates.
 
     Args:
         params: point parameters.
         likelihood: from outputs to a distribution.
-        rests: what units outside are held at, by read; None while not known.
+        rests: the constants r of units outside, by read; None before they are known.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
-        names: layers whose units play.
-        sizes: how many each has.
+        names: layers whose units are the players.
+        sizes: number of units of each layer.
         payoff: name of the payoff.
-        temperature: of the free energy.
+        temperature: temperature of the payoff "free_energy".
         replacement: "mean" or "zero".
     """
 
@@ -66,7 +67,7 @@ class UnitGame(eqx.Module):
         """Expected payoff of every example, up to the noise of one draw.
 
         Args:
-            gates: by layer, how open the gate of each unit is, in [0, 1].
+            gates: by layer, the gate of each unit, in [0, 1].
             x: inputs.
             y: targets.
             key: a `jax.random.key`.
@@ -81,7 +82,7 @@ class UnitGame(eqx.Module):
         return self._played(drawn, x, y)
 
     def grown(self, key: PRNGKeyArray) -> dict[str, Array]:
-        """When each unit arrives in one order of them all."""
+        """The time when each unit joins, for one random order of all units."""
         keys = jax.random.split(key, len(self.names))
         players = zip(self.names, self.sizes, keys, strict=True)
         return {name: jax.random.uniform(k, (size,)) for name, size, k in players}
@@ -94,8 +95,8 @@ class UnitGame(eqx.Module):
         y: Any,
         key: PRNGKeyArray,
     ) -> Float[Array, " examples"]:
-        """Payoff of the coalition of those that arrived before a time of each layer."""
-        del key  # the network is a point
+        """Payoff of the coalition of units that joined before the layers' `times`."""
+        del key  # the network is not random
         examples = len(jax.tree.leaves(x)[0])
         masks = {}
         for number, name in enumerate(self.names):
@@ -131,10 +132,11 @@ class UnitGame(eqx.Module):
 
 @eqx.filter_jit
 def with_rests(game: UnitGame, x: Any, chunks: Chunks) -> UnitGame:
-    """The game whose units outside rest at their means over the examples.
+    """The game in which units outside are held at their means over the examples.
 
     A mean is taken over examples, and over the axes that no reader of the unit sums, as
-    in `NeuronGame`. A constant unit is its own mean, to the bit: its value is 0.
+    in `NeuronGame`. The mean of a constant unit is exactly its constant, so its value
+    is exactly 0.
     """
     program, units = game.opened(x)
 
@@ -194,7 +196,7 @@ def _run(
     change: Callable[[int, Any], Any],
     in_loop: Callable[[int, Program, Step, list[Any]], list[Any]],
 ) -> dict[int, Any]:
-    """All values of the program, changed on the way, in the loops of the units too."""
+    """All values of the program, each replaced by `change`, also inside loops."""
     bodies = {n: body for own in units.values() for n, body in own.bodies.items()}
     loops = {n: partial(in_loop, n, body) for n, body in bodies.items()}
     return program.advance(program.start(params, x), change=change, loops=loops)
@@ -203,7 +205,7 @@ def _run(
 def _observed(
     program: Program, units: Mapping[str, Units], params: Any, x: Any
 ) -> dict[str, tuple[Array, Array, Array]]:
-    """Mean, least and largest value of every unit on one example, by read."""
+    """Mean, smallest and largest value of every unit on one example, by read."""
     found: dict[str, tuple[Array, Array, Array]] = {}
 
     def note(place: int, value: Any, loop: int | None = None) -> None:
@@ -238,7 +240,7 @@ def _observed(
 def reads_at(
     units: Mapping[str, Units], place: int, loop: int | None
 ) -> list[tuple[str, UnitRead]]:
-    """What reads a place, under the layer's name and the read's number."""
+    """The reads of a place, under the layer's name and the read's number."""
     return [
         (f"{name}:{number}", read)
         for name, own in units.items()
@@ -248,7 +250,7 @@ def reads_at(
 
 
 def half_hold(value: Array, read: UnitRead, gate: Array, rest: Array) -> Array:
-    """Units between their rest and themselves, as far as their gates are open."""
+    """r + g (h − r) for the units of a value, with gate g and constant r."""
     shape = [1] * value.ndim
     shape[read.axis] = len(read.owner)
     opened = gate[read.owner].reshape(shape).astype(value.dtype)

@@ -1,4 +1,4 @@
-"""Picture of the entropic complexity of layers, in bits."""
+"""Plot of the entropic complexity of layers, in bits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from .style import BLACK, BLUE, SKY, layer_ticks, new_axis
 def complexity(
     layers: Mapping[str, Mapping[str, Any]], axis: Axes | None = None
 ) -> Axes:
-    """Entropic complexity of every layer in bits: sum over its units, and jointly.
+    """Entropic complexity of every layer in bits: sum over its units, and joint.
 
-    A unit that is on or off has one bit at most, so that a layer's ceiling is the
-    number of its units. Pale bars are of layers that had too few examples.
+    The on/off state of a unit has at most one bit, so the largest value of a layer is
+    its number of units. Pale bars are of layers with too few examples.
 
     Args:
         layers: as in `NetworkComplexity.to_dict()["layers"]`; a layer that was not

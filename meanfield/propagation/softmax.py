@@ -1,15 +1,16 @@
 r"""Mean and variance of softmax and logsumexp of independent Gaussian logits.
 
-Add independent standard Gumbel noise g_k to every logit z_k. Given z, class k wins the
-race of z_k + g_k with probability softmax(z)_k, and the winning time is ln Σ e^{z_j}
-plus a Gumbel variable. Racers are independent, so averages over z factorise:
+Add independent standard Gumbel noise g_k to every logit z_k. Given z, class k has the
+largest z_k + g_k with probability softmax(z)_k, and the maximum is ln Σ e^{z_j} plus a
+Gumbel variable (the Gumbel-max trick). The z_k + g_k are independent, so averages over
+z factorise:
 
     ⟨softmax(z)_k⟩ = ∫ f_k(t) Π_{j≠k} F_j(t) dt
     P(max ≤ t)     = Π_j F_j(t),      max = logsumexp(z) + Gumbel
 
 with F_j(t) = ⟨exp(−e^{z_j − t})⟩ and f_j its derivative. One integral over t replaces
-one over all logits. Second moments come from the first ones: by Gaussian integration
-by parts, with p = softmax(z),
+the integral over all logits. Second moments follow from first ones by Gaussian
+integration by parts, with p = softmax(z):
 
     ⟨p_k²⟩ = ⟨p_k⟩ − ∂⟨p_k⟩/∂m_k,      Cov(z_k, logsumexp(z)) = v_k ⟨p_k⟩.
 
@@ -26,7 +27,7 @@ from jaxtyping import Array, Float
 
 _TIMES = 64
 _LOGITS = 20
-# Below this variance the expansion in v is the more accurate in float32.
+# Below this variance the expansion in v is more accurate in float32.
 _SMALL = 1e-2
 _EULER = 0.5772156649015329
 _GUMBEL_VAR = np.pi**2 / 6
@@ -67,7 +68,7 @@ def softmax(m: Float[Array, "..."], v: Float[Array, "..."], axis: int = -1) -> P
     small_var = jnp.square(p) * ((1 - 2 * p) * v + spread)
     small = v.max(-1, keepdims=True) < _SMALL
     mean = jnp.where(small, expansion, wins)
-    # p (1 − p) bounds the variance of anything between 0 and 1.
+    # The variance of a variable between 0 and 1 with mean p is at most p (1 − p).
     large_var = jnp.clip(wins - race.slope / total - wins**2, 0, wins * (1 - wins))
     var = jnp.where(small, small_var, large_var)
     return jnp.moveaxis(mean, -1, axis), jnp.moveaxis(var, -1, axis)
@@ -76,8 +77,8 @@ def softmax(m: Float[Array, "..."], v: Float[Array, "..."], axis: int = -1) -> P
 def logsumexp(m: Float[Array, "..."], v: Float[Array, "..."], axis: int = -1) -> Pair:
     r"""Moments of ln Σ_k e^{z_k} for independent z_k ~ N(m_k, v_k), axis removed.
 
-    The winning time minus the moments γ and π²/6 of a Gumbel variable. For v < 0.01 it
-    is the expansion, with p = softmax(m),
+    They are the mean and variance of the maximum minus those of a Gumbel variable, γ
+    and π²/6. For v < 0.01 they are the expansions, with p = softmax(m),
 
         mean = ln Σ e^{m_k} + ½ Σ p_k (1 − p_k) v_k,     var = Σ p_k² v_k.
 
@@ -130,7 +131,7 @@ def _logsumexp(m: Array, v: Array, race: "_Race") -> Pair:
 
 
 class _Race(NamedTuple):
-    """Integrals over the winning time t: of f_k, −∂f_k/∂t, 1, t − c and (t − c)²."""
+    """Integrals over the maximum t: of f_k, −∂f_k/∂t, 1, t − c and (t − c)²."""
 
     wins: Array
     slope: Array
@@ -140,8 +141,8 @@ class _Race(NamedTuple):
 
 
 def _run(m: Array, v: Array) -> _Race:
-    """The integrals over t, the classes along the last axis of m."""
-    # The 1e-8 keeps the gradient at v = 0 finite and right: F is even in √v.
+    """The integrals over t; classes are the last axis of m."""
+    # The 1e-8 makes the gradient at v = 0 finite and correct, as F is even in √v.
     std = jnp.sqrt(v + 1e-8)
     low = (m - 6 * std).max(-1) - 4
     high = (m + 6 * std).max(-1) + jnp.log(m.shape[-1]) + 16
@@ -152,7 +153,7 @@ def _run(m: Array, v: Array) -> _Race:
     logits = (jnp.asarray(nodes, m.dtype), jnp.asarray(node_weights, m.dtype))
     tiny = jnp.finfo(m.dtype).tiny
 
-    # Differentiated anew, not remembered: memory stays that of a few copies of m.
+    # Recomputed in the backward pass, so memory is only a few copies of m.
     @jax.checkpoint
     def add(race: _Race, point: tuple[Array, Array]) -> tuple[_Race, None]:
         place, weight = point

@@ -1,4 +1,4 @@
-"""Random arrays as the interpreter sees them: a mean and a variance per entry."""
+"""Random arrays as values of the interpreter: a mean and a variance per entry."""
 
 from functools import partial
 from typing import Any
@@ -12,17 +12,17 @@ from .noise import normal
 
 
 class Random(eqx.Module):
-    """An array of random entries, independent of one another but for copies.
+    """An array of random entries, which are independent except for copies.
 
     Args:
         mean: mean of each entry.
         var: variance of each entry.
         leaves: paths of the parameters it was made from.
-        drawable: whether the entries are ready for use one by one, such as looked-up
-            rows of an embedding or a random bias added to a signal. A weight is not:
-            it waits for its contraction.
-        copied: axes along which one entry is repeated by broadcasting. Summing over
-            such an axis would count one noise as many.
+        drawable: whether the entries can be drawn one by one, such as looked-up rows of
+            an embedding or a random bias added to a signal. Weights are not: their
+            contraction is drawn instead.
+        copied: axes along which broadcasting repeats an entry. A sum over such an axis
+            would treat the same noise as independent.
     """
 
     mean: Any
@@ -71,7 +71,7 @@ def is_random(value: Any) -> bool:
     return isinstance(value, Random)
 
 
-# Outside `jit` one compiled program serves a shape, in place of fifty small ones.
+# Outside `jit` this compiles one program per shape instead of fifty small ones.
 @partial(jax.jit, inline=True)
 def add_noise(
     mean: Float[Array, "*shape"],
@@ -81,8 +81,8 @@ def add_noise(
 ) -> Float[Array, "*shape"]:
     """Draw z = G + ε Δ with ε ~ N(0, 1) for every entry.
 
-    Where Δ² = 0 the result is G to the bit, and every gradient through Δ is 0. A `sign`
-    of −1 turns ε round.
+    Where Δ² = 0 the result is exactly G, and every gradient through Δ is 0. A `sign` of
+    −1 changes the sign of ε.
     """
     noise = normal(key, mean.shape, mean.dtype)
     if sign is not None:
@@ -93,7 +93,7 @@ def add_noise(
 
 
 def variance_dtype(dtype: Any) -> Any:
-    """Type that holds the variance of numbers; float16 has no range for it."""
+    """Type for the variance of numbers; the range of float16 is too small for it."""
     return jnp.dtype("float32") if dtype == jnp.float16 else jnp.dtype(dtype)
 
 
@@ -107,6 +107,6 @@ def lift(value: Any) -> Random:
 
 
 def merge_leaves(*values: Any) -> tuple[str, ...]:
-    """Sorted paths of all parameters behind some values."""
+    """Sorted paths of all parameters from which some values are made."""
     names = {leaf for v in values if isinstance(v, Random) for leaf in v.leaves}
     return tuple(sorted(names))

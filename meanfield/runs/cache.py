@@ -1,7 +1,7 @@
-"""Compiled programs, kept between commands in the user's cache folder.
+"""Compiled programs, stored between commands in the user's cache folder.
 
-JAX itself keeps them (its persistent compilation cache); here is decided where, and how
-much. Nothing heavy is imported: JAX reads the environment when it is.
+They are stored by JAX's persistent compilation cache; this module sets its folder and
+size. It imports nothing heavy, because JAX reads the environment when it is imported.
 """
 
 import contextlib
@@ -12,21 +12,22 @@ from platformdirs import user_cache_dir
 
 # A folder, or "off".
 VARIABLE, OFF = "MEANFIELD_CACHE", "off"
-# When the folder holds more, the programs used longest ago go until half is left.
+# If the folder is larger, the least recently used programs are deleted until half is
+# left.
 MOST_BYTES = 500_000_000
-# Programs that compile faster are not worth a file.
+# Programs that compile faster are not stored.
 LEAST_SECONDS = 0.2
 
 
 def keep_programs(wanted: bool = True) -> str:
-    """Let JAX keep its compiled programs; call it before JAX is imported.
+    """Let JAX store its compiled programs; must be called before JAX is imported.
 
     Args:
-        wanted: whether to; else, or where the variable MEANFIELD_CACHE says off,
-            nothing is read or written.
+        wanted: whether to store them. If not, or if the variable MEANFIELD_CACHE is
+            "off", nothing is read or written.
 
     Returns:
-        What a person should know: why they are not kept, or nothing.
+        A message to the user if they cannot be stored, else the empty text.
     """
     place = os.environ.get(VARIABLE)
     if not wanted or place == OFF or "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -52,10 +53,10 @@ def keep_programs(wanted: bool = True) -> str:
 
 
 def prune(folder: Path, most: int) -> None:
-    """Remove what was used longest ago from a folder that holds too much."""
+    """Delete the least recently used files of a folder that is too large."""
     entries = []
     for path in folder.iterdir():
-        # Another process may prune as well.
+        # Another process may prune at the same time.
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()
             entries.append((max(status.st_atime, status.st_mtime), status, path))

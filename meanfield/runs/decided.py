@@ -1,4 +1,4 @@
-"""What a training run decided by itself, in a few lines, and how to change it."""
+"""Describe what a training run chose by itself, and the options that change it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,16 +6,16 @@ from typing import Any
 
 from meanfield.data import Dataset
 
-# Names of classes and targets that are told; of more, how many there are.
+# Most names of classes and targets that are listed.
 SHOWN = 6
 
 
 def decided(dataset: Dataset, config: Mapping[str, Any]) -> list[str]:
-    """Lines that say how the data were understood.
+    """Lines that describe how the data were interpreted.
 
     Args:
-        dataset: as it was read.
-        config: of the run.
+        dataset: the data set of the run.
+        config: the configuration of the run.
     """
     source = Path(config["data"]["source"]).name
     rows = f"{len(dataset.x_train):,} to train and {len(dataset.x_test):,} to test with"

@@ -1,4 +1,4 @@
-"""The pictures of a run: what each step draws into ``plots/``."""
+"""The plots of a run: what each command draws into ``plots/``."""
 
 import zlib
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from meanfield.prediction.calibration import reliability_curve
 from .folder import Run
 from .tasks import target_names
 
-# Pictures of the predictions of so many targets; more are no longer looked at.
+# Most targets whose predictions are plotted.
 PREDICTIONS = 6
-# Where a picture says what it shows of which ensemble.
+# Keywords under which a PNG file stores its ensemble and its title.
 SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
 
 
@@ -48,7 +48,7 @@ def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
 def draw_predictions(
     run: Run, means: Mapping[str, np.ndarray], dataset: Dataset
 ) -> None:
-    """Predicted against true numbers, target by target, and calibrated intervals."""
+    """Predicted against true numbers for each target, and coverage of intervals."""
     folder, names = run.plots, target_names(dataset)
     y = dataset.y_test.reshape(len(dataset.y_test), -1)
     mean = means["mean"].reshape(y.shape)
@@ -86,7 +86,7 @@ def draw_labels(
 
 
 def draw_coalitions(run: Run, played: Mapping[str, Any], epsilon: float) -> None:
-    """Values and payoffs of each layer's neurons, and the network they make."""
+    """Values and payoffs of each layer's neurons, and the network of coalitions."""
     for layer, turn in played.items():
         name, values, strong = layer.replace("/", "-"), turn.values, turn.strong
         axis = plots.shapley_values(
@@ -135,9 +135,9 @@ def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
 def credit_of_inputs(
     values: Mapping[str, np.ndarray], num_features: int
 ) -> np.ndarray | None:
-    """Values of the connections that read each input, summed; None if none do so.
+    """Summed values of the connections of each input; None if there are none.
 
-    The first array whose last axis counts the inputs is the layer that reads them.
+    The layer that reads the inputs is the first array whose last axis counts them.
     """
     for array in values.values():
         if array.ndim == 2 and array.shape[1] == num_features:
@@ -152,7 +152,7 @@ def draw_analysis(
     folder: Path,
     seal: str | None = None,
 ) -> None:
-    """One picture for each of the three instruments of `physics`."""
+    """One plot for each of the three analyses of `physics`."""
     _save(plots.microstructure_verdicts(fits), folder / "microstructure.png", seal)
     if flow is not None:
         layers_of = {"layers of this network": flow}
@@ -163,10 +163,10 @@ def draw_analysis(
 
 
 def texts_of_picture(content: bytes) -> dict[str, str]:
-    """The texts by keyword that a PNG file carries.
+    """The texts that a PNG file stores, by keyword.
 
     Raises:
-        ValueError: it is no whole PNG file; each of its parts has a checksum.
+        ValueError: it is not a whole PNG file, by the checksums of its parts.
     """
     require(content.startswith(PNG), "it does not begin as a PNG file does")
     texts, kind, start = {}, b"", len(PNG)

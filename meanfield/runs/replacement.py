@@ -1,10 +1,10 @@
-"""One run takes the place of another: built beside, swapped by renaming, deleted last.
+"""Replace a run by a new one, so that one of them is whole at every moment.
 
-    OUT/.next     the new run while it is trained; the old one is untouched
-    OUT/.ready    the new run when it is whole: from here on it is the run of OUT
+    OUT/.next     the new run while it is trained; the old one is unchanged
+    OUT/.ready    the new run when it is complete: from now on it is the run of OUT
 
-A process that is killed before `.next` is renamed to `.ready` leaves the old run as it
-was; one that is killed later leaves the rest of the work to whoever opens the run next.
+If the process is killed before `.next` is renamed to `.ready`, the old run is kept. If
+it is killed later, the replacement is finished when the run is next opened.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from meanfield.files import sync_folder, write_text
 
 NEXT, READY = ".next", ".ready"
 MANIFEST = "files.txt"
-# What a run may hold; everything else in its folder is the user's own.
+# The files of a run; all other files in its folder are the user's.
 FILES = (
     "config.json",
     "ensemble.safetensors",
@@ -43,11 +43,11 @@ def commit(out: Path) -> None:
 
 
 def finish(out: Path) -> None:
-    """Bring a replacement that was decided to its end; nothing if there is none."""
+    """Finish a replacement that was committed; do nothing if there is none."""
     ready = out / READY
     if not ready.is_dir():
         return
-    # Of several processes that do this at once, each finds less to do.
+    # Several processes may do this at once, so files may already have been moved.
     with contextlib.suppress(FileNotFoundError):
         new = (ready / MANIFEST).read_text(encoding="utf-8").split("\n")
         for name in new:

@@ -1,8 +1,8 @@
-"""The settings of every command: one list of names, defaults and explanations.
+"""The settings of every command, with names, defaults and help texts.
 
-The options of the command line are made from these classes, and the functions that do
-the work take their defaults from them. Nothing heavy is imported here, so that
-``--help`` answers at once.
+The options of the command line are made from these classes, and the functions of the
+commands take their defaults from them. Nothing heavy is imported here, so that
+``--help`` is fast.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from typing import Any
 
 SEED = "of all random choices: the same seed, the same numbers"
 DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
-# Headings of the options of `train`; the first three are parts of a configuration too.
+# Headings of the options of `train`; the first three are also parts of a configuration.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
-# Where in a configuration a setting is kept, if it is.
+# The part of a configuration that stores a setting, if any.
 KEPT = ("data", "model", "training")
 # How a table is read.
 READING = ("drop", "features", "sep", "decimal", "header", "missing")
@@ -36,15 +36,15 @@ def setting(
     """A field of a settings class, and the option that sets it.
 
     Args:
-        default: its value if nothing is given.
-        help: what the option does.
-        panel: heading under which it stands.
-        flags: its names on the command line, if not the field's own.
-        kept: part of a run's configuration that holds it: "data", "model", "training".
-        metavar: what the value is called.
-        min: the least whole number that may be given.
-        parse: from the text of the command line to the value.
-        shown: the default as text, where it is not the value itself.
+        default: its value if none is given.
+        help: description of the option.
+        panel: heading of the option in the help.
+        flags: its names on the command line, if they differ from the field's name.
+        kept: part of a run's configuration that stores it: "data", "model", "training".
+        metavar: name of the value in the help.
+        min: the smallest whole number that is allowed.
+        parse: function from the text on the command line to the value.
+        shown: the default as text, if it is not the value itself.
     """
     about = {"help": help, "panel": panel, "flags": flags, "kept": kept}
     about |= {"metavar": metavar, "min": min, "parse": parse, "shown": shown}
@@ -55,7 +55,7 @@ def widths(text: str | tuple[int, ...]) -> tuple[int, ...]:
     """Widths such as ``100,100``.
 
     Raises:
-        ValueError: it is no such list, or a width is not positive.
+        ValueError: the text is not such a list, or a width is not positive.
     """
     if isinstance(text, tuple):
         return text
@@ -72,7 +72,7 @@ def grid(text: str | tuple[int, int]) -> tuple[int, int]:
     """Devices such as ``4``, or ``4x2`` for data × model.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     if isinstance(text, tuple):
         return text
@@ -235,19 +235,19 @@ class TrainSettings:
         return not (self.quiet or self.json_lines)
 
     def kept(self, part: str) -> dict[str, Any]:
-        """The settings that one part of a run's configuration holds."""
+        """The settings that one part of a run's configuration stores."""
         return {name: getattr(self, name) for name in kept_names(part)}
 
 
 def kept_names(part: str) -> list[str]:
-    """Names of the settings that one part of a run's configuration holds."""
+    """Names of the settings that one part of a run's configuration stores."""
     fields = dataclasses.fields(TrainSettings)
     return [field.name for field in fields if field.metadata["kept"] == part]
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenSettings:
-    """Where the data of a run are now."""
+    """Where the data of a run are, if they were moved."""
 
     data: Path | None = setting(
         None, "the file of the run, if it was moved; its contents are checked"

@@ -1,10 +1,11 @@
-r"""Targets in standard units, and likelihoods in the units of the data.
+r"""Standardised targets, and likelihoods in the units of the data.
 
-A network learns real targets in standard units, every column in its own,
+A network learns real targets that are standardised, column by column,
 
     y' = (y − shift) / scale,      shift and scale: mean and deviation in training,
 
-and every score is told in the units of the data. Counts and answers stay what they are.
+and every score is reported in the units of the data. Counts and binary answers are not
+standardised.
 """
 
 import dataclasses
@@ -34,11 +35,11 @@ _WITH_NOISE = "; then as many s, noise in the data's units scale · softplus(s)"
 
 @dataclasses.dataclass(frozen=True)
 class Standardization:
-    """How real targets were standardised; nothing of the sort for all others.
+    """How real targets were standardised; both are None for other targets.
 
     Args:
-        shift: what was subtracted from each column, in its units, or None.
-        scale: what it was divided by, or None.
+        shift: number that was subtracted from each column, in its units, or None.
+        scale: number by which each column was divided, or None.
     """
 
     shift: tuple[float, ...] | None = None
@@ -59,19 +60,19 @@ class Standardization:
         names = target_names(dataset)
         require(
             not same.any(),
-            f"the target {names[same.argmax()]!r} is the same in every row: there is "
-            "nothing to learn. Leave it out.",
+            f"the target {names[same.argmax()]!r} must vary; got the same number in "
+            "every row. Leave it out.",
         )
         return cls(tuple(y.mean(0).tolist()), tuple(scale.tolist()))
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Standardization":
-        """As a run's configuration holds it."""
+        """The standardization that is stored in a run's configuration."""
         parts = (config["data"][f"target_{part}"] for part in ("shift", "scale"))
         return cls(*(None if p is None else tuple(np.ravel(p).tolist()) for p in parts))
 
     def standardise(self, y: np.ndarray) -> np.ndarray:
-        """Targets in the units that the network learns in."""
+        """Standardised targets, as the network learns them."""
         if self.shift is None:
             return y
         columns = y.astype(np.float64).reshape(len(y), -1)
@@ -79,7 +80,7 @@ class Standardization:
         return standard.reshape(y.shape).astype(np.float32)
 
     def likelihood(self, likelihood: Any) -> Any:
-        """The likelihood with its targets in the units of the data."""
+        """The likelihood for targets in the units of the data."""
         if self.shift is None or self.scale is None:
             return likelihood
         return _Restored(likelihood, self.shift, self.scale)
@@ -107,12 +108,12 @@ class _Restored(AbstractLikelihood):
         return moved.to_event(loc.ndim - 1)
 
     def num_outputs(self, targets: Any) -> int:
-        """As many as in standard units."""
+        """Number of outputs, as for standardised targets."""
         return self.standard.num_outputs(targets)
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the outputs of a run's networks mean, for a model card."""
+    """The meaning of the outputs of a run's networks, for a model card."""
     name, standard = config["model"]["likelihood"], Standardization.of(config)
     outputs = _OUTPUTS.get(name, _STANDARD)
     if name.startswith("heteroscedastic"):

@@ -1,8 +1,8 @@
-"""Constant units folded into the biases of what they feed.
+"""Fold constant units into the biases of the units that read them.
 
-    Σ_k w_jk a_k = Σ_{k moves} w_jk a_k + Σ_{k constant} w_jk c_k
+    Σ_k w_jk a_k = Σ_{k varies} w_jk a_k + Σ_{k constant} w_jk c_k
 
-The second sum moves into the bias of unit j, where j has one.
+The second sum is added to the bias of unit j, if j has one.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from meanfield.deploy.graph.graph import Value
 from .liveness import Liveness, source_axes
 from .positions import Link, TiedUnits
 
-# Two evaluations of one constant differ by rounding at most.
+# Two evaluations of the same constant may differ by rounding.
 _SAME = 1e-6
 Slots = Mapping[Link, Sequence[tuple[str, int] | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """What folding does to the arrays.
+    """The changes of the arrays by folding.
 
     Args:
-        gone: representatives of the units that were folded (boolean by label).
+        gone: representatives of the folded units (boolean by label).
         additions: (array name, flat index, number to add).
     """
 
@@ -51,18 +51,19 @@ def fold_constants(
     means: Mapping[Link, np.ndarray],
     held: np.ndarray,
 ) -> Folds:
-    """Choose the constants that can be folded, and where they go.
+    """Choose the constants that can be folded, and the biases that absorb them.
 
     Args:
         units: the units of a graph.
         live: their liveness.
         values: every value for one example.
-        forced: units (boolean by label) that must fold to the numbers in `means`.
+        forced: units (boolean by label) that must be replaced by the numbers in
+            `means` and folded.
         means: for a link, the mean of its signal for each contracted index.
-        held: units (boolean by label) that must stay.
+        held: units (boolean by label) that must not be folded.
 
     Raises:
-        ValueError: a forced unit feeds something that cannot take a constant.
+        ValueError: a forced unit is read by a layer that cannot absorb a constant.
     """
     gone = (live.alive & ~live.driven & ~live.pinned & ~held) | forced
     shapes = units.shapes
@@ -82,9 +83,9 @@ def fold_constants(
         blocked &= gone
         require(
             not (blocked & forced).any(),
-            "`coalition` asks to fold units whose mean no bias can take: they feed a "
-            "zero-padded convolution or a layer without bias. Give that layer a bias "
-            "or no padding, or leave its inputs out of `coalition`.",
+            "`coalition` must leave out only units whose mean a bias can absorb; got "
+            "units that feed a zero-padded convolution or a layer without bias. Give "
+            "that layer a bias or no padding, or leave its inputs out of `coalition`.",
         )
         if not blocked.any():
             return Folds(gone, additions)
@@ -92,7 +93,7 @@ def fold_constants(
 
 
 class _Lazy:
-    """A value worked out when first asked for."""
+    """A value that is computed when it is first needed."""
 
     def __init__(self, make: Callable[[], Slots]):
         self.make = make
@@ -135,7 +136,7 @@ def _fold_link(
     means: np.ndarray | None,
     slots: _Lazy,
 ) -> tuple[np.ndarray, list[tuple[str, int, float]]]:
-    """Roots that this link keeps from folding, and its additions to biases."""
+    """Representatives that this link prevents from folding, and bias additions."""
     nothing = np.zeros(0, np.int64)
     value = link.node.inputs[link.weight]
     labels, weight = units.of(value), units.graph.constants[value]
@@ -153,7 +154,7 @@ def _fold_link(
         along = _along(forced[root], place, numbers.ndim)
         numbers = np.where(along, np.take(means, columns, place), numbers)
         steady = steady | along
-    # A weight that is not zero makes a unit hear another; only units that stay count.
+    # Nonzero weights to units that stay: these must absorb the constants.
     stays = _rows(link, live.alive & ~gone, labels, live.root)
     weight = np.take(weight, columns, sources[0][0])
     present = _by_rows(link, weight != 0, np.any)[stays]
@@ -177,7 +178,7 @@ def _fold_link(
 def _by_rows(
     link: Link, weight: np.ndarray, together: Callable[..., np.ndarray]
 ) -> np.ndarray:
-    """The weight as (free indices, *contracted indices), its windows put together."""
+    """The weight as (free, *contracted) indices, combined over its other axes."""
     contracted = [axis for axis, _ in link.contracted]
     rest = [a for a in range(weight.ndim) if a not in (*contracted, *link.free)]
     moved = np.transpose(weight, [*link.free, *contracted, *rest])
@@ -189,7 +190,7 @@ def _by_rows(
 def _rows(
     link: Link, good: np.ndarray, labels: Sequence[np.ndarray], root: np.ndarray
 ) -> np.ndarray:
-    """Whether each free index of the weight belongs to a unit that is good."""
+    """Whether each free index of the weight belongs to a unit in `good`."""
     rows = np.ones((), bool)
     for axis in link.free:
         rows = rows[..., None] & good[root[labels[axis]]]

@@ -1,8 +1,9 @@
-"""Which units the output needs, and which units the input moves.
+"""Which units the output depends on, and which units depend on the input.
 
-Units are the nodes of a graph and non-zero weights its edges. Backward from the output
-reaches what is *alive*; forward from the input reaches what is *driven*. A unit that is
-not alive may go; a live unit that is not driven is a constant.
+Units are the nodes of a graph and nonzero weights its edges. Units from which the
+output can be reached are *alive*; units that can be reached from the input are
+*driven*. A unit that is not alive can be removed; a live unit that is not driven is
+constant.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ class Liveness:
 
     Args:
         root: representative of every label.
-        alive: whether the output needs the unit.
+        alive: whether the output depends on the unit.
         driven: whether the unit depends on the input.
-        pinned: whether the unit must stay whatever it does.
+        pinned: whether the unit must not be removed in any case.
     """
 
     root: np.ndarray
@@ -40,12 +41,12 @@ class _Edges:
 
 
 def find_liveness(units: TiedUnits, folded: np.ndarray | None = None) -> Liveness:
-    """Reachability from both ends.
+    """Reachability from the input and from the output.
 
     Args:
         units: the units of a graph.
-        folded: labels of units whose value is replaced by a constant: the input does
-            not move them, and they need nothing.
+        folded: labels of units that are replaced by a constant: they do not depend on
+            the input, and no unit is needed for them.
     """
     root = units.roots(np.arange(len(units.parent)))
     count = len(root)
@@ -79,7 +80,7 @@ def find_liveness(units: TiedUnits, folded: np.ndarray | None = None) -> Livenes
 def source_axes(
     units: TiedUnits, link: Link, root: np.ndarray
 ) -> list[tuple[int, int]]:
-    """The contracted pairs of axes along which there are units."""
+    """The contracted pairs of axes along which units lie."""
     weight = units.of(link.node.inputs[link.weight])
     return [pair for pair in link.contracted if root[weight[pair[0]]].any()]
 

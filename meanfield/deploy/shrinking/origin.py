@@ -1,4 +1,4 @@
-"""Which entries of which array a weight of a link is made of."""
+"""From which entries of which array the weight of a link is made."""
 
 from collections.abc import Iterator
 
@@ -14,11 +14,11 @@ _MOVES = frozenset({"broadcast", "reshape", "transpose", "squeeze", "reverse", "
 
 
 def array_of(graph: Graph, value: Value) -> tuple[str, np.ndarray] | None:
-    """The array a known value rearranges.
+    """The array of which a known value is a rearrangement.
 
     Returns:
-        Its name, and for each entry of the value the flat index of the array's entry;
-        None if the value is computed otherwise.
+        The array's name, and for each entry of the value the flat index of the array's
+        entry; None if the value is not a rearrangement of one array.
     """
     for name, array in graph.arrays.items():
         if array is value:
@@ -38,7 +38,7 @@ def array_of(graph: Graph, value: Value) -> tuple[str, np.ndarray] | None:
 def outgoing_entries(
     units: TiedUnits, root: np.ndarray, chosen: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Entries of arrays that carry the signal of chosen units (boolean by label)."""
+    """Entries of arrays that multiply signals of chosen units (boolean by label)."""
     if not chosen.any():
         return
     for link in units.links:
@@ -50,15 +50,15 @@ def outgoing_entries(
             source = array_of(units.graph, link.node.inputs[link.weight])
             if source is None:
                 raise ValueError(
-                    "`coalition` leaves no unit in a layer whose outgoing weights are "
-                    "computed from other arrays. Keep at least one unit of it."
+                    "`coalition` must keep at least one unit of a layer whose outgoing "
+                    "weights are computed from other arrays; got none."
                 )
             name, entries = source
             yield name, np.take(entries, columns, axis).ravel()
 
 
 def links_from(units: TiedUnits, prefix: str) -> list[Link]:
-    """The links whose weights are arrays below a path."""
+    """The links whose weights are arrays with a given path prefix."""
     found = []
     for link in units.links:
         source = array_of(units.graph, link.node.inputs[link.weight])

@@ -2,14 +2,14 @@ r"""`SpikeAndSlab`: the distribution of one weight as a NumPyro distribution.
 
     P(w) = π δ(w) + (1 − π) N(w | m, s²)
 
-It has no density with respect to Lebesgue alone. `log_prob` is the logarithm of the
-density with respect to counting at 0 plus Lebesgue elsewhere:
+It has no density with respect to Lebesgue measure. `log_prob` is the logarithm of the
+density with respect to counting measure at 0 plus Lebesgue measure elsewhere:
 
     log_prob(0) = ln π,        log_prob(w ≠ 0) = ln(1 − π) + ln N(w | m, s²)
 
-Its support is the real line with an atom at 0, a constraint of its own: gradient-based
-samplers such as NUTS, which never meet the atom, refuse it rather than ignore it. Use
-`SpikeSlabReparam` with `numpyro.infer.DiscreteHMCGibbs` there.
+Its support, the real line with an atom at 0, is a separate constraint. Gradient-based
+samplers such as NUTS would never sample the atom, so they raise an error. Use
+`SpikeSlabReparam` with `numpyro.infer.DiscreteHMCGibbs` instead.
 """
 
 from typing import Any
@@ -49,22 +49,22 @@ real_with_atom = _RealWithAtom()
 def _no_bijection(constraint: _RealWithAtom) -> Any:
     raise NotImplementedError(
         "A SpikeAndSlab site has no smooth transform to the real line: exactly 0 has "
-        "positive probability, which gradient-based inference would never meet. Guide "
-        "it with AutoSpikeSlab, or rewrite it by SpikeSlabReparam and sample with "
-        "numpyro.infer.DiscreteHMCGibbs."
+        "positive probability, and gradient-based inference would never sample it. Use "
+        "the guide AutoSpikeSlab, or rewrite the site with SpikeSlabReparam and sample "
+        "with numpyro.infer.DiscreteHMCGibbs."
     )
 
 
 class SpikeAndSlab(dist.Distribution):
-    r"""An exact zero with probability π, else normal with mean m and deviation s.
+    r"""Exactly zero with probability π, else normal with mean m and deviation s.
 
     Args:
         spike_prob: π, the probability of an exact zero, in [0, 1].
         slab_mean: m, the mean of the slab.
         slab_scale: s > 0, the standard deviation (not the variance) of the slab.
-        validate_args: whether NumPyro checks the numbers; its default if None.
+        validate_args: whether NumPyro checks the parameters; its default if None.
 
-    The three broadcast to the batch shape; an event is one number.
+    The three parameters broadcast to the batch shape; an event is one number.
 
     Example:
         >>> import jax, meanfield as mf
@@ -114,7 +114,7 @@ class SpikeAndSlab(dist.Distribution):
     def sample(
         self, key: PRNGKeyArray | None, sample_shape: tuple[int, ...] = ()
     ) -> Float[Array, "..."]:
-        """Draw weights, exact zeros among them."""
+        """Draw weights, including exact zeros."""
         if key is None:
             raise ValueError("`key` is needed to draw; pass jax.random.key(seed).")
         spike_key, slab_key = jax.random.split(key)
@@ -130,7 +130,7 @@ class SpikeAndSlab(dist.Distribution):
         if self._validate_args:
             self._validate_sample(value)
         at_zero = jnp.equal(value, 0)
-        # Of two cases only the one that holds is differentiated: the other may be −∞.
+        # Only the case that applies is differentiated, because the other may be −∞.
         log_spike = jnp.log(jnp.where(at_zero, self.spike_prob, 1.0))
         log_present = jnp.log1p(-jnp.where(at_zero, 0.0, self.spike_prob))
         slab = norm.logpdf(value, self.slab_mean, self.slab_scale)

@@ -1,14 +1,14 @@
-r"""`SpikeSlabELBO`: the exact evidence lower bound, with real spikes in every draw.
+r"""`SpikeSlabELBO`: the exact evidence lower bound, with spikes in every draw.
 
     E_q[ln P(data | w)] − KL(q ‖ prior),      w = b (m + √Ξ ε),  b ~ Bernoulli(1 − π)
 
-Gradients to m and Ξ are pathwise. The spikes b of one evaluation come as an antithetic
-pair, b from u and b̃ from 1 − u with one uniform u for each weight, and
+Gradients with respect to m and Ξ are pathwise. The spikes of one evaluation are an
+antithetic pair, b from u and b̃ from 1 − u with one uniform u for each weight, and
 
     ∂/∂φ_j ≈ ½ (f(b) − f(b̃)) (−1)^{b̃_j} 1[b_j ≠ b̃_j] σ(|φ_j|),   φ = ln((1 − π)/π)
 
-which is unbiased. Its variance grows with the number of weights: this objective is for
-models of up to some hundreds of weights and as a check of the cheaper one.
+which is unbiased. Its variance grows with the number of weights, so this objective is
+for models of up to some hundreds of weights, and to check the cheaper one.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class SpikeSlabELBO(ELBO):
     """Exact bound for an `AutoSpikeSlab` guide, unbiased in value and gradient.
 
     Args:
-        num_particles: antithetic pairs averaged in one evaluation.
+        num_particles: number of antithetic pairs averaged in one evaluation.
 
     References:
         Dong, Mnih & Tucker 2020, DisARM, arXiv:2006.10680.
@@ -91,7 +91,7 @@ def _one_pair(
     half_difference = jax.lax.stop_gradient(0.5 * (value - other))
     score = sum(_score(w.spike_prob, uniforms[name]) for name, w in posteriors.items())
     score = half_difference * score
-    # The score is zero in value and carries the gradient to π.
+    # The score has value zero; it is added for its gradient with respect to π.
     return 0.5 * (value + other) + score - jax.lax.stop_gradient(score)
 
 

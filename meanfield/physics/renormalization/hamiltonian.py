@@ -1,16 +1,16 @@
-r"""The layered Hamiltonian: neurons as degrees of freedom beside the weights.
+r"""The layered Hamiltonian, in which neurons are degrees of freedom like weights.
 
     βH = β Σ_l |y_l − h_l^M|² + Σ_{l,m} |h_l^{m+1} − f^m(h_l^m)|² / (2 ε_m)
 
-with l an example, m a layer, f^m(h) = σ(W^m h + b^m). The constraint that a neuron
-obeys its activation has become a Gaussian of variance ε; ε → 0 gives back the ordinary
-network. H couples only neighbouring layers and has one form for every m and l: it is
-invariant under a shift m → m + 1 when the layers have one distribution, and under
-permutations of the examples. Integrating out every second layer is a renormalization
-step in depth (`decimation` does it exactly where that can be done).
+with l an example, m a layer, f^m(h) = σ(W^m h + b^m). The constraint h^{m+1} = f^m(h^m)
+is replaced by a Gaussian of variance ε; ε → 0 is the ordinary network. H couples only
+consecutive layers and has the same form for every m and l: it is invariant under a
+shift m → m + 1 if all layers have the same distribution, and under permutations of the
+examples. Integrating out every second layer is a renormalization step in depth
+(`decimation` does it where it is possible exactly).
 
 The partition function with neurons as dynamic variables is that of arXiv:2410.00396;
-this Gaussian form is ours, consistent with it.
+this Gaussian form is this project's own, consistent with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +74,7 @@ def layer_energies(
         noise_var: ε > 0, one for all layers or one for each.
 
     Returns:
-        One energy a layer, summed over the batch.
+        One energy per layer, summed over the batch.
 
     Raises:
         ValueError: the numbers of states and layers do not fit, or ε is not positive.
@@ -104,7 +104,7 @@ def layer_energies(
 def forward_states(
     inputs: Float[Array, "batch inputs"], layers: Sequence[Layer]
 ) -> list[Float[Array, "batch _"]]:
-    """States h^0 … h^M of the ordinary network: the ε → 0 configuration.
+    """States h^0 … h^M of the ordinary network, the configuration for ε → 0.
 
     Args:
         inputs: h^0.
@@ -132,13 +132,13 @@ def _per_layer(noise_var: Any, num: int) -> list[Any]:
     require(
         len(variances) == num,
         f"`noise_var` must be one number or one for each of {num} layers; got "
-        f"{len(variances)}. Repeat it.",
+        f"{len(variances)}. Give one number, or one for each layer.",
     )
     for variance in variances:
         if is_concrete(variance):
             require(
                 bool(variance > 0),
-                f"`noise_var` must be positive; got {variance}. The limit 0 is "
+                f"`noise_var` must be positive; got {variance}. For the limit 0 use "
                 "forward_states.",
             )
     return variances

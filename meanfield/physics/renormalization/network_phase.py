@@ -1,13 +1,12 @@
-r"""Renormalization in depth: where a network stands, and where it flows.
+r"""Renormalization in depth: the phase of a network, and its flow.
 
     (σ_w², σ_b²) of every layer  →  q*, χ₁, ξ and phase  →  the same under b = 2
 
-This module reads weights alone, as from a file: every layer is placed in the phase
-diagram of wide layers with its own measured variances (`placement`), the layers are
-compared with each other (`symmetry`), and their common point is followed under
-decimation (`wide_flow`). With examples at hand, `fitted_decimation` measures the flow
-instead of assuming wide random layers. The other pieces: `hamiltonian`, `decimation`,
-`ensemble_map`.
+This module needs only weights: every layer is placed in the phase diagram of wide
+layers by its measured variances (`placement`), the layers are compared with each other
+(`symmetry`), and their median is followed under decimation (`wide_flow`). If examples
+are available, `fitted_decimation` measures the flow without assuming wide random
+layers. See also `hamiltonian`, `decimation` and `ensemble_map`.
 
 Theory of wide random layers, arXiv:1606.05340 and arXiv:1611.01232; the decimation is
 this project's own construction, in the spirit of arXiv:2410.00396.
@@ -42,18 +41,18 @@ from .wide_flow import WideLayer, wide_flow, wide_layer
 
 @dataclass(frozen=True)
 class Renormalization:
-    """Reading of a whole network.
+    """Result for a whole network.
 
     Args:
         verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", for
             the layers' median (σ_w², σ_b²), by where `gradient_interval` lies.
-        reason: why, in words.
-        gradient_interval: χ₁ with both medians two standard errors either way.
-        activation: name of the φ assumed.
-        layers: place of every layer by name.
-        symmetry: are the layers alike?
-        flow: (σ_w², σ_b², q*, χ₁, ξ) under b = 2, empty where there is no finite,
-            positive fixed length.
+        reason: the reason for the verdict, in words.
+        gradient_interval: range of χ₁ with both medians ± two standard errors.
+        activation: name of the φ that is assumed.
+        layers: position of every layer in the phase diagram, by name.
+        symmetry: comparison of the layers with each other.
+        flow: (σ_w², σ_b², q*, χ₁, ξ) under b = 2; empty if there is no finite, positive
+            fixed point q*.
     """
 
     verdict: str
@@ -65,7 +64,7 @@ class Renormalization:
     flow: list[WideLayer]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and words, ready for JSON; infinity becomes the word."""
+        """Plain values that JSON can hold; infinity becomes the text "infinity"."""
         return _plain(dataclasses.asdict(self))
 
 
@@ -82,18 +81,18 @@ def analyze_renormalization(
     Args:
         weights: a mapping of names to arrays or `SpikeSlab`s (`ensemble.weights()`),
             an open npz file, or any JAX parameter tree, in order of depth. Biases are
-            the vectors named like a weight's bias, beside it.
+            the vectors with the name of a bias in the same layer as a weight.
         key: a typed key, for the shuffled nulls.
-        activation: φ between the layers; weights alone do not tell it.
-        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
-        num_steps: steps of the flow.
+        activation: φ between the layers, which weights alone do not determine.
+        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        num_steps: number of steps of the flow.
 
     Returns:
-        A `Renormalization`. A network of one layer, and layers of fewer than 50
-        weights, one value, zeros or NaN, get the verdict "cannot tell".
+        A `Renormalization`. The verdict is "cannot tell" for a network of one layer,
+        and for layers with fewer than 50 weights, a single value, zeros or NaN.
 
     Raises:
-        ValueError: nothing numeric inside, or no weight of two or more dimensions.
+        ValueError: there are no numeric arrays, or no weight of two or more dimensions.
 
     Example:
         >>> import jax, numpy as np
@@ -156,8 +155,8 @@ def analyze_renormalization(
 def _median(pairs: list[tuple[Any, Any]]) -> tuple[float, float]:
     """Median over layers, and its standard error.
 
-    The larger of what the spread over layers and what the layers' own errors give;
-    √(π/2) is the loss of the median against the mean.
+    The standard error is the larger of two: from the spread over layers, and from the
+    layers' own errors. √(π/2) is the ratio of the errors of median and mean.
     """
     values, errors = (np.array(column, float) for column in zip(*pairs, strict=True))
     within = float(np.sqrt(np.mean(np.square(errors))))
