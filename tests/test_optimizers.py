@@ -57,7 +57,9 @@ def test_named_numbers_step_by_their_factor_and_the_others_by_one(ensemble):
 
 
 def test_names_that_fit_nothing_and_negative_factors_are_refused(ensemble):
-    with pytest.raises(ValueError, match=r"`factors` names 'logit', in which no path"):
+    with pytest.raises(
+        ValueError, match=r"`factors` must be named by the end of a.*got 'logit'"
+    ):
         one_step(ensemble, {"logit": 2.0})
     with pytest.raises(ValueError, match=r"`factors` must be finite numbers ≥ 0"):
         mf.learning.scale_steps({"slab_mean": -1.0})

@@ -53,12 +53,9 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
             increases the loss (`optax.contrib.sam`), or it cannot take a step from the
             arguments that `fit` gives it.
     """
-    advice = "Pass for example optax.adam(1e-3), or leave `optimizer` out."
-    several = isinstance(optimizer, optax.MultiSteps)
-    if several:
-        advice = "Pass its .gradient_transformation(), or fit(..., accumulate=...)."
+    advice = _advice(optimizer)
     require(
-        not several and isinstance(optimizer, optax.GradientTransformation),
+        isinstance(optimizer, optax.GradientTransformation),
         "`optimizer` must be an Optax gradient transformation; got "
         f"{type(optimizer).__name__} {optimizer!r}. {advice}",
     )
@@ -83,6 +80,12 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
         "`optimizer` must return a step for every parameter; got "
         f"{jax.tree.structure(step)}. {advice}",
     )
+
+
+def _advice(optimizer: Any) -> str:
+    if isinstance(optimizer, optax.MultiSteps):
+        return "Pass its .gradient_transformation(), or fit(..., accumulate=...)."
+    return "Pass for example optax.adam(1e-3), or leave `optimizer` out."
 
 
 def _has_sam(state: Any) -> bool:
