@@ -294,6 +294,14 @@ ONLY_DRAWN = {
 BY_DESIGN = {
     "siamese difference": (lambda w, x: x @ w - (x + 0.1) @ w, slab(8, 2), X8),
     "average of positions": (lambda w, x: (x @ w).mean(0), slab(8, 2), X8),
+    "windows added": (lambda w, x: x[:, :4] @ w + x[:, 4:] @ w, slab(4, 2), X8),
+    "kernel padded and added": (
+        lambda w, x: (
+            x @ jnp.pad(w, ((0, 4), (0, 0))) + x @ jnp.pad(w, ((4, 0), (0, 0)))
+        ),
+        slab(4, 2),
+        X8,
+    ),
     "tied layers": (lambda w, x: jnp.tanh(x @ w) @ w.T, slab(8, 2), X8),
     "loop": (
         lambda w, x: lax.scan(lambda h, v: (jnp.tanh(h @ w + v), None), 0 * x[0], x)[0],
@@ -410,6 +418,30 @@ def test_the_moments_reading_is_exact_or_refused(name):
 def test_preactivations_that_share_a_weight_keep_noise_of_their_own(name):
     function, params, x = BY_DESIGN[name]
     assert not readings(function, params, x).drawn
+
+
+# The signals that each weight meets, pre-activation by pre-activation.
+SIGNALS = {
+    "siamese difference": jnp.stack([X8, -(X8 + 0.1)]),
+    "average of positions": (X8 / 3)[:, None],
+    "windows added": jnp.stack([X8[:, :4], X8[:, 4:]]),
+    "kernel padded and added": jnp.stack([X8[:, :4], X8[:, 4:]]),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_sum_of_preactivations_has_the_variance_that_the_pages_state(name):
+    function, params, x = BY_DESIGN[name]
+    signals = SIGNALS[name]
+    apart = jnp.square(signals).sum(0) @ params.var
+    together = jnp.square(signals.sum(0)) @ params.var
+    moments = mf.mean_field(function, reading="moments")(params, x)
+    np.testing.assert_allclose(moments.var.reshape(apart.shape), apart, rtol=1e-5)
+    for kind, expected in (("preactivations", apart), ("weights", together)):
+        got = draws(kind, tuple(ALL if kind == "weights" else SIGNALS))[name]
+        _, _, var, error = oracles.mean_and_errors(got)
+        found = var.reshape(expected.shape)
+        assert (np.abs(found - expected) <= 5 * error.reshape(found.shape)).all()
 
 
 def readings(function, params, x):
