@@ -8,7 +8,16 @@ import optax
 import pytest
 from numpyro import handlers
 from numpyro.diagnostics import effective_sample_size
-from numpyro.infer import MCMC, NUTS, SVI, DiscreteHMCGibbs, RenyiELBO, Trace_ELBO
+from numpyro.infer import (
+    ELBO,
+    MCMC,
+    NUTS,
+    SVI,
+    DiscreteHMCGibbs,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceMeanField_ELBO,
+)
 from oracles_spikeslab import independent_masks, linear_posterior
 
 from meanfield import SpikeSlab
@@ -265,6 +274,19 @@ def test_a_divergence_inside_a_plate_is_refused_and_noise_is_not():
         np.testing.assert_allclose(found, expected, rtol=0.05)
 
 
+class Ownself(ELBO):
+    """An objective of somebody's own, which calls its first argument otherwise."""
+
+    def loss_with_mutable_state(this, key, params, model, guide, *args, **kwargs):
+        one = lambda key: Trace_ELBO().loss(key, params, model, guide, *args)
+        found = jax.jit(jax.vmap(one))(jax.random.split(key, 2))
+        return {"loss": found.mean(), "mutable_state": None}
+
+
+class Renamed(RenyiELBO):
+    """Still weighs draws."""
+
+
 def test_an_objective_that_weighs_draws_is_refused():
     svi = SVI(propagated, lambda x, y: None, optax.adam(0.01), RenyiELBO())
     with pytest.raises(ValueError, match="no density for each draw, by which Renyi"):
@@ -277,5 +299,14 @@ def test_an_objective_that_weighs_draws_is_refused():
     svi = SVI(random, guide, optax.adam(0.01), RenyiELBO())
     with pytest.raises(ValueError, match="AutoSpikeSlab has no density for each draw"):
         svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y)
+    for objective in (Ownself(), Renamed(alpha=0.5, num_particles=3)):
+        svi = SVI(propagated, lambda x, y: None, optax.adam(0.01), objective)
+        with pytest.raises(ValueError, match=f"by which {type(objective).__name__}"):
+            svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y)
+    RenyiELBO()  # Others that are about do not matter, only the one that calls.
+    Ownself.averages = True
+    for objective in (Ownself(), TraceMeanField_ELBO(), Trace_ELBO(num_particles=2)):
+        svi = SVI(propagated, lambda x, y: None, optax.adam(0.01), objective)
+        assert np.isfinite(svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y))
     svi = SVI(random, guide, optax.adam(0.01), Trace_ELBO())
     assert np.isfinite(svi.evaluate(svi.init(jax.random.key(0), X, Y), X, Y))

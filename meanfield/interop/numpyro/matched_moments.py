@@ -7,10 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import PRNGKeyArray
-from numpyro.infer import RenyiELBO
+from numpyro.infer import (
+    ELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 
 from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
+
+# Objectives that are linear in ln p − ln q of each draw.
+AVERAGING = (Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO)
 
 
 def unwrap(distribution: Any) -> Any:
@@ -28,24 +37,32 @@ def spike_slab_of(distribution: Any) -> SpikeSlab:
 
 
 def require_plain_bound(what: str) -> None:
-    """Refuse an objective that weighs draws by their densities.
+    """Raise unless the objective averages ln p − ln q over draws as it stands.
 
-    NumPyro tells neither a model nor a guide which objective has called it; the frames
-    of the callers do.
+    NumPyro tells neither a model nor a guide which objective is evaluated. But a model
+    is traced while a method of the objective runs, whatever transformations stand
+    between: the objective is the first argument of one of the calls under way.
 
     Args:
         what: what is called, for the message.
 
     Raises:
-        ValueError: the caller is `RenyiELBO`.
+        ValueError: the objective is `RenyiELBO`, or another that is not known to
+            average.
     """
     frame = sys._getframe(1)
     while frame is not None:
-        require(
-            not isinstance(frame.f_locals.get("self"), RenyiELBO),
-            f"{what} has no density for each draw, by which RenyiELBO weighs them: the "
-            "number would be no bound. Use Trace_ELBO or TraceMeanField_ELBO.",
-        )
+        names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+        first = frame.f_locals.get(names[0]) if names else None
+        if isinstance(first, ELBO):
+            kind = type(first).__name__
+            require(
+                isinstance(first, AVERAGING) or getattr(first, "averages", False),
+                f"{what} has no density for each draw, by which {kind} may weigh them: "
+                "the number would be no bound. Use Trace_ELBO or TraceMeanField_ELBO; "
+                "an objective of your own that averages ln p − ln q says so by an "
+                "attribute averages = True.",
+            )
         frame = frame.f_back
 
 

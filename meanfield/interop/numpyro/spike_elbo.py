@@ -37,6 +37,8 @@ class SpikeSlabELBO(ELBO):
         Dong, Mnih & Tucker 2020, DisARM, arXiv:2006.10680.
     """
 
+    averages = True
+
     def __init__(self, num_particles: int = 1):
         super().__init__(num_particles=num_particles)
 
