@@ -4,6 +4,7 @@ import datetime
 import decimal
 import gzip
 import io
+import warnings
 import zipfile
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from sklearn.utils.estimator_checks import check_all_zero_sample_weights_error
 
 import meanfield as mf
 from meanfield.data import arrays, read_idx, read_table, table
+from meanfield.learning.batches import warn_of_raw_images
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -267,3 +269,37 @@ def test_a_table_of_many_columns_is_read_in_linear_time(tmp_path):
     names = ",".join(f"c{i}" for i in range(50_000))
     path.write_text(names + "\n" + ",".join("1" * 50_000) + "\n")
     assert read_table(path).shape == (1, 50_000)
+
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (12, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("x", "warned"),
+    [
+        (PIXELS, True),
+        (PIXELS.astype(np.uint8).reshape(12, 64), True),
+        (PIXELS.astype(np.float32), True),
+        (PIXELS.reshape(12, 64).astype(np.float64), True),
+        (PIXELS / 255, False),
+        (PIXELS - 128, False),
+        (PIXELS.reshape(12, 64), False),  # Tokens.
+        (PIXELS[:, 0], False),  # A table of a few columns.
+        (PIXELS % 17, False),
+        ({"image": PIXELS, "age": PIXELS[:, 0, 0]}, True),
+    ],
+)
+def test_raw_images_are_warned_of(x, warned):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_raw_images(x)
+    assert len(caught) == warned
+    assert not warned or "divide by 255" in str(caught[0].message)
+
+
+def test_fit_warns_of_raw_images():
+    net = eqx.nn.MLP(64, 2, 4, 1, key=KEY)
+    ensemble = mf.Ensemble.from_model(net, key=KEY)
+    data = PIXELS.reshape(12, 64).astype(np.float32), np.arange(12) % 2
+    with pytest.warns(UserWarning, match="look like raw images.*0 to 25"):
+        mf.fit(ensemble, data, key=KEY, epochs=1, batch_size=4, progress=False)

@@ -11,7 +11,13 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 
-from .batches import array_data, array_pair, check_augment, check_batch
+from .batches import (
+    array_data,
+    array_pair,
+    check_augment,
+    check_batch,
+    warn_of_raw_images,
+)
 from .training import Weighted
 
 
@@ -72,6 +78,7 @@ def check_arguments(
             f"for {given} examples. Use a smaller batch.",
         )
         check_batch(ensemble, likelihood, *arrays)
+        warn_of_raw_images(arrays[0])
         check_augment(augment, arrays[0], batch_size)
         if sample_weight is not None:
             arrays = (arrays[0], _weighted(arrays[1], sample_weight, given))

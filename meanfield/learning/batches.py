@@ -1,6 +1,7 @@
 """Training data: arrays, or batches from outside; checked before learning starts."""
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from meanfield.ensemble.ensemble import Ensemble
 from .targets import check_targets
 
 CHUNK = 8192
+# Raw images: so many examples are looked at, and one of their pixels is so bright.
+PIXEL_EXAMPLES, PIXEL_FEATURES, BRIGHT = 256, 64, 200
 
 
 def array_data(data: Any) -> tuple[Any, Any] | None:
@@ -60,6 +63,27 @@ def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]
     for leaf in leaves:
         _refuse_non_finite(leaf, f"`{name}` targets `y`")
     return x, y
+
+
+def warn_of_raw_images(x: Any) -> None:
+    """Warn if inputs seem to be pixels from 0 to 255, looking at the first examples.
+
+    Integers in rows are left alone: they may be tokens, which a network looks up.
+    """
+    for leaf in jax.tree.leaves(x):
+        some = np.asarray(leaf[:PIXEL_EXAMPLES])
+        pixels = some.ndim >= 3 or (some.ndim == 2 and some.shape[1] >= PIXEL_FEATURES)
+        tokens = some.ndim == 2 and some.dtype.kind in "iu" and some.dtype != np.uint8
+        if not pixels or tokens or some.dtype.kind not in "iuf":
+            continue
+        whole = some.dtype.kind in "iu" or bool((some == np.rint(some)).all())
+        if whole and some.min() >= 0 and BRIGHT <= some.max() <= 255:
+            warnings.warn(
+                f"`data` inputs look like raw images, whole numbers from 0 to "
+                f"{some.max():g}. Weights start for inputs of about unit size: divide "
+                "by 255, as meanfield.data does, or standardise.",
+                stacklevel=4,
+            )
 
 
 def input_arrays(x: Any, name: str) -> Any:
