@@ -111,7 +111,7 @@ def landscape(
     bar = figure.colorbar(points, ax=axis, label="spike probability π")
     bar.solids.set_alpha(1)
     if len(styles) > 1:
-        axis.legend(frameon=False, fontsize="x-small", loc="lower right")
+        axis.legend(framealpha=0.85, fontsize="x-small", loc="lower right")
     return axis
 
 
@@ -120,10 +120,10 @@ def _marks(
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Which connections are drawn how; those never learned are not labelled again."""
     for argument, array in (("labels", labels), ("never_learned", never_learned)):
+        found = shape if array is None else np.shape(array)
         require(
-            array is None or np.shape(array) == shape,
-            f"`{argument}` must have the shape {shape} of the weights; got "
-            f"{np.shape(array)}.",
+            found == shape,
+            f"`{argument}` must have the shape {shape} of the weights; got {found}.",
         )
     dead = np.zeros(shape, bool) if never_learned is None else np.asarray(never_learned)
     dot = {"s": 6, "linewidths": 0, "alpha": 0.7}

@@ -27,6 +27,7 @@ from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
 from meanfield.learning.sharding import device_mesh
 
+from .baselines import BASE_RATE
 from .config import (
     CONFIG,
     config_of,
@@ -104,8 +105,12 @@ def train(
         stage(line)
     with _folder_for(out, settings) as folder:
         write_json(folder / CONFIG, config)
-        run = _learn(settings, folder, config, data, prior, callbacks)
+        run, history = _learn(settings, folder, config, data, prior, callbacks)
         score(run, dataset, seed=settings.seed)
+        # Numbers are learned in standard units: their base rate is another there.
+        known = dataset.task in ("classification", "binary")
+        rate = run.metrics["baselines"][BASE_RATE]["nll"] if known else None
+        draw_history(run, history, rate)
         stage("labelling the connections")
         label(run, dataset)
     if folder != out:
@@ -183,7 +188,7 @@ def _learn(
     data: tuple[Any, Any],
     prior: SpikeSlabPrior | None,
     callbacks: Sequence[Callable[[Any], Any]],
-) -> Run:
+) -> tuple[Run, dict[str, Any]]:
     """Fit, and write what came out, even of a training that broke down."""
     stage(f"{LEARNING}: compiling, then epochs")
     started, failure = time.perf_counter(), None
@@ -205,8 +210,7 @@ def _learn(
     )
     if failure is not None:
         raise failure
-    draw_history(run, result.history)
-    return run
+    return run, result.history
 
 
 def _fit(
