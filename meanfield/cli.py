@@ -272,6 +272,20 @@ def analyze(
 
 
 @app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN …", help="run folders, two or more")
+    ],
+) -> None:
+    """Compare runs on the same data: settings that differ, scores, labels, sizes."""
+    if len(folders) < 2:
+        raise typer.BadParameter("give two run folders or more")
+    stage("loading the runs")
+    rows = runs.compare.compare(folders)
+    typer.echo(runs.tables.comparison_table([str(f) for f in folders], rows))
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write one self-contained HTML page with the plots and verdicts of a run."""
     stage("writing the page")

@@ -12,6 +12,7 @@ from meanfield.data import Dataset
 from meanfield.runs import stages
 from meanfield.runs.baselines import BASE_RATE, LINEAR, baselines, explained
 from meanfield.runs.cache import keep_programs, prune
+from meanfield.runs.score import standard_errors
 from meanfield.runs.stages import Interrupted, stage, told
 
 
@@ -82,6 +83,20 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
     assert len(list(tmp_path.iterdir())) == 10
     prune(tmp_path, 900)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["6", "7", "8", "9"]
+
+
+def test_standard_errors_are_those_of_means():
+    y = np.arange(50.0)
+    means = {"log_prob": np.sin(y), "mean": y + np.cos(y)}
+    rmse = float(np.sqrt(np.mean(np.cos(y) ** 2)))
+    found = standard_errors({"rmse": rmse}, means, y)
+    np.testing.assert_allclose(found["nll"], np.std(np.sin(y)) / np.sqrt(50))
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 50, (20_000, 50))
+    drawn = np.sqrt((np.cos(y)[rows] ** 2).mean(1)).std()
+    np.testing.assert_allclose(found["rmse"], drawn, rtol=0.05)
+    found = standard_errors({"accuracy": 0.9}, means, y)
+    np.testing.assert_allclose(found["accuracy"], np.sqrt(0.09 / 50))
 
 
 def dataset(task, y, **kwargs):

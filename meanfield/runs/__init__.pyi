@@ -1,6 +1,7 @@
 from . import (
     analyze as analyze,
     coalitions as coalitions,
+    compare as compare,
     config as config,
     credit as credit,
     folder as folder,

@@ -177,6 +177,7 @@ METRICS = record(
     {
         **dict.fromkeys(("accuracy", "ece", "coverage"), optional(share)),
         **dict.fromkeys(("rmse", "nll", "brier", "r2"), optional(number())),
+        "standard_errors": mapping(optional(number(0))),
         "baselines": mapping(mapping(optional(number()))),
         **dict.fromkeys(("num_samples", "epochs", "num_weights"), whole()),
         "train_seconds": number(0),

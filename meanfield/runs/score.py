@@ -1,9 +1,12 @@
 """Score a run on its test data."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from meanfield.data import Dataset
 from meanfield.keys import key_of_seed
@@ -46,12 +49,38 @@ def score(
         each = zip(target_names(dataset), metrics.by_output, strict=True)
         found["by_target"] = [{"target": name, **scores} for name, scores in each]
         found.pop("by_output")
-    run.update_metrics(found)
-    stage("plotting")
     # The same call as in `evaluate`, so its compiled program is used again.
     means = average(run.ensemble, likelihood, x, y, **settings)
+    found["standard_errors"] = standard_errors(found, means, dataset.y_test)
+    run.update_metrics(found)
+    stage("plotting")
     if dataset.task in ("classification", "binary"):
         draw_reliability(run, means["mean"], dataset)
     else:
         draw_predictions(run, means, dataset)
     return metrics
+
+
+def standard_errors(
+    scores: Mapping[str, Any], means: Mapping[str, np.ndarray], y: np.ndarray
+) -> dict[str, float]:
+    """How far scores would move with other test examples, one standard error.
+
+    A mean over n examples moves by its deviation over √n; the root of a mean square by
+    that of the mean square over 2 RMSE.
+
+    Args:
+        scores: of the test data.
+        means: of the predictive distribution, with `log_prob` of the targets.
+        y: the targets.
+    """
+    count = len(y)
+    found = {"nll": float(np.std(means["log_prob"]) / math.sqrt(count))}
+    accuracy, rmse = scores.get("accuracy"), scores.get("rmse")
+    if accuracy is not None:
+        found["accuracy"] = math.sqrt(accuracy * (1 - accuracy) / count)
+    if rmse:
+        square = np.square(means["mean"] - y.reshape(means["mean"].shape))
+        error = square.reshape(count, -1).mean(1).std() / math.sqrt(count)
+        found["rmse"] = float(error / (2 * rmse))
+    return found

@@ -1,7 +1,7 @@
 """The tables that a person sees after each command."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -70,6 +70,27 @@ def card_table(card: Mapping[str, Any]) -> str:
             f"{latency.get('batch_256_us', float('nan')):>11.1f}"
         )
     return "\n".join(lines)
+
+
+def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:
+    """The table that a person sees after `compare`.
+
+    Args:
+        names: of the runs.
+        rows: of the table, a name and a cell for each run.
+    """
+    grid = [("", list(names)), *rows]
+    wide = _column((name for name, _ in grid), 20)
+    widths = [
+        max(len(cell) for cell in column) + 3
+        for column in zip(*(cells for _, cells in grid), strict=True)
+    ]
+    lines = [
+        f"  {name:<{wide}}"
+        + "".join(f"{c:>{width}}" for c, width in zip(cells, widths, strict=True))
+        for name, cells in grid
+    ]
+    return "\n".join([*lines, "  ±: 95 % by the test examples; other seeds differ too"])
 
 
 def predictions_table(found: pd.DataFrame, most: int = 5) -> str:
