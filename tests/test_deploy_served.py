@@ -21,7 +21,7 @@ from meanfield.deploy.shipping.markdown import to_markdown
 from meanfield.deploy.shipping.served import check_shipped, convert, load_probe
 from meanfield.deploy.shipping.signature import check_signature, sign_shipped
 from meanfield.deploy.shipping.subnetworks import sample_subnetworks
-from meanfield.runs.folder import build_model
+from meanfield.runs.architecture import build_model
 from meanfield.runs.sample import export as run_export, serve_check
 from meanfield.tensors import save_tree
 

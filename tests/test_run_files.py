@@ -18,10 +18,11 @@ from meanfield.data import load
 from meanfield.keys import key_of_seed
 from meanfield.learning.results import FitResult
 from meanfield.runs import replacement
+from meanfield.runs.architecture import build_model
 from meanfield.runs.coalitions import strong_masks
 from meanfield.runs.config import config_of
 from meanfield.runs.documents import write_json, write_sealed
-from meanfield.runs.folder import build_model, save_run
+from meanfield.runs.folder import save_run
 from meanfield.runs.settings import TrainSettings
 from meanfield.runs.tasks import build_likelihood
 

@@ -24,7 +24,7 @@ class Dataset:
         name: what the data set is called.
         task: "classification", one class an example; or numbers, one or several an
             example: "regression", "counts" 0, 1, 2, …, or "binary" answers 0 and 1.
-        x_train: features, one flat row an example.
+        x_train: features, one flat row an example; see `as_images`.
         y_train: labels 0 … C − 1 (int32); or targets in their own units (float32),
             with an axis of its own where an example has several.
         x_test: features of the test examples.
@@ -51,9 +51,9 @@ class Dataset:
 
     name: str
     task: Task
-    x_train: Float32[np.ndarray, "train features"]
+    x_train: Float32[np.ndarray, "train ..."]
     y_train: Int32[np.ndarray, " train"] | Float32[np.ndarray, "train ..."]
-    x_test: Float32[np.ndarray, "test features"]
+    x_test: Float32[np.ndarray, "test ..."]
     y_test: Int32[np.ndarray, " test"] | Float32[np.ndarray, "test ..."]
     feature_names: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
@@ -77,10 +77,8 @@ class Dataset:
                 f"`{self.name}` must have at least one example to {split} with; got "
                 "none. Give more rows, or another `test_fraction`.",
             )
-            require(
-                x.shape[1] > 0, f"`{self.name}` must have at least one feature; got 0."
-            )
-            require_finite(f"x_{split}", x, self.feature_names)
+            require(x.size > 0, f"`{self.name}` must have at least one feature; got 0.")
+            require_finite(f"x_{split}", _columns(x), self.feature_names)
             if self.class_names is None:
                 require_finite(f"y_{split}", _columns(y), self.target_names)
                 require_task(f"y_{split}", y, self.task, self.target_names)
@@ -92,7 +90,16 @@ class Dataset:
     @property
     def num_features(self) -> int:
         """Number of features of one example."""
-        return self.x_train.shape[1]
+        return _columns(self.x_train).shape[1]
+
+    def as_images(self) -> "Dataset":
+        """The same with examples of `image_shape`, if it has one."""
+        if self.image_shape is None:
+            return self
+        train, test = (
+            x.reshape(len(x), *self.image_shape) for x in (self.x_train, self.x_test)
+        )
+        return dataclasses.replace(self, x_train=train, x_test=test)
 
     @property
     def num_classes(self) -> int | None:
@@ -110,6 +117,8 @@ class Dataset:
         digest = hashlib.sha256()
         for name in ("x_train", "y_train", "x_test", "y_test"):
             array = np.ascontiguousarray(getattr(self, name))
+            if name[0] == "x":  # Images are the same data as their flat rows.
+                array = _columns(array)
             digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
             digest.update(array.data)
         return digest.hexdigest()

@@ -1,5 +1,6 @@
 from . import (
     analyze as analyze,
+    architecture as architecture,
     coalitions as coalitions,
     compare as compare,
     config as config,

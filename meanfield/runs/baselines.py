@@ -48,7 +48,9 @@ def explained(rmse: float, y: np.ndarray) -> float | None:
 
 
 def _scores(dataset: Dataset, *, linear: bool) -> dict[str, float]:
-    x, x_test = dataset.x_train, dataset.x_test
+    x, x_test = (
+        part.reshape(len(part), -1) for part in (dataset.x_train, dataset.x_test)
+    )
     if not linear:
         x, x_test = np.zeros((len(x), 1)), np.zeros((len(x_test), 1))
     if dataset.task == "classification":

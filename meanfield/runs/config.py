@@ -46,7 +46,6 @@ def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
         "schema": None if dataset.schema is None else dataset.schema.to_dict(),
     }
     model = settings.kept("model") | {
-        "kind": "mlp",
         "inputs": dataset.num_features,
         "outputs": outputs,
         "likelihood": likelihood,

@@ -26,10 +26,9 @@ from meanfield.data import Dataset
 from meanfield.data.schema import TableSchema
 from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.ensemble.networks import mlp
-from meanfield.keys import key_of_seed
 from meanfield.tensors import fill_tree, load_arrays, read_seal, save_tree
 
+from .architecture import build_model, shaped, widths_of
 from .config import CONFIG, SEALED_SINCE, read_config
 from .documents import read_sealed, write_json, write_sealed
 from .predictions import predict_rows, schema_of
@@ -80,7 +79,8 @@ class Run:
             FileNotFoundError: the file is no longer where it was.
             ValueError: the data have changed since.
         """
-        return load_data(self.config["data"], data_dir, data)
+        dataset = load_data(self.config["data"], data_dir, data)
+        return shaped(dataset, self.config["model"])
 
     @property
     def standardization(self) -> Standardization:
@@ -176,33 +176,6 @@ class Run:
         write_sealed(self.folder / METRICS, {**self.metrics, **new}, self.seal)
 
 
-def build_model(architecture: dict[str, Any], seed: int) -> eqx.nn.MLP:
-    """The network that a configuration describes.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    return mlp(widths_of(architecture), key=key_of_seed(seed))
-
-
-def structure_of(architecture: dict[str, Any]) -> eqx.nn.MLP:
-    """A network of the same structure with one unit per layer, whatever the widths."""
-    return mlp([1 for _ in widths_of(architecture)], key=key_of_seed(0))
-
-
-def widths_of(architecture: dict[str, Any]) -> tuple[int, ...]:
-    """Inputs, hidden layers, outputs.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    require(
-        architecture.get("kind") == "mlp",
-        f"`kind` of the architecture must be 'mlp'; got {architecture.get('kind')!r}.",
-    )
-    return (architecture["inputs"], *architecture["hidden"], architecture["outputs"])
-
-
 def load_data(
     config: dict[str, Any], data_dir: Any = None, data: Any = None
 ) -> Dataset:
@@ -260,6 +233,9 @@ def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> 
 def load_run(folder: str | os.PathLike) -> Run:
     """Open a run folder.
 
+    A run on a network of the user's own executes the file that made it (the copy in
+    the folder, if it is still the same).
+
     Args:
         folder: a folder that `meanfield train` made.
 
@@ -285,8 +261,9 @@ def load_run(folder: str | os.PathLike) -> Run:
     config = read_config(folder)
     arrays, metadata = load_arrays(folder / ENSEMBLE)
     _refuse_edited(folder, metadata.get("config"))
-    _refuse_other_widths(folder, config, arrays)
-    model = build_model(config["model"], seed=0)
+    if config["model"]["kind"] == "mlp":
+        _refuse_other_widths(folder, config, arrays)
+    model = build_model(config["model"], 0, folder)
     spikes = config["training"].get("spikes", "connection")
     ensemble = Ensemble.from_model(model, spikes=spikes)
     model_config = config["model"]

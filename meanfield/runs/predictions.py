@@ -111,7 +111,8 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
     )
     features = x.reshape(len(x), -1).astype(np.float32) / np.float32(divisor)
     require(bool(np.isfinite(features).all()), "`rows` must be finite numbers.")
-    return features
+    images = config["model"]["kind"] != "mlp" and data.get("image_shape")
+    return features.reshape(len(x), *shape) if images else features
 
 
 def predict_rows(

@@ -19,6 +19,7 @@ MANIFEST = "files.txt"
 # The files of a run; all other files in its folder are the user's.
 FILES = (
     "config.json",
+    "model.py",
     "ensemble.safetensors",
     "metrics.json",
     "history.csv",

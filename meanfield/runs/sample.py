@@ -15,8 +15,9 @@ from meanfield.deploy.shipping.ship import ship
 from meanfield.deploy.shipping.subnetworks import RULES, sample_subnetworks
 from meanfield.keys import key_of_seed
 
+from .architecture import structure_of
 from .coalitions import strong_masks
-from .folder import SUBNETWORKS, Run, structure_of
+from .folder import SUBNETWORKS, Run
 from .settings import ExportSettings, SampleSettings
 from .standardization import describe
 

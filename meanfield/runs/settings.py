@@ -89,6 +89,14 @@ class TrainSettings:
         DATA,
         kept="data",
     )
+    model: str = setting(
+        "mlp",
+        "mlp; cnn, two convolutions before the hidden layers, for images; or "
+        "FILE.py:FUNCTION, a function (inputs, outputs, key) that returns an Equinox, "
+        "Flax NNX or Linen model or a pair (apply_fn, params): the file is executed",
+        LEARNING,
+        kept="model",
+    )
     hidden: tuple[int, ...] = setting(
         (100, 100),
         "widths of the hidden layers",

@@ -27,6 +27,7 @@ from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
 from meanfield.learning.sharding import device_mesh
 
+from .architecture import build_model, describe_model, keep_file, shaped
 from .baselines import BASE_RATE
 from .config import (
     CONFIG,
@@ -38,7 +39,7 @@ from .config import (
 )
 from .decided import decided
 from .documents import write_json
-from .folder import ENSEMBLE, HISTORY, Run, build_model, load_run, save_run
+from .folder import ENSEMBLE, HISTORY, Run, load_run, save_run
 from .label import label
 from .pictures import draw_history
 from .replacement import NEXT, commit, finish
@@ -47,6 +48,7 @@ from .settings import READING, TrainSettings
 from .stages import LEARNING, stage
 from .standardization import Standardization
 from .tasks import build_likelihood, task_of
+from .user_model import load_function, parse
 
 CHECKPOINTS = "checkpoints"
 # Below so many examples: smaller batches and more epochs, unless told otherwise.
@@ -82,6 +84,8 @@ def train(
     out = settings.folder
     _refuse_second_run(out, settings)
     prior = _checked_prior(settings)
+    if settings.model not in ("mlp", "cnn"):
+        load_function(*parse(settings.model))
     stage(f"loading {settings.data}")
     dataset = load(
         settings.data,
@@ -93,6 +97,8 @@ def train(
         **{name: getattr(settings, name) for name in READING},
     )
     config = config_of(settings, dataset)
+    config["model"] |= describe_model(settings.model, dataset)
+    dataset = shaped(dataset, config["model"])
     standard = Standardization.learn(dataset)
     config["data"] |= {"target_shift": standard.shift, "target_scale": standard.scale}
     if settings.resume is not None:
@@ -105,6 +111,7 @@ def train(
         stage(line)
     with _folder_for(out, settings) as folder:
         write_json(folder / CONFIG, config)
+        keep_file(settings.model, folder)
         run, history = _learn(settings, folder, config, data, prior, callbacks)
         score(run, dataset, seed=settings.seed)
         # Numbers are learned in standard units: their base rate is another there.
@@ -223,8 +230,8 @@ def _fit(
 ) -> FitResult:
     """Build the ensemble that an architecture describes, and train it."""
     likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
-    model = build_model(architecture, settings.seed)
-    if architecture["likelihood"] == "poisson":
+    model = build_model(architecture, settings.seed, folder)
+    if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":
         model = _at_mean_rate(model, data[1])
     key = key_of_seed(settings.seed)
     ensemble = Ensemble.from_model(

@@ -1,0 +1,105 @@
+"""The network of a run: a perceptron, a small convolutional one, or the user's own."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from meanfield.checks import require
+from meanfield.data import Dataset
+from meanfield.deploy.shipping.manifest import file_hash
+from meanfield.ensemble.networks import cnn, mlp
+from meanfield.keys import key_of_seed
+
+from .user_model import MODEL_FILE, load_function, make_model, parse
+
+KINDS = ("mlp", "cnn", "file")
+
+
+def describe_model(model: str, dataset: Dataset) -> dict[str, Any]:
+    """What a configuration says of the network that was asked for.
+
+    Args:
+        model: "mlp", "cnn" or ``net.py:make``.
+        dataset: what it is to learn from.
+
+    Raises:
+        ValueError: convolutions for data that are no images.
+        FileNotFoundError: there is no such file.
+    """
+    shape = dataset.image_shape
+    if model == "mlp":
+        return {"kind": "mlp"}
+    if model == "cnn":
+        require(
+            shape is not None and len(shape) in (2, 3),
+            "`model` cnn is for images, (rows, columns) or (rows, columns, channels); "
+            f"the examples of {dataset.name!r} have shape "
+            f"{shape or (dataset.num_features,)}. Leave it out.",
+        )
+        return {"kind": "cnn", "shape": shape}
+    path, function = parse(model)
+    found = {"kind": "file", "shape": shape, "function": function, "hidden": []}
+    return found | {"file_sha256": file_hash(path)}
+
+
+def keep_file(model: str, folder: Path) -> None:
+    """Copy a user's file into the run folder, unless it is the copy itself."""
+    if model in ("mlp", "cnn"):
+        return
+    path, _ = parse(model)
+    if path.resolve() != (folder / MODEL_FILE).resolve():
+        shutil.copyfile(path, folder / MODEL_FILE)
+
+
+def build_model(
+    architecture: Mapping[str, Any], seed: int, folder: Path | None = None
+) -> Any:
+    """The network that a configuration describes.
+
+    Args:
+        architecture: the part "model" of a configuration.
+        seed: of its point weights.
+        folder: of the run, which holds the file that makes a user's own network.
+
+    Raises:
+        FileNotFoundError: that file is missing.
+        ValueError: an unknown kind, or the file was changed.
+    """
+    kind, key = architecture.get("kind"), key_of_seed(seed)
+    require(
+        kind in KINDS,
+        f"`kind` of the architecture must be one of {', '.join(KINDS)}; got {kind!r}.",
+    )
+    if kind == "mlp":
+        return mlp(widths_of(architecture), key=key)
+    shape, outputs = architecture.get("shape"), architecture["outputs"]
+    if kind == "cnn":
+        return cnn(tuple(shape or ()), architecture["hidden"], outputs, key=key)
+    require(
+        folder is not None,
+        "the network of this run is made by a file in its folder, which was not given.",
+    )
+    assert folder is not None
+    name = architecture["function"]
+    path = folder / MODEL_FILE
+    make = load_function(path, name, architecture["file_sha256"])
+    inputs = tuple(shape) if shape else architecture["inputs"]
+    return make_model(make, inputs, outputs, key, f"{name} in {path}")
+
+
+def structure_of(architecture: Mapping[str, Any], folder: Path | None = None) -> Any:
+    """A network of the same structure; of a perceptron with one unit per layer."""
+    if architecture.get("kind") == "mlp":
+        return mlp([1 for _ in widths_of(architecture)], key=key_of_seed(0))
+    return build_model(architecture, 0, folder)
+
+
+def widths_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
+    """Inputs, hidden layers and outputs of a perceptron."""
+    return (architecture["inputs"], *architecture["hidden"], architecture["outputs"])
+
+
+def shaped(dataset: Dataset, architecture: Mapping[str, Any]) -> Dataset:
+    """The data as the network takes them: images to all but a perceptron."""
+    return dataset if architecture["kind"] == "mlp" else dataset.as_images()
