@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
 from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.deploy.shipping.manifest import file_hash
@@ -13,7 +17,15 @@ from meanfield.keys import key_of_seed
 
 from .user_model import MODEL_FILE, load_function, make_model, parse
 
-KINDS = ("mlp", "cnn", "file")
+BUILT_IN = ("mlp", "cnn")
+KINDS = (*BUILT_IN, "file")
+
+
+def source_of(model: str, resume: Path | None) -> str:
+    """The network that is asked for; of a run that goes on, the file in its folder."""
+    if resume is None or model in BUILT_IN:
+        return model
+    return f"{resume / MODEL_FILE}:{model.rpartition(':')[2]}"
 
 
 def describe_model(model: str, dataset: Dataset) -> dict[str, Any]:
@@ -43,9 +55,22 @@ def describe_model(model: str, dataset: Dataset) -> dict[str, Any]:
     return found | {"file_sha256": file_hash(path)}
 
 
+def check_model(model: str, architecture: Mapping[str, Any]) -> None:
+    """Make a user's network once, before anything is written.
+
+    Raises:
+        ValueError: it cannot be made, or does not fit the data.
+    """
+    if model not in BUILT_IN:
+        path, name = parse(model)
+        make = load_function(path, name)
+        outputs, key = architecture["outputs"], key_of_seed(0)
+        make_model(make, _inputs(architecture), outputs, key, f"{name} in {path}")
+
+
 def keep_file(model: str, folder: Path) -> None:
     """Copy a user's file into the run folder, unless it is the copy itself."""
-    if model in ("mlp", "cnn"):
+    if model in BUILT_IN:
         return
     path, _ = parse(model)
     if path.resolve() != (folder / MODEL_FILE).resolve():
@@ -84,8 +109,7 @@ def build_model(
     name = architecture["function"]
     path = folder / MODEL_FILE
     make = load_function(path, name, architecture["file_sha256"])
-    inputs = tuple(shape) if shape else architecture["inputs"]
-    return make_model(make, inputs, outputs, key, f"{name} in {path}")
+    return make_model(make, _inputs(architecture), outputs, key, f"{name} in {path}")
 
 
 def structure_of(architecture: Mapping[str, Any], folder: Path | None = None) -> Any:
@@ -103,3 +127,16 @@ def widths_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
 def shaped(dataset: Dataset, architecture: Mapping[str, Any]) -> Dataset:
     """The data as the network takes them: images to all but a perceptron."""
     return dataset if architecture["kind"] == "mlp" else dataset.as_images()
+
+
+def _inputs(architecture: Mapping[str, Any]) -> int | tuple[int, ...]:
+    """The shape of an image, or the number of features."""
+    shape = architecture.get("shape")
+    return tuple(shape) if shape else architecture["inputs"]
+
+
+def at_mean_rate(model: Any, counts: np.ndarray) -> Any:
+    """A network of log-rates that starts at the mean count, not at a rate of 1."""
+    mean = np.maximum(counts.reshape(len(counts), -1).mean(0), 1 / len(counts))
+    bias = jnp.asarray(np.log(mean), jnp.float32)
+    return eqx.tree_at(lambda network: network.layers[-1].bias, model, bias)

@@ -1,6 +1,8 @@
 """Draw and export sub-networks of a run; check and convert exported ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -84,14 +86,15 @@ def export(
         f"`archive` must be a file; there is no {archive}. Give a .safetensors archive "
         "that `meanfield sample` made.",
     )
-    model = load_archive(archive).about.get("source", {}).get("model")
+    source = load_archive(archive).about.get("source", {})
+    model = source.get("model")
     require(
         model is not None,
         f"{archive} does not say what kind of network it holds: it was not made by "
         "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
         "meanfield.deploy.export.",
     )
-    return convert(archive, out, format=format, like=structure_of(model))
+    return convert(archive, out, format=format, like=_like(source))
 
 
 def serve_check(folder: Path, signers: Path | None = None) -> list[Checked]:
@@ -102,6 +105,11 @@ def serve_check(folder: Path, signers: Path | None = None) -> list[Checked]:
         signers: a file of names and public keys, one of which must have signed the
             folder.
     """
-    model = load_card(folder).source.get("model")
-    like = None if model is None else structure_of(model)
+    like = _like(load_card(folder).source)
     return check_shipped(folder, like=like, signers=signers)
+
+
+def _like(source: Mapping[str, Any]) -> Any:
+    """A network of the structure that was shipped; None where nobody said which."""
+    model = source.get("model")
+    return None if model is None else structure_of(model, Path(source.get("run", "")))

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from meanfield.checks import require
 from meanfield.data import load
@@ -27,7 +25,16 @@ from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
 from meanfield.learning.sharding import device_mesh
 
-from .architecture import build_model, describe_model, keep_file, shaped
+from .architecture import (
+    BUILT_IN,
+    at_mean_rate,
+    build_model,
+    check_model,
+    describe_model,
+    keep_file,
+    shaped,
+    source_of,
+)
 from .baselines import BASE_RATE
 from .config import (
     CONFIG,
@@ -48,7 +55,7 @@ from .settings import READING, TrainSettings
 from .stages import LEARNING, stage
 from .standardization import Standardization
 from .tasks import build_likelihood, task_of
-from .user_model import load_function, parse
+from .user_model import MODEL_FILE, load_function, parse
 
 CHECKPOINTS = "checkpoints"
 # Below so many examples: smaller batches and more epochs, unless told otherwise.
@@ -84,8 +91,8 @@ def train(
     out = settings.folder
     _refuse_second_run(out, settings)
     prior = _checked_prior(settings)
-    if settings.model not in ("mlp", "cnn"):
-        load_function(*parse(settings.model))
+    if settings.model not in BUILT_IN:
+        load_function(*parse(source_of(settings.model, settings.resume)))
     stage(f"loading {settings.data}")
     dataset = load(
         settings.data,
@@ -97,7 +104,9 @@ def train(
         **{name: getattr(settings, name) for name in READING},
     )
     config = config_of(settings, dataset)
-    config["model"] |= describe_model(settings.model, dataset)
+    model = source_of(settings.model, settings.resume)
+    config["model"] |= describe_model(model, dataset)
+    check_model(model, config["model"])
     dataset = shaped(dataset, config["model"])
     standard = Standardization.learn(dataset)
     config["data"] |= {"target_shift": standard.shift, "target_scale": standard.scale}
@@ -111,7 +120,7 @@ def train(
         stage(line)
     with _folder_for(out, settings) as folder:
         write_json(folder / CONFIG, config)
-        keep_file(settings.model, folder)
+        keep_file(model, folder)
         run, history = _learn(settings, folder, config, data, prior, callbacks)
         score(run, dataset, seed=settings.seed)
         # Numbers are learned in standard units: their base rate is another there.
@@ -180,7 +189,8 @@ def _discard(folder: Path, out: Path, made: Sequence[Path]) -> None:
     if folder != out:
         shutil.rmtree(folder)
     else:
-        (folder / CONFIG).unlink(missing_ok=True)
+        for name in (CONFIG, MODEL_FILE):
+            (folder / name).unlink(missing_ok=True)
     if out in made:
         (out / LOCK).unlink(missing_ok=True)
     for parent in made:
@@ -232,7 +242,7 @@ def _fit(
     likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
     model = build_model(architecture, settings.seed, folder)
     if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":
-        model = _at_mean_rate(model, data[1])
+        model = at_mean_rate(model, data[1])
     key = key_of_seed(settings.seed)
     ensemble = Ensemble.from_model(
         model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
@@ -295,10 +305,3 @@ def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
     return SpikeSlabPrior(
         inclusion_prob=settings.inclusion_prob, slab_scale=settings.slab_scale
     )
-
-
-def _at_mean_rate(model: Any, counts: np.ndarray) -> Any:
-    """A network of log-rates that starts at the mean count, not at a rate of 1."""
-    mean = np.maximum(counts.reshape(len(counts), -1).mean(0), 1 / len(counts))
-    bias = jnp.asarray(np.log(mean), jnp.float32)
-    return eqx.tree_at(lambda network: network.layers[-1].bias, model, bias)

@@ -66,7 +66,6 @@ def load_function(
         f"{path} is not the file that the run was trained with: its contents changed. "
         "Restore it from a copy.",
     )
-    stage(f"executing {path} (sha256 {found[:12]}…)")
     module = _executed(path, found)
     require(
         callable(getattr(module, name, None)),
@@ -133,6 +132,7 @@ def _executed(path: Path, digest: str) -> ModuleType:
     name = f"meanfield_user_model_{digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
+    stage(f"executing {path} (sha256 {digest[:12]}…)")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
