@@ -281,7 +281,7 @@ def compare(
     if len(folders) < 2:
         raise typer.BadParameter("give two run folders or more")
     stage("loading the runs")
-    rows = runs.compare.compare(folders)
+    rows = runs.comparison.compare(folders)
     typer.echo(runs.tables.comparison_table([str(f) for f in folders], rows))
 
 

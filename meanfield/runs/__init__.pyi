@@ -2,7 +2,7 @@ from . import (
     analyze as analyze,
     architecture as architecture,
     coalitions as coalitions,
-    compare as compare,
+    comparison as comparison,
     config as config,
     credit as credit,
     folder as folder,
