@@ -1,7 +1,7 @@
-"""Files that are either whole or absent: write beside the target, then rename.
+"""Atomic files: written under a temporary name beside the target, then renamed.
 
-A file or folder under construction is locked by the process that makes it, so that what
-a killed process left behind can be told from what another one is making just now.
+An unfinished file or folder is locked by the process that makes it, so that leftovers
+of a killed process can be distinguished from files that are still being written.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ except ImportError:  # Windows: leftovers stay, and folders are not locked.
 
 LOCK = ".lock"
 _HALF = re.compile(r"\.(?P<target>.+)\.[0-9a-f]{16}\.part(\.\w+)?")
-# The forms of an earlier version.
+# The temporary names of an earlier version.
 _OLD_HALF = re.compile(r"\.(?P<target>.+(?P<suffix>\.\w+))\.[a-z0-9_]{8}(?P=suffix)")
 _OLD_FOLDER = re.compile(r"\.(?P<target>.+)-[a-z0-9_]{8}")
 
@@ -29,10 +29,10 @@ _OLD_FOLDER = re.compile(r"\.(?P<target>.+)-[a-z0-9_]{8}")
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path; rename it onto `target` when the block succeeds.
 
-    The temporary file lives in the target's folder, so the rename never crosses a
-    file system. File and folder are flushed to disk. When the block raises, the
-    temporary file is removed and what stood at `target` is untouched. What a killed
-    process left of the same target is removed.
+    The temporary file is in the target's folder, so the rename never crosses a file
+    system. File and folder are flushed to disk. If the block raises, the temporary file
+    is removed and `target` is unchanged. Leftovers of killed processes for the same
+    target are removed.
 
     Raises:
         OSError: the folder is missing or not writable, or the disk is full.
@@ -56,9 +56,9 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
-    """Yield a new folder beside a target, to make the target in; it is removed after.
+    """Yield a temporary folder beside a target, in which to make the target.
 
-    What killed processes left in the target's folder is removed.
+    Leftovers of killed processes in the target's folder are removed.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
         folder.mkdir()
         if fcntl is not None:
             handle = os.open(folder, os.O_RDONLY)
-            # Another process may have swept it away before it was locked.
+            # Another process may have removed it before it was locked.
             if not _lock(handle) or not folder.exists():
                 os.close(handle)
                 folder = None
@@ -94,14 +94,14 @@ def write_bytes(target: str | os.PathLike, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, where the system can."""
+    """Flush the names in a folder to disk, if the system supports it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems refuse it; they flush by themselves.
+        # Some network file systems do not support it; they flush by themselves.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -109,11 +109,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, target: str | None = None) -> None:
-    """Remove what killed processes left half-written in a folder.
+    """Remove unfinished files that killed processes left in a folder.
 
     Args:
-        folder: where to look.
-        target: only what was to become this file; None: everything.
+        folder: the folder.
+        target: only unfinished files for this target; None for all.
     """
     if fcntl is None or not folder.is_dir():
         return
@@ -135,7 +135,7 @@ def sweep(folder: Path, target: str | None = None) -> None:
 
 
 def _half_made(path: Path) -> re.Match[str] | None:
-    """What a name says of a half-made file or folder; None if it is the user's own."""
+    """Match the temporary name of an unfinished file; None for the user's files."""
     found = _HALF.fullmatch(path.name)
     if found is not None:
         return found
@@ -153,7 +153,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to a folder while the block runs.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process has locked the folder.
     """
     if fcntl is None:
         yield
@@ -171,13 +171,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _create(target: Path) -> tuple[int | None, Path]:
-    """A new locked file beside the target; the umask decides who may read it."""
+    """A new locked file beside the target, with permissions from the umask."""
     while True:
         name = f".{target.name}.{secrets.token_hex(8)}.part{target.suffix}"
         temporary = target.with_name(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         handle = os.open(temporary, flags, 0o666)
-        if fcntl is None:  # Where nothing is locked, an open file cannot be renamed.
+        if fcntl is None:  # On Windows nothing is locked, and open files not renamed.
             os.close(handle)
             return None, temporary
         # Another process may have swept it away before it was locked.
@@ -187,7 +187,7 @@ def _create(target: Path) -> tuple[int | None, Path]:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed; False when another has it."""
+    """Lock an open file until it is closed; False if another process has locked it."""
     assert fcntl is not None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,7 +198,7 @@ def _lock(handle: int) -> bool:
 
 @contextlib.contextmanager
 def _full_disk_explained(target: Path) -> Iterator[None]:
-    """Say what a full disk left undone, and that nothing was lost."""
+    """On a full disk, explain what was not written, and that no file is lost."""
     try:
         yield
     except OSError as error:

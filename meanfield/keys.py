@@ -1,4 +1,4 @@
-"""JAX keys as seeds of NumPy generators, for work that runs on the host."""
+"""Seeds, JAX keys and NumPy generators (for computations on the host)."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from .checks import require
 def key_of_seed(seed: int) -> PRNGKeyArray:
     """The random key of a seed; different seeds give different keys.
 
-    Below 2³² it is ``jax.random.key(seed)``, which alone would take a larger seed for
-    its last 32 bits. The rest goes into the words that are zero there.
+    Below 2³² it is ``jax.random.key(seed)``, which uses only the last 32 bits of a
+    seed. The other bits are stored in words of the key that are zero there.
 
     Args:
         seed: a whole number from 0 to 2⁶³ − 1.
 
     Raises:
-        ValueError: it is another.
+        ValueError: `seed` is out of this range.
     """
     require(
         0 <= seed < 2**63,
@@ -44,11 +44,12 @@ def numpy_generator(
 
     Args:
         key: one typed key.
-        spawn_key: tells streams of one key apart; see `numpy.random.SeedSequence`.
+        spawn_key: distinguishes several generators from the same key; see
+            `numpy.random.SeedSequence`.
 
     Raises:
-        ValueError: no key was given although something must be drawn.
-        TypeError: what was given is not a typed key.
+        ValueError: `key` is None.
+        TypeError: `key` is not a typed key.
     """
     require(
         key is not None,

@@ -207,7 +207,9 @@ def test_what_the_folder_does_not_vouch_for_is_not_converted(copy, tmp_path):
         convert(archive, out, format="numpy", like=network())
     shutil.copy(archive, copy / "stray.safetensors")
     write_manifest(copy)
-    with pytest.raises(ValueError, match="is not listed by the card beside it"):
+    with pytest.raises(
+        ValueError, match="must be one of the files that its card lists"
+    ):
         convert(copy / "stray.safetensors", out, format="numpy", like=network())
     assert not out.exists()
 
@@ -312,7 +314,9 @@ def test_an_archive_is_not_unpacked_to_more_than_it_holds(shape, tmp_path):
     if shape == [3]:
         np.testing.assert_array_equal(load_archive(path).arrays["w"], [1, 0, 1])
         return
-    with pytest.raises(ValueError, match="does not hold what its header says"):
+    with pytest.raises(
+        ValueError, match="does not have the contents that its header states"
+    ):
         load_archive(path)
 
 
@@ -333,7 +337,9 @@ def test_masks_values_and_labels_must_belong_together(tmp_path):
         arrays = {**good, name: wrong}
         arrays = {k: jax.numpy.asarray(v) for k, v in arrays.items() if v is not None}
         save_tree(path, arrays, {"archive": 1, "shapes": {"w": [3]}})
-        with pytest.raises(ValueError, match="does not hold what its header says"):
+        with pytest.raises(
+            ValueError, match="does not have the contents that its header states"
+        ):
             load_archive(path)
     arrays = {k: jax.numpy.asarray(v) for k, v in good.items()}
     save_tree(path, arrays, {"archive": 1, "shapes": {"w": [3]}})

@@ -289,5 +289,5 @@ def test_every_chunk_of_examples_meets_the_same_subnetworks(monkeypatch):
 def test_unknown_subjects_of_a_score_are_refused():
     with pytest.raises(ValueError, match="`of` must be 'ensemble' or 'subnetworks'"):
         mf.evaluate(adapted(), (X, Y), key=KEY, of="networks")
-    with pytest.raises(ValueError, match="the moments reading has none"):
+    with pytest.raises(ValueError, match="the moments reading draws no networks"):
         mf.predict(adapted(), X, key=KEY, of="subnetworks", reading="moments")

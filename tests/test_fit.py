@@ -71,7 +71,7 @@ def test_batches_from_outside_are_learned_from(ensemble):
     called = learn(ensemble, lambda: iter(batches), epochs=40)
     assert same(listed.ensemble.params, called.ensemble.params)
     assert listed.history["nll"][-1] < listed.history["nll"][0]
-    with pytest.raises(ValueError, match="gone through only once"):
+    with pytest.raises(ValueError, match="used only once"):
         learn(ensemble, iter(batches))
     with pytest.raises(ValueError, match="`num_data` is needed with a prior"):
         learn(
@@ -186,9 +186,9 @@ def test_every_example_weighs_what_it_is_given(ensemble):
     ("change", "message"),
     [
         ({"data": (X, Y[:5])}, "as many targets as examples"),
-        ({"data": (X[:0], Y[:0])}, "is empty"),
+        ({"data": (X[:0], Y[:0])}, "must have at least one example"),
         ({"data": (X.at[3, 1].set(jnp.nan), Y)}, "NaN or infinity in row 3"),
-        ({"data": (X[:, :2], Y)}, "a batch that the model takes"),
+        ({"data": (X[:, :2], Y)}, "a batch that the model accepts"),
         ({"data": (X, Y + 5)}, "labels"),
         ({"batch_size": 97}, "`batch_size` must not exceed"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),

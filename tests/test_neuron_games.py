@@ -493,5 +493,5 @@ def test_soft_membership_has_its_limits():
     assert (mf.neurons.soft_membership(values, np.ones(3, bool)) == 1).all()
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         mf.neurons.soft_membership(values, mask, temperature=0)
-    with pytest.raises(ValueError, match="one entry a unit"):
+    with pytest.raises(ValueError, match="one entry per unit"):
         mf.neurons.soft_membership(values, np.ones(2, bool))

@@ -240,7 +240,7 @@ def test_weights_of_a_generative_network_come_from_the_prior():
                 handlers.seed(lambda: numpyro.sample("w", dist.Normal(0.0, 1.0)), 0),
                 config={"w": SpikeSlabReparam()},
             )(),
-            "needs SpikeAndSlab",
+            "must be a SpikeAndSlab",
         ),
     ],
 )

@@ -285,7 +285,7 @@ def _sum_of_two(weight, x):
         (np.zeros((4, 2)), r"`x` must be a batch.*float32\[4, 2\]"),
         (np.zeros(3), r"`x` must be a batch.*float32\[3\]"),
         (np.float32(1), "`x` must be arrays with the examples along the first axis"),
-        (np.zeros((0, 3)), "`x` is empty"),
+        (np.zeros((0, 3)), "`x` must have at least one"),
         (np.array([[0, 1, np.inf]]), r"`x` must be finite.*row 0, position \(2,\)"),
         (np.array([["a", "b", "c"]]), "must be numbers"),
     ],

@@ -1,17 +1,17 @@
-r"""Energies of a network's answers, their Gibbs distribution, and soft membership.
+r"""Energies of labels, their Gibbs distribution, and soft membership of units.
 
 With the label energy E(x, y) = −z_y(x) of the logits z and a temperature T:
 
     P_T(y|x) = exp(−E(x, y)/T) / Z,      F(x) = −T ln Z,      Z = Σ_y' exp(−E(x, y')/T)
     U(S)     = ⟨E(x, y) − F(x)⟩          payoff of a coalition  v(S) = U(∅) − U(S)
 
-U is T times the cross-entropy at temperature T. For real targets the energy is the
-Gaussian one, E = ½ (y − ŷ)², and U its mean. A unit with Shapley value φ belongs to the
+U is T times the cross-entropy at temperature T. For real targets the energy is
+Gaussian, E = ½ (y − ŷ)², and U is its mean. A unit with Shapley value φ belongs to the
 strong coalition with probability σ((φ − θ)/T), which becomes φ > θ as T → 0.
 
-Source: the idea of an energy-driven payoff and of filtering units by it is that of
+Source: the idea of a payoff from energies, and of filtering units by it, is that of
 Bouchaffra et al. 2024, arXiv:2410.12264. The formulas above are this project's own
-reading of it.
+interpretation.
 """
 
 from typing import Any
@@ -65,7 +65,7 @@ def excess_energy(
     labels: Int[Array, "*batch"],
     temperature: float | int = 1.0,
 ) -> Float[Array, "*batch"]:
-    """E_y − F ≥ 0: T times the surprise −ln P_T(y) of the right class.
+    """E_y − F ≥ 0, which is T times −ln P_T(y) for the true class y.
 
     Raises:
         ValueError: the temperature is not positive.

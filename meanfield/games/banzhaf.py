@@ -1,4 +1,4 @@
-r"""Banzhaf values: others join by fair coins.
+r"""Banzhaf values: marginal contributions when others join with probability ½.
 
     β_i = 2^{−(n−1)} Σ_{S∌i} [v(S + i) − v(S)]
 
@@ -36,21 +36,21 @@ def banzhaf_values(
     chunk_size: int = 4096,
     progress: bool | ProgressCallback | None = None,
 ) -> IndexValues:
-    r"""Banzhaf values: the expected marginal contribution when others toss fair coins.
+    r"""Banzhaf values: mean marginal contributions if others join with probability ½.
 
         β_i = 2^{−(n−1)} Σ_{S∌i} [v(S + i) − v(S)]
 
-    They are the coefficients of the best linear approximation of v over all coalitions,
-    and are found as such, by least squares on complementary pairs: exact for quadratic
-    games. Unlike Shapley values they do not sum to v(N) − v(∅).
+    They are the coefficients of the best linear approximation of v over all coalitions.
+    They are estimated by least squares on complementary pairs, which is exact for
+    quadratic games. Unlike Shapley values they do not sum to v(N) − v(∅).
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.
-        num_players: n ≥ 2; the game is asked for its own `num_players` if not given.
+        num_players: n ≥ 2; by default the game's own `num_players`.
         key: a `jax.random.key`; not needed when all coalitions are evaluated.
-        budget: at most this many evaluations. Default: 64 a player or 2^n if fewer.
-        level: probability that all intervals hold at once.
-        chunk_size: coalitions handed to `value_fn` at once.
+        budget: at most this many evaluations. Default: 64 per player, or 2^n if fewer.
+        level: probability that all intervals cover their values at once.
+        chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 
     Returns:

@@ -1,11 +1,11 @@
-r"""Which coalitions to evaluate when each one is to inform all players.
+r"""Choose the coalitions to evaluate for estimators that use each one for all players.
 
-A coalition and its complement are evaluated together: the pair measures the odd part
-g(S) = ½[v(S) − v(N∖S)], the only part of a game that Shapley and Banzhaf values see.
-Pairs are strata by size, s = |S| ≤ n/2. A stratum receives pairs in proportion to a
-weight of its size, never more than it has, and draws them without replacement: small
-strata are then enumerated and carry no sampling error, and spending the budget of all
-coalitions makes every estimator exact.
+A coalition and its complement are evaluated together: the pair gives the odd part
+g(S) = ½[v(S) − v(N∖S)], the only part of a game on which Shapley and Banzhaf values
+depend. Pairs form strata by size, s = |S| ≤ n/2. The number of pairs drawn from a
+stratum is proportional to a weight of its size, and at most its size; they are drawn
+without replacement. So small strata are enumerated and have no sampling error, and with
+a budget for all coalitions every estimator is exact.
 """
 
 import itertools
@@ -18,18 +18,18 @@ from jaxtyping import Bool, Float, Int
 from .evaluation import Evaluator
 
 ENUMERABLE = 20_000  # strata up to this size are listed rather than drawn by rejection
-CANDIDATES = 32  # coalitions that the next one of a spread design is chosen from
-CHOSEN_PER_PLAYER = 3  # beyond this many pairs a player any choice will do
+CANDIDATES = 32  # random coalitions among which the next of a design is chosen
+CHOSEN_PER_PLAYER = 3  # pairs per player beyond which pairs are not chosen but drawn
 
 
 class PairedDesign(eqx.Module):
-    """Coalitions of at most n/2 players, each standing for itself and its complement.
+    """Coalitions of at most n/2 players, each of them paired with its complement.
 
     Args:
         coalitions: bool (pairs, players).
         sizes: |S| of every row.
-        expected: pairs that the row's stratum receives on average over designs.
-        fraction: the share of the row's stratum that was drawn; 1 when enumerated.
+        expected: expected number of pairs drawn from the row's stratum.
+        fraction: the share of the row's stratum that was drawn; 1 if enumerated.
     """
 
     coalitions: Bool[np.ndarray, "pairs players"]
@@ -39,7 +39,7 @@ class PairedDesign(eqx.Module):
 
 
 def num_pairs_of_size(num_players: int, size: int) -> int:
-    """How many complementary pairs have a smaller half of `size` players."""
+    """Number of complementary pairs whose smaller coalition has `size` players."""
     count = comb(num_players, size)
     return count // 2 if 2 * size == num_players else count
 
@@ -60,10 +60,10 @@ def draw_pairs(
         num_pairs: pairs to draw, at most as many as there are.
         weights: relative number of pairs of sizes first_size … ⌊n/2⌋.
         first_size: 1, or 0 to count {∅, N} among the pairs.
-        at_least: pairs that every stratum gets before the weights share out the rest.
+        at_least: pairs from every stratum before the others are divided by the weights.
     """
     sizes = np.arange(first_size, num_players // 2 + 1)
-    # A stratum larger than the budget is as good as infinite (2^1000 is no float).
+    # Sizes of strata are capped by the budget, because 2^1000 overflows a float.
     capacity = np.array(
         [min(num_pairs_of_size(num_players, s), num_pairs + 1) for s in sizes.tolist()]
     )
@@ -73,7 +73,7 @@ def draw_pairs(
     blocks = []
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         blocks.append(_draw_stratum(rng, num_players, size, count))
-    # Whole numbers divide without overflow, however large the stratum.
+    # Division of Python integers does not overflow, however large the stratum.
     drawn = [
         count / num_pairs_of_size(num_players, size)
         for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
@@ -89,13 +89,14 @@ def draw_pairs(
 def spread_pairs(
     rng: np.random.Generator, num_players: int, num_pairs: int
 ) -> Bool[np.ndarray, "pairs players"]:
-    """Different pairs that tell the players apart as well as so few can.
+    """Different pairs that are as informative as possible about all players.
 
-    Sizes are shared out in proportion to 1/√(s(n − s)), because φ weighs a coalition by
-    about 1/s and 1/(n − s) (Neyman). With no more pairs than players all are halves: a
-    half says most about everyone. Within its size every coalition is that one of
-    CANDIDATES whose signs x have the largest x (δ + Σ x xᵀ)⁻¹ x, the sum over those
-    chosen before, so that the determinant of the sum is large (a D-optimal design).
+    The numbers of pairs per size are proportional to 1/√(s(n − s)), because the weight
+    of a coalition in φ is about 1/s and 1/(n − s) (Neyman allocation). With no more
+    pairs than players all coalitions have size n/2, which is the most informative.
+    Within a size the next coalition is the one of CANDIDATES random ones whose signs x
+    have the largest xᵀ (δ + Σ x xᵀ)⁻¹ x, with the sum over those chosen before, so that
+    the determinant of the sum is large (a D-optimal design).
 
     Args:
         rng: source of randomness.
@@ -138,12 +139,12 @@ def spread_pairs(
 def odd_part(
     evaluate: Evaluator, coalitions: Bool[np.ndarray, "pairs players"]
 ) -> Float[np.ndarray, " pairs"]:
-    """g(S) = ½[v(S) − v(N∖S)] for every row: two evaluations a row."""
+    """g(S) = ½[v(S) − v(N∖S)] for every row, by two evaluations per row."""
     return (evaluate(coalitions) - evaluate(~coalitions)) / 2
 
 
 def _share(total: float, weights, capacity) -> Float[np.ndarray, " strata"]:
-    """Split `total` in proportion to the weights, no stratum above its capacity."""
+    """Divide `total` in proportion to the weights, up to each stratum's capacity."""
     shares = np.zeros(len(weights))
     free = capacity > 0
     while total > 0 and free.any():
@@ -162,19 +163,19 @@ def _round(rng, shares, total: int) -> Int[np.ndarray, " strata"]:
     """Whole numbers with these means and this sum (systematic sampling)."""
     edges = np.concatenate([[0.0], np.cumsum(shares)])
     edges[-1] = total
-    # A full stratum's share is a whole number: keep it one.
+    # The share of a full stratum is a whole number and must stay one.
     edges = np.round(edges, 9)
     return np.diff(np.floor(edges + rng.random() * (1 - 1e-9)).astype(int))
 
 
 def _draw_stratum(rng, num_players: int, size: int, count: int):
-    """`count` different pairs whose smaller half has `size` players."""
+    """`count` different pairs whose smaller coalition has `size` players."""
     if count == 0:
         return np.zeros((0, num_players), dtype=bool)
     total = num_pairs_of_size(num_players, size)
     if total <= ENUMERABLE and 3 * count >= total:
         members = np.array(list(itertools.combinations(range(num_players), size)), int)
-        # The halves of size n/2 are listed with player 0 first: those that hold it.
+        # Coalitions of size n/2 with player 0 are listed first: one of each pair.
         members = members[rng.permutation(total)[:count]]
         rows = np.zeros((count, num_players), dtype=bool)
         np.put_along_axis(rows, members.reshape(count, size), True, axis=1)

@@ -39,18 +39,18 @@ def interaction_values(
 
         I_ij = Σ_{S∌i,j} s! (n−s−2)!/(n−1)! [v(S+i+j) − v(S+i) − v(S+j) + v(S)]
 
-    Sampled on orders in which every two players are neighbours exactly once, forwards
-    and backwards: one replicate measures all pairs with about 2n² evaluations, and is
-    exact for games of interactions up to order three.
+    A replicate is a set of orders in which every two players are neighbours exactly
+    once, with their reverses. It estimates all pairs by about 2n² evaluations, and is
+    exact for games with interactions up to order three.
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.
-        num_players: n ≥ 2; the game is asked for its own `num_players` if not given.
+        num_players: n ≥ 2; by default the game's own `num_players`.
         key: a `jax.random.key`; not needed when all coalitions are evaluated.
-        budget: at most this many evaluations. Default: what 16 replicates take, or 2^n
+        budget: at most this many evaluations. Default: those of 16 replicates, or 2^n
             if that is fewer.
-        level: probability that the intervals of all pairs hold at once.
-        chunk_size: coalitions handed to `value_fn` at once.
+        level: probability that the intervals of all pairs cover their values at once.
+        chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 
     Returns:
@@ -124,8 +124,8 @@ def interaction_values(
 def neighbour_paths(num_players: int) -> Int[np.ndarray, "paths even_players"]:
     """Orders in which every two players are neighbours exactly once (Walecki).
 
-    The zigzag r, r+1, r−1, r+2, … modulo m, for r < m/2; m is n or, when that is odd,
-    n + 1: the extra player, number n, does not exist and changes no payoff.
+    The zigzag r, r+1, r−1, r+2, … modulo m, for r < m/2, where m is n if n is even.
+    Otherwise m is n + 1, and the additional player n is a null player.
     """
     m = num_players + num_players % 2
     zigzag = np.array([(k + 1) // 2 * (1 if k % 2 else -1) for k in range(m)])
@@ -145,16 +145,16 @@ def _interaction_replicate(
     ranks = np.argsort(orders, axis=1)[:, None, :]
     place = np.arange(m + 1)[:, None]
     prefixes = ranks < place[1:m]
-    # The coalition that takes the next player but one instead of the next.
+    # The coalition with the player after the next instead of the next player.
     skipping = (ranks < place[: m - 1]) | (ranks == place[1:m])
     payoffs = evaluate(
         np.concatenate([prefixes, skipping], axis=1)[..., :n].reshape(-1, n)
     ).reshape(len(orders), 2, m - 1)
     path = np.empty((len(orders), m + 1))
     path[:, 0], path[:, -1], path[:, 1:-1] = *ends, payoffs[:, 0]
-    # Grouped so that a player without effect gives exactly 0.
+    # Grouped so that a null player gives exactly 0.
     second = (path[:, 2:] - path[:, 1:-1]) - (payoffs[:, 1] - path[:, :-2])
     table = np.zeros((m, m))
-    # Every pair is met once forwards and once backwards.
+    # Every pair occurs once forwards and once backwards.
     np.add.at(table, (orders[:, :-1], orders[:, 1:]), second / 2)
     return (table + table.T)[:n, :n]

@@ -1,4 +1,4 @@
-"""Large batches in less memory: a batch goes through in parts, one after the other."""
+"""Large batches in less memory: a batch is processed in parts, one after the other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +19,13 @@ def in_parts(
         function: of (x, y, key), to a tree of arrays.
         x: inputs.
         y: targets.
-        key: each part gets one of its own; of one part, this.
+        key: split into a key for each part; used as it is for a single part.
     """
     if count == 1:
         return function(x, y, key)
 
     def cut(array: Array) -> Array:
-        # Neighbours go to different parts: each part lies on all devices of a mesh.
+        # Neighbours go to different parts, so each part uses all devices of a mesh.
         return jnp.moveaxis(array.reshape(-1, count, *array.shape[1:]), 1, 0)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:

@@ -1,4 +1,4 @@
-"""Training data: arrays, or batches from outside; checked before learning starts."""
+"""Training data, as arrays or as an iterable of batches; checked before training."""
 
 import inspect
 import warnings
@@ -24,7 +24,7 @@ def array_data(data: Any) -> tuple[Any, Any] | None:
 
     Raises:
         ValueError: there are no examples, the two differ in number, or a feature is
-            NaN or infinite (the first is named).
+            NaN or infinite.
         TypeError: `data` is neither.
     """
     batches = callable(data) or hasattr(data, "__iter__")
@@ -38,13 +38,13 @@ def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]
 
     Args:
         data: a pair (x, y).
-        name: what the caller calls it, for the message.
-        hint: what else to do, for the message.
+        name: name of the caller's argument, for the message.
+        hint: additional advice for the message.
 
     Raises:
         ValueError: there are no examples, the two differ in number, or a feature is
-            NaN or infinite (the first is named).
-        TypeError: `data` is no pair.
+            NaN or infinite.
+        TypeError: `data` is not a pair.
     """
     if not (isinstance(data, tuple) and len(data) == 2):
         raise TypeError(
@@ -90,8 +90,8 @@ def input_arrays(x: Any, name: str) -> Any:
     """Inputs as device arrays with the examples along the first axis.
 
     Raises:
-        ValueError: there are none, they differ in number, or a feature is NaN or
-            infinite (the first is named).
+        ValueError: there are no inputs, they differ in number, or a feature is NaN or
+            infinite.
     """
     x = jax.tree.map(_array, x)
     leaves = jax.tree.leaves(x)
@@ -105,7 +105,7 @@ def input_arrays(x: Any, name: str) -> Any:
         len({shape[0] for shape in shapes}) == 1,
         f"`{name}` must agree on the number of examples; got shapes {shapes[:4]}.",
     )
-    require(shapes[0][0] > 0, f"`{name}` is empty; at least one example is needed.")
+    require(shapes[0][0] > 0, f"`{name}` must have at least one example; got none.")
     for leaf in leaves:
         _refuse_non_finite(leaf, f"`{name}`")
     return x
@@ -114,13 +114,13 @@ def input_arrays(x: Any, name: str) -> Any:
 def check_batch(
     ensemble: Ensemble, likelihood: Any, x: Any, y: Any, name: str = "data"
 ) -> Any:
-    """Refuse inputs the network cannot take, and targets the likelihood cannot.
+    """Raise if the inputs do not fit the network or the targets not the likelihood.
 
     Returns:
         Shapes of the outputs for x.
 
     Raises:
-        ValueError: what does not fit, with the first offending row.
+        ValueError: the inputs or the targets do not fit.
     """
     shapes = check_inputs(ensemble, x, name)
     check_targets(likelihood, shapes, y)
@@ -128,29 +128,29 @@ def check_batch(
 
 
 def check_inputs(ensemble: Ensemble, x: Any, name: str = "data") -> Any:
-    """Refuse inputs of a shape or type that the network cannot take.
+    """Raise if the shape or type of inputs does not fit the network.
 
     Returns:
         Shapes of the outputs.
 
     Raises:
-        ValueError: they do not fit; the network's own complaint is passed on.
+        ValueError: the inputs do not fit; includes the network's own error.
     """
     try:
         return jax.eval_shape(outputs_of(ensemble), x)
     except (TypeError, ValueError, IndexError) as error:
         got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x)
         raise ValueError(
-            f"`{name}` must be a batch that the model takes, first axis the "
-            f"examples; got {got}, of which the model says: {error}"
+            f"`{name}` must be a batch that the model accepts, first axis the "
+            f"examples; got {got}, for which the model raises: {error}"
         ) from error
 
 
 def check_augment(augment: Any, x: Any, batch_size: int | None = None) -> None:
-    """Refuse an augmentation that changes the shape or type of a batch.
+    """Raise if an augmentation changes the shape or type of a batch.
 
     Raises:
-        ValueError: it does, or it cannot take the batch.
+        ValueError: it does, or it does not accept the batch.
     """
     if augment is None:
         return
@@ -166,7 +166,7 @@ def check_augment(augment: Any, x: Any, batch_size: int | None = None) -> None:
     )
     require(
         before == after,
-        f"`augment` must return a batch like the one it was given, {before}; got "
+        f"`augment` must return a batch like its input, {before}; got "
         f"{after}. It is called as augment(x, key=key).",
     )
 
@@ -181,15 +181,15 @@ def iterate(data: Any, epoch: int) -> Iterator[tuple[Any, Any]]:
     """The batches of one epoch, as device arrays.
 
     Raises:
-        ValueError: an iterator that can be gone through only once, or a batch that is
-            no pair.
+        ValueError: `data` is an iterator that can be used only once, or a batch is not
+            a pair.
     """
     batches: Any = data() if callable(data) else data
     once = inspect.isgenerator(data) or (not callable(data) and iter(data) is data)
     require(
         not once,
-        "`data` is an iterator that can be gone through only once; every epoch needs "
-        "all batches. Pass a list, a loader, or a function that returns an iterator.",
+        "`data` must give all batches in every epoch; got an iterator, which can be "
+        "used only once. Pass a list, a loader, or a function that makes an iterator.",
     )
     for number, batch in enumerate(batches):
         require(
@@ -211,7 +211,7 @@ def _array(value: Any) -> Any:
         f"`data` must be numbers; got dtype {value.dtype}. Encode texts and dates "
         "first, for example with meanfield.data.table.",
     )
-    # What overflows is refused as infinite.
+    # Numbers that overflow become infinite, which raises an error.
     with np.errstate(over="ignore"):
         array = jnp.asarray(value)
     _refuse_changed(value, array)
@@ -219,7 +219,7 @@ def _array(value: Any) -> Any:
 
 
 def _refuse_masked(value: Any) -> None:
-    """Under the mask of a masked array there are numbers, which are not data."""
+    """Raise for masked arrays, whose masked entries have values that are not data."""
     if isinstance(value, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(value)
         require(
@@ -230,21 +230,21 @@ def _refuse_masked(value: Any) -> None:
 
 
 def _refuse_changed(value: np.ndarray, array: Any) -> None:
-    """Whole numbers must not wrap around, and real ones not all become zero."""
+    """Raise if whole numbers overflow, or if all real numbers become zero."""
     if value.dtype.kind in "iu" and value.size:
         limits = jnp.iinfo(array.dtype)
         least, most = int(value.min()), int(value.max())
         require(
             limits.min <= least and most <= limits.max,
-            f"`data` holds the whole number {most if most > limits.max else least}, "
-            f"which {array.dtype} cannot hold. Number classes from 0, give features as "
-            "real numbers, or set jax_enable_x64.",
+            f"`data` must fit {array.dtype}; got the whole number "
+            f"{most if most > limits.max else least}. Number classes from 0, give "
+            "features as real numbers, or set jax_enable_x64.",
         )
     if value.dtype == np.float64 and array.dtype == jnp.float32 and value.any():
         require(
             bool(jnp.any(array)),
-            f"`data` holds numbers too small for {array.dtype}: all of them, the "
-            f"largest {np.abs(value).max():g}, would become 0. Scale them first.",
+            f"`data` must not be too small for {array.dtype}; got numbers of which the "
+            f"largest, {np.abs(value).max():g}, would become 0. Scale them first.",
         )
 
 

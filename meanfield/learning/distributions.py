@@ -1,4 +1,4 @@
-"""What kind of targets a NumPyro distribution is over."""
+"""The kind of targets of a NumPyro distribution."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def is_binary(distribution: Any) -> bool:
 
 
 def has_labels(distribution: Any) -> bool:
-    """Whether the targets are classes or answers, not quantities."""
+    """Whether the targets are classes or binary answers, not quantities."""
     return is_categorical(distribution) or is_binary(distribution)
 
 

@@ -3,8 +3,8 @@ r"""Likelihoods: from the outputs of a network to a distribution of its targets.
     outputs (batch, ...)  →  NumPyro distribution with batch shape (batch,)
 
 A likelihood is any such function. The ones given here are frozen pytrees whose only
-array leaves are the trainable numbers (a learned noise scale), so that an optimizer
-can move them along with the network; everything fixed is static.
+array leaves are trainable parameters (a learned noise scale), so that an optimizer can
+update them together with the network; everything fixed is static.
 """
 
 import math
@@ -20,9 +20,9 @@ from jaxtyping import Array, Float
 
 from meanfield.checks import is_concrete, require
 
-# Keeps a scale away from 0, where the density of one exact target is infinite.
+# Smallest scale: at 0 the density of a target at the mean would be infinite.
 _SMALLEST_SCALE = 1e-6
-# exp(±80) is representable in float32, and so is its logarithm's way back.
+# exp(±80) is representable in float32.
 _LARGEST_LOG_RATE = 80.0
 
 
@@ -35,14 +35,14 @@ class AbstractLikelihood(eqx.Module):
 
     @abstractmethod
     def num_outputs(self, targets: Any) -> int:
-        """Width of the network's last layer that these targets need."""
+        """Number of network outputs that these targets need."""
 
 
 class Categorical(AbstractLikelihood):
     """Classes 0 … K − 1 with the outputs as logits, P(y = k) = softmax(outputs)_k.
 
-    Outputs (batch, classes) take integer targets (batch,). With further axes before
-    the classes, every position has a class of its own.
+    Outputs (batch, classes) need integer targets (batch,). With further axes before the
+    classes, every position has its own class.
 
     Example:
         >>> import jax.numpy as jnp, meanfield as mf
@@ -73,7 +73,7 @@ class Categorical(AbstractLikelihood):
 class Bernoulli(AbstractLikelihood):
     """Targets 0 or 1 with the outputs as logits, P(y = 1) = sigmoid(output).
 
-    Outputs (batch,) or (batch, k); k outputs are k independent yes-or-no answers.
+    Outputs (batch,) or (batch, k); k outputs are for k independent binary answers.
     """
 
     def __call__(self, outputs: Float[Array, "batch ..."]) -> dist.Distribution:
@@ -88,8 +88,8 @@ class Bernoulli(AbstractLikelihood):
 class Poisson(AbstractLikelihood):
     """Counts 0, 1, … with rate exp(output).
 
-    The logarithm of the rate is kept within ±80, where the rate and its logarithm
-    are both representable in float32.
+    The logarithm of the rate is clipped to ±80, so that the rate is representable in
+    float32.
     """
 
     def __call__(self, outputs: Float[Array, "batch ..."]) -> dist.Distribution:
@@ -117,9 +117,9 @@ class _Scale(eqx.Module):
         width = outputs.shape[-1] if outputs.ndim > 1 else 1
         require(
             outputs.ndim >= 2 and width % 2 == 0,
-            "`scale='input'` reads locations and raw scales from the last axis of the "
-            f"outputs, which must have even width; got shape {outputs.shape}. Give the "
-            "network two outputs for each target.",
+            "`scale='input'` needs outputs whose last axis has even length, for "
+            f"locations and raw scales; got shape {outputs.shape}. Give the network "
+            "two outputs for each target.",
         )
         location, raw = jnp.split(outputs, 2, axis=-1)
         return location, _positive(raw)
@@ -135,13 +135,13 @@ class Gaussian(AbstractLikelihood):
 
     Args:
         scale: `"learned"` (default): one trainable number, or one per output if
-            `initial_scale` has that shape; a positive number (or one per output) that
-            stays fixed; or `"input"`: the last axis of the outputs holds first the
-            means, then as many raw scales, which softplus makes positive.
-        initial_scale: where a learned scale starts, in units of the targets.
+            `initial_scale` has that shape; a fixed positive number, or one per output;
+            or `"input"`: the last axis of the outputs has first the means, then as many
+            raw scales, which softplus makes positive.
+        initial_scale: initial value of a learned scale, in units of the targets.
 
     Raises:
-        ValueError: a scale that is not positive, or an unknown word.
+        ValueError: a scale is not positive, or an unknown string.
 
     Example:
         >>> import jax.numpy as jnp, meanfield as mf
@@ -171,7 +171,7 @@ class Gaussian(AbstractLikelihood):
 
     @property
     def scale(self) -> Float[Array, "..."]:
-        """Standard deviation of the noise, where it does not depend on the input."""
+        """Standard deviation of the noise, if it does not depend on the input."""
         return _constant_scale(self._scale)
 
 
@@ -181,10 +181,10 @@ class StudentT(AbstractLikelihood):
     Args:
         df: degrees of freedom ν > 0; the variance is finite for ν > 2.
         scale: as in `Gaussian`: `"learned"`, a positive number, or `"input"`.
-        initial_scale: where a learned scale starts, in units of the targets.
+        initial_scale: initial value of a learned scale, in units of the targets.
 
     Raises:
-        ValueError: `df` or a scale is not positive, or an unknown word.
+        ValueError: `df` or a scale is not positive, or an unknown string.
     """
 
     df: float = eqx.field(static=True)
@@ -216,7 +216,7 @@ class StudentT(AbstractLikelihood):
 
     @property
     def scale(self) -> Float[Array, "..."]:
-        """Scale of the noise, where it does not depend on the input."""
+        """Scale of the noise, if it does not depend on the input."""
         return _constant_scale(self._scale)
 
 
@@ -246,7 +246,7 @@ def _make_scale(scale: Any, initial_scale: Any) -> _Scale:
 def _positive_numbers(name: str, value: Any) -> np.ndarray:
     require(
         is_concrete(value),
-        f"`{name}` must be a number known before tracing; got {value}. Build the "
+        f"`{name}` must be a number and not a traced value; got {value}. Build the "
         "likelihood outside of jit, and use scale='learned' to train it.",
     )
     numbers = np.asarray(value, np.float64)
@@ -274,8 +274,8 @@ def _broadcast_scale(scale: Array, location: Array) -> Array:
                 reversed(scale.shape), reversed(location.shape), strict=False
             )
         ),
-        f"`scale` of shape {scale.shape} does not fit outputs of shape {outputs} for "
-        "one example. Give one number, or one for each output.",
+        f"`scale` must fit outputs of shape {outputs} for one example; got shape "
+        f"{scale.shape}. Give one number, or one for each output.",
     )
     return jnp.broadcast_to(scale, location.shape)
 
@@ -283,8 +283,8 @@ def _broadcast_scale(scale: Array, location: Array) -> Array:
 def _constant_scale(scale: _Scale) -> Array:
     require(
         scale.outputs_per_target == 1,
-        "`scale` depends on the input here; ask the distribution, "
-        "likelihood(outputs), for it.",
+        "`scale` depends on the input here; take it from the distribution, "
+        "likelihood(outputs).",
     )
     return scale.split(jnp.zeros((), jnp.result_type(float)))[1]
 

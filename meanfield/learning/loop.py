@@ -1,4 +1,4 @@
-"""The state of one call of `fit` between epochs: learn one, write it down, go on."""
+"""The state of one call of `fit` between epochs."""
 
 import dataclasses
 import math
@@ -22,16 +22,16 @@ from .validation import example_losses, validation_scores
 
 
 class Loop:
-    """The moving parts of one call of `fit`.
+    """The state of one call of `fit` that changes from epoch to epoch.
 
     Args:
-        recipe: what no step changes.
-        state: where learning stands.
-        key: of the run.
-        history: of the epochs before.
+        recipe: everything that no step changes.
+        state: the current parameters and optimizer state.
+        key: a `jax.random.key` for the run.
+        history: history of the previous epochs.
         validation: arrays (x, y) scored after every epoch, or None.
-        layout: where arrays live.
-        steering: the pressure of the selective rule, or None.
+        layout: placement of arrays on devices.
+        steering: temperature and price of the selective rule, or None.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Loop:
             sizes.append(len(jax.tree.leaves(x)[0]))
             if len(sums) % 100 == 0 and not bool(self.state.healthy):
                 break
-        require(bool(sums), "`data` gave no batch; it needs at least one an epoch.")
+        require(bool(sums), "`data` must give at least one batch per epoch; got none.")
         values = jax.device_get(sums)
         self.parts = {
             name: np.average([v[name] for v in values], weights=sizes)
@@ -89,7 +89,7 @@ class Loop:
         }
 
     def settle(self, epoch: int) -> None:
-        """Write the epoch into the history; refuse to go on from a sick state."""
+        """Add the epoch to the history; raise if its loss was not finite."""
         if not bool(self.state.healthy):
             step = int(self.state.step)
             result = self.result("not finite", None)
@@ -122,11 +122,11 @@ class Loop:
         self.recipe = dataclasses.replace(self.recipe, schedule=schedule, prior=prior)
 
     def _steer(self, steering: Steering, epoch: int, nll: float) -> dict[str, float]:
-        """Judge the round if one ends here, and set the pressure of the next epoch."""
+        """At the end of a round adjust temperature and price for the next epoch."""
         row = {"temperature": steering.temperature, "price": steering.price}
         if steering.is_due(epoch):
             ensemble, likelihood = self._open(self.state.average)
-            # The same draws in every round: what differs is the ensemble.
+            # The same draws in every round, so that only the ensemble differs.
             key = jax.random.fold_in(self.key, 3)
             if self.recipe.restriction is not None:
                 ensemble = self.recipe.restriction.restrict(ensemble, key)
@@ -138,14 +138,14 @@ class Loop:
         return row | {"heldout_nll": steering.pressure.loss}
 
     def restrict(self, restriction: AbstractRestriction) -> None:
-        """Go on under another restriction."""
+        """Continue with another restriction."""
         restriction = self.layout.everywhere(restriction)
         self.recipe = dataclasses.replace(self.recipe, restriction=restriction)
 
     def scores(self) -> list[float]:
-        """What early stopping and the best checkpoint go by; less is better.
+        """Scores for early stopping and for the best checkpoint; smaller is better.
 
-        Under the selective rule only epochs at the last pressure count.
+        Under the selective rule only epochs at the last temperature and price count.
         """
         scores = self.history.get("loss" if self.validation is None else "val_nll", [])
         if self.steering is None:
@@ -155,7 +155,7 @@ class Loop:
         return [math.inf] * first + scores[first:]
 
     def epochs_since_best(self) -> int:
-        """Epochs since the least score; read off the history, so it survives a stop."""
+        """Epochs since the smallest score, found from the (checkpointed) history."""
         since, best = 0, math.nan
         for score in self.scores():
             better = score < best or math.isnan(best) or score == math.inf
@@ -163,16 +163,16 @@ class Loop:
         return since
 
     def summary(self) -> dict[str, str]:
-        """The last epoch in a few words."""
+        """The figures of the last epoch, as text."""
         names = ("nll", "kl", "temperature", "heldout_nll", "val_nll", "val_accuracy")
         return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
 
     def current(self) -> tuple[Ensemble, Any]:
-        """Ensemble and likelihood of this moment, in buffers of their own."""
+        """The current ensemble and likelihood, copied to new buffers."""
         return self._open(jax.tree.map(jnp.copy, self.state.learned))
 
     def result(self, stopped: str, learned: Any) -> FitResult:
-        """The outcome; of another state than the last when `learned` is given."""
+        """The result of the run, from `learned` or by default from the last state."""
         if learned is None:
             learned = self.state.learned
         return FitResult(*self._open(learned), self.history, stopped)

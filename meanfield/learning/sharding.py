@@ -1,4 +1,4 @@
-"""Where arrays live on a mesh of devices: JAX's sharding does the rest."""
+"""Placement of arrays on a mesh of devices, for JAX's sharding."""
 
 import dataclasses
 from typing import Any
@@ -21,14 +21,14 @@ def device_mesh(data: int, model: int = 1) -> Mesh:
     """The first data × model devices as a mesh for `fit`, `evaluate` and `predict`.
 
     Args:
-        data: devices that every batch is split over.
-        model: devices that wide weights are split over.
+        data: number of devices over which every batch is split.
+        model: number of devices over which wide weights are split.
 
     Returns:
         A `jax.sharding.Mesh` with the axes "data" and "model".
 
     Raises:
-        ValueError: there are not so many devices.
+        ValueError: there are fewer devices.
 
     Example:
         >>> import meanfield as mf
@@ -51,16 +51,16 @@ def device_mesh(data: int, model: int = 1) -> Mesh:
 
 
 class Layout:
-    """Where state, data and batches go; without a mesh, nowhere but where they are.
+    """Placement of state, data and batches; without a mesh nothing is moved.
 
-    Axis "data" of the mesh splits every batch; axis "model", if there is one, splits
-    the last axis of weights at least `WIDE` wide. Everything else is on every device.
-    With several processes, each gives the same whole arrays.
+    Every batch is split over the axis "data" of the mesh. If there is an axis "model",
+    the last axis of weights of at least `WIDE` entries is split over it. Everything
+    else is on every device. With several processes, each passes the same whole arrays.
 
     Args:
         mesh: a `jax.sharding.Mesh`, or None.
-        batch_size: to be split; None where every batch has its own.
-        accumulate: parts that each batch is cut into before.
+        batch_size: size of the batches to split; None if batches differ in size.
+        accumulate: number of parts into which each batch is first divided.
 
     Raises:
         ValueError: the mesh has no axis "data", or its size times the parts does not
@@ -102,13 +102,13 @@ class Layout:
         return self._put(tree, lambda array: PartitionSpec())
 
     def split(self, batch: Any) -> Any:
-        """A batch from outside, split over the devices."""
+        """A batch of the user's iterable, split over the devices."""
         for leaf in jax.tree.leaves(batch):
             self._require_divisible(leaf.shape[0], "a batch of `data`")
         return self._put(batch, lambda array: PartitionSpec("data"))
 
     def whole(self, size: int) -> int:
-        """The least number of examples, not below `size`, that can be split."""
+        """The smallest number of examples ≥ `size` that can be split."""
         parts = 1 if self.mesh is None else self.mesh.shape["data"]
         return -(-size // parts) * parts
 
@@ -145,7 +145,7 @@ class Layout:
 
 
 def _place(array: Any, sharding: NamedSharding) -> Any:
-    """An array that every process has, or one that lies on all of them, put there."""
+    """Place an array that every process has, or that is already on all of them."""
     if sharding.is_fully_addressable or not array.is_fully_addressable:
         return jax.device_put(array, sharding)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
@@ -156,9 +156,9 @@ def _place(array: Any, sharding: NamedSharding) -> Any:
 
 
 def come_home(tree: Any) -> Any:
-    """A tree with what lies on devices of several processes brought to this one.
+    """A tree in which arrays on devices of several processes are copied to this one.
 
-    Every process must call it. Arrays that this process has all of stay as they are.
+    Every process must call it. Arrays that are wholly in this process are unchanged.
     """
 
     def bring(leaf: Any) -> Any:

@@ -1,8 +1,8 @@
-r"""Dense pre-activations behind a layer as running sums over its units.
+r"""Dense pre-activations after a layer, as running sums over the layer's units.
 
     G(S) = G(∅) + Σ_{i∈S} (h_i − r_i) w_i
 
-Along an order of the units, one unit after the other adds its outer product.
+When the units join in some order, each adds its outer product.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from meanfield.program.units import Units
 
 @dataclasses.dataclass(frozen=True)
 class RunningSum:
-    """A dense product that reads the layer: its pre-activation is a running sum.
+    """A dense product that reads the layer, whose pre-activation is a running sum.
 
     Args:
-        read: how it reads the units.
-        number_of_read: which of the layer's reads that is.
+        read: the read of the units by the product.
+        number_of_read: index of this read among the layer's reads.
         number: the product's step in the program.
         side: whether the units are its first or its second operand.
-        weight_axis: axis of the weights that the units lie on.
+        weight_axis: axis of the weights along which the units lie.
         out: dtype of the result.
     """
 
@@ -44,7 +44,7 @@ class RunningSum:
 
 
 class Shares(eqx.Module):
-    """What every unit adds to a pre-activation: an outer product.
+    """The contribution of every unit to a pre-activation, an outer product.
 
     Args:
         start: pre-activation of the empty coalition.
@@ -59,8 +59,8 @@ class Shares(eqx.Module):
     weights_first: bool = eqx.field(static=True)
 
     def share(self, players: Int[Array, " orders"]) -> Array:
-        """What one player of each order adds."""
-        # Fused with the product, the look-up would be done for every number anew.
+        """The contributions of one player of each order."""
+        # Otherwise XLA fuses look-up and product, and repeats the look-up per entry.
         first, second = jax.lax.optimization_barrier(
             (self.acts[players], self.weights[players])
         )
@@ -76,12 +76,12 @@ class Shares(eqx.Module):
 def running_sums(
     program: Program, units: Units, made: set[int]
 ) -> list[RunningSum] | None:
-    """The products that read the units, or None unless dense ones alone do.
+    """The products that read the units; None if any other step reads them.
 
     Args:
         program: the network.
         units: the units of the layer.
-        made: places that are computed behind the layer.
+        made: places that are computed after the layer.
     """
     sums = []
     for number_of_read, read in enumerate(units.reads):
@@ -107,13 +107,13 @@ def running_sums(
 def shares_of(
     product: RunningSum, program: Program, values: Mapping[int, Any], rest: Array
 ) -> Shares:
-    """What the units add to one pre-activation.
+    """The contributions of the units to one pre-activation.
 
     Args:
         product: the product that reads them.
         program: the network.
         values: values from before the layer, by place.
-        rest: what units outside are held at.
+        rest: the constants r_i of units outside the coalition.
     """
     read = product.read
     value = values[read.place]

@@ -1,8 +1,8 @@
-"""The game played layer by layer, earlier strong coalitions holding for later layers.
+"""Strong coalitions layer by layer, each given the coalitions of earlier layers.
 
-Layer l plays with S_1 … S_{l−1} in force: their outside units are held at their means,
-later means are those of the network that is left, and what is certified at the last
-layer is what the network that ships achieves.
+In the game of layer l the units outside of S_1 … S_{l−1} are held at their means, and
+the means of layer l are those of this reduced network. So the payoff that is certified
+for the last layer is that of the exported network.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from .strong import StrongCoalition, strong_coalition
 
 @dataclasses.dataclass(frozen=True)
 class PlayedLayer:
-    """One layer's turn.
+    """The results of one layer.
 
     Attributes:
-        values: Shapley values on the data that select.
-        strong: the coalition, certified on the data that certify.
-        null_players: units that can change nothing.
+        values: Shapley values on `data`.
+        strong: the coalition, certified on `validation`.
+        null_players: units that cannot change the payoff.
         payoff: name of the payoff.
     """
 
@@ -55,17 +55,18 @@ def play_layers(
 
     Args:
         ensemble: a trained ensemble.
-        data: arrays (x, y) that Shapley values are estimated on.
-        validation: arrays (x, y), apart from `data`, that coalitions are certified on.
+        data: arrays (x, y) on which Shapley values are estimated.
+        validation: arrays (x, y), other than `data`, on which coalitions are certified.
         key: a `jax.random.key`.
-        layers: in the order of play; all layers but the last by default.
-        budget: evaluations a layer; see `shapley_values`.
+        layers: layers in order; by default all layers but the last.
+        budget: evaluations per layer; see `shapley_values`.
         epsilon: part of the payoff's gain that each layer may lose.
-        level: of intervals and bounds.
-        **settings: as of `NeuronGame` (likelihood, payoff, replacement, num_samples).
+        level: level of intervals and bounds.
+        **settings: further arguments of `NeuronGame` (likelihood, payoff, replacement,
+            num_samples).
 
     Returns:
-        By layer a `PlayedLayer`.
+        A `PlayedLayer` by layer.
 
     Raises:
         ValueError: no hidden layer, or as `NeuronGame` and `strong_coalition`.
@@ -80,14 +81,14 @@ def play_layers(
 
     References:
         Bouchaffra et al. 2024, arXiv:2410.12264 (a forward pass is a sequence of
-        games); the order of play and its certificates are ours.
+        games); the order of the games and the certificates are this project's own.
     """
     if layers is None:
         names = [name.rpartition("/")[0] for name in ensemble.weights()]
         layers = list(dict.fromkeys(names))[:-1]
     require(
         len(layers) > 0,
-        "`ensemble` has no hidden layer, so no neurons to value.",
+        "`ensemble` must have a hidden layer; got none, so there are no neurons.",
     )
     held: dict[str, np.ndarray] = {}
     found: dict[str, PlayedLayer] = {}

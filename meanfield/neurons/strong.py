@@ -15,18 +15,17 @@ from .neuron_game import NeuronGame
 
 @dataclasses.dataclass(frozen=True)
 class StrongCoalition:
-    """What `strong_coalition` returns.
+    """The result of `strong_coalition`.
 
     Attributes:
-        mask: which units belong.
-        payoffs: payoff of the first 0 … n units in order of value, on the data that
-            certify.
-        lower_bounds: one-sided lower bounds of what each prefix keeps beyond what was
-            asked; certified where not negative.
-        order: the units in order of falling value.
-        level: of the bounds.
-        certified: False when not even the whole layer passes (too few examples).
-        memberships: how firmly each unit belongs, see `soft_membership`.
+        mask: mask of the units in the coalition.
+        payoffs: payoff of the first 0 … n units in order of value, on the game's data.
+        lower_bounds: one-sided lower bounds of v(S_k) − (1 − ε) v(N) − ε v(∅); S_k is
+            certified where they are not negative.
+        order: the units in order of decreasing value.
+        level: level of the bounds.
+        certified: False if not even the whole layer passes (too few examples).
+        memberships: membership of each unit in [0, 1]; see `soft_membership`.
     """
 
     mask: Bool[np.ndarray, " players"]
@@ -49,24 +48,25 @@ def soft_membership(
     *,
     temperature: float | int | None = None,
 ) -> Float[np.ndarray, " players"]:
-    r"""How firmly each unit belongs: a Gibbs weight of its value.
+    r"""Soft memberships of the units in a coalition, from their values.
 
         p_i = 1 / (1 + exp(−(φ_i − θ) / T))
 
-    with the energy −φ_i of a member and the threshold θ halfway between the weakest
-    unit inside and the strongest outside. T → 0 gives the coalition itself.
+    These are Gibbs probabilities with the energy −φ_i of a member; the threshold θ is
+    halfway between the smallest value inside and the largest outside. T → 0 gives the
+    coalition itself.
 
     Args:
         values: Shapley values φ.
         mask: the strong coalition, a prefix of their ranking.
-        temperature: T > 0 in units of the payoff; the values' standard deviation when
-            left out.
+        temperature: T > 0 in units of the payoff; by default the standard deviation of
+            the values.
 
     Returns:
-        Memberships in [0, 1]; all 1 when every unit belongs, all 0 when none does.
+        Memberships in [0, 1]; all 1 if every unit is inside, all 0 if none is.
 
     Raises:
-        ValueError: shapes that differ, or T ≤ 0.
+        ValueError: shapes differ, or T ≤ 0.
 
     Example:
         >>> import numpy as np
@@ -77,12 +77,12 @@ def soft_membership(
 
     References:
         Bouchaffra et al. 2024, arXiv:2410.12264 (neurons under a Gibbs
-        distribution); this form is ours.
+        distribution); this form is this project's own.
     """
     phi, inside = np.asarray(values, np.float64), np.asarray(mask, bool)
     require(
         phi.ndim == 1 and phi.shape == inside.shape,
-        f"`values` and `mask` must have one entry a unit; got {phi.shape} and "
+        f"`values` and `mask` must have one entry per unit; got {phi.shape} and "
         f"{inside.shape}.",
     )
     if temperature is None:
@@ -103,8 +103,8 @@ def strong_coalition(
 ) -> StrongCoalition:
     r"""The smallest prefix of the ranking that keeps (1 − ε) of the payoff.
 
-    With units in order of falling Shapley value and S_k the first k of them, S_k is
-    sufficient if, on the game's examples,
+    Let S_k be the first k units in order of decreasing Shapley value. S_k is sufficient
+    if, on the game's examples,
 
         v(S_k) − (1 − ε) v(N) − ε v(∅)  ≥  0
 
@@ -112,7 +112,7 @@ def strong_coalition(
     n downwards until one fails, so no correction for many tests is needed.
 
     Args:
-        game: on data kept apart from those that `shapley` was estimated on.
+        game: the game on other data than those on which `shapley` was estimated.
         shapley: result of `shapley_values`, or an array of one number for each unit.
         epsilon: part of the payoff's gain that may be lost, in [0, 1).
         level: confidence of the bound, in (0.5, 1).
@@ -121,7 +121,7 @@ def strong_coalition(
         A `StrongCoalition`.
 
     Raises:
-        ValueError: values of another number of units, or a number out of range.
+        ValueError: there are not as many values as units, or a number is out of range.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -135,7 +135,7 @@ def strong_coalition(
 
     References:
         Bouchaffra et al. 2024, arXiv:2410.12264 (only the strong coalition
-        propagates); the test that certifies it is ours.
+        propagates); the test that certifies it is this project's own.
     """
     values = np.asarray(getattr(shapley, "values", shapley), np.float64)
     n = game.num_players
@@ -152,7 +152,7 @@ def strong_coalition(
     scores = game.scores(prefixes)
     kept = scores - (1 - epsilon) * scores[-1] - epsilon * scores[0]
     examples = scores.shape[1]
-    require(examples >= 2, "`game` needs at least two examples to certify on.")
+    require(examples >= 2, f"`game` must have at least two examples; got {examples}.")
     error = kept.std(1, ddof=1) / np.sqrt(examples)
     bounds = kept.mean(1) - student.ppf(level, examples - 1) * error
     passed = bounds >= 0

@@ -1,4 +1,4 @@
-"""Pictures of the phase diagram of wide layers and of flows through it."""
+"""Plots of the phase diagram of wide layers and of flows in it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,10 +29,10 @@ def phase_diagram(
 ) -> Axes:
     """Critical line χ₁ = 1 in the plane of σ_w² and σ_b², with layers as points.
 
-    Bars are two standard errors. With layers the picture shows their part of the plane.
+    Bars are two standard errors. If there are layers, the axes show their range.
 
     Args:
-        results: by name, as `analyze_renormalization` gives them.
+        results: results of `analyze_renormalization`, by name.
         axis: where to draw.
         activation: φ of the line.
         max_bias_var: largest σ_b² of the line.
@@ -50,7 +50,7 @@ def phase_diagram(
     """
     axis = axis or new_axis()
     phi = find_activation(activation)
-    # The line starts like a square root: put most points near 0.
+    # The line begins like a square root, so most points are near 0.
     biases = max_bias_var * np.linspace(0, 1, 41) ** 3
     line = np.array([critical_weight_var(float(b), phi) for b in biases])
     axis.plot(line, biases, color=BLACK, label="χ₁ = 1")
@@ -108,20 +108,20 @@ def decimation_flow(
 ) -> Axes:
     """Flow under b = 2 from several (σ_w², σ_b²), with the critical line.
 
-    Points run along lines of constant q*; arrows show one step. A chaotic start
-    (orange) stops where no single layer does what two of them do.
+    Points move along lines of constant q*; arrows show one step. A chaotic flow
+    (orange) ends where no single layer has the q* and χ of two layers.
 
     Args:
-        starts: (σ_w², σ_b²) of every flow.
+        starts: initial (σ_w², σ_b²) of every flow.
         axis: where to draw.
         activation: φ.
-        num_steps: decimations of each.
+        num_steps: decimations of each flow.
 
     Returns:
         The axis.
 
     Raises:
-        ValueError: a start without a finite fixed point, or an unknown activation.
+        ValueError: an initial point has no finite q*, or the activation is unknown.
 
     Example:
         >>> import meanfield as mf
@@ -167,7 +167,7 @@ def measured_flow(
     """χ₁ of effective layers by block size; filled where the single layer fits.
 
     Args:
-        levels: as `decimate_network` gives them.
+        levels: the result of `decimate_network`.
         axis: where to draw.
 
     Returns:

@@ -1,12 +1,12 @@
-r"""The predictive distribution, averaged over noise draws in a stream.
+r"""The predictive distribution, averaged over noise draws one at a time.
 
     p(y | x) = ⟨ p(y | network(x; ε)) ⟩_ε
 
 Only running sums are kept, so memory depends neither on the number of draws nor on the
 number of examples.
 
-In the moments reading the network runs once: mean and variance travel through it, and
-what is drawn anew is its last contraction, so that outputs keep their covariance.
+In the moments reading the network runs once and propagates mean and variance. Only the
+last contraction is drawn, so that outputs keep their covariance.
 """
 
 from collections.abc import Callable
@@ -62,18 +62,18 @@ def average(
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled", a pass through the network for every draw; or "moments",
             one pass, and draws of its outputs.
-        level: share of the probability inside a central interval, or None.
-        of: "ensemble"; or "subnetworks", where draw i is of the network
+        level: probability of the central interval, or None.
+        of: "ensemble"; or "subnetworks", where draw i uses the network
             ``ensemble.sample(jax.random.split(key, num_samples)[i])``.
 
     Returns:
         `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
-        targets, `log_prob` = ln ⟨p(y)⟩ and, where the distribution has a cumulative
-        function, `level` = ⟨P(Y ≤ y)⟩; with `level`, `lower` and `upper`.
+        targets, `log_prob` = ln ⟨p(y)⟩ and, if the distribution has a cumulative
+        function, `level` = ⟨P(Y ≤ y)⟩; with the argument `level`, `lower` and `upper`.
 
     Raises:
-        ValueError: no draws or examples, an unknown reading or `of`, or a
-            log-likelihood that is NaN (the first example is named).
+        ValueError: there are no draws or examples, `reading` or `of` is unknown, or a
+            log-likelihood is NaN.
     """
     require(
         reading in get_args(Reading),
@@ -85,12 +85,12 @@ def average(
     )
     require(
         of == "ensemble" or reading == "sampled",
-        "`of='subnetworks'` runs networks; the moments reading has none. Leave "
-        "`reading` out.",
+        "`reading` must be left out with `of='subnetworks'`, because the moments "
+        "reading draws no networks.",
     )
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     examples = jax.tree.leaves(x)[0].shape[0]
-    require(examples >= 1, "`x` is empty; at least one example is needed.")
+    require(examples >= 1, "`x` must have at least one example; got none.")
     layout = Layout(mesh, None)
     chunk = layout.whole(min(CHUNK, examples))
     ensemble, likelihood, key = layout.everywhere((ensemble, likelihood, key))
@@ -99,7 +99,7 @@ def average(
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
         some = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
         some_x, some_y = layout.split(some)
-        # Every chunk meets the same sub-networks, and noise of its own.
+        # All chunks use the same sub-networks, but each has its own noise.
         chunk_key = key if of == "subnetworks" else jax.random.fold_in(key, number)
         way = of if of == "subnetworks" else reading
         part = _average_chunk(
@@ -217,7 +217,7 @@ def _interval_chunk(
         middle = low + (high - low) / 2
         left = below(middle) < level_of
         new = jnp.where(left, middle, low), jnp.where(left, high, middle)
-        # Done where the float type has no number in between.
+        # Finished if there is no floating-point number in between.
         return *new, ((middle == low) | (middle == high)).all()
 
     start = jnp.full(shape, -1.0), jnp.full(shape, 1.0), jnp.asarray(False)
@@ -227,7 +227,7 @@ def _interval_chunk(
 
 
 def _drawer(ensemble: Ensemble, x: Any, way: str) -> Callable[[Any], Any]:
-    """From a key to one draw of the outputs."""
+    """A function from a key to one draw of the outputs."""
     if way == "subnetworks":
         return lambda key: ensemble.apply_fn(ensemble.sample_params(key), x)
     if way == "moments":
@@ -241,7 +241,7 @@ def _at_least_float32(array: Array) -> Array:
 
 
 def _difference(new: Array, old: Array) -> Array:
-    """new − old, and 0 where both are the same infinity."""
+    """new − old, but 0 where both are the same infinity."""
     return jnp.where(new == old, 0, new - old)
 
 
@@ -253,7 +253,7 @@ def _entropy(distribution: Any, mean: Array) -> Array:
 
 
 def _summary(distribution: Any, y: Any) -> dict[str, Array]:
-    """What one draw adds to the averages."""
+    """The contribution of one draw to the averages."""
     base = base_of(distribution)
     if has_labels(distribution):
         summary = {"mean": base.probs, "inner": _entropy(distribution, base.probs)}

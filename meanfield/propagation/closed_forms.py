@@ -1,8 +1,8 @@
 """Functions of one random array that have exact moments, recognised by their steps.
 
-A network spells softmax, a norm or a maximum out in primitives. Each form below checks
-every step and that all sums run over, and are repeated along, the same axes; a program
-that differs in anything is left to the general integration of `deferred`.
+In a jaxpr, softmax, norms and maxima consist of primitives. Each form below checks all
+steps, and that all sums are over the same axes and are broadcast along these. All other
+programs are integrated by the general methods of `deferred`.
 """
 
 import math
@@ -42,7 +42,7 @@ INCREASING = frozenset("max min tanh logistic exp erf log1p expm1 cbrt asinh".sp
 
 
 def closed_form(value: Deferred) -> Callable[[], Random] | None:
-    """What takes the exact moments of a deferred function; None if no form fits."""
+    """A function that computes the exact moments of a deferred value, or None."""
     recognise = _FORMS.get(value.name)
     form = recognise(value) if recognise else None
     if form is None:
@@ -143,7 +143,7 @@ def _summed_exponential(node: Any, shape: Any, through: Any = frozenset()) -> An
 
 
 def _maximum(value: Deferred) -> Any:
-    """The largest along axes, or in windows, of one increasing function of entries."""
+    """The maximum, along axes or in windows, of one increasing function of entries."""
     inner, apply, moves = value.inputs[0], lambda t: t, []
     while isinstance(inner, Deferred) and not inner.normal:
         if inner.name in MOVES | {"transpose"} and _same_size(inner):
@@ -212,7 +212,7 @@ def _windows(array: Any, params: Any, fill: float) -> Any:
 
 
 def _activation(value: Deferred) -> Any:
-    """One step from Gaussian entries whose moments are known in closed form."""
+    """A single step after Gaussian entries whose moments have a closed form."""
     names = {"abs": "absolute", "integer_pow": "square", "max": "relu"}
     if value.name == "integer_pow" and value.params["y"] != 2:
         return None

@@ -1,23 +1,23 @@
 r"""The moments reading between two contractions: functions of one random array.
 
-A contraction ends in an array of independent Gaussian entries, the root. What happens
-to it until the next contraction (activation, norm, softmax, pooling) is a function of
-that one root, however often the program reads it. So it is not pushed through step by
-step, which would treat x and f(x) as independent; the whole function is put off and
-integrated when its moments are needed:
+The result of a contraction is an array of independent Gaussian entries, the root. All
+steps up to the next contraction (activation, norm, softmax, pooling) are together a
+function of this root, however often the program reads it. Moments are not computed step
+by step, because this would treat x and f(x) as independent. Instead the whole function
+is built up ("deferred"), and integrated when its moments are needed:
 
-- entry by entry functions (ReLU, GELU, x·sigmoid(x), …): Gauss–Legendre quadrature on
-  both sides of the input 0, where activations have their kinks;
+- functions of single entries (ReLU, GELU, x·sigmoid(x), …): Gauss–Legendre quadrature
+  on both sides of the input 0, where activations may have a kink;
 - softmax, log-softmax, logsumexp, maxima and max-pooling, layer and root-mean-square
   norms, recognised by their steps (`closed_forms`): one exact integral;
 - other functions that mix entries: an average over antithetic standardised draws of the
-  root with a key that never changes, so the result is deterministic; its error is of
-  relative size 1/√DRAWS.
+  root with a fixed key, so that the result is deterministic; its relative error is
+  about 1/√DRAWS.
 
-Linear steps keep their exact moments and need none of these. Two different roots, as in
-a residual sum x + f(x) across a contraction, are taken as independent; so are the
-entries of a root. The variance of x + W φ(x) is then off by twice the covariance of its
-terms, which for independent weights of mean μ is 2 Σ_k μ_ik Cov(x_i, φ(x_k)).
+After linear steps the exact moments are known without integration. Different roots, as
+in a residual sum x + f(x) across a contraction, are treated as independent, and so are
+the entries of a root. The error of the variance of x + W φ(x) is therefore twice the
+covariance of its terms: 2 Σ_k μ_ik Cov(x_i, φ(x_k)) for independent weights of mean μ.
 """
 
 import dataclasses
@@ -53,15 +53,15 @@ LINEAR = frozenset(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deferred:
-    """A function of one random array, whose moments are still to be taken.
+    """A function of one random array, whose moments are not yet computed.
 
     Attributes:
         root: the array of independent Gaussian entries.
         function: from a value of the root to a value of this array.
-        entrywise: whether each entry depends on the same entry of the root alone.
+        entrywise: whether each entry depends only on the same entry of the root.
         shape: shape of this array.
-        known: takes the moments where they are known exactly.
-        normal: whether the entries are independent Gaussians of these moments.
+        known: a function that computes the moments, if they are known exactly.
+        normal: whether the entries are independent Gaussians with these moments.
         name: the primitive of the last step; empty for the root itself.
         params: its parameters.
         inputs: its operands, deferred or plain.
@@ -86,7 +86,7 @@ ClosedForm = Callable[[Deferred], Callable[[], Random] | None]
 def defer(
     equation: Equation, operands: Sequence[Any], rule: Any, closed_form: ClosedForm
 ) -> Deferred | None:
-    """The equation as a function of the one root behind its operands, if it is one."""
+    """The result as a function of its operands' only root; None if it has several."""
     if equation.name not in ENTRYWISE | MIXING or equation.many:
         return None
     random = [v for v in operands if isinstance(v, Deferred) or is_random(v)]
@@ -125,13 +125,13 @@ def defer(
             take = lambda: moments
             return dataclasses.replace(result, known=take, normal=not moments.copied)
         return dataclasses.replace(result, known=functools.cache(take))
-    # Most of what is put off is never asked for: a form is found here, taken later.
+    # The moments of most deferred values are never needed: only the form is found here.
     form = closed_form(result)
     return dataclasses.replace(result, known=form and functools.cache(form))
 
 
 def settle_moments(value: Any) -> Any:
-    """Take the moments of a deferred function; other values pass."""
+    """Compute the moments of a deferred function; other values are returned as is."""
     if not isinstance(value, Deferred):
         return value
     if value.known is not None:
@@ -142,7 +142,7 @@ def settle_moments(value: Any) -> Any:
 
 
 def _view(value: Any) -> Any:
-    """A root seen as the identity function of itself."""
+    """A root as a deferred value, the identity function."""
     if is_random(value):
         independent, itself = not value.copied, lambda: value
         return Deferred(value, lambda z: z, True, value.shape, itself, independent)
@@ -150,11 +150,11 @@ def _view(value: Any) -> Any:
 
 
 def _keeps_moments(equation: Equation, views: Sequence[Any]) -> bool:
-    """Whether exact moments of the one random operand give those of the result."""
+    """Whether exact moments of the only random operand give those of the result."""
     place = [i for i, v in enumerate(views) if isinstance(v, Deferred)][0]
     if equation.name not in LINEAR or views[place].known is None:
         return False
-    # A random divisor or condition is no linear step.
+    # A step with a random divisor or condition is not linear.
     return {"div": place == 0, "select_n": place > 0}.get(equation.name, True)
 
 

@@ -1,4 +1,4 @@
-"""One step of the program as a rule sees it, and the context it runs in."""
+"""One step of a program as the argument of a rule, and the context it runs in."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ Reading = Literal["sampled", "moments"]
 
 
 class UnsupportedPrimitiveError(NotImplementedError):
-    """A primitive without a rule met a random array."""
+    """A primitive without a rule has a random operand."""
 
 
 @dataclasses.dataclass
 class Context:
-    """How the program is read, and where its noise comes from.
+    """The reading of a program, and the source of its noise.
 
     Attributes:
         reading: "sampled" or "moments".
-        base_key: key of this stretch of the program; None in the moments reading.
-        used: how many keys were handed out.
-        distributions: in the moments reading, by identity, the results of contractions
-            with the joint draws of their entries.
-        summands: where to note how many weights each contraction sums, by leaf.
+        base_key: key of this part of the program; None in the moments reading.
+        used: number of keys that were used.
+        distributions: in the moments reading, results of contractions by id, with
+            functions that draw their entries jointly.
+        summands: a dictionary that records the number of weights in each contraction.
         sign: factor of all noise, 1 or −1; None for 1.
     """
 
@@ -41,17 +41,17 @@ class Context:
     sign: Any = None
 
     def inside(self, key: PRNGKeyArray | None) -> "Context":
-        """The context of an inner program, with a key of its own."""
+        """The context of an inner program, with its own key."""
         return Context(self.reading, key, summands=self.summands, sign=self.sign)
 
     def note(self, number: int | float, *sources: Any) -> None:
-        """Note a contraction (or, for 1, a draw) of the random arrays among some."""
+        """Record a contraction (or, for 1, a draw) of the random arrays among some."""
         if self.summands is not None:
             for leaf in merge_leaves(*sources):
                 self.summands.setdefault(leaf, []).append(number)
 
     def next_key(self) -> Any:
-        """A key that no other step has."""
+        """A key that no other step uses."""
         if self.base_key is None:
             return None
         key = fold_in(self.base_key, self.used)
@@ -66,7 +66,7 @@ class Context:
         return self.add_noise(value.mean, value.var)
 
     def add_noise(self, mean: Any, var: Any) -> Any:
-        """Draw entries of this mean and variance, with noise that no other step has."""
+        """Draw entries with this mean and variance, independent of other steps."""
         return add_noise(mean, var, self.next_key(), self.sign)
 
 
@@ -77,7 +77,7 @@ class Equation:
     Attributes:
         eqn: the step itself.
         context: the reading and the source of noise.
-        turned: the permutation, where a transpose alone reads its result.
+        turned: the permutation, if only a transpose reads its result.
     """
 
     eqn: JaxprEqn
@@ -127,7 +127,7 @@ class Equation:
             mean: G.
             var: Δ².
             sources: the operands, random or plain.
-            summands: how many weights one output entry sums, if the rule knows.
+            summands: number of weights in the sum of one output entry, if known.
         """
         if summands is not None:
             self.context.note(summands, *sources)
@@ -136,14 +136,14 @@ class Equation:
         return self.context.add_noise(mean, var)
 
     def refuse(self, *operands: Any, because: str = "") -> UnsupportedPrimitiveError:
-        """The error for operands that this primitive has no rule for."""
+        """The error for operands for which this primitive has no rule."""
         return refusal(self.eqn, self.reading, merge_leaves(*operands), because)
 
 
 def refusal(
     eqn: JaxprEqn, reading: Reading, leaves: Iterable[str], because: str = ""
 ) -> UnsupportedPrimitiveError:
-    """The error for weights that a primitive cannot take, with the ways out."""
+    """The error for weights that a primitive does not support, with advice."""
     names = ", ".join(f"`{leaf}`" for leaf in leaves)
     primitive, line = eqn.primitive.name, source_line(eqn)
     place = f" at {line}" if line else ""

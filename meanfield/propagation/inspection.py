@@ -1,4 +1,4 @@
-"""What a network does with its random weights, read off its program."""
+"""How a network uses its random weights, found from its program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def count_summands(
     *args: Any,
     noise: Noise = "preactivations",
 ) -> dict[str, list[int | float]]:
-    """How many weights are summed in each product that a random leaf enters.
+    """Number of weights that are summed in each product of a random leaf.
 
     Args:
         apply_fn: ``apply_fn(params, *args)``.
@@ -32,7 +32,7 @@ def count_summands(
         a look-up.
 
     Raises:
-        UnsupportedPrimitiveError: a primitive that has no rule meets a random leaf.
+        UnsupportedPrimitiveError: a primitive without a rule has a random operand.
 
     Example:
         >>> import jax.numpy as jnp, meanfield as mf
@@ -55,12 +55,12 @@ def count_summands(
 
 
 def count_readings(apply_fn: Callable[..., Any], params: Any, *args: Any) -> Readings:
-    """How often each random weight is read, and which must be drawn.
+    """How often each random weight is used, and which weights must be drawn.
 
     Args:
         apply_fn: ``apply_fn(params, *args)``.
         params: some of its leaves are `SpikeSlab`s.
-        args: arrays, or their shapes; of one example, to count readings in one.
+        args: arrays, or their shapes; for one example, to count the uses in one.
 
     Returns:
         The `Readings` of the sampled reading.

@@ -1,4 +1,4 @@
-"""Layer norm and its relatives, recognised among the steps of a network."""
+"""Recognise layer norm and similar norms in the steps of a network."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def _normalized(
 
 
 def _inverse_size(divisor: Deferred, root: str) -> Any:
-    """e, where it does not hold, and `_spread` of Q/c, from the root of Q/c + e."""
+    """e, where the form does not apply, and `_spread` of Q/c, from √(Q/c + e)."""
     bottom = skip(divisor, MOVES)
     if not is_step(bottom, root) or not is_step(bottom.inputs[0], "add"):
         return None
@@ -91,7 +91,7 @@ def _inverse_size(divisor: Deferred, root: str) -> Any:
             random = [isinstance(case, Deferred) for case in cases]
             if isinstance(which, Deferred) or len(cases) != 2 or sum(random) != 1:
                 return None
-            # The other case is no variance of these entries: there, nothing is known.
+            # The other case is not a variance of these entries: no form applies there.
             wrong = which if random[0] else jnp.logical_not(which)
         variance = skip(random_operand(variance), MOVES)
     found = _spread(variance)

@@ -1,18 +1,19 @@
-r"""How a program reads its random weights, found before it runs.
+r"""Find out how a program uses its random weights, before it runs.
 
-Fresh noise stands for the weights of one pre-activation, a product or sum that depends
-on the data: z = Σ_k w_k a_k has the mean and variance of G + ε Δ exactly, if no weight
-is met twice in the sum. Several pre-activations may read one weight (the places of a
-convolution, the steps of a loop, tied layers); each then has noise of its own.
+In a pre-activation, a product or sum that depends on the data, random weights are
+replaced by fresh noise: z = Σ_k w_k a_k has exactly the mean and variance of G + ε Δ,
+if no weight occurs twice in the sum. Several pre-activations may use the same weight
+(the positions of a convolution, the steps of a loop, tied layers); each of them has
+independent noise.
 
-All else that is done to a weight is done to one draw of it, kept for the whole call:
+For all other uses the weight is drawn once for the whole call:
 
-- a function of weights alone, such as w − w̄, A w or the norm of w: its entries depend
-  on one another, and on the weights;
-- one weight at several places of a sum, such as x · w[[0, 0, 1, 1]], whose variance is
-  Σ_w V_w (Σ of its signals)²;
-- a complex product, whose two parts share their weights;
-- an argument of a function whose author gave it a derivative (`jax.custom_jvp`).
+- a function of weights alone, such as w − w̄, A w or the norm of w, because its entries
+  depend on each other and on the weights;
+- one weight several times in a sum, such as x · w[[0, 0, 1, 1]], because the variance
+  is Σ_w V_w (Σ of its signals)²;
+- a complex product, because its two parts share their weights;
+- an argument of a function with its own derivative rule (`jax.custom_jvp`).
 """
 
 import dataclasses
@@ -42,12 +43,12 @@ DERIVATIVE = "its author gave it a derivative, which fresh noise would drop"
 
 @dataclasses.dataclass(frozen=True)
 class Readings:
-    """How a program reads its random weights.
+    """How a program uses its random weights.
 
     Attributes:
-        times: by path name, how many pre-activations of the batch read one weight;
+        times: by path name, number of pre-activations of the batch that use the weight;
             infinite in a loop of unknown length.
-        drawn: by path name, the equation that needs the weight itself, and why.
+        drawn: by path name, the equation for which the weight must be drawn, and why.
     """
 
     times: dict[str, int | float]
@@ -67,11 +68,12 @@ def find_readings(
         program: a closed jaxpr of (random leaves, point parameters, data).
         names: path names of the random leaves.
         num_points: number of arrays among the point parameters.
-        reading: in the moments reading no derivative of an author's is kept.
+        reading: "sampled" or "moments"; the latter keeps no `jax.custom_jvp` rules.
         known: leaves that are drawn in any case.
 
     Returns:
-        The `Readings`; in the moments reading `drawn` is what cannot be read.
+        The `Readings`; in the moments reading `drawn` has the weights that are not
+        supported.
     """
     drawn, known = {}, set(known)
     num_data = len(open_jaxpr(program)[0].invars) - len(names) - num_points
@@ -85,7 +87,7 @@ def find_readings(
         results = walk.run(program, [*leaves, *points], 1)
         for origin in results if reading == "sampled" else ():
             walk.draw(None, origin)
-        # What is drawn is a parameter like others for the weights that it meets.
+        # A drawn weight is an ordinary parameter for the other weights.
         new = {name: found for name, found in walk.found.items() if name not in known}
         if not new:
             return Readings(walk.times, drawn)
@@ -94,7 +96,7 @@ def find_readings(
 
 
 class _Walk:
-    """One pass over a program; keeps what it found."""
+    """One pass over a program, with its results."""
 
     def __init__(self, reading: Reading):
         self.reading: Reading = reading
@@ -104,13 +106,13 @@ class _Walk:
         self.roots = 0
 
     def fresh(self) -> "_Walk":
-        """Another pass that starts with nothing found."""
+        """Another pass without results."""
         return _Walk(self.reading)
 
     def run(
         self, jaxpr: Any, origins: Sequence[Origin], many: int | float
     ) -> list[Origin]:
-        """Origins of the results of a jaxpr that runs so many times."""
+        """Origins of the results of a jaxpr that runs `times` times."""
         before, self.many = self.many, self.many * many
         jaxpr, consts = open_jaxpr(jaxpr)
         uses = count_uses(jaxpr)
@@ -125,7 +127,7 @@ class _Walk:
             return known[atom]
 
         def store(eqn: Any, var: Any, origin: Origin) -> None:
-            # All readers of a drawable value see the same draw.
+            # All readers of a drawable value use the same draw.
             if uses[var] > 1 and origin.drawable and self.reading == "sampled":
                 origin = self.draw(eqn, origin, self.copies(var, origin))
             known[var] = origin
@@ -173,25 +175,25 @@ class _Walk:
         return [result]
 
     def find(self, eqn: Any, origins: Iterable[Origin], because: str) -> None:
-        """Note that the weights of some values must be drawn."""
+        """Record that the weights of some values must be drawn."""
         for leaf in sorted(leaf for origin in origins for leaf in origin.leaves):
             self.found.setdefault(leaf, (eqn, because))
 
     def note(self, origin: Origin, count: int | float) -> None:
-        """Note how many pre-activations read each weight of a value."""
+        """Record how many pre-activations use each weight of a value."""
         many = self.many * count
         many = many if math.isinf(many) else many // origin.rows
         for leaf in origin.leaves:
             self.times[leaf] = self.times.get(leaf, 0) + many
 
     def draw_all(self, eqn: Any, origins: Sequence[Origin]) -> list[Origin]:
-        """Origins after a draw, entry by entry, of what is ready for one."""
+        """Origins after all drawable values are drawn entry by entry."""
         if self.reading == "moments":
             return list(origins)
         return [self.draw(eqn, o) if o.drawable else o for o in origins]
 
     def draw(self, eqn: Any, origin: Origin, count: int | float = 1) -> Origin:
-        """The origin after a draw, entry by entry."""
+        """The origin after a value is drawn entry by entry."""
         if not origin.leaves:
             return origin
         if not origin.signal:
@@ -200,10 +202,10 @@ class _Walk:
         return Origin(origin.signal)
 
     def other(self, eqn: Any, origins: Sequence[Origin]) -> list[Origin]:
-        """A primitive that takes drawn entries.
+        """A primitive without a rule here, whose operands are drawn.
 
-        Weights that are not ready it refuses, or a rule of the user's takes them, who
-        knows what it does.
+        Weights that are not drawable raise an error later, unless the user registered a
+        rule for the primitive.
         """
         waiting = any(o.leaves and not o.drawable for o in origins)
         drawn = [self.draw(eqn, o) if o.drawable else o for o in origins]
@@ -211,7 +213,7 @@ class _Walk:
         return [Origin(signal)] * len(eqn.outvars)
 
     def meet(self, eqn: Any, origins: Sequence[Origin], is_read: bool) -> None:
-        """Two operands that hold one weight; what is not read is refused later."""
+        """Find weights that occur in several operands, if `is_read` (else refused)."""
         if len(origins) < 2 or not origins[0].leaves & origins[1].leaves:
             return
         together = origins[0].root == origins[1].root != 0
@@ -219,7 +221,7 @@ class _Walk:
             self.find(eqn, origins, TWICE)
 
     def one_weight(self, eqn: Any, x: Origin, y: Origin) -> tuple[Origin, Origin]:
-        """Of two random factors one is drawn, if it can be."""
+        """Draw one of two random factors, if it is drawable."""
         self.meet(eqn, (x, y), x.drawable or y.drawable)
         if self.reading == "moments" or not (x.leaves and y.leaves):
             return x, y
@@ -235,7 +237,7 @@ class _Walk:
         zero = any(origin.zero for origin in origins)
         weights = sum(bool(origin.leaves) for origin in origins)
         if weights == 2 and self.reading == "sampled":
-            return Origin(signal=True)  # It is refused when the program runs.
+            return Origin(signal=True)  # An error is raised when the program runs.
         for atom, origin, summed in zip(eqn.invars, origins, axes, strict=True):
             if (origin.copied | origin.repeated) & set(summed):
                 self.find(eqn, [origin], TWICE)
@@ -248,20 +250,20 @@ class _Walk:
         return Origin(signal=signal, zero=zero and not signal)
 
     def copies(self, atom: Any, origin: Origin) -> int:
-        """At how many places of a value an entry may stand."""
+        """At how many positions of a value the same entry may occur."""
         axes = origin.copied | origin.repeated
         return math.prod(atom.aval.shape[axis] for axis in axes)
 
 
 def _is_zero(value: Any) -> bool:
-    """Whether a number or a small array, known by now, is 0 everywhere."""
+    """Whether a number or a small array with known values is 0 everywhere."""
     number = isinstance(value, np.ndarray | np.generic | jax.Array | float | int)
     if not number or not is_concrete(value) or np.size(value) > SMALL:
         return False
     dtype = getattr(value, "dtype", np.dtype(float))
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
-    # On the host: under an outer `jit` JAX would stage the question.
+    # Computed on the host, because under an outer `jit` JAX would trace it.
     return not np.asarray(value).any()
 
 

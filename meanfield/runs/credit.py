@@ -1,4 +1,4 @@
-"""Value the connections of a run."""
+"""Compute the Shapley values of the connections of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,13 @@ def credit(
         run: a run.
         dataset: its data.
         by: "class" also splits the values by class.
-        examples: how many examples the payoff averages over, at most.
+        examples: largest number of examples that the payoff averages over.
         num_samples: draws of the noise for each example and node.
-        checks: sub-networks for the check of the Gaussian step.
-        seed: of all random choices.
+        checks: number of sub-networks to check the Gaussian pre-activations by.
+        seed: seed of all random choices.
 
     Raises:
-        ValueError: `by` is another word, or the targets are no classes.
+        ValueError: `by` is another text, or the targets are not classes.
         FileNotFoundError: the run has no ``connections.csv`` yet.
     """
     table = run.connections
@@ -85,7 +85,7 @@ def _groups(dataset: Dataset, by: str | None, examples: int) -> np.ndarray | Non
 
 
 def summary(found: ConnectionValues, dataset: Dataset) -> dict[str, Any]:
-    """What ``credit.json`` holds."""
+    """The contents of ``credit.json``."""
     names = dataset.class_names
     by_group = None
     if found.by_group is not None and found.group_payoffs is not None:
@@ -157,7 +157,7 @@ def add_columns(path: Path, found: ConnectionValues) -> None:
     """Write values, errors and rms beside the connections of ``connections.csv``.
 
     Raises:
-        ValueError: its rows are not the connections that were valued.
+        ValueError: the rows of the file are not the connections of `found`.
     """
     parts = (found.values, found.standard_errors, found.rms)
     columns = [np.concatenate([a.ravel() for a in part.values()]) for part in parts]

@@ -20,23 +20,23 @@ from meanfield.prediction.predictive import CHUNK
 
 from .settings import PredictSettings
 
-# Likelihoods without a distribution function that bisection could turn into ends.
+# Likelihoods without a distribution function, from which bisection finds intervals.
 WITHOUT_INTERVAL = ("categorical", "bernoulli", "poisson")
 
-# Rows that are predicted at once, at least.
+# Fewest rows that are predicted at once.
 LEAST = 64
 
 
 def read_rows(config: Mapping[str, Any], path: Path) -> Any:
-    """New rows in a file, read as the training file was: a frame, or an array.
+    """New rows from a file, read in the same way as the training file.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         path: a table, or an `.npz` with `x`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is of the other kind, or cannot be read.
+        ValueError: the file is of the other kind, or cannot be read.
     """
     schema = schema_of(config)
     if schema is None:
@@ -74,12 +74,12 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
     """Features of new rows.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         rows: a frame with the columns that the run learned from, in any order; or, for
             a run on arrays, an array (rows, …) in the units of the file.
 
     Raises:
-        ValueError: they do not fit; what is wrong with any column is said at once.
+        ValueError: the rows do not fit; one message lists all problems of the columns.
     """
     schema, data = schema_of(config), config["data"]
     if schema is not None:
@@ -88,7 +88,7 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
             "`rows` must be a pandas frame with the columns of the training table; got "
             f"{type(rows).__name__}.",
         )
-        require(len(rows) > 0, "`rows` holds none: nothing to predict.")
+        require(len(rows) > 0, "`rows` must have at least one row; got none.")
         return schema.encode(rows)
     x = np.asarray(rows)
     shape = tuple(data.get("image_shape") or (config["model"]["inputs"],))
@@ -100,8 +100,8 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
     )
     require(
         "divisor" in data,
-        "this run was made by a version that did not write down what its inputs were "
-        "divided by. Train it again.",
+        "this run was made by a version that did not store by which number its inputs "
+        "were divided. Train it again.",
     )
     divisor = data["divisor"]
     require(
@@ -110,7 +110,10 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
         f"divided by {divisor:g}. Give them in the units of the training file.",
     )
     features = x.reshape(len(x), -1).astype(np.float32) / np.float32(divisor)
-    require(bool(np.isfinite(features).all()), "`rows` must be finite numbers.")
+    require(
+        bool(np.isfinite(features).all()),
+        "`rows` must be finite numbers; got NaN or infinity.",
+    )
     images = config["model"]["kind"] != "mlp" and data.get("image_shape")
     return features.reshape(len(x), *shape) if images else features
 
@@ -123,11 +126,11 @@ def predict_rows(
     level: float = PredictSettings.level,
     seed: int = PredictSettings.seed,
 ) -> pd.DataFrame:
-    """What a run predicts for new rows, in their order; see `Run.predict`."""
+    """Predictions of a run for new rows, in their order; see `Run.predict`."""
     config = run.config
     x = encode(config, rows)
     count = len(x)
-    # Few sizes, few compilations: the last row fills up, and is cut off again.
+    # The last row is repeated up to one of a few sizes, to save compilations.
     size = min(max(LEAST, 1 << (count - 1).bit_length()), -(-count // CHUNK) * CHUNK)
     padded = x[np.minimum(np.arange(size), count - 1)]
     name = config["model"]["likelihood"]
@@ -138,7 +141,7 @@ def predict_rows(
         num_samples=num_samples,
         key=jax.random.fold_in(key_of_seed(seed), 6),
         level=None if name in WITHOUT_INTERVAL else level,
-        # Every row meets the same networks: rows that are equal get equal numbers.
+        # All rows are predicted by the same networks: equal rows get equal numbers.
         of="subnetworks",
     )
     parts = {k: v[:count] for k, v in vars(found).items() if v is not None}
@@ -156,7 +159,7 @@ def predict_rows(
 
 
 def target_columns(config: Mapping[str, Any]) -> list[str]:
-    """What the targets of a run are called among its predictions."""
+    """Names of the targets of a run in its predictions."""
     named = config["data"].get("target_names")
     if named:
         return list(named)

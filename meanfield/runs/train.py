@@ -1,4 +1,4 @@
-"""Train an ensemble into a run folder, from the settings to the labels."""
+"""Train an ensemble from settings: write the run, score it and label connections."""
 
 import contextlib
 import dataclasses
@@ -71,7 +71,7 @@ def train(
     stays as it is until the new one is whole.
 
     Args:
-        settings: what to train on, and how.
+        settings: data, network and settings of the training.
         callbacks: as in `fit`.
 
     Returns:
@@ -79,10 +79,10 @@ def train(
 
     Raises:
         ValueError: settings or data cannot be used.
-        FileExistsError: `out` holds a run already, and neither `resume` nor
-            `overwrite` is set.
+        FileExistsError: `out` already has a run, and neither `resume` nor `overwrite`
+            is set.
         BlockingIOError: another process writes to `out`.
-        NonFiniteLossError: training broke down; the last good state was written.
+        NonFiniteLossError: the loss was not finite; the last finite state was written.
     """
     if settings.resume is not None:
         if is_finished(settings.resume):
@@ -135,7 +135,7 @@ def train(
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a run that was trained, scored and labelled to the end."""
+    """Whether a folder has a run that was completely trained, scored and labelled."""
     if not (folder / ENSEMBLE).is_file():
         return False
     metrics = load_run(folder).metrics
@@ -162,8 +162,8 @@ def _refuse_second_run(out: Path, settings: TrainSettings) -> None:
 def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
     """The folder to train in, which no other process writes to.
 
-    Beside a run that is to be replaced it is another one. When the block fails before
-    there is anything to go on from, what was made for it is removed.
+    For a run that will be replaced it is a second folder inside. If the block fails
+    before the first checkpoint, the new folder is removed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _discard(folder: Path, out: Path, made: Sequence[Path]) -> None:
     if out in made:
         (out / LOCK).unlink(missing_ok=True)
     for parent in made:
-        with contextlib.suppress(OSError):  # Not empty: somebody else uses it.
+        with contextlib.suppress(OSError):  # Not empty, because it has other files.
             parent.rmdir()
 
 
@@ -206,7 +206,7 @@ def _learn(
     prior: SpikeSlabPrior | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> tuple[Run, dict[str, Any]]:
-    """Fit, and write what came out, even of a training that broke down."""
+    """Fit, and write the result, even if the loss was not finite."""
     stage(f"{LEARNING}: compiling, then epochs")
     started, failure = time.perf_counter(), None
     try:
@@ -277,9 +277,9 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
 
 
 def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
-    """The prior that the settings ask for; refuses numbers out of range.
+    """The prior of the settings; raises for numbers out of range.
 
-    It does so before anything is read or written.
+    This is checked before any file is read or written.
     """
     rate, temperature = settings.learning_rate, settings.temperature
     require(

@@ -1,7 +1,7 @@
-"""The archive of a sub-network: one safetensors file that outlives every runtime.
+"""The archive of a sub-network: one safetensors file that depends on no runtime.
 
-Of an array with enough zeros the file holds a packed bit mask and the values that are
-not zero, in order; other arrays are stored whole. Without meanfield it is read by
+An array with enough zeros is stored as a packed bit mask and its nonzero values in
+order; other arrays are stored whole. The file can be read without meanfield by
 
     import json, numpy as np
     from safetensors import safe_open
@@ -15,10 +15,10 @@ not zero, in order; other arrays are stored whole. Without meanfield it is read 
             arrays[name] = np.zeros(shape, np.float32)
             arrays[name].flat[bits.astype(bool)] = stored[f"values:{name}"]
 
-`inputs:A` lists the entries that the network reads along axis A of one example, if
-not all. The file holds its own sha256; a changed file is refused. Shapes are compared
-with what is stored before anything is unpacked: an archive takes at most 32 times its
-size in memory.
+`inputs:A` lists the entries that the network reads along axis A of one example, if not
+all. The file contains its own sha256, and a changed file raises an error. Shapes are
+compared with the stored data before anything is unpacked, so an archive needs at most
+32 times its size in memory.
 """
 
 import dataclasses
@@ -43,10 +43,10 @@ class Archive:
     """The contents of an archive.
 
     Attributes:
-        arrays: the network's arrays by path, zeros included.
+        arrays: the network's arrays by path, including zeros.
         kept_inputs: for each axis of one example, the indices it reads, if not all.
         labels: small integers for each weight by path, if they were stored.
-        about: everything else that was noted, as JSON holds it.
+        about: all other stored information, as JSON values.
     """
 
     arrays: dict[str, np.ndarray]
@@ -103,12 +103,12 @@ def save_archive(
         codes = np.asarray(codes)
         require(
             name in arrays and codes.shape == arrays[name].shape,
-            f"`labels` of {name!r} have shape {codes.shape}; that is no array of the "
-            "network.",
+            f"`labels` must have the names and shapes of the network's arrays; got "
+            f"{name!r} of shape {codes.shape}.",
         )
         require(
             bool(((codes >= 0) & (codes < 4)).all()),
-            f"`labels` of {name!r} must be integers from 0 to 3.",
+            f"`labels` of {name!r} must be integers from 0 to 3; got others.",
         )
         codes = codes.astype(np.uint8)
         bits = np.stack([codes.ravel() & 1, codes.ravel() >> 1])
@@ -126,14 +126,14 @@ def load_archive(path: str | os.PathLike) -> Archive:
     """Read an archive.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Returns:
-        An `Archive`: the arrays, and what the file says of itself.
+        An `Archive`: the arrays and all other contents of the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it was changed or truncated, is newer, or is no archive.
+        ValueError: the file was changed or truncated, is newer, or is not an archive.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -149,7 +149,7 @@ def load_archive(path: str | os.PathLike) -> Archive:
     stored, about = load_arrays(path)
     require(
         isinstance(about.get("archive"), int),
-        f"{path} is no archive of a sub-network.",
+        f"{path} is not an archive of a sub-network. Pass one that `ship` wrote.",
     )
     require(
         about["archive"] <= VERSION,
@@ -171,8 +171,8 @@ def load_archive(path: str | os.PathLike) -> Archive:
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not hold what its header says ({error}). Restore it from a "
-            "copy, or ship again."
+            f"{path} does not have the contents that its header states ({error}). "
+            "Restore it from a copy, or ship again."
         ) from error
     return Archive(arrays, inputs, labels, about)
 
@@ -190,7 +190,7 @@ def load_subnetwork(path: str | os.PathLike, like: Any) -> tuple[Any, Archive]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, newer, or belongs to another structure.
+        ValueError: the file is damaged, newer, or belongs to another structure.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -250,7 +250,7 @@ def _labels(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
-    """The first bits of bytes that hold no more than needed."""
+    """The first `count` bits of bytes, of which there must be exactly enough."""
     require(
         packed.dtype == np.uint8 and packed.shape == (-(-count // 8),) and count >= 0,
         f"{packed.size:,} bytes are not the bits of {count:,} numbers",

@@ -1,4 +1,4 @@
-"""What the writers of single nodes need from the writer of a whole ONNX graph."""
+"""The interface of the writer of an ONNX graph for functions that write nodes."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from .extras import need
 
 
 class Emitter(abc.ABC):
-    """Collects ONNX nodes; subclasses know the names of values."""
+    """Collects ONNX nodes; subclasses define the names of values."""
 
     nodes: list[Any]
 
@@ -30,14 +30,14 @@ class Emitter(abc.ABC):
 
     @abc.abstractmethod
     def fresh(self) -> str:
-        """A name no one has."""
+        """An unused name."""
 
     @abc.abstractmethod
     def batch_size(self) -> str:
         """The name of a one-entry tensor with the length of the batch."""
 
     def emit(self, op: str, inputs: Sequence[str], output: str = "", **settings) -> str:
-        """Add a node with one output; its name."""
+        """Add a node with one output, and return the output's name."""
         output = output or self.fresh()
         make = need("onnx").helper.make_node
         self.nodes.append(make(op, inputs, [output], name=f"make {output}", **settings))
@@ -48,13 +48,13 @@ class Emitter(abc.ABC):
         return self.tensor(np.array(values, np.int64))
 
     def shape(self, sizes: Sequence[Any]) -> str:
-        """The name of a tensor with the given sizes, of which some are known late."""
+        """The name of a tensor with the given sizes, some known only at run time."""
         if sum(not isinstance(size, int) for size in sizes) <= 1 and 0 not in sizes:
             return self.ints([n if isinstance(n, int) else -1 for n in sizes])
         return self.exact_shape(sizes)
 
     def exact_shape(self, sizes: Sequence[Any]) -> str:
-        """The same, with the length of the batch put in its place."""
+        """The same, with the actual length of the batch."""
         if "batch" not in sizes:
             return self.ints(sizes)
         parts = [

@@ -1,4 +1,4 @@
-"""A network on whole inputs, those that a shrunk network does not read included."""
+"""Apply a shrunk network to whole inputs, including entries that it does not read."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -21,20 +21,20 @@ Predict = Callable[[Any], np.ndarray]
 
 
 def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
-    """An archive's network with the inputs it reads, as `export` takes it."""
+    """An archive's network with the inputs that it reads, to be passed to `export`."""
     model, content = load_subnetwork(archive, like)
     return Shrunk(model, content.kept_inputs, {}, 0.0, as_network(model))
 
 
 def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:
-    """A model or what `shrink` returned: the network, and the inputs it reads."""
+    """The network of a model or of a result of `shrink`, and the inputs it reads."""
     if isinstance(model, Shrunk):
         return model.network, dict(model.kept_inputs)
     return as_network(model), {}
 
 
 def jit_predict(network: Network, kept: Mapping[int, np.ndarray]) -> Predict:
-    """The network itself, compiled by JAX, on whole inputs."""
+    """The network as a function of whole inputs, compiled by JAX."""
     outputs = jax.jit(whole_function(network, kept))
     return lambda x: np.asarray(outputs(x))
 
@@ -56,7 +56,7 @@ def whole_function(
 def portable_graph(
     network: Network, kept: Mapping[int, np.ndarray], probe: np.ndarray
 ) -> Graph:
-    """A simplified graph on whole inputs."""
+    """A simplified graph that takes whole inputs."""
     small = probe
     for axis, indices in kept.items():
         small = np.take(small, indices, axis + 1)
@@ -68,7 +68,7 @@ def portable_graph(
 def require_one_array(
     network: Network, kept: Mapping[int, np.ndarray], x: np.ndarray
 ) -> None:
-    """Refuse a network that does not return one array, with an entry an example.
+    """Raise unless a network returns one array with an entry for each example.
 
     Args:
         network: the network.
@@ -110,7 +110,7 @@ def _require_computed(graph: Graph) -> None:
     strange = {str(v.dtype) for v in values if v.dtype.kind not in _COMPUTED}
     require(
         not strange,
-        f"`model` computes in {', '.join(sorted(strange))}, in which ONNX Runtime and "
-        "NumPy do not. Give it float32 arrays (jax.tree.map(lambda a: "
+        "`model` must compute in types that ONNX Runtime and NumPy support; got "
+        f"{', '.join(sorted(strange))}. Give it float32 arrays (jax.tree.map(lambda a: "
         "a.astype('float32'), params)), or export as 'stablehlo' or 'safetensors'.",
     )

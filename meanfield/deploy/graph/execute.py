@@ -1,4 +1,4 @@
-"""Evaluate a graph with NumPy and keep every value, those inside loops too."""
+"""Evaluate a graph with NumPy, and keep every value, including those inside loops."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from meanfield.program.jaxprs import bind
 
 from .graph import Graph, Node, Value
 
-# Operand number and what takes its place, for chosen nodes.
+# For chosen nodes: number of an operand, a mask, and the replacement.
 Patches = Mapping[Node, tuple[int, np.ndarray, np.ndarray]]
 
 
@@ -27,7 +27,7 @@ def evaluate(
             node reads the replacement (both broadcast against the operand).
 
     Returns:
-        Arrays by value. A value inside a loop has the steps as a further first axis.
+        Arrays by value. A value inside a loop has an additional first axis, the steps.
     """
     x = np.asarray(x, graph.input.dtype)
     values = {**graph.constants, graph.input: x}
@@ -41,7 +41,7 @@ def outputs_of(graph: Graph, values: Mapping[Value, np.ndarray]) -> list[np.ndar
 
 
 def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
-    """Results of a node that is no loop, by NumPy, or by JAX if NumPy has no such."""
+    """Results of a node that is not a loop, by NumPy, or by JAX if NumPy lacks it."""
     if node.eqn is not None:
         with jax.ensure_compile_time_eval():
             results = bind(node.eqn, *map(jax.numpy.asarray, operands))
@@ -52,7 +52,7 @@ def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.nd
 
 
 def operate(node: Node, operands: Sequence[Any], batch: int) -> list[Any]:
-    """What a portable node does, to arrays of any type."""
+    """Apply the operation of a portable node to arrays of any type."""
     settings = dict(node.settings)
     if "shape" in settings:
         settings["shape"] = [batch if n == "batch" else n for n in settings["shape"]]

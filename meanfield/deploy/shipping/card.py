@@ -1,4 +1,4 @@
-"""The model card: what was shipped, from what, how good, how large, how fast."""
+"""The model card: origin, scores, sizes and latencies of shipped files."""
 
 import dataclasses
 import os
@@ -47,7 +47,7 @@ def package_versions() -> dict[str, str]:
 
 
 def label_fractions(labels: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
-    """Part of each layer's connections under each label, and of all together."""
+    """Part of the connections with each label, by layer and in total."""
     if not labels:
         return {}
     arrays = {name: np.asarray(codes).ravel() for name, codes in labels.items()}
@@ -60,21 +60,21 @@ def label_fractions(labels: Mapping[str, Any] | None) -> dict[str, dict[str, flo
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelCard(Mapping[str, Any]):
-    """What ``card.json`` holds; also a mapping, in which None is left out.
+    """The contents of ``card.json``; also a mapping, in which None is left out.
 
     Attributes:
-        version: of the card's form. From 2 on the folder has a manifest.
-        format: of the sub-networks' files.
-        rule: how they were drawn.
-        device: on what the latencies were measured.
-        subnetworks: of each file its name, sha256, bytes, scores, costs and latency,
+        version: version of the card's format. From 2 on the folder has a manifest.
+        format: format of the sub-networks' files.
+        rule: the rule by which they were drawn.
+        device: device on which latencies were measured.
+        subnetworks: for each file its name, sha256, bytes, scores, costs and latency,
             before and after shrinking, and how it was drawn.
-        labels: part of each layer's connections under each label.
-        versions: of Python and of the packages that made the files.
-        selection: which sub-network validation chose.
+        labels: part of each layer's connections with each label.
+        versions: versions of Python and of the packages that made the files.
+        selection: the sub-network that was chosen on validation data.
         diversity: how much the sub-networks differ.
-        ensemble: the same as of a sub-network, of the file that holds all of them.
-        source: what the caller said of their origin.
+        ensemble: the same as for a sub-network, for the file that contains all of them.
+        source: the caller's description of their origin.
     """
 
     version: int

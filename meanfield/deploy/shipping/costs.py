@@ -1,4 +1,4 @@
-"""What a network costs: numbers stored, multiplications, time."""
+"""Costs of a network: stored numbers, multiplications, time."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ _RUNS = 400
 
 
 def count_weights(arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Stored numbers, and how many are not zero.
+    """Numbers of stored entries and of nonzero entries.
 
     `num_weights` and `num_nonzero` count arrays of two or more axes; `num_parameters`
     counts all.
@@ -30,7 +30,7 @@ def count_weights(arrays: Mapping[str, Any]) -> dict[str, int]:
 
 
 def count_macs(graph: Graph, example: Any) -> int:
-    """Multiply-adds of contractions for one example, zeros counted as numbers.
+    """Multiply-adds of contractions for one example, including those with zeros.
 
     Args:
         graph: a network.
@@ -59,7 +59,7 @@ def _macs(graph: Graph, nodes: Sequence[Node], shapes: Mapping[Any, Any]) -> int
 
 
 def measure_latency(predict: Callable[[Any], Any], x: Any) -> float:
-    """Median time of one call, in microseconds, after three calls to warm up."""
+    """Median time of one call in microseconds, after three calls for warm-up."""
     for _ in range(3):
         predict(x)
     times: list[float] = []
@@ -74,7 +74,7 @@ def measure_latency(predict: Callable[[Any], Any], x: Any) -> float:
 
 
 def latencies(predict: Callable[[Any], Any], x: Any) -> dict[str, float]:
-    """Median microseconds for a batch of 1 and of 256 (examples repeat if need be)."""
+    """Median microseconds for batches of 1 and of 256 (examples repeated if needed)."""
     x = np.asarray(x)
     many = np.take(x, np.arange(256) % len(x), 0)
     return {

@@ -1,8 +1,8 @@
-"""Whether shipped files still do what their card says: loaded, run, compared.
+"""Check that shipped files still give the outputs that they gave when shipped.
 
-A shipped folder holds some inputs with the outputs that every file gave when it was
-shipped (``probe.safetensors``), and a manifest of everything in it. Both are checked
-here, on whatever machine and versions the files have reached.
+A shipped folder has some inputs with the outputs of every file (``probe.safetensors``),
+and a manifest of all its files. Both are checked here, with the machine and the
+versions on which the files are used.
 """
 
 import dataclasses
@@ -31,18 +31,18 @@ from .manifest import MANIFEST, check_manifest, file_hash, file_in
 from .signature import check_signature
 
 PROBE = "probe.safetensors"
-# Another machine, or other versions, may round otherwise.
+# Other machines and versions may round differently.
 TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """One file that passed.
+    """One file that passed the check.
 
     Attributes:
-        file: its name.
-        largest_difference: from the outputs on record.
-        signer: who signed the folder, if that was asked.
+        file: name of the file.
+        largest_difference: largest difference from the stored outputs.
+        signer: the name of the folder's signer, if signatures were checked.
     """
 
     file: str
@@ -52,12 +52,12 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Inputs and outputs on record.
+    """Stored inputs and outputs.
 
     Attributes:
-        x: a batch of whole inputs.
-        outputs: for each file, the outputs that it gave for them.
-        calibration: other inputs, for the ranges of 8-bit files; None if none are kept.
+        x: a batch of complete inputs.
+        outputs: for each file, its outputs for x when it was shipped.
+        calibration: other inputs, for the ranges of 8-bit files; None if not stored.
         link: from outputs to probabilities: "softmax", "sigmoid", or "none".
     """
 
@@ -68,7 +68,7 @@ class Probe:
 
 
 def save_probe(folder: Path, probe: Probe) -> None:
-    """Keep inputs, and by file name the outputs that they must give."""
+    """Store inputs, and for each file the outputs that it must give."""
     arrays = {"x": probe.x}
     arrays |= {f"outputs:{name}": one for name, one in probe.outputs.items()}
     if probe.calibration is not None:
@@ -78,7 +78,7 @@ def save_probe(folder: Path, probe: Probe) -> None:
 
 
 def load_probe(folder: str | os.PathLike) -> Probe:
-    """Inputs and outputs on record.
+    """Read the stored inputs and outputs of a folder.
 
     Raises:
         FileNotFoundError: the folder has none.
@@ -104,23 +104,23 @@ def check_shipped(
 ) -> list[Checked]:
     """Load every file of a shipped folder in its runtime and compare its outputs.
 
-    The hashes tell accidents. Whoever can change a file can change its hash as well;
-    that a folder comes from somebody only `signers` can tell.
+    Hashes detect accidental changes. Whoever changes a file on purpose can change its
+    hash too; only a signature (`signers`) proves who made a folder.
 
     Args:
-        folder: what `ship` made.
+        folder: a folder that `ship` made.
         like: for archives, a model of the same structure.
-        signers: a file of names and public keys of SSH, one of which must have signed
-            the folder (`sign_shipped`); None asks for no signature.
+        signers: a file of names and public SSH keys, one of which must have signed the
+            folder (`sign_shipped`); None if no signature is needed.
 
     Returns:
-        One entry a file.
+        One entry per file.
 
     Raises:
-        FileNotFoundError: a file is missing, or the signature that is asked for.
-        ValueError: a file is not the one that was shipped, its outputs differ, or the
-            signature is of somebody else.
-        ImportError: a runtime is missing; the message names the extra.
+        FileNotFoundError: a file is missing, or a needed signature.
+        ValueError: a file was changed after shipping, its outputs differ, or the
+            signer is not among `signers`.
+        ImportError: a runtime is missing.
         RuntimeError: there is no ssh-keygen to check a signature.
 
     Example:
@@ -159,10 +159,9 @@ def check_shipped(
 def convert(
     archive: str | os.PathLike, out: str | os.PathLike, *, format: str, like: Any
 ) -> Exported:
-    """Write a shipped archive in another format, compared on the folder's inputs.
+    """Convert a shipped archive to another format; checked on the folder's inputs.
 
-    The archive must be the one that its folder's card lists, and give the outputs on
-    record.
+    The archive must be listed by its folder's card, and give the stored outputs.
 
     Args:
         archive: a ``.safetensors`` file in a shipped folder.
@@ -175,10 +174,9 @@ def convert(
 
     Raises:
         FileExistsError: `out` exists.
-        FileNotFoundError: the archive lies in no shipped folder.
+        FileNotFoundError: the archive is not in a shipped folder.
         ValueError: the archive or its folder was changed, is newer, or belongs to
-            another structure; an unknown format, or one that does not have an
-            operation.
+            another structure; or the format is unknown or lacks an operation.
     """
     archive = Path(archive)
     require(
@@ -189,8 +187,8 @@ def convert(
     entries = {entry.get("file"): entry for entry in card.subnetworks}
     require(
         archive.name in entries,
-        f"{archive} is not listed by the card beside it, which lists "
-        f"{sorted(map(str, entries))}.",
+        f"`archive` must be one of the files that its card lists, "
+        f"{sorted(map(str, entries))}; got {archive}.",
     )
     path = _same_file(archive.parent, entries[archive.name])
     probe = load_probe(archive.parent)
@@ -209,9 +207,9 @@ def convert(
 
 
 def _checked_card(folder: Path) -> ModelCard:
-    """The card of a folder whose files are those that were shipped."""
+    """The card of a folder, after a check that its files were not changed."""
     card = load_card(folder)
-    # The first form of a card came without a manifest.
+    # Folders with the first version of a card have no manifest.
     if card.version > 1 or (folder / MANIFEST).exists():
         check_manifest(folder)
     return card

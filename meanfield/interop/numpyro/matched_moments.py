@@ -37,14 +37,14 @@ def spike_slab_of(distribution: Any) -> SpikeSlab:
 
 
 def require_plain_bound(what: str) -> None:
-    """Raise unless the objective averages ln p − ln q over draws as it stands.
+    """Raise unless the objective averages ln p − ln q over draws without weights.
 
-    NumPyro tells neither a model nor a guide which objective is evaluated. But a model
-    is traced while a method of the objective runs, whatever transformations stand
-    between: the objective is the first argument of one of the calls under way.
+    NumPyro does not pass the objective to a model or guide. But a model is traced while
+    a method of the objective runs, with any transformations in between: the objective
+    is the first argument of a function in the call stack.
 
     Args:
-        what: what is called, for the message.
+        what: name of the called object, for the message.
 
     Raises:
         ValueError: the objective is `RenyiELBO`, or another that is not known to
@@ -67,10 +67,10 @@ def require_plain_bound(what: str) -> None:
 
 
 class MatchedMoments(dist.Delta):
-    """One draw w = μ + √V ε that is charged the exact KL(q ‖ prior).
+    """One draw w = μ + √V ε that contributes the exact KL(q ‖ prior) to an objective.
 
-    An objective takes E[ln prior(w) − ln q(w)] from a site. Its log-density is
-    ln prior(w) + KL(q ‖ prior), so that exactly −KL(q ‖ prior) is left.
+    An objective adds ln prior(w) − ln q(w) for a site. For ln q(w) this distribution
+    returns ln prior(w) + KL(q ‖ prior), so exactly −KL(q ‖ prior) is added.
 
     Args:
         weights: q, in the shape of one draw.

@@ -1,4 +1,4 @@
-"""Spike-and-slab weights and Markov chains: priors, starts and reparametrisation."""
+"""Spike-and-slab weights for MCMC: priors, initial values and reparametrisation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ class SpikeSlabReparam(Reparam):
     can sample it: b by Gibbs steps, v by NUTS.
 
     The sites are called ``<name>_present`` and ``<name>_slab``; the entries of an event
-    become plates ``<name>_weights_…``, so a site with an event goes outside of plates.
+    become plates ``<name>_weights_…``, so a site with an event must not be in a plate.
 
     Example:
         >>> import numpyro, meanfield as mf
@@ -42,13 +42,13 @@ class SpikeSlabReparam(Reparam):
         """Sample b and v in place of w."""
         require(
             obs is None,
-            f"Site {name!r} is observed; SpikeSlabReparam is for latent weights.",
+            f"Site {name!r} must be latent for SpikeSlabReparam; got an observed site.",
         )
         distribution, event_dim = unwrap(fn), fn.event_dim
         require(
             isinstance(distribution, SpikeAndSlab),
-            f"Site {name!r} is a {type(distribution).__name__}; SpikeSlabReparam needs "
-            "SpikeAndSlab.",
+            f"Site {name!r} must be a SpikeAndSlab for SpikeSlabReparam; got a "
+            f"{type(distribution).__name__}.",
         )
         present = dist.Bernoulli(probs=distribution.inclusion_prob).expand(fn.shape())
         slab = dist.Normal(distribution.slab_mean, distribution.slab_scale).expand(
@@ -76,7 +76,7 @@ def add_spikes(
         where: which sites to change, by name; all normal latent sites by default.
 
     Returns:
-        A model with the same arguments, to be guided by `AutoSpikeSlab`.
+        A model with the same arguments, for the guide `AutoSpikeSlab`.
 
     Raises:
         ValueError: ρ outside (0, 1).
@@ -124,7 +124,7 @@ def as_prior(
         weights: distributions by name, as `Ensemble.weights()` gives them.
         kind: `"moments"`, the normal N(μ, V) of the same mean and variance;
             `"slab"`, the slab N(m, Ξ) alone; `"spike_and_slab"`, the mixture itself.
-            NUTS takes the first two.
+            NUTS can be used with the first two.
 
     Returns:
         By name, a distribution whose event is the whole array.
@@ -146,15 +146,15 @@ def as_prior(
     )
     priors = {}
     for name, weight in weights.items():
-        # Inside a model that is traced, the numbers of an ensemble are constants still.
+        # Inside a traced model the numbers of an ensemble are still constants.
         with jax.ensure_compile_time_eval():
             variance = weight.var if kind == "moments" else weight.slab_var
             known = is_concrete(variance)
             wide = not known or bool((variance > 0).all())
         require(
             wide,
-            f"`weights[{name!r}]` has entries of variance 0, which have no density; "
-            "soften the ensemble first, for example with posterior_as_prior.",
+            f"`weights[{name!r}]` must have positive variances, because variance 0 has "
+            "no density. Use for example posterior_as_prior first.",
         )
         priors[name] = makers[kind](weight).to_event(weight.ndim)
     return priors
@@ -169,9 +169,10 @@ def init_to_ensemble(
 
     Args:
         weights: distributions by name, as `Ensemble.weights()` gives them.
-        key: draws a sub-network to start from; the mean network if None.
-        site_name: from the name of a weight to the name of its site, for example
-            ``lambda name: f"net/{name}"``.
+        key: a `jax.random.key` to draw the initial sub-network; None for the mean
+            network.
+        site_name: function from the name of a weight to the name of its site, for
+            example ``lambda name: f"net/{name}"``.
 
     Returns:
         An `init_strategy` for `numpyro.infer.NUTS`.
@@ -203,8 +204,8 @@ def _slab(weight: SpikeSlab) -> dist.Distribution:
 def _law(weight: SpikeSlab) -> dist.Distribution:
     require(
         not weight.shared,
-        "`kind` 'spike_and_slab' takes weights with spikes of their own; these share "
-        "them. Use 'moments' or 'slab'.",
+        "`kind` 'spike_and_slab' needs a separate spike for each weight; got weights "
+        "that share spikes. Use 'moments' or 'slab'.",
     )
     std = safe_sqrt(weight.slab_var)
     return SpikeAndSlab(weight.spike_prob, weight.slab_mean, std)

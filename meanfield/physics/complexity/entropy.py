@@ -1,6 +1,6 @@
-r"""Entropy in bits from counts and from binary states, with its bias corrected.
+r"""Entropy in bits from counts and from binary states, with bias corrections.
 
-The plug-in entropy Ĥ = −Σ p̂ log₂ p̂ of K states in N samples is low by about
+The plug-in entropy Ĥ = −Σ p̂ log₂ p̂ of K states in N samples is too small by about
 (K − 1)/(2N ln 2) bits. The corrections below are the usual ones; none is exact.
 """
 
@@ -16,7 +16,7 @@ ESTIMATORS = ("plug-in", "miller-madow", "grassberger", "chao-shen")
 
 
 def binary_entropy(probability: Any) -> Float64[np.ndarray, "..."]:
-    """Entropy of a yes-or-no variable, −p log₂ p − (1 − p) log₂(1 − p), in bits.
+    """Entropy of a binary variable, −p log₂ p − (1 − p) log₂(1 − p), in bits.
 
     Args:
         probability: p in [0, 1], of any shape.
@@ -50,7 +50,7 @@ def count_entropy(
         estimator: one of the four names.
 
     Raises:
-        ValueError: an unknown estimator, a negative count, or no sample at all.
+        ValueError: an unknown estimator, a negative count, or no sample.
 
     Example:
         >>> import numpy as np
@@ -72,14 +72,14 @@ def count_entropy(
     )
     n = counts[counts > 0].astype(np.float64)
     total = n.sum()
-    if len(n) == 1:  # one state only: every estimator means 0, some round
+    if len(n) == 1:  # One state: every estimator is 0 up to rounding.
         return 0.0
     if estimator == "grassberger":
         sign = 1 - 2 * (n % 2)
         g = digamma(n) + 0.5 * sign * (digamma((n + 1) / 2) - digamma(n / 2))
         nats = np.log(total) - (n * g).sum() / total
     elif estimator == "chao-shen":
-        # With singletons alone the coverage would be 0: one is taken to be a repeat.
+        # If all states were seen once, the coverage would be 0: count one as a repeat.
         singletons = min((n == 1).sum(), total - 1)
         p = (1 - singletons / total) * n / total
         nats = (entr(p) / -np.expm1(total * np.log1p(-p))).sum()
@@ -95,9 +95,10 @@ def count_entropy_error(counts: Int[np.ndarray, " states"]) -> float:
 
         Var ≈ σ²/N + (K − 1)/(2N²) + K/(4N²)        σ² = Σ p ln² p − (Σ p ln p)², nats²
 
-    The first term is the delta method's; with observed shares it comes out high by
-    (K − 1)/N², which is taken off. The second remains where all states are equally
-    likely and σ² vanishes; the third is the alternating sign in G.
+    The first term is that of the delta method; with observed shares it is too large by
+    (K − 1)/N², which is subtracted. The second term is the variance that remains if all
+    states are equally likely, so that σ² = 0; the third is due to the alternating sign
+    in G.
     """
     n = counts[counts > 0].astype(np.float64)
     total = n.sum()
@@ -112,7 +113,7 @@ def count_entropy_error(counts: Int[np.ndarray, " states"]) -> float:
 def unit_entropies(
     states: Bool[np.ndarray, "examples units"],
 ) -> tuple[Float64[np.ndarray, " units"], float]:
-    """Bits of every unit, and their sum with its bias corrected.
+    """Bits of every unit, and their sum with a bias correction.
 
     Args:
         states: which units were on.

@@ -1,7 +1,7 @@
-r"""Is a sample normal on the logarithmic axis? Measures, and the rule that judges them.
+r"""Test whether ln|w| is normal: several measures, and a rule for the verdict.
 
-A histogram fit with R² near 1 does not answer: Laplace and Student weights reach .98
-to .999. The verdict is "lognormal" only when every measure passes.
+A histogram fit with R² near 1 is not enough: Laplace and Student weights reach .98 to
+.999. The verdict is "lognormal" only if every measure passes.
 
 | measure of x = ln|w|                    | passes               | fails              |
 |-----------------------------------------|----------------------|--------------------|
@@ -12,18 +12,19 @@ to .999. The verdict is "lognormal" only when every measure passes.
 | BIC(rival) − BIC(lognormal), six rivals | > 10                 | < −10              |
 | the same, two near rivals               | otherwise            | < −10              |
 
-Any failure gives "not lognormal"; what lies between passing and failing gives "cannot
-tell". A near rival (inverse Gaussian, Birnbaum-Saunders) can refuse the lognormal but
-not leave it open: where the weights are few or narrowly spread, no sample of that size
-distinguishes the two, and the reason then says so, with the likelihood that separates
-them in nats per weight. Where ln w spreads by 0.65, some 2,000 weights refuse
-half of such samples and 20,000 all of 40; where it spreads by 0.3, 20,000 refuse about
-one in five (experiments/benchmarks/microstructure_power.py).
+Any failure gives "not lognormal"; a measure between passing and failing gives "cannot
+tell". A near rival (inverse Gaussian, Birnbaum-Saunders) can lead to "not lognormal",
+but not to "cannot tell": with few or narrowly distributed weights, no sample of that
+size distinguishes it from the lognormal. The reason then says so, and gives the
+difference of the log-likelihoods in nats per weight. If ln w of a near rival has
+standard deviation 0.65, half of the samples of 2,000 weights and all of 40 samples of
+20,000 get "not lognormal"; at standard deviation 0.3, one in five of 20,000
+(experiments/benchmarks/microstructure_power.py).
 
 The standard errors are those under the lognormal, √(6/n) and √(24/n). D₉₉ is the 99 %
-value for estimated parameters (Lilliefors), so that a true lognormal is refused once in
-a hundred; 0.02 is what we call close enough however many weights there are. The rule,
-and its use of the sampling error, are ours.
+value for estimated parameters (Lilliefors), so that a true lognormal fails once in a
+hundred; a distance below 0.02 counts as close enough for every n. The rule, and its use
+of the sampling error, are this project's own.
 """
 
 from dataclasses import dataclass
@@ -44,12 +45,12 @@ LOGNORMAL, NOT_LOGNORMAL, CANNOT_TELL = "lognormal", "not lognormal", "cannot te
 
 @dataclass(frozen=True)
 class Measures:
-    """What the rule looks at.
+    """The measures that the rule uses.
 
     Args:
         size: number of weights n.
-        skewness: of ln|w|.
-        excess_kurtosis: of ln|w|.
+        skewness: skewness of ln|w|.
+        excess_kurtosis: excess kurtosis of ln|w|.
         qq_r_squared: r² of the normal Q-Q plot of ln|w|.
         ks: Kolmogorov distance D from the fitted normal.
         bic_margin: BIC(rival) − BIC(lognormal) by rival.
@@ -143,7 +144,7 @@ def qq_r_squared(standard: Float[np.ndarray, " weights"]) -> float:
 
 
 def kolmogorov_distance(standard: Float[np.ndarray, " weights"]) -> float:
-    """Largest gap between the empirical distribution of sorted values and N(0, 1)."""
+    """Largest difference of distribution functions: sorted values and N(0, 1)."""
     n = standard.size
     gap = special.ndtr(standard)
     gap -= np.arange(n) / n
@@ -151,7 +152,7 @@ def kolmogorov_distance(standard: Float[np.ndarray, " weights"]) -> float:
 
 
 def ks_upper_limit(size: int) -> float:
-    """Kolmogorov distance that passes: the larger of D₉₉(n) and 0.02.
+    """Largest Kolmogorov distance that passes: the larger of D₉₉(n) and 0.02.
 
     D₉₉ (√n − 0.01 + 0.85/√n) = 1.035, for a normal with both parameters estimated.
 
@@ -163,7 +164,7 @@ def ks_upper_limit(size: int) -> float:
 
 
 def qq_lower_limit(size: int) -> float:
-    """Q-Q r² that fails: its 1 % value for normal data, and never above 0.995.
+    """Q-Q r² below which it fails: the 1 % value for normal data, at most 0.995.
 
     ln(1 − r²) is nearly N(m, s²), with u = ln n, v = ln u,
     m = −1.2725 + 1.0521 (v − u) and s = 1.0308 − 0.26758 (v + 2/u).

@@ -1,12 +1,13 @@
-r"""Gaussian moments of activations: what a wide layer needs to know of φ.
+r"""Gaussian moments of activations φ, from which the maps of wide layers follow.
 
     E φ(√q z)²        E φ'(√q z)²        E φ(√q z₁) φ(√q z₂),  corr(z₁, z₂) = c
 
-with z standard normal. Closed forms where they exist (erf, ReLU, identity), else the
-trapezoidal rule on [−9, 9]. For a function analytic within a distance a of the real
-line its error is of order exp(−2π a/step): with steps of 0.0075 (one variable) and
-0.06 (two), tanh(√q z) has a = π/(2√q) and is exact to rounding for q up to a few
-hundred (one) and about 20 (two), where Gauss–Hermite of 101 nodes has long lost it.
+with z standard normal. They are computed by closed forms if these exist (erf, ReLU,
+identity), else by the trapezoidal rule on [−9, 9]. For a function that is analytic
+within a distance a of the real line the error is of order exp(−2π a/step). The steps
+are 0.0075 (one variable) and 0.06 (two); tanh(√q z) has a = π/(2√q) and is exact to
+rounding for q up to a few hundred (one) and about 20 (two). There Gauss–Hermite
+quadrature with 101 nodes is inaccurate.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ class Activation:
     """A nonlinearity φ with its derivative and Gaussian moments.
 
     Args:
-        name: what it is called.
+        name: name of the activation.
         value: φ, elementwise on arrays.
         derivative: φ', elementwise on arrays.
         second_moment_form: closed form of E φ(√q z)², if known.
@@ -77,7 +78,7 @@ def gaussian_mean(function: Callable[[np.ndarray], np.ndarray]) -> float:
 
 
 def find_activation(activation: str | Activation) -> Activation:
-    """Activation by name ("tanh", "erf", "relu", "linear"), or the one given.
+    """Activation by name ("tanh", "erf", "relu", "linear"), or the given `Activation`.
 
     Raises:
         ValueError: an unknown name.

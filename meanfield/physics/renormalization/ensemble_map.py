@@ -1,14 +1,14 @@
 r"""Signal propagation through a wide spike-and-slab ensemble, and its critical line.
 
-The weights of a layer with fan-in N have parameters (π, m, Ξ) drawn independently of
-each other, with E m = 0. Their second moment splits into what every input shares and
-what is noise around it:
+The parameters (π, m, Ξ) of the weights of a layer with fan-in N are independent draws,
+with E m = 0. The second moment of the weights is the sum of the part of their means,
+which all inputs share, and the part of their noise:
 
     σ_w² = N E[(1 − π)(Ξ + m²)] = σ_μ² + σ_V²,   σ_μ² = N E μ²,   σ_V² = N E V
     μ = (1 − π) m,   V = (1 − π)(Ξ + π m²)
 
-All three readings have a length map q' = σ² E φ(√q z)² + σ_b²; they differ in what two
-inputs, and a gradient, see of the noise.
+All three readings have a length map q' = σ² E φ(√q z)² + σ_b²; they differ in how noise
+enters the correlation of two inputs and the gradient.
 
 | reading | length | correlation of two inputs        | gradient χ           |
 |---------|--------|----------------------------------|----------------------|
@@ -16,17 +16,17 @@ inputs, and a gradient, see of the noise.
 | sampled | σ_w²   | σ_μ²: fresh ε for every input    | σ_μ² E φ'(√q* z)²    |
 | mean    | σ_μ²   | σ_μ²                             | σ_μ² E φ'(√q* z)²    |
 
-Why the sampled reading (z = G + εΔ, ε drawn for every unit and example) has σ_μ² in its
-gradient: ∂z_i/∂a_k = μ_ik + ε_i V_ik a_k/Δ_i, and the square of the second part,
-V² a²/Δ², is smaller than V by a factor of order N because Δ² sums N such terms.
+The sampled reading (z = G + εΔ, ε drawn for every unit and example) has σ_μ² in its
+gradient, because ∂z_i/∂a_k = μ_ik + ε_i V_ik a_k/Δ_i, and the square of the second
+term, V² a²/Δ², is smaller than V by a factor of order N, as Δ² sums N such terms.
 
-Two consequences. Where σ_V² > 0, identical inputs do not stay identical: c* < 1. And no
-choice makes both the signal and the gradient of a ReLU ensemble stationary: the first
-needs σ_w² = 2, the second σ_μ² = 2. So gradients of the sampled reading shrink by
-σ_μ²/σ_w² a layer at the forward critical point, which is the cost of slab noise at
-initialisation and the reason to start with Ξ ≪ m².
+There are two consequences. If σ_V² > 0, identical inputs do not stay identical: c* < 1.
+And no choice makes both the signal and the gradient of a ReLU ensemble stationary: the
+signal needs σ_w² = 2, the gradient σ_μ² = 2. At the critical point of the signal,
+gradients of the sampled reading therefore shrink by σ_μ²/σ_w² per layer. This is a
+disadvantage of slab noise at initialisation, and the reason to start with Ξ ≪ m².
 
-All of this is our derivation; the maps of ordinary weights are those of
+All of this is this project's derivation; the maps of ordinary weights are those of
 arXiv:1606.05340 and arXiv:1611.01232.
 """
 
@@ -112,7 +112,7 @@ def slab_variances(
         `WeightVariances`: (σ_μ², σ_V²).
 
     Raises:
-        ValueError: π leaves [0, 1], or a variance is negative.
+        ValueError: π is outside [0, 1], or a variance is negative.
 
     Example:
         >>> slab_variances(0.5, 4.0, 0.0)
@@ -144,8 +144,8 @@ def ensemble_fixed_point(
 
     Returns:
         A `FixedPoint` whose `gradient` is the gradient's χ. In the sampled reading its
-        `correlation` is where two inputs end, below 1 when there is noise, and
-        `depth_scale` the layers they take to get there.
+        `correlation` is the limit of the correlation of two inputs, below 1 if there is
+        noise, and `depth_scale` the number of layers in which it is approached.
 
     Raises:
         ValueError: an unknown reading, or a negative variance.
@@ -181,7 +181,7 @@ def critical_slab_mean_var(
     activation: str | Activation = "tanh",
     reading: str = "drawn",
 ) -> float:
-    """σ_m² = N E m² that puts an ensemble on its critical line, χ = 1.
+    """σ_m² = N E m² of an ensemble on its critical line, χ = 1.
 
     | reading | σ_m²                                                             |
     |---------|------------------------------------------------------------------|
@@ -201,8 +201,8 @@ def critical_slab_mean_var(
         σ_m².
 
     Raises:
-        ValueError: π = 1, a slab so wide that its noise alone is beyond the line, or
-            an unknown reading.
+        ValueError: π = 1, a slab so wide that its noise alone exceeds the critical
+            value, or an unknown reading.
 
     Example:
         >>> critical_slab_mean_var(0.5, 1.0, 0.0, "relu")
@@ -223,7 +223,7 @@ def critical_slab_mean_var(
         require(
             wanted >= 0,
             f"`slab_var` must be at most {wanted + slab_var:.4g} for a critical line "
-            f"to exist here; got {slab_var}. Start with narrower slabs.",
+            f"to exist; got {slab_var}. Use narrower slabs.",
         )
         return wanted
 

@@ -64,7 +64,7 @@ class Renormalization:
     flow: list[WideLayer]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold; infinity becomes the text "infinity"."""
+        """Plain values that JSON can hold; infinity becomes "infinite"."""
         return _plain(dataclasses.asdict(self))
 
 

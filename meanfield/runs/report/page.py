@@ -1,16 +1,16 @@
-"""The building blocks of the page: style, tables, figures, what is missing."""
+"""The HTML elements of the report: style, tables, figures, notes on missing parts."""
 
 import base64
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Nothing but the page's own style and pictures is ever loaded or run.
+# The browser loads and runs nothing but the page's own style and pictures.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'"
 )
-# A dark reader sees the figures inverted, with their hues turned back.
+# In dark mode figures are inverted, and their hues are rotated back.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de;
   --soft: #57606a; --band: #f6f8fa; --mark: #9a6700; --link: #0969da; }
@@ -53,7 +53,7 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
 
     Args:
         title: heading, as plain text.
-        lead: what it comes to, in a sentence, as HTML.
+        lead: the main result in one sentence, as HTML.
         sections: headings, as plain text, and their HTML.
     """
     links = "".join(
@@ -65,7 +65,7 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
         f"{content}</section>"
         for number, (name, content) in enumerate(sections, 1)
     )
-    # The empty icon keeps the browser from asking for one.
+    # With an empty icon the browser does not request one.
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -82,12 +82,12 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
 def table(
     head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Iterable[int] = ()
 ) -> str:
-    """A table that scrolls by itself where the screen is narrow.
+    """A table that scrolls separately on a narrow screen.
 
     Args:
         head: names of the columns; none for a list of names and values.
-        rows: cells; the first of each names the row.
-        numbers: columns of numbers, which stand to the right.
+        rows: cells; the first cell of each row is its name.
+        numbers: columns of numbers, which are aligned to the right.
     """
     right = set(numbers)
 
@@ -115,8 +115,8 @@ def figure(picture: bytes, caption: str, alternative: str) -> str:
 
     Args:
         picture: the contents of a .png file.
-        caption: what it shows, for everyone.
-        alternative: what it says, for those who do not see it.
+        caption: the caption below the picture.
+        alternative: a description for readers who cannot see the picture.
     """
     content = base64.b64encode(picture).decode()
     return (
@@ -127,7 +127,7 @@ def figure(picture: bytes, caption: str, alternative: str) -> str:
 
 
 def missing(what: str, command: str) -> str:
-    """A note on a part that the run has not got, and the command that makes it."""
+    """A note on a part that the run does not have, and the command that makes it."""
     return (
         f'<p class="missing">This run has no {html.escape(what)} yet. Make it with '
         f"<code>{html.escape(command)}</code>, then write the report again.</p>"
@@ -135,12 +135,12 @@ def missing(what: str, command: str) -> str:
 
 
 def details(summary: str, content: str) -> str:
-    """Something to unfold."""
+    """Content that is hidden until the reader opens it."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def short(value: Any) -> str:
-    """A number in four digits, a dash for nothing."""
+    """A number with four digits, or a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):
