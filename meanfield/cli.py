@@ -8,7 +8,6 @@ import io
 import json
 import sys
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from meanfield.runs.settings import (
     TrainSettings,
 )
 from meanfield.runs.stages import Interrupted, stage, told
+from meanfield.version import VERSION
 
 # What the work itself raises, with a message for whoever asked for it.
 WORK = (
@@ -50,7 +50,7 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder made by `train`")]
 
 def _version(wanted: bool | None) -> None:
     if wanted:
-        typer.echo(f"meanfield {version('meanfield')}")
+        typer.echo(f"meanfield {VERSION}")
         raise typer.Exit
 
 

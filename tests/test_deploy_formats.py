@@ -477,7 +477,7 @@ def test_an_unknown_format_dtype_or_fallback_is_refused(tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_says_what_to_install(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r"pip install 'meanfield\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'meanfield-jax\[onnx\]'"):
         export(dense(KEY), tmp_path / "network.onnx", probe=batch((8,)))
     assert list(tmp_path.iterdir()) == []
 

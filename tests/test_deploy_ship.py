@@ -380,7 +380,7 @@ def test_bad_wishes_for_shipping_are_named_and_leave_nothing(ensemble, data, tmp
 
 def test_a_missing_package_leaves_nothing(ensemble, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"pip install 'meanfield\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'meanfield-jax\[onnx\]'"):
         ship_badly(ensemble, data, tmp_path / "out", format="onnx")
     assert list(tmp_path.iterdir()) == []
 

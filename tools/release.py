@@ -5,7 +5,6 @@ python tools/release.py 0.2.0
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,15 +14,16 @@ def notes(version: str) -> str:
     """The part of CHANGELOG.md about a version.
 
     Raises:
-        SystemExit: the version is not the one of pyproject.toml and CITATION.cff, or
-            CHANGELOG.md does not know it as released.
+        SystemExit: the version is not the one of meanfield/version.py and of
+            CITATION.cff, or CHANGELOG.md does not know it as released.
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module = (ROOT / "meanfield" / "version.py").read_text()
+    (own,) = re.findall(r'^VERSION = "(.*)"$', module, re.MULTILINE)
     (cited,) = re.findall(
         r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE
     )
     for place, found in (
-        ("pyproject.toml", project["version"]),
+        ("meanfield/version.py", own),
         ("CITATION.cff", cited),
     ):
         if found != version:

@@ -9,6 +9,7 @@ from typing import Any
 
 from meanfield.checks import require
 from meanfield.data import Dataset
+from meanfield.version import VERSION
 
 from .documents import read_json
 from .schemas import CONFIG as CONFIG_CHECK
@@ -154,8 +155,8 @@ def refuse_other_data(folder: Path, config: dict[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that make the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("meanfield", "jax", "equinox", "optax", "numpyro", "numpy"):
+    found = {"python": platform.python_version(), "meanfield": VERSION}
+    for name in ("jax", "equinox", "optax", "numpyro", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

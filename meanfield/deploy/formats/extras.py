@@ -3,8 +3,10 @@
 import importlib
 from typing import Any
 
+from meanfield.version import DISTRIBUTION
 
-def need(package: str, install: str = "meanfield[onnx]") -> Any:
+
+def need(package: str, install: str = f"{DISTRIBUTION}[onnx]") -> Any:
     """Import an optional package.
 
     Args:

@@ -13,10 +13,11 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.credit.labels import Label
 from meanfield.deploy.formats.formats import SUFFIXES
+from meanfield.version import VERSION
 
 from .manifest import file_in, read_text_json
 
-_PACKAGES = ("meanfield", "jax", "numpy", "onnx", "onnxruntime", "safetensors")
+_PACKAGES = ("jax", "numpy", "onnx", "onnxruntime", "safetensors")
 CARD = "card.json"
 CARD_VERSION = 2
 _KINDS: dict[str, type] = {
@@ -37,7 +38,7 @@ LABELS = tuple(label.name.lower() for label in Label)
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that made the files."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "meanfield": VERSION}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
