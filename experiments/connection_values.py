@@ -18,6 +18,7 @@
 | random    | nothing                                                               |
 
     python experiments/connection_values.py --data mnist --data-dir FOLDER
+    python experiments/connection_values.py --data mnist --model cnn --images 10000
     python experiments/connection_values.py --quick
 """
 
@@ -31,6 +32,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fashion_cnn import CNN
+from flax import nnx
 from matplotlib.figure import Figure
 
 import meanfield as mf
@@ -51,6 +54,7 @@ SETTINGS = {
     },
 }
 SEEDS = 5
+CHANNELS, CNN_WIDTH = (8, 16), 64
 TEST_EXAMPLES = 5000
 REMOVED = (0.0025, 0.005, 0.01, 0.02, 0.05)
 KEPT = (0.5, 0.2, 0.1, 0.05, 0.03)
@@ -66,6 +70,9 @@ def main() -> None:
     parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--model", choices=("mlp", "cnn"), default="mlp")
+    parser.add_argument("--images", type=int, default=None, help="to train on")
+    parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--quick", action="store_true", help="seconds, not minutes")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -74,7 +81,12 @@ def main() -> None:
     seeds = arguments.seeds or (QUICK["seeds"] if quick else SEEDS)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if "removal" in arguments.parts:
-        removal(arguments.data, arguments.data_dir, seeds, quick, arguments.out)
+        settings = dict(SETTINGS[arguments.data])
+        epochs = QUICK["epochs"] if quick else arguments.epochs
+        settings["epochs"] = epochs or settings["epochs"]
+        settings |= {"model": arguments.model, "images": arguments.images}
+        dataset = load(arguments.data, data_dir=arguments.data_dir)
+        removal(dataset, settings, seeds, arguments.out)
     found = {}
     if "orders" in arguments.parts:
         found["orders"] = orders(QUICK["orders"] if quick else ORDERS, quick)
@@ -86,31 +98,41 @@ def main() -> None:
         write_text(arguments.out / "figures.json", json.dumps(found, indent=1))
 
 
-def train(dataset, settings: dict, seed: int, quick: bool):
+def train(dataset, settings: dict, seed: int):
     """An ensemble trained by the published rule, and its data."""
     keys = jax.random.split(jax.random.key(seed), 3)
-    x = dataset.x_train.reshape(len(dataset.x_train), -1)
-    network = mlp((x.shape[1], *settings["hidden"], 10), key=keys[0])
+    x, y = images(dataset.x_train, dataset, settings), dataset.y_train
+    x, y = (part[: settings.get("images")] for part in (x, y))
+    if settings.get("model") == "cnn":
+        network = CNN(x.shape[1], CHANNELS, CNN_WIDTH, 10, nnx.Rngs(seed))
+    else:
+        network = mlp((x.shape[1], *settings["hidden"], 10), key=keys[0])
     result = mf.fit(
         mf.Ensemble.from_model(network, key=keys[1]),
-        (x, dataset.y_train),
+        (x, y),
         likelihood=mf.Categorical(),
         key=keys[2],
-        epochs=QUICK["epochs"] if quick else settings["epochs"],
+        epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         prior=None,
         progress=False,
     )
-    return result.ensemble, (x, dataset.y_train)
+    return result.ensemble, (x, y)
 
 
-def removal(name: str, data_dir, seeds: int, quick: bool, out: Path) -> None:
+def images(x, dataset, settings: dict):
+    """Images as rows, or for a convolution with an axis for the channel."""
+    if settings.get("model") == "cnn":
+        return x.reshape(len(x), *dataset.image_shape[:2], 1)
+    return x.reshape(len(x), -1)
+
+
+def removal(dataset, settings: dict, seeds: int, out: Path) -> None:
     """Deletion and insertion by every score; a table, a CSV file and a figure."""
-    dataset, settings = load(name, data_dir=data_dir), SETTINGS[name]
-    test = dataset.x_test.reshape(len(dataset.x_test), -1)[:TEST_EXAMPLES]
+    test = images(dataset.x_test, dataset, settings)[:TEST_EXAMPLES]
     rows = []
     for seed in range(seeds):
-        ensemble, (x, y) = train(dataset, settings, seed, quick)
+        ensemble, (x, y) = train(dataset, settings, seed)
         chosen = slice(0, settings["examples"])
         data = x[chosen], y[chosen]
         credit, seconds = timed(ensemble, data, jax.random.key(100 + seed))
@@ -276,8 +298,8 @@ def draw(rows, ensemble, credit, path: Path) -> None:
 
 def orders(count: int, quick: bool) -> dict[str, float]:
     """Sampled permutations of 2,352 connections against one call."""
-    dataset, settings = load("digits"), SETTINGS["digits"]
-    ensemble, (x, y) = train(dataset, settings, 0, quick)
+    epochs = QUICK["epochs"] if quick else SETTINGS["digits"]["epochs"]
+    ensemble, (x, y) = train(load("digits"), SETTINGS["digits"] | {"epochs": epochs}, 0)
     data = jnp.asarray(x[:ORDER_EXAMPLES]), jnp.asarray(y[:ORDER_EXAMPLES])
     start = time.perf_counter()
     drawn = permutations(ensemble, data, count, jax.random.key(7))
