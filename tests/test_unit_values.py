@@ -10,6 +10,8 @@ from flax import linen as nn, nnx
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
 from meanfield.games.exact import all_coalitions, marginal_values, shapley_weights
+from meanfield.neurons.unit_shapley import all_layers
+from meanfield.program.steps import trace
 
 KEY = jax.random.key(0)
 
@@ -166,6 +168,86 @@ def test_channels_and_recurrent_units_play_their_game(make):
     assert relative_error(found.values[name], exact.values) < 0.2
     np.testing.assert_allclose(found.payoff, exact.grand_value, atol=1e-6)
     np.testing.assert_allclose(found.empty_payoff, exact.empty_value, atol=1e-6)
+
+
+class EquinoxHeads(eqx.Module):
+    attention: eqx.nn.MultiheadAttention
+    out: eqx.nn.Linear
+
+    def __init__(self):
+        self.attention = eqx.nn.MultiheadAttention(4, 8, key=KEY)
+        self.out = eqx.nn.Linear(8, 3, key=jax.random.key(1))
+
+    def __call__(self, xs):
+        return 3 * self.out((xs + self.attention(xs, xs, xs)).mean(0))
+
+
+class LinenHeads(nn.Module):
+    @nn.compact
+    def __call__(self, xs):
+        attention = nn.MultiHeadDotProductAttention(4, name="attention")
+        return 3 * nn.Dense(3)((xs + attention(xs)).mean(1))
+
+
+class NNXHeads(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.attention = nnx.MultiHeadAttention(
+            4, 8, deterministic=True, decode=False, rngs=rngs
+        )
+        self.out = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, xs):
+        return 3 * self.out((xs + self.attention(xs)).mean(1))
+
+
+SEQUENCES = 2 * jax.random.normal(jax.random.key(2), (30, 5, 8))
+
+
+def linen_heads():
+    return LinenHeads().apply, LinenHeads().init(KEY, SEQUENCES)
+
+
+HEADS = [
+    (EquinoxHeads, "attention"),
+    (linen_heads, "params/attention"),
+    (NNXHeads, "attention"),
+]
+
+
+@pytest.mark.parametrize(("make", "layer"), HEADS)
+def test_heads_of_an_attention_play_their_game(make, layer):
+    ensemble = mf.Ensemble.from_points(make())
+    y = ensemble(SEQUENCES, key=KEY).argmax(1)
+    exact = exact_values(ensemble, layer, (SEQUENCES, y))
+    program = trace(ensemble.apply_fn, ensemble.mean_params(), SEQUENCES)
+    # The heads stand for the layers that feed them.
+    playing = {name.rpartition("/")[2] for name in all_layers(program)}
+    assert "attention" in playing
+    assert not playing & {"query", "query_proj", "value", "value_proj"}
+    found = mf.unit_values(
+        ensemble, (SEQUENCES, y), key=KEY, layer=layer, num_samples=64
+    )
+    assert relative_error(found.values[layer], exact.values) < 0.2
+    np.testing.assert_allclose(found.payoff, exact.grand_value, atol=1e-6)
+    np.testing.assert_allclose(found.empty_payoff, exact.empty_value, atol=1e-6)
+
+
+def test_a_head_outside_rests_at_its_mean_output():
+    model = NNXHeads()
+    y = model(SEQUENCES).argmax(1)
+    game = mf.NeuronGame(mf.Ensemble.from_points(model), "attention", (SEQUENCES, y))
+    attention = model.attention
+    parts = [
+        part(SEQUENCES) for part in (attention.query, attention.key, attention.value)
+    ]
+    heads = nnx.dot_product_attention(*parts)
+    rest = heads.mean((0, 1))
+    for mask in all_coalitions(4)[::3]:
+        held = jnp.where(mask[:, None], heads, rest)
+        logits = 3 * model.out((SEQUENCES + attention.out(held)).mean(1))
+        payoff = jax.nn.softmax(logits)[jnp.arange(len(y)), y].mean()
+        np.testing.assert_allclose(game(mask[None])[0], payoff, atol=1e-5)
 
 
 def test_groups_of_examples_add_up_and_an_ensemble_plays_its_means():

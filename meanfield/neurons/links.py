@@ -111,6 +111,11 @@ def neuron_links(
         f"`layer` must be a dense layer or a convolution; got {layer!r}, which is "
         "recurrent: its connections belong to gates, not to units.",
     )
+    require(
+        units.product is not None,
+        f"`layer` {layer!r} is an attention: its heads have no connections of their "
+        "own. Count those of a dense layer or a convolution.",
+    )
     assert units.product is not None
     number, side, axis = units.product
     first = (program.steps[number].inputs[side], axis, np.arange(units.size))

@@ -51,8 +51,9 @@ class NeuronGame:
     Args:
         ensemble: a trained ensemble.
         layer: a parameter path without its last name, such as ``"layers/1"``. Players
-            are the units of a dense layer, the channels of a convolution or the units
-            of a recurrent cell (whose weights drive the state of a `scan`).
+            are the units of a dense layer, the channels of a convolution, the units of
+            a recurrent cell (whose weights drive the state of a `scan`) or, for the
+            path of a whole attention module, its heads.
         data: arrays (x, y): the examples that the payoff averages over, and those that
             the mean activations come from.
         likelihood: as in `fit`.

@@ -45,7 +45,13 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import Units, find_units, layer_names, units_or_none
+from meanfield.program.units import (
+    Units,
+    attention_names,
+    find_units,
+    layer_names,
+    units_or_none,
+)
 
 from .unit_gates import UnitGame, with_rests
 
@@ -91,9 +97,10 @@ def unit_values(
         data: arrays (x, y), over which payoffs and mean activations are averaged.
         key: a `jax.random.key`.
         layer: a layer, as for `NeuronGame` (units of a dense layer, channels of a
-            convolution, units of a recurrent cell), or several, whose units are then
-            the players of one game. Default: every layer with units except those that
-            compute the outputs.
+            convolution, units of a recurrent cell, heads of an attention), or several,
+            whose units are then the players of one game. Default: every layer with
+            units except those that compute the outputs; heads stand for the layers
+            that feed them.
         likelihood: as in `fit`.
         payoff: as in `NeuronGame`, except "accuracy", which has no gradient.
         temperature: temperature of the payoff "free_energy".
@@ -203,7 +210,7 @@ def _choose_layers(
         names = [layer] if isinstance(layer, str) else list(layer)
         units = {name: find_units(program, name) for name in names}
     else:
-        units = _all_layers(program)
+        units = all_layers(program)
     count = sum(own.size for own in units.values())
     require(
         count >= 2,
@@ -213,17 +220,19 @@ def _choose_layers(
     return units
 
 
-def _all_layers(program: Program) -> dict[str, Units]:
+def all_layers(program: Program) -> dict[str, Units]:
     """Every layer with units of its own that does not give the outputs.
 
-    Look-ups, and layers whose results mix units, have none. Layers that compute the
-    same state, such as the gates of a recurrent cell, count once.
+    Look-ups, and layers whose results mix units, have none. Layers that drive the same
+    state, such as the gates of a recurrent cell, count once. The heads of an attention
+    take the place of the layers that feed them.
     """
     found: dict[str, Units] = {}
+    heads = {name: find_units(program, name) for name in attention_names(program)}
     seen = set()
-    for name in layer_names(program):
+    for name in sorted({*layer_names(program), *heads}):
         own = units_or_none(program, name)
-        if own is None:
+        if own is None or _feeds_heads(own, heads.get(name.rpartition("/")[0])):
             continue
         places = frozenset((read.place, read.loop) for read in own.reads)
         last = any(p in program.outputs and loop is None for p, loop in places)
@@ -231,3 +240,10 @@ def _all_layers(program: Program) -> dict[str, Units]:
             seen.add(places)
             found[name] = own
     return found
+
+
+def _feeds_heads(own: Units, heads: Units | None) -> bool:
+    """Whether a layer of an attention is read before its heads are made."""
+    if heads is None or heads.place is None:
+        return False
+    return all(read.place < heads.place for read in own.reads)

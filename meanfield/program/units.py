@@ -1,12 +1,12 @@
 """The output units of a layer: which parameters feed them, and which steps read them.
 
-A unit is one output of a dense layer, one channel of a convolution, or one entry of the
-state of a recurrent cell. It is followed through the steps that act on each unit
-separately (activation, norm with fixed statistics, pooling, flattening) up to every
-value that any other step reads. There a game replaces the unit by a constant, which
-gives the outputs of the exported network without the unit. Units of a recurrent cell
-are read both inside its loop and after it. The same search backwards finds the
-parameters that feed a unit; training sets these to zero.
+A unit is one output of a dense layer, one channel of a convolution, one entry of the
+state of a recurrent cell, or one head of an attention. It is followed through the steps
+that act on each unit separately (activation, norm with fixed statistics, pooling,
+flattening) up to every value that any other step reads. There a game replaces the unit
+by a constant, which gives the outputs of the exported network without the unit. Units
+of a recurrent cell are read both inside its loop and after it. The same search
+backwards finds the parameters that feed a unit; training sets these to zero.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import numpy as np
 
 from meanfield.checks import require
 
+from .heads import find_heads
 from .jaxprs import scan_counts
 from .primitives import ENTRYWISE, MOVES, PRODUCTS
 from .products import result_axis, source_axis
@@ -91,12 +92,23 @@ def units_or_none(program: Program, layer: str) -> Units | None:
     found = _first_use(program, own, (*PRODUCTS, "scan")) if own else None
     if not own:
         found = _first_use(program, inside, ("scan",))
+        if found is None:
+            return _heads(program, inside)
     if found is None:
         return None
     number, sides = found
     if program.steps[number].eqn.primitive.name == "scan":
         return _in_loop(program, number, sides)
     return _behind_product(program, number, sides[0])
+
+
+def attention_names(program: Program) -> list[str]:
+    """Modules whose units are attention heads, by the path of their parameters."""
+    modules: dict[str, set[int]] = {}
+    for name, place in _weights(program).items():
+        module = name.rpartition("/")[0].rpartition("/")[0]
+        modules.setdefault(module, set()).add(place)
+    return sorted(name for name, own in modules.items() if find_heads(program, own))
 
 
 def _weights(program: Program) -> dict[str, int]:
@@ -120,6 +132,20 @@ def _first_use(
         elif hits and name in kinds:
             return number, hits
     return None
+
+
+def _heads(program: Program, places: set[int]) -> Units | None:
+    found = find_heads(program, places)
+    if found is None:
+        return None
+    made, fed, reads = found
+    ((place, (axis, head)),) = made.items()
+    # Without its values a head gives nothing; the other operand says where it looks.
+    sides = [
+        sources(program, walk_back(program, {operand: where}))
+        for operand, where in fed.items()
+    ]
+    return Units(len(head), reads, max(sides, key=len), place=place, axis=axis)
 
 
 def _behind_product(program: Program, number: int, side: int) -> Units | None:

@@ -1,0 +1,67 @@
+"""The heads of an attention: what each of them hands to the output projection.
+
+Attention weights the values of other positions by numbers that come from the data, for
+every head alone: a product of two operands that both depend on the data, in which the
+heads are an axis that is neither summed nor mixed. The output projection is the first
+product with fixed weights of the same module that then sums over this axis. There a
+game holds a head at a constant, as in the network that ships without it.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .primitives import PRODUCTS
+from .reads import UnitRead, find_reads
+from .steps import Program
+from .tracking import Tracked
+
+
+def find_heads(
+    program: Program, places: Iterable[int]
+) -> tuple[Tracked, Tracked, tuple[UnitRead, ...]] | None:
+    """Where the heads of a module are made and read; None where there are none.
+
+    Args:
+        program: the network.
+        places: the module's weights.
+
+    Returns:
+        The value that the heads make with its axis that counts them, the same of the
+        two operands that it is made of, and its reads.
+    """
+    weights = _moved(program, set(places))
+    for number, step in enumerate(program.steps):
+        if step.eqn.primitive.name != "dot_general" or not all(
+            item in program.from_data for item in step.inputs
+        ):
+            continue
+        _, batch = step.eqn.params["dimension_numbers"]
+        place = step.outputs[0]
+        for axis in range(len(batch[0])):
+            head = np.arange(program.shapes[place][axis])
+            tracked: Tracked = {place: (axis, head)}
+            made: Tracked = {place: (axis, head)}
+            reads, _ = find_reads(program, tracked, number + 1)
+            if reads and all(_projected(program, read, weights) for read in reads):
+                pairs = zip(step.inputs, batch, strict=True)
+                fed: Tracked = {p: (own[axis], head) for p, own in pairs}
+                return made, fed, reads
+    return None
+
+
+def _projected(program: Program, read: UnitRead, weights: set[int]) -> bool:
+    """Whether products with the module's own weights alone read a value."""
+    others = (program.steps[n].inputs[1 - side] for n, side in read.products)
+    return not read.others and all(other in weights for other in others)
+
+
+def _moved(program: Program, places: set[int]) -> set[int]:
+    """The places and what is made of them alone, without products."""
+    found = set(places)
+    for step in program.steps:
+        inputs = {item for item in step.inputs if isinstance(item, int)}
+        name = step.eqn.primitive.name
+        if inputs and inputs <= found and name not in PRODUCTS:
+            found |= set(step.outputs)
+    return found
