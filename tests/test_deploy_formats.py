@@ -405,7 +405,7 @@ def test_identical_members_disagree_on_nothing():
 def test_members_that_do_not_fit_together_are_refused():
     one = portable_graph(as_network(dense(KEY)), {}, batch((8,)))
     two = portable_graph(as_network(eqx.nn.Linear(8, 4, key=KEY)), {}, batch((8,)))
-    with pytest.raises(ValueError, match="members of an ensemble must take the same"):
+    with pytest.raises(ValueError, match="`graphs` must have the same"):
         ensemble_to_onnx([one, two])
     with pytest.raises(ValueError, match="`link` must be 'softmax'"):
         ensemble_to_onnx([one], "probit")

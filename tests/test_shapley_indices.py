@@ -218,7 +218,9 @@ def test_one_replicate_is_exact_for_games_of_order_three():
 def test_bad_unions_and_budgets_are_refused():
     game = random_game(4)
     for unions in ([[0, 1], [1, 2, 3]], [[0], [2, 3]], [[0, 1, 2, 3], []], []):
-        with pytest.raises(ValueError, match=r"`unions` must split|at least 2; got 0"):
+        with pytest.raises(
+            ValueError, match=r"`unions` must be a partition|at least 2; got 0"
+        ):
             owen_values(game, unions)
     big = airport(np.arange(1, 25))
     halves = [list(range(12)), list(range(12, 24))]

@@ -1,11 +1,12 @@
-r"""Nested sets of connections, tested one after the other.
+r"""Tests of nested sets of connections, one after the other.
 
-The sets grow along an order. H_k says of the k-th that the payoff falls by more than ε
-(or, of the important ones, by less than the share that matters). The H_k are tested in
-a sequence that was fixed before the certifying examples were looked at, each at level
-α, and the first that is not rejected ends the tests. If H_j is the first true one of
-the sequence, some true one is rejected only when H_j is: with probability at most α.
-No correction for the number of tests is needed.
+The sets grow along an order of the connections. The hypothesis H_k is that without the
+k-th set the payoff falls by more than ε (or, for important connections, by less than a
+given share). The H_k are tested, each at level α, in a sequence that is fixed before
+the certifying examples are used; the tests end at the first H_k that is not rejected.
+Let H_j be the first true hypothesis of the sequence. Then a true hypothesis is rejected
+only if H_j is rejected, which has probability at most α. So no correction for the
+number of tests is needed.
 
 References:
     Rosenbaum 2008, Biometrika 95:248 (testing hypotheses in order).
@@ -19,9 +20,9 @@ import numpy as np
 from . import bounds
 from .removal import Ranks
 
-# What is gone when the important ones go, as a part of v(N) − v(∅): most of it.
+# Part of v(N) − v(∅) that must be lost when the important connections are removed.
 SHARE = 0.8
-# Sizes of the sets that are tested, in units of what the choosing half suggests.
+# Sizes of the tested sets, relative to the size that the choosing half suggests.
 STEPS = (8.0, 4.0, 2.8, 2.0, 1.6, 1.35, 1.2, 1.1, 1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5)
 GRID = 0.9
 
@@ -29,7 +30,7 @@ Without = Callable[[Ranks, int], np.ndarray]
 
 
 def ranks_of(scores: Mapping[str, np.ndarray]) -> Ranks:
-    """The place of every connection in the rising order of all, ties as they come."""
+    """The rank of every connection in increasing order; ties keep their order."""
     flat = np.concatenate([np.ravel(score) for score in scores.values()])
     ranks = np.empty(flat.size, np.int32)
     ranks[np.argsort(flat, kind="stable")] = np.arange(flat.size, dtype=np.int32)
@@ -42,14 +43,14 @@ def ranks_of(scores: Mapping[str, np.ndarray]) -> Ranks:
 
 
 class NestedSets:
-    """Both searches: what the choosing half suggests is tested on the other.
+    """Both searches: sets suggested by one half of the examples, tested on the other.
 
     Args:
-        choosing: payoffs of the choosing examples, from an order and a size.
-        certifying: the same of the certifying examples.
+        choosing: function of ranks and a size: payoffs of the choosing examples.
+        certifying: the same for the certifying examples.
         total: number of connections.
         alpha: level of each search.
-        exact: payoffs are 0 or 1, for the exact bound.
+        exact: whether payoffs are 0 or 1 and the exact bound is used.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class NestedSets:
         return best, bound, f"{all_} of {self.total:,} can be removed at once"
 
     def carrying(self, ranks: Ranks, num_absent: int) -> tuple[int, float, str]:
-        """The smallest certified size, the bound on what it costs, and the verdict."""
+        """The smallest certified size, the bound on the loss, and the verdict."""
         most = self.total - num_absent
         if most == 0:
             return 0, math.nan, "nothing is important, for all can go"
@@ -131,16 +132,16 @@ class NestedSets:
 
 
 def _left(full: np.ndarray, empty: np.ndarray) -> np.ndarray:
-    """The payoff of every example when the share that matters is gone."""
+    """The payoff of every example after the loss of the required share."""
     return full - SHARE * (full - empty)
 
 
 def _smallest(holds: Callable[[int], bool], total: int) -> int:
-    """A size where a property begins to hold as sizes grow, on a geometric grid."""
+    """The smallest size on a geometric grid from which a property holds."""
     sizes = [total]
     while sizes[-1] > 1:
         sizes.append(max(1, min(sizes[-1] - 1, round(GRID * sizes[-1]))))
-    low, high = 0, len(sizes) - 1  # sizes[low] is taken to hold.
+    low, high = 0, len(sizes) - 1  # The property is assumed to hold at sizes[low].
     if holds(sizes[high]):
         return sizes[high]
     while high - low > 1:
@@ -150,7 +151,7 @@ def _smallest(holds: Callable[[int], bool], total: int) -> int:
 
 
 def _sequence(suggested: int, total: int) -> Sequence[int]:
-    """Falling sizes around the suggested one, beginning with the largest."""
+    """Decreasing sizes around the suggested one."""
     sizes = {total, *(round(step * suggested) for step in STEPS)}
     if suggested == 1:
         sizes.add(0)

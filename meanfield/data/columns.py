@@ -1,4 +1,4 @@
-"""The feature columns of a table: what each holds, and what is wrong with it."""
+"""The feature columns of a table: their kinds, and errors in them."""
 
 import dataclasses
 import re
@@ -12,9 +12,9 @@ from meanfield.checks import first_bad, require
 from .cells import at, is_missing, is_number, numbers, refuse_decimal_commas
 from .schema import Column
 
-# More different texts than this are names or free text, not categories.
+# More distinct texts than this are names or free text, not categories.
 MAX_CATEGORIES = 256
-# A column is looked at for row numbers and names from so many rows on.
+# Fewest rows with which a column is checked for row numbers and names.
 ENOUGH_ROWS = 20
 _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"
@@ -26,11 +26,11 @@ _IDENTITY = re.compile(r"(?i)(^|.*[\W_])(id|uuid|key|index|no|nr)$|.*[a-z]I[dD]$
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a feature column is.
+    """The kind of a feature column.
 
     Attributes:
         kind: numbers or categories; None for a column that is left out.
-        note: what a person should know of it, or nothing.
+        note: a message to the user, or the empty text.
     """
 
     kind: Literal["number", "category"] | None
@@ -38,17 +38,18 @@ class Finding:
 
 
 def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
-    """What a feature column holds.
+    """Find the kind of a feature column.
 
     Args:
-        cells: its stripped texts; missing ones are empty.
+        cells: its stripped texts; missing cells are empty.
         name: its heading.
         missing: "fill" or "refuse".
-        wanted: whether it was asked for by name; then it is not left out.
+        wanted: whether the user named the column; then it is not left out.
 
     Raises:
-        ValueError: it holds dates, stray texts, too many categories, numbers that
-            float32 cannot hold, or missing cells that are to be refused.
+        ValueError: the column has dates, a few texts among numbers, too many
+            categories, numbers too large for float32, or missing cells although
+            `missing` is "refuse".
     """
     present: Any = cells[~is_missing(cells)]
     if not len(present):
@@ -87,7 +88,7 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
 def column_of(
     cells: pd.Series, name: str, kind: Literal["number", "category"], train: np.ndarray
 ) -> Column:
-    """How a column becomes features; its numbers are those of the training rows."""
+    """How a column becomes features, with mean and deviation of the training rows."""
     missing = is_missing(cells)
     if kind == "category":
         return Column(name, "category", categories=tuple(sorted(set(cells))))
@@ -104,13 +105,13 @@ def column_of(
         values = np.where(missing, fill, values)
     values = values[train]
     mean, std = float(values.mean()), float(values.std())
-    # A constant column's spread is rounding: its feature shall be 0, not noise.
+    # The deviation of a constant column is only rounding: its feature is set to 0.
     constant = values.min() == values.max()
     return Column(name, "number", mean=mean, std=1.0 if constant else std, fill=fill)
 
 
 def refuse_dates(cells: pd.Series, name: str) -> None:
-    """Raise where most cells are dates or times."""
+    """Raise if most cells are dates or times."""
     dates = cells.str.fullmatch(_DATE).to_numpy(bool)
     if dates.mean() > 0.9:
         raise ValueError(
@@ -122,7 +123,7 @@ def refuse_dates(cells: pd.Series, name: str) -> None:
 
 
 def refuse_stray_texts(cells: pd.Series, name: str) -> None:
-    """A text among numbers is a slip of the pen, not a category of its own."""
+    """Raise for a few texts among numbers, which are errors and not categories."""
     missing, numeric = is_missing(cells), is_number(cells)
     if 2 * numeric.sum() > (~missing).sum():
         (row,) = first_bad(~numeric & ~missing)
@@ -134,7 +135,7 @@ def refuse_stray_texts(cells: pd.Series, name: str) -> None:
 
 
 def _row_number_note(values: np.ndarray, name: str) -> str:
-    """Whether a column of numbers names the rows instead of describing them."""
+    """A note if a column of numbers seems to be row numbers or names of rows."""
     if len(values) < ENOUGH_ROWS or len(np.unique(values)) < len(values):
         return ""
     counts = bool((np.diff(values) == 1).all())

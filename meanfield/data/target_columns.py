@@ -1,4 +1,4 @@
-"""The target columns of a table: which they are, and whether they hold classes."""
+"""The target columns of a table, and whether they hold classes."""
 
 import csv
 import os
@@ -12,14 +12,14 @@ from meanfield.checks import first_bad, require
 from .cells import at, class_texts, is_number, numbers
 from .columns import MAX_CATEGORIES, refuse_dates, refuse_stray_texts
 
-# Whole numbers with at most so many different values are read as classes.
+# Whole numbers with at most this many distinct values are read as classes.
 MAX_NUMBERED_CLASSES = 20
 
 
 def names_of(text: str | Sequence[str] | None, names: list[str]) -> tuple[str, ...]:
-    """Headings, of which a text may hold several with commas between."""
+    """Headings from a text, in which commas separate several headings."""
     if isinstance(text, str):
-        # A heading may hold a comma itself.
+        # A heading may itself have a comma.
         parts = [text] if text in names else next(csv.reader([text]), [])
         return tuple(part.strip() for part in parts)
     return tuple(text or ())
@@ -31,7 +31,7 @@ def target_columns(
     """Headings of the target columns.
 
     Raises:
-        ValueError: there is none, an unknown one, or one comes twice.
+        ValueError: a heading is missing, is unknown, or occurs twice.
     """
     given = names_of(target, names)
     unknown = [name for name in given if name not in names]
@@ -50,10 +50,10 @@ def target_columns(
 def class_names_of(
     cells: pd.Series, target: str, task: str | None
 ) -> tuple[str, ...] | None:
-    """Names of the classes in a target column; None where it holds numbers.
+    """Names of the classes in a target column; None if it holds numbers.
 
     Raises:
-        ValueError: texts stand among numbers, or they are no classes.
+        ValueError: there are a few texts among numbers, or the targets are not classes.
     """
     numeric = is_number(cells)
     if task not in (None, "classification"):
@@ -81,7 +81,7 @@ def class_names_of(
 
 
 def _refuse_real(cells: pd.Series, target: str) -> None:
-    """Real numbers of which some appear once are measured, and no classes."""
+    """Raise for real numbers some of which occur once: measurements, not classes."""
     values = numbers(cells, target)
     found, counts = np.unique(values, return_counts=True)
     few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2
@@ -97,6 +97,6 @@ def _refuse_real(cells: pd.Series, target: str) -> None:
 
 
 def _class_order(name: str) -> tuple[int, float, str]:
-    """Numbers in their order, before texts in theirs."""
+    """Sort key: numbers in increasing order, then texts in alphabetical order."""
     whole = name.lstrip("-").isascii() and name.lstrip("-").isdigit()
     return (0, float(name), name) if whole else (1, 0.0, name)

@@ -1,11 +1,12 @@
-r"""Stable coalitions: a size is given, and no exchange of two players pays.
+r"""Stable coalitions of a given size: no exchange of two players raises the payoff.
 
-A value says what a player brings to coalitions of every size and any members. Which k
-players should stay is another question: two that stand in for each other rank alike,
-though one of them is enough. So the k best in the ranking are where a search starts.
-With S the coalition so far, a round asks for v(S − i) of all members and v(S + j) of
-all others, tries exchanges among those that are missed least and those that add most,
-and takes the best of them while it pays.
+The value of a player is an average over coalitions of all sizes and members. The best
+coalition of k players is a different question: two players that can replace each other
+have equal values, although one of them is enough. So the k players of largest value are
+only the start of a local search. In each round with coalition S, v(S − i) is evaluated
+for all members and v(S + j) for all others. Exchanges are tried between members whose
+removal costs least and others whose addition gains most, and the best exchange is made
+as long as it raises the payoff.
 """
 
 import dataclasses
@@ -19,20 +20,20 @@ from meanfield.checks import require
 
 from .evaluation import Evaluator, ValueFunction, check_budget, check_game
 
-ROUNDING = 1e-6  # part of the payoff that a float32 mean over examples may be off
+ROUNDING = 1e-6  # relative error of a float32 mean over examples
 
 
 @dataclasses.dataclass(frozen=True)
 class StableCoalition:
-    """What `stable_coalition` returns.
+    """The result of `stable_coalition`.
 
     Attributes:
-        mask: which players belong.
-        payoff: v of it.
-        first_payoff: v of the best players in the ranking, where the search began.
-        num_exchanges: rounds that changed the coalition.
-        num_evaluations: payoffs asked for.
-        stable: False when the budget ended the search.
+        mask: mask of the players in the coalition.
+        payoff: payoff v of the coalition.
+        first_payoff: payoff of the players of largest value, the start of the search.
+        num_exchanges: number of rounds that changed the coalition.
+        num_evaluations: number of evaluated payoffs.
+        stable: False if the budget ended the search.
     """
 
     mask: Bool[np.ndarray, " players"]
@@ -52,16 +53,17 @@ def stable_coalition(
     budget: int | None = None,
     chunk_size: int = 4096,
 ) -> StableCoalition:
-    r"""A coalition of a given size in which no exchange that is tried pays.
+    r"""A coalition of a given size in which no tried exchange raises the payoff.
 
-    Starts from the `size` players of largest value. A round evaluates v(S − i) for
-    i ∈ S and v(S + j) for j ∉ S. Of the `width` members that are missed least and the
-    `width` others that add most it tries every exchange of two, and of the first 2, 3,
-    … `width` at once; the best replaces S if its payoff is larger. For a game of
-    additive players the ranking is the answer, and nothing is exchanged.
+    The search starts with the `size` players of largest value. A round evaluates
+    v(S − i) for i ∈ S and v(S + j) for j ∉ S. Candidates are the `width` members with
+    the largest v(S − i) and the `width` others with the largest v(S + j). Every
+    exchange of two candidates is tried, and exchanges of the first 2, 3, … `width` at
+    once; the best one is made if it raises the payoff. In an additive game the first
+    coalition is optimal, and no exchange is made.
 
-    The payoff is maximized on what `value_fn` averages over: a neuron game needs more
-    examples for this than for a ranking, and test examples that it never saw.
+    The payoff is maximized on the examples that `value_fn` averages over. A neuron game
+    needs more examples for this than for values; measure the result on other examples.
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.
@@ -70,14 +72,15 @@ def stable_coalition(
         width: candidates on either side; with n every exchange of two is tried.
         budget: at most this many evaluations, of which a round costs up to
             n + width² + width − 1. Default: until no exchange pays.
-        chunk_size: coalitions handed to `value_fn` at once.
+        chunk_size: coalitions passed to `value_fn` at once.
 
     Returns:
-        A `StableCoalition`. Its payoff is at least that of the ranking's best.
+        A `StableCoalition`. Its payoff is at least that of the players of largest
+        value.
 
     Raises:
-        ValueError: values that are not a row of finite numbers, a size that leaves
-            no player to exchange, a width below 1, or a budget below one round.
+        ValueError: values are not finite or not one-dimensional, `size` leaves no
+            player to exchange, `width` is below 1, or `budget` is below one round.
 
     Example:
         Player 2 is a copy of player 1, so that one of them is enough:
@@ -91,7 +94,7 @@ def stable_coalition(
         [True, False, True]
 
     References:
-        This search is ours: a local search by exchanges among the best candidates.
+        This local search is this project's own.
     """
     values = np.asarray(getattr(shapley, "values", shapley), np.float64)
     require(
@@ -136,7 +139,7 @@ def stable_coalition(
 
 
 def _exchanges(mask, flipped, width: int) -> Bool[np.ndarray, "exchanges players"]:
-    """Who changes sides: every pair of candidates, then the first 2, 3, … of both."""
+    """Masks of exchanges: every pair of candidates, then the first 2, 3, … of both."""
     order = np.argsort(-flipped, kind="stable")
     leaving, joining = order[mask[order]][:width], order[~mask[order]][:width]
     sets = [((i,), (j,)) for i in leaving for j in joining]

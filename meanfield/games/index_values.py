@@ -1,4 +1,4 @@
-"""What the estimators return: values of players with their uncertainty."""
+"""Results of the estimators: values of players with their uncertainty."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ from jaxtyping import Float
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Estimate:
-    """Values with their uncertainty, however they were found.
+    """Values with their uncertainty, for any method.
 
     Attributes:
         values: φ̂, (players,), in units of the payoff.
-        standard_errors: Monte-Carlo standard error of every value; infinite when
-            there was one replicate only.
+        standard_errors: Monte-Carlo standard error of every value; infinite if there
+            was only one replicate.
         intervals: (players, 2), lower and upper ends, simultaneous at `level`.
-        level: probability that all intervals hold at once.
+        level: probability that all intervals cover their values at once.
     """
 
     values: Float[np.ndarray, " players"]
@@ -26,17 +26,17 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AbstractValues:
-    """The part that all indices share.
+    """The attributes that the results of all indices share.
 
     Attributes:
-        values: one for each player, or for each pair, in units of the payoff.
-        standard_errors: of every value; 0 when exact, infinite when the budget was too
-            small to tell.
-        intervals: lower and upper ends on a last axis of 2, simultaneous: all hold at
-            once with probability `level`. The whole line where nothing is promised.
-        num_evaluations: payoffs asked for, those of ∅ and N included.
-        method: how they were found; "exact" when all coalitions were evaluated.
-        level: probability that all intervals hold.
+        values: a value for each player, or for each pair, in units of the payoff.
+        standard_errors: standard error of every value; 0 if exact, infinite if the
+            budget was too small for an estimate.
+        intervals: lower and upper ends on a last axis of 2; all of them cover their
+            values at once with probability `level`. (−∞, ∞) if no coverage is claimed.
+        num_evaluations: number of evaluated payoffs, including those of ∅ and N.
+        method: the method; "exact" if all coalitions were evaluated.
+        level: probability that all intervals cover their values at once.
     """
 
     values: Float[np.ndarray, "*players"]
@@ -49,28 +49,28 @@ class AbstractValues:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class IndexValues(AbstractValues):
-    """Banzhaf or Owen values: one for each player, see `AbstractValues`."""
+    """Banzhaf or Owen values, one for each player; see `AbstractValues`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class InteractionValues(AbstractValues):
-    """Interactions of pairs, (players, players): symmetric, with a diagonal of 0.
+    """Interactions of pairs, a symmetric array (players, players) with diagonal 0.
 
-    They are positive when two players are worth more together than apart. For the
-    attributes see `AbstractValues`; the intervals are (players, players, 2).
+    An interaction is positive if two players contribute more together than separately.
+    For the attributes see `AbstractValues`; the intervals are (players, players, 2).
     """
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ShapleyValues(AbstractValues):
-    """Shapley values: they sum to v(N) − v(∅).
+    """Shapley values, which sum to v(N) − v(∅).
 
-    Besides the attributes of `AbstractValues` it has:
+    In addition to the attributes of `AbstractValues` it has:
 
     Attributes:
         empty_value: v(∅).
         grand_value: v(N).
-        converged: whether `tolerance` was reached; None when none was asked for.
+        converged: whether `tolerance` was reached; None without a tolerance.
     """
 
     empty_value: float

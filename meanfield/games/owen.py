@@ -1,4 +1,4 @@
-r"""Owen values: players belong to unions, and unions join as wholes.
+r"""Owen values: Shapley values of players in unions, which join as wholes.
 
     φ_i = mean marginal contribution over orders that keep every union together
 
@@ -41,28 +41,29 @@ def owen_values(
     chunk_size: int = 4096,
     progress: bool | ProgressCallback | None = None,
 ) -> IndexValues:
-    r"""Owen values: Shapley values of players who join union by union.
+    r"""Owen values: Shapley values of players that join union by union.
 
-    The values of a union's members sum to the union's Shapley value in the game among
-    unions; with singletons, or one union of all, they are the Shapley values.
+    The values of a union's members sum to the union's Shapley value in the game of the
+    unions. If all unions are singletons, or there is a single union, they are the
+    Shapley values.
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.
         unions: a partition of the players 0 … n − 1, such as [[0, 2], [1, 3], [4]].
         key: a `jax.random.key`; not needed when the values are enumerated.
-        budget: at most this many evaluations. Enumeration takes the coalitions that
-            split one union at most, 2^k + Σ_u 2^{k−1}(2^{|u|} − 2) for k unions u.
-            Default: 64 a player, or the enumeration if that is fewer.
-        level: probability that all intervals hold at once.
+        budget: at most this many evaluations. Enumeration needs the coalitions that
+            split at most one union, 2^k + Σ_u 2^{k−1}(2^{|u|} − 2) for k unions u.
+            Default: 64 per player, or the enumeration if that is fewer.
+        level: probability that all intervals cover their values at once.
         tolerance: stop early, as in `meanfield.shapley_values`.
-        chunk_size: coalitions handed to `value_fn` at once.
+        chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 
     Returns:
         `IndexValues`, in units of the payoff; they sum to v(N) − v(∅).
 
     Raises:
-        ValueError: `unions` is no partition; else as `meanfield.shapley_values`.
+        ValueError: `unions` is not a partition; or as for `meanfield.shapley_values`.
 
     Example:
         >>> import meanfield as mf
@@ -119,7 +120,7 @@ def owen_values(
 
 
 def _num_coalitions(unions: list[list[int]]) -> int:
-    """How many coalitions split one union at most."""
+    """Number of coalitions that split at most one union."""
     split = sum(2 ** len(union) - 2 for union in unions)
     return 2 ** len(unions) + 2 ** (len(unions) - 1) * split
 
@@ -139,7 +140,7 @@ def _enumerated_owen(
     for union, table in zip(unions, tables, strict=True):
         ours = payoffs[places.ravel()[start : start + len(table)]]
         start += len(table)
-        # First the mean over what the other unions do, then the union's own game.
+        # First the mean over coalitions of other unions, then the union's own game.
         values[union] = exact.marginal_values(
             weights @ ours.reshape(len(joined), -1),
             exact.shapley_weights(len(union) - 1),
@@ -148,7 +149,7 @@ def _enumerated_owen(
 
 
 def _split_coalitions(unions, index: int, joined, num_players: int):
-    """Whole other unions crossed with all subsets of union number `index`."""
+    """All coalitions of `joined` other unions and any subset of union `index`."""
     union, others = unions[index], unions[:index] + unions[index + 1 :]
     outside = np.zeros((len(joined), num_players), dtype=bool)
     for column, other in enumerate(others):
@@ -163,7 +164,7 @@ def _checked_unions(unions: Sequence[Sequence[int]]) -> list[list[int]]:
     players = sorted(player for union in groups for player in union)
     require(
         all(groups) and players == list(range(len(players))),
-        "`unions` must split the players 0 … n − 1 into groups without overlap, gap or "
-        f"empty group, such as [[0, 2], [1], [3]]; got {groups}.",
+        "`unions` must be a partition of the players 0 … n − 1 into groups that are "
+        f"not empty, such as [[0, 2], [1], [3]]; got {groups}.",
     )
     return groups

@@ -1,17 +1,17 @@
-r"""Sampled values moved towards values that were found in another way.
+r"""Shrink sampled values towards values from another method.
 
 The sampled φ̂ is unbiased with standard errors s; the control c, such as the values of
-`meanfield.unit_values`, has no noise but an unknown bias. With more than three players
+`meanfield.unit_values`, has no noise but an unknown bias. For more than three players
 
     φ̃ = c + λ (φ̂ − c),       λ = max(0, 1 − Σ_i s_i² / Σ_i (φ̂_i − c_i)²)
 
-has a smaller expected squared error than φ̂ whatever the bias is (Stein): where the
-difference is no larger than the noise explains, φ̃ is the control, and as the noise
-vanishes, φ̃ → φ̂. Standard errors and intervals remain those of the sample, because only
-they hold for every control.
+has a smaller expected squared error than φ̂ whatever the bias is (Stein). If noise can
+explain the difference, φ̃ is the control; as the noise vanishes, φ̃ → φ̂. Standard errors
+and intervals remain those of the sample, because only these are valid for every
+control.
 
-A control variate in the strict sense does not exist here: a player's share of a linear
-game is the same in every order, so that subtracting it changes no variance.
+A control variate in the strict sense is not possible: the contribution of a player to a
+linear game is the same in every order, so subtracting it does not change the variance.
 
 References:
     James & Stein 1961, Proc. 4th Berkeley Symp. 1:361. Baranchik 1964 (positive part).
@@ -34,7 +34,7 @@ def checked_control(
     """The control as float64.
 
     Raises:
-        ValueError: not one finite value for each player.
+        ValueError: `control` does not have one finite value for each player.
     """
     if control is None:
         return None
@@ -50,10 +50,10 @@ def checked_control(
 def shrink(
     estimate: Estimate, control: Float[np.ndarray, " players"], gain: float
 ) -> Estimate:
-    """The estimate moved towards the control; intervals grow to hold the new values.
+    """Shrink an estimate to a control; intervals are widened to include the new values.
 
     Args:
-        estimate: of all players. Those with an error of 0 are known and stay.
+        estimate: an estimate for all players. Values with error 0 do not change.
         control: c; it is shifted so that the values still sum to `gain`.
         gain: v(N) − v(∅).
     """

@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch of one compiled program, and the batches of one."""
+"""Settings that change from epoch to epoch without compilation, and random batches."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Schedule(eqx.Module):
-    """What the selective rule changes from epoch to epoch, in one compiled program.
+    """Settings that the selective rule changes between epochs, without compilation.
 
     Attributes:
-        temperature: weight of the KL term, in place of the recipe's.
+        temperature: weight of the KL term, instead of the recipe's.
         cool_from: the step from which the optimizer's steps shrink along a cosine.
-        cool_steps: the steps after which they are 0.
-        averaging: weight of the newest numbers in their average.
-        held: which examples take no part in the epoch; None for batches from outside.
-        num_steps: steps of an epoch.
+        cool_steps: the number of steps after which they are 0.
+        averaging: weight of the newest parameters in their running average.
+        held: mask of the examples held out of the epoch; None for an iterable.
+        num_steps: number of steps in an epoch.
     """
 
     temperature: Float[Array, ""]
@@ -28,13 +28,13 @@ class Schedule(eqx.Module):
     num_steps: int = eqx.field(static=True, default=0)
 
     def shrink(self, change: Any, step: Int[Array, ""]) -> Any:
-        """The part of the optimizer's step that is taken."""
+        """The optimizer's step, multiplied by the factor of the cosine."""
         done = jnp.clip((step - self.cool_from) / self.cool_steps, 0, 1)
         factor = 0.5 * (1 + jnp.cos(jnp.pi * done))
         return jax.tree.map(lambda array: array * factor.astype(array.dtype), change)
 
     def average(self, average: Any, learned: Any) -> Any:
-        """The average with the newest numbers in it."""
+        """The running average, updated with the newest parameters."""
         return jax.tree.map(
             lambda old, new: old + (new - old) * self.averaging.astype(new.dtype),
             average,
@@ -43,14 +43,14 @@ class Schedule(eqx.Module):
 
 
 def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
-    """A random order of the data cut into whole batches, (steps, batch)."""
+    """A random order of the data, divided into whole batches, (steps, batch)."""
     steps = num_data // batch_size
     order = jax.random.permutation(key, num_data)
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
 def free_batches(key: PRNGKeyArray, schedule: Schedule, batch_size: int) -> Array:
-    """As many random batches as an epoch has steps, of examples that are not held."""
+    """Random batches for all steps of an epoch, of examples that are not held out."""
     assert schedule.held is not None
     place = jax.random.uniform(key, schedule.held.shape) + schedule.held
     size = schedule.num_steps * batch_size

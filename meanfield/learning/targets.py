@@ -1,4 +1,4 @@
-"""Where outputs, likelihood and targets meet: checked before anything is computed."""
+"""Check that outputs, likelihood and targets fit, before anything is computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from meanfield.checks import require
 from .distributions import base_of, is_categorical
 from .likelihoods import AbstractLikelihood
 
-# Rows looked at in one go: bounds the memory of the check, whatever the data.
+# Rows that are checked at once, which bounds the memory of the check.
 _CHUNK = 4096
 
 
 def output_distribution(
     likelihood: Callable[[Any], Any], outputs: Any
 ) -> dist.Distribution:
-    """Distribution of the targets, checked to be one with batch shape (batch,).
+    """Distribution of the targets, after a check of its batch shape.
 
     Args:
         likelihood: any function from outputs to a NumPyro distribution.
@@ -31,7 +31,7 @@ def output_distribution(
         `likelihood(outputs)`.
 
     Raises:
-        ValueError: something else came back, or it has another batch shape.
+        ValueError: the result is not a distribution, or has another batch shape.
     """
     batch = _batch_size(outputs)
     distribution = likelihood(outputs)
@@ -56,8 +56,8 @@ def output_distribution(
 def align_targets(distribution: dist.Distribution, targets: Any) -> Array:
     """Targets in the shape and type in which the distribution scores them.
 
-    Only what has one meaning is changed: (batch,) becomes (batch, 1) for a network
-    with one output, and the reverse; booleans become integers.
+    Only unambiguous changes are made: (batch,) becomes (batch, 1) for a network with
+    one output, and the reverse; booleans become integers.
 
     Args:
         distribution: distribution of the targets, batch shape (batch,).
@@ -95,23 +95,24 @@ def log_prob(
     Args:
         likelihood: any function from outputs to a NumPyro distribution.
         outputs: outputs of the network for a batch.
-        targets: what was observed.
+        targets: the observed targets.
 
     Returns:
         One number for each example; further axes of a target are summed.
 
     Raises:
-        ValueError: no distribution, or shapes that do not fit.
+        ValueError: the result of `likelihood` is not a distribution, or shapes do not
+            fit.
     """
     distribution = output_distribution(likelihood, outputs)
     return jnp.asarray(distribution.log_prob(align_targets(distribution, targets)))
 
 
 def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) -> None:
-    """Refuse targets that the likelihood cannot have produced.
+    """Raise for targets outside the support of the likelihood.
 
-    The support is judged where it does not depend on the outputs. Nothing is computed
-    from the network: zeros stand in for its outputs.
+    The support is checked if it does not depend on the outputs. The network is not
+    evaluated; zeros are used as its outputs.
 
     Args:
         likelihood: any function from outputs to a NumPyro distribution.
@@ -119,8 +120,8 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
         targets: all the targets, (examples, ...).
 
     Raises:
-        ValueError: no distribution; the wrong batch shape; targets of another shape
-            or type; NaN; a target outside the support (its row is named).
+        ValueError: no distribution, a wrong batch shape, targets of another shape or
+            type, NaN, or a target outside the support.
     """
     targets = np.asarray(targets)
     require(
@@ -136,7 +137,7 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
         chunk = targets[start : start + _CHUNK]
         zeros = _filled(outputs, len(chunk), 0.0)
         distribution = output_distribution(likelihood, zeros)
-        # NaN goes first: it is the commoner accident, and the message is better.
+        # NaN is checked first, because it is more common and has a clearer message.
         _refuse(np.isnan(chunk), chunk, start, "numbers, not NaN", "Drop the row")
         support = distribution.support
         whole = _has_whole_support(distribution)
@@ -151,18 +152,18 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
 
 
 def num_outputs(likelihood: Any, targets: Any) -> int:
-    """Width of the last layer that a likelihood needs for these targets.
+    """Number of network outputs that a likelihood needs for these targets.
 
     Args:
         likelihood: one of this package's likelihoods.
         targets: all the targets, (examples, ...).
 
     Returns:
-        The number of outputs: classes, targets, or twice the targets where the network
-        also emits the noise.
+        The number of outputs: classes, targets, or twice the targets if the noise is
+        also an output.
 
     Raises:
-        ValueError: the likelihood is another function, which cannot be asked.
+        ValueError: the likelihood is a plain function.
 
     Example:
         >>> from meanfield.learning.targets import num_outputs
@@ -172,8 +173,8 @@ def num_outputs(likelihood: Any, targets: Any) -> int:
     """
     require(
         isinstance(likelihood, AbstractLikelihood),
-        "`likelihood` is a plain function, which does not say how many outputs it "
-        "needs; give the network its last layer yourself.",
+        "`likelihood` must be one of meanfield's likelihoods; got a plain function, "
+        "whose number of outputs is not known. Build the network yourself.",
     )
     return likelihood.num_outputs(targets)
 
@@ -200,7 +201,7 @@ def _filled(outputs: Any, batch: int, value: float) -> Any:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape with its trailing axes of length one dropped, the batch kept."""
+    """A shape without trailing axes of length one, except the batch axis."""
     return shape if len(shape) < 2 or shape[-1] != 1 else _without_ones(shape[:-1])
 
 

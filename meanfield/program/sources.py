@@ -1,4 +1,4 @@
-"""Which entries of which parameters a unit is computed from."""
+"""From which entries of which parameters a unit is computed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from .tracking import Tracked, merged, tracked_operands
 
 @dataclasses.dataclass(frozen=True)
 class UnitSource:
-    """How a parameter belongs to the units that it feeds.
+    """To which units the entries of a parameter belong.
 
     Attributes:
         axis: its axis along which the units lie.
@@ -21,14 +21,14 @@ class UnitSource:
 
 
 def walk_back(program: Program, tracked: Mapping) -> Tracked:
-    """All values that some values are computed from, unit by unit.
+    """All values from which some values are computed, unit by unit.
 
     Args:
         program: the network, or the body of a loop.
-        tracked: where the units lie in the values that the walk begins with.
+        tracked: positions of the units in the given values.
 
     Returns:
-        By place where the units lie, the beginning included.
+        Positions of the units by place, including those of the given values.
     """
     found: Tracked = dict(tracked)
     for step in reversed(program.steps):

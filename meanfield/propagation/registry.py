@@ -1,4 +1,4 @@
-"""The table of rules: what a primitive does to random arrays."""
+"""The table of rules: how primitives are applied to random arrays."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -19,19 +19,20 @@ def register_rule(
     *,
     reading: Reading | tuple[Reading, ...] = ("sampled", "moments"),
 ) -> Any:
-    r"""Say what a primitive does to random arrays.
+    r"""Register a rule for a primitive with random operands.
 
-    A rule is called as ``rule(equation, *operands)`` when at least one operand is
-    random. A random operand has `.mean` and `.var`, a plain one is an array. The rule
-    returns what the primitive returns (a list for a primitive of several results),
-    plain or random. `equation.params` are the primitive's parameters,
-    `equation.bind(*arrays)` runs it on plain arrays, `equation.contract(G, Δ²,
-    *operands)` ends a contraction, `equation.draw(operand)` draws one entry by entry,
-    `equation.refuse(*operands)` makes the error that names primitive and parameter.
+    A rule is called as ``rule(equation, *operands)`` if at least one operand is random.
+    A random operand has `.mean` and `.var`; a plain operand is an array. The rule
+    returns the result of the primitive, plain or random (a list for a primitive with
+    several results). `equation.params` are the primitive's parameters;
+    `equation.bind(*arrays)` applies it to plain arrays;
+    `equation.contract(G, Δ², *operands)` makes the result of a contraction;
+    `equation.draw(operand)` draws an operand entry by entry; and
+    `equation.refuse(*operands)` makes the error for operands without a rule.
 
     Args:
         primitive: the primitive or its name, such as ``"dot_general"``.
-        rule: the function; left out, `register_rule` is a decorator.
+        rule: the function; without it `register_rule` is a decorator.
         reading: "sampled", "moments", or both (default).
 
     Returns:

@@ -22,21 +22,21 @@ KINDS = (*BUILT_IN, "file")
 
 
 def source_of(model: str, resume: Path | None) -> str:
-    """The network that is asked for; of a run that goes on, the file in its folder."""
+    """The network of the settings; for a continued run, the file in its folder."""
     if resume is None or model in BUILT_IN:
         return model
     return f"{resume / MODEL_FILE}:{model.rpartition(':')[2]}"
 
 
 def describe_model(model: str, dataset: Dataset) -> dict[str, Any]:
-    """What a configuration says of the network that was asked for.
+    """The entry of a configuration for a network.
 
     Args:
         model: "mlp", "cnn" or ``net.py:make``.
-        dataset: what it is to learn from.
+        dataset: the data set of the run.
 
     Raises:
-        ValueError: convolutions for data that are no images.
+        ValueError: "cnn" for data that are not images.
         FileNotFoundError: there is no such file.
     """
     shape = dataset.image_shape
@@ -59,7 +59,7 @@ def check_model(model: str, architecture: Mapping[str, Any]) -> None:
     """Make a user's network once, before anything is written.
 
     Raises:
-        ValueError: it cannot be made, or does not fit the data.
+        ValueError: the network cannot be made, or does not fit the data.
     """
     if model not in BUILT_IN:
         path, name = parse(model)
@@ -84,12 +84,12 @@ def build_model(
 
     Args:
         architecture: the part "model" of a configuration.
-        seed: of its point weights.
-        folder: of the run, which holds the file that makes a user's own network.
+        seed: seed of its initial weights.
+        folder: folder of the run, which has the Python file of a user's own network.
 
     Raises:
-        FileNotFoundError: that file is missing.
-        ValueError: an unknown kind, or the file was changed.
+        FileNotFoundError: the Python file is missing.
+        ValueError: an unknown kind, or the Python file was changed.
     """
     kind, key = architecture.get("kind"), key_of_seed(seed)
     require(
@@ -113,7 +113,7 @@ def build_model(
 
 
 def structure_of(architecture: Mapping[str, Any], folder: Path | None = None) -> Any:
-    """A network of the same structure; of a perceptron with one unit per layer."""
+    """A network of the same structure; a perceptron has one unit per layer."""
     if architecture.get("kind") == "mlp":
         return mlp([1 for _ in widths_of(architecture)], key=key_of_seed(0))
     return build_model(architecture, 0, folder)
@@ -125,7 +125,7 @@ def widths_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def shaped(dataset: Dataset, architecture: Mapping[str, Any]) -> Dataset:
-    """The data as the network takes them: images to all but a perceptron."""
+    """The data in the shape of the inputs: images, or flat rows for a perceptron."""
     return dataset if architecture["kind"] == "mlp" else dataset.as_images()
 
 
@@ -136,7 +136,7 @@ def _inputs(architecture: Mapping[str, Any]) -> int | tuple[int, ...]:
 
 
 def at_mean_rate(model: Any, counts: np.ndarray) -> Any:
-    """A network of log-rates that starts at the mean count, not at a rate of 1."""
+    """Set the output biases of a network of log-rates to the mean count."""
     mean = np.maximum(counts.reshape(len(counts), -1).mean(0), 1 / len(counts))
     bias = jnp.asarray(np.log(mean), jnp.float32)
     return eqx.tree_at(lambda network: network.layers[-1].bias, model, bias)

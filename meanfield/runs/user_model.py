@@ -28,7 +28,7 @@ def parse(model: str) -> tuple[Path, str]:
     """File and function in a text such as ``net.py:make``.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text has another form.
         FileNotFoundError: there is no such file.
     """
     name, _, function = model.rpartition(":")
@@ -45,16 +45,16 @@ def parse(model: str) -> tuple[Path, str]:
 def load_function(
     path: Path, name: str, sha256: str | None = None
 ) -> Callable[..., Any]:
-    """Execute a file of Python, and give a function of it.
+    """Execute a Python file, and return a function of it.
 
     Args:
         path: the file.
-        name: of the function.
-        sha256: what its contents must hash to, or None.
+        name: name of the function.
+        sha256: required hash of its contents, or None.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it was changed, cannot be executed, or has no such function.
+        ValueError: the file was changed, cannot be executed, or lacks the function.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -87,16 +87,16 @@ def make_model(
         function: ``make(inputs, outputs, key)``, which returns an Equinox, Flax NNX
             or Flax Linen module, or a pair ``(apply_fn, params)``.
         inputs: number of features, or the shape of an image.
-        outputs: numbers that the network must give for each example.
+        outputs: required number of outputs for each example.
         key: a `jax.random.key`.
-        where: what the function is called in messages.
+        where: name of the function in messages.
 
     Returns:
-        What `Ensemble.from_model` takes; a Linen module becomes a pair.
+        A model for `Ensemble.from_model`; a Linen module becomes a pair.
 
     Raises:
-        ValueError: it fails, or its network does not take such inputs, or gives other
-            outputs.
+        ValueError: the function fails, or its network does not accept such inputs or
+            has other outputs.
     """
     shape = inputs if isinstance(inputs, tuple) else (inputs,)
     try:

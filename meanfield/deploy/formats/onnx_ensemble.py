@@ -1,4 +1,4 @@
-"""K networks in one ONNX graph: mean, spread, and what the members disagree on."""
+"""K networks in one ONNX graph: mean, standard deviation and mutual information."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from .onnx_writer import Writer, onnx_model
 
 
 def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
-    r"""An ONNX model of K networks side by side, with uncertainty.
+    r"""An ONNX model of K networks, with uncertainty.
 
     With p_k the probabilities of member k, the outputs are
 
         mean = (1/K) Σ_k p_k        std = √((1/K) Σ_k (p_k − mean)²)
-        mutual_information = H[mean] − (1/K) Σ_k H[p_k]        (nats, one an example)
+        mutual_information = H[mean] − (1/K) Σ_k H[p_k]        (nats, one per example)
 
-    Layers in which members agree are stored and computed once.
+    Layers that are equal in several members are stored and computed once.
 
     Args:
         graphs: the members; each takes the same inputs and gives one output.
@@ -30,7 +30,7 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
             for each yes-or-no answer), or "none" (real targets: mean and std only).
 
     Raises:
-        ValueError: members that do not fit together, or an unknown `link`.
+        ValueError: inputs or outputs of the members differ, or an unknown `link`.
     """
     require(
         link in ("softmax", "sigmoid", "none"),
@@ -40,8 +40,8 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
     kinds = {(g.input.shape, g.input.dtype, _signature(g)) for g in graphs}
     require(
         len(kinds) == 1 and len(graphs[0].outputs) == 1,
-        "members of an ensemble must take the same inputs and give one output of the "
-        f"same shape; got {sorted(map(str, kinds))}.",
+        "`graphs` must have the same inputs and one output of the same shape; got "
+        f"{sorted(map(str, kinds))}.",
     )
     first = Writer(graphs[0], "member0/")
     writers = [first]
@@ -100,7 +100,7 @@ def _combine(writer: Writer, members: list[str], link: str) -> list[str]:
     whole = negative_entropy(mean, rank - 1)
     gain = writer.emit("Sub", [inner, whole])
     zero = writer.tensor(np.zeros((), dtype))
-    # Rounding may leave a tiny negative number where members agree.
+    # If members agree, rounding may give a tiny negative number.
     writer.emit("Max", [gain, zero], "mutual_information")
     return ["mean", "std", "mutual_information"]
 

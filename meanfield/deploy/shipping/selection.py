@@ -1,4 +1,4 @@
-"""Which of K networks to ship, and how much they differ."""
+"""Choose the best of K networks, and measure how much they differ."""
 
 import dataclasses
 import itertools
@@ -15,11 +15,11 @@ class Diversity:
     """How much K networks differ.
 
     Attributes:
-        agreement: part of the examples on which all K choose the same class.
+        agreement: part of the examples on which all K predict the same class.
         disagreement: part of the examples on which two networks differ, averaged over
             pairs.
-        mask_overlap: connections present in both over connections present in either
-            (Jaccard), averaged over pairs.
+        mask_overlap: Jaccard index of the masks (connections present in both networks
+            over connections present in either), averaged over pairs.
     """
 
     agreement: float
@@ -28,13 +28,13 @@ class Diversity:
 
 
 def choose_best(payoffs: Sequence[float]) -> int:
-    """Number of the network with the highest validation payoff (the first of equals).
+    """Index of the network with the highest validation payoff (the first of equals).
 
-    The payoff belongs to validation data. Its maximum over K networks is biased upward;
-    report the chosen network's score on data that took no part in the choice.
+    The maximum over K networks is biased upward, so report the score of the chosen
+    network on other data than the validation data.
 
     Raises:
-        ValueError: no payoff, or one that is not a number.
+        ValueError: there is no payoff, or one is NaN.
     """
     numbers = np.asarray(payoffs, np.float64)
     require(
@@ -47,10 +47,10 @@ def choose_best(payoffs: Sequence[float]) -> int:
 def measure_diversity(
     choices: Any, masks: Sequence[Mapping[str, np.ndarray]]
 ) -> Diversity:
-    """Agreement of the choices and overlap of the masks of K networks.
+    """Agreement of the predictions and overlap of the masks of K networks.
 
     Args:
-        choices: chosen classes (networks, examples).
+        choices: predicted classes (networks, examples).
         masks: the masks of each network.
     """
     choices = np.asarray(choices)

@@ -1,4 +1,4 @@
-"""Weights of examples: as repetitions, as ratios, and in an order of their own."""
+"""Weights of examples as repetitions or ratios, and a fixed order of examples."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def check_weights(weights: Any, count: int) -> np.ndarray | None:
     """One weight for each example, or None.
 
     Raises:
-        ValueError: another shape, a weight that is negative or not finite, or none
-            above zero.
+        ValueError: the shape is wrong, a weight is negative or not finite, or all are
+            zero.
     """
     if weights is None:
         return None
@@ -29,13 +29,13 @@ def check_weights(weights: Any, count: int) -> np.ndarray | None:
     require(
         bool(good.all()) and bool(weights.any()),
         "`sample_weight` must be finite numbers ≥ 0, and at least one weight must not "
-        "be zero. Leave out the examples that shall not count.",
+        "be zero; got others. Leave out the examples that should not count.",
     )
     return np.broadcast_to(weights, (count,))
 
 
 def counted(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
-    """The examples that count: those of weight 0 are as if they were not there."""
+    """The examples without those of weight 0."""
     if weights is None or weights.all():
         return x, y, weights
     kept = weights > 0
@@ -43,9 +43,9 @@ def counted(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
 
 
 def in_order(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
-    """The examples in the order of their contents, so that theirs does not matter."""
+    """The examples sorted by their contents, so that their order does not matter."""
     targets = y.reshape(len(y), -1).astype(np.float32)
-    # The leading digits decide, as in numbers: a last one that differs moves nothing.
+    # Sorted by leading digits first, so that rounding errors hardly change the order.
     rows = np.concatenate([x, targets], 1, dtype=np.float32).astype(">f4", order="C")
     order = rows.view(f"V{rows[0].nbytes}").ravel().argsort(kind="stable")
     return x[order], y[order], None if weights is None else weights[order]

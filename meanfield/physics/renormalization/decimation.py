@@ -1,4 +1,4 @@
-r"""Exact decimation in depth: integrate out layers, keep the large-scale behaviour.
+r"""Exact decimation in depth: integrate out layers and keep large-scale behaviour.
 
 | system                          | b layers become one                              |
 |---------------------------------|--------------------------------------------------|
@@ -7,8 +7,8 @@ r"""Exact decimation in depth: integrate out layers, keep the large-scale behavi
 | binary chain, coupling K        | tanh K' = tanhᵇ K                                |
 | binary mean field m' = tanh(Km) | same m*, gradient^b                              |
 
-Each obeys the composition law: decimating by 2 twice is decimating by 4. ξ falls to
-ξ/b at every step. Wide nonlinear layers are in `wide_flow`. These flows are this
+All satisfy the composition rule: decimating by 2 twice is decimating by 4. ξ becomes
+ξ/b at every step. For wide nonlinear layers see `wide_flow`. These flows are this
 project's own construction, in the spirit of arXiv:2410.00396.
 """
 
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from meanfield.checks import require
 from meanfield.physics.roots import bracketed_root
 
-# Beyond it −ln tanh K is 2 e^{−2K} to the last digit.
+# Beyond this K, −ln tanh K equals 2 e^{−2K} up to rounding.
 LARGE_COUPLING = 20.0
 
 
@@ -46,7 +46,7 @@ def decimate_chain(
 ) -> tuple[float, float]:
     """Effective (w', τ') of b scalar layers h' = w h + N(0, τ).
 
-    The stationary variance τ/(1 − w²) stays as it is.
+    The stationary variance τ/(1 − w²) does not change.
 
     Args:
         weight: w.
@@ -73,17 +73,17 @@ def decimate_chain(
 
 
 def decimate_linear(layers: Sequence[LinearLayer], block: int = 2) -> list[LinearLayer]:
-    """Every b consecutive linear layers as one.
+    """Compose every b consecutive linear layers to one.
 
     Args:
-        layers: from input to output, a multiple of b of them.
+        layers: layers from input to output; their number is a multiple of b.
         block: b.
 
     Returns:
-        One `LinearLayer` for every b of them.
+        One `LinearLayer` for every b layers.
 
     Raises:
-        ValueError: the number of layers is no multiple of b.
+        ValueError: the number of layers is not a multiple of b.
 
     Example:
         >>> import numpy as np
@@ -186,9 +186,9 @@ def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
 
 
 def _dual(x: float | int) -> float:
-    """−ln tanh x, exact at both ends; ½ of it undoes it at half the argument.
+    """−ln tanh x, accurate for small and large x; ½ (−ln tanh(x/2)) is its inverse.
 
-    A chain's decimation multiplies the dual coupling −ln tanh K by b.
+    The decimation of a chain multiplies the dual coupling −ln tanh K by b.
     """
     if x == 0:
         return math.inf
@@ -208,5 +208,5 @@ def _compose(group: Sequence[LinearLayer]) -> LinearLayer:
 
 
 def require_block(block: int) -> None:
-    """Raise unless a block holds at least one layer."""
+    """Raise unless a block has at least one layer."""
     require(block >= 1, f"`block` must be at least 1; got {block}. Use 2.")

@@ -1,9 +1,9 @@
-r"""Fixed points of a wide layer, its order to chaos transition, its depth scale.
+r"""Fixed points of a wide layer, its transition from order to chaos, its depth scale.
 
     q* = σ_w² E φ(√q* z)² + σ_b²,    χ₁ = σ_w² E φ'(√q* z)²,    ξ = −1/ln χ
 
 The transition is χ₁ = 1. Near it ξ diverges as |δσ_w²|^{−ν} with ν = 1. All roots are
-bracketed: iterating the maps becomes arbitrarily slow at the transition.
+found by bracketing, because iterating the maps is arbitrarily slow at the transition.
 
 References:
     Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232.
@@ -26,19 +26,19 @@ NEAR_CRITICAL = 1e-6
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Fixed point of the length map, and what follows from it.
+    """Fixed point of the length map, and quantities at it.
 
     Args:
-        length: q*; infinite when lengths grow without bound, `None` when every length
-            is a fixed point.
-        gradient: χ₁ at q*, `None` when q* is infinite and χ₁ depends on it.
+        length: q*; infinite if lengths grow without bound, `None` if every length is a
+            fixed point.
+        gradient: χ₁ at q*; `None` if q* is infinite and χ₁ depends on it.
         depth_scale: ξ in layers: −1/ln χ₁ in the ordered phase, −1/ln of the gradient
-            at the correlation's own fixed point in the chaotic one; infinite at the
+            at the fixed point of the correlation in the chaotic phase; infinite at the
             transition.
-        correlation: c*, the correlation two unlike inputs end with; `None` where the
-            signal dies out, grows without bound, or keeps every length.
-        phase: "ordered", "critical", "chaotic", or "unbounded" where lengths grow
-            without bound and leave no limit for χ₁.
+        correlation: c*, the limit of the correlation of two different inputs; `None` if
+            lengths go to 0, grow without bound, or are all fixed points.
+        phase: "ordered", "critical", "chaotic", or "unbounded" if lengths grow without
+            bound and χ₁ has no limit.
     """
 
     length: float | None
@@ -55,11 +55,11 @@ def fixed_length(
 ) -> float | None:
     """q* = σ_w² E φ(√q* z)² + σ_b²: the stable solution, by bracketing.
 
-    Bracketing does not slow down at the transition, where iterating the map does.
+    Unlike iteration of the map, bracketing is not slow at the transition.
 
     Returns:
-        q*; infinity when lengths grow without bound; `None` when the map is the
-        identity, so that every length is a fixed point.
+        q*; infinity if lengths grow without bound; `None` if the map is the identity,
+        so that every length is a fixed point.
 
     Raises:
         ValueError: a variance is negative or not finite.
@@ -75,7 +75,7 @@ def fixed_length(
     def excess(q: float) -> float:
         return length_map(q, weight_var, bias_var, phi) - q
 
-    # Below this the map is a straight line through (0, σ_b²): its slope decides.
+    # Below this q the map is linear, and its gradient at 0 decides.
     small = 1e-9
     grows = excess(small)
     if bias_var == 0 and abs(grows) < 1e-9 * small:
@@ -127,8 +127,8 @@ def fixed_point(
     if not rest:
         return FixedPoint(q, gradient, None, None, "chaotic")
     c = fixed_correlation(rest, weight_var, bias_var, phi)
-    # Just above the transition 1 − c* is too small to resolve. With ε = 1 − c the map
-    # is ε' = χ₁ ε − k ε², whose fixed point has slope 2 − χ₁.
+    # Just above the transition 1 − c* is too small for float64. With ε = 1 − c the map
+    # is ε' = χ₁ ε − k ε², which has the gradient 2 − χ₁ at its fixed point.
     near = gradient < 1 + NEAR_CRITICAL
     gradient_there = (
         2 - gradient if near else weight_var * phi.derivative_product(rest, c)
@@ -144,7 +144,7 @@ def fixed_correlation(
 ) -> float:
     """Stable c* = (σ_s² E φ(√q z₁) φ(√q z₂) + σ_b²)/q in [0, 1] at a fixed length q.
 
-    The smallest solution, which is the one two unlike inputs reach.
+    This is the smallest solution, the limit for two different inputs.
     """
     phi = find_activation(activation)
 
@@ -153,7 +153,7 @@ def fixed_correlation(
 
     if excess(0.0) <= 0:
         return 0.0
-    # c = 1 is itself a fixed point of ordinary weights: look below it.
+    # c = 1 is always a fixed point of ordinary weights: search below it.
     below = 1 - 1e-9
     if excess(below) >= 0:
         return 1.0
@@ -164,7 +164,7 @@ def depth_scale(gradient: float | int) -> float:
     """ξ = −1/ln|χ|, in layers; infinite at |χ| = 1, zero at χ = 0.
 
     Raises:
-        ValueError: |χ| > 1: differences grow, and no depth scale exists.
+        ValueError: |χ| > 1, where differences grow and no depth scale exists.
     """
     size = abs(gradient)
     require(
@@ -180,10 +180,10 @@ def depth_scale(gradient: float | int) -> float:
 def critical_weight_var(
     bias_var: float | int, activation: str | Activation = "tanh"
 ) -> float:
-    """σ_w² at which χ₁ = 1, the order to chaos transition, by bracketing on χ₁.
+    """σ_w² at which χ₁ = 1, the transition from order to chaos, by bracketing on χ₁.
 
-    At σ_b² = 0 it is 1/φ'(0)², where the origin loses its stability. That needs a
-    length map that bends down (tanh, erf) or is straight (ReLU, identity).
+    At σ_b² = 0 it is 1/φ'(0)², where q = 0 becomes unstable. This holds for a concave
+    (tanh, erf) or linear (ReLU, identity) length map.
 
     Args:
         bias_var: σ_b².
@@ -208,8 +208,9 @@ def critical_weight_var(
         q = fixed_length(weight_var, bias_var, phi)
         require(
             q is not None and math.isfinite(q),
-            f"`activation` {phi.name!r} must keep lengths bounded up to its "
-            f"transition; they grow without bound at σ_w² = {weight_var:.4g}.",
+            "`activation` must keep lengths bounded up to its transition; got "
+            f"{phi.name!r}, with which they grow without bound at σ_w² = "
+            f"{weight_var:.4g}.",
         )
         return weight_var * phi.derivative_moment(float(q or 0.0)) - 1
 
@@ -235,7 +236,7 @@ def _is_scale_free(phi: Activation) -> bool:
 
 
 def _marginal_length(excess: Callable[[float], float]) -> float | None:
-    """q* when the map has slope 1 at the origin: 0 if it bends down, else any."""
+    """q* if the map has gradient 1 at 0: 0 (concave), infinity, or None (identity)."""
     bend = excess(1.0)
     if abs(bend) < 1e-12:
         return None

@@ -1,12 +1,12 @@
-r"""Place of one layer in the phase diagram of wide layers, with its uncertainty.
+r"""Position of one layer in the phase diagram of wide layers, with its uncertainty.
 
-A verdict takes the sampling error along: "ordered" or "chaotic" when χ₁ lies on one
-side of 1 for two standard errors of σ_w² and σ_b²; else "critical" when that interval
-is narrower than 0.2, and "cannot tell" when it is not. Networks with normalisation,
-recurrence or attention get "cannot tell" as well: the maps are those of plain layers.
-Recurrence and attention show in the words of a tensor's path; a normalisation layer
-by such a word and its shape: it has vectors, and no matrix beside them. (Skip
-connections do not show in the names of weights.)
+A verdict accounts for the sampling error: it is "ordered" or "chaotic" if χ₁ lies on
+one side of 1 within two standard errors of σ_w² and σ_b². Otherwise it is "critical" if
+this interval is narrower than 0.2, else "cannot tell". It is also "cannot tell" for
+networks with normalisation, recurrence or attention, because the maps are those of
+plain layers. Recurrence and attention are recognised by words in the path of a tensor;
+a normalisation layer by such a word, and because it has vectors but no matrix. (Skip
+connections cannot be recognised by the names of weights.)
 """
 
 import math
@@ -27,7 +27,7 @@ from .fixed_points import FixedPoint, fixed_point
 MIN_WEIGHTS = 50
 CRITICAL_WIDTH = 0.2
 ROUNDING = 1e-9
-# Words that tell, in the paths of tensors, what the theory of plain layers leaves out.
+# Words in the paths of tensors for networks outside the theory of plain layers.
 OUTSIDE_THEORY = {
     "recurrent": r"(bi|conv|simple|char)?(rnn|lstm|gru)(lm|cell)?|hh",
     "an attention network": r"(self|cross|multihead)?(attn|attention|attentions|mha)",
@@ -35,7 +35,7 @@ OUTSIDE_THEORY = {
 NORMALISATION = (
     r"(batch|layer|group|instance|rms|re)*(norms?|normali[sz]ation)|bn|ln|gn"
 )
-# Last names that normalisation layers alone give to what they keep of their data.
+# Last names that only normalisation layers give to statistics of their data.
 STATISTICS = (
     "running_mean",
     "running_var",
@@ -49,19 +49,19 @@ CANNOT_TELL = "cannot tell"
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """Place of one layer in the phase diagram; `None` where nothing can be said.
+    """Position of one layer in the phase diagram; `None` for what is not defined.
 
     Args:
         verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", by
             where `gradient_interval` lies.
-        reason: why, in words.
+        reason: the reason for the verdict, in words.
         num_inputs: N, the fan-in.
         weight_var: σ_w² = N E w² (of a drawn network, for an ensemble).
-        weight_var_error: its standard error.
-        shared_var: σ_μ² = N E μ²; σ_w² itself for plain weights.
+        weight_var_error: standard error of σ_w².
+        shared_var: σ_μ² = N E μ²; equal to σ_w² for plain weights.
         bias_var: σ_b² = E b², 0 without a bias.
-        bias_var_error: its standard error.
-        gradient_interval: χ₁ with σ_w² and σ_b² two standard errors either way.
+        bias_var_error: standard error of σ_b².
+        gradient_interval: range of χ₁ with σ_w² and σ_b² ± two standard errors.
         drawn: fixed point of drawn sub-networks, or of plain weights.
         sampled: fixed point of the sampled reading, for ensembles only.
     """
@@ -107,12 +107,12 @@ def _says(name: str, pattern: str) -> bool:
 
 
 def _layer_of(name: str) -> str:
-    """Path of a tensor's layer; of a name without a path, all but its last word."""
+    """Path of a tensor's layer; for a name without a path, all but its last word."""
     return parent_name(name) or name.rpartition("_")[0]
 
 
 def _is_matrix(tensor: Any) -> bool:
-    """Whether a tensor is longer than one in two or more dimensions."""
+    """Whether a tensor has two or more dimensions of length above one."""
     return sum(length > 1 for length in tensor.shape) >= 2
 
 
@@ -124,15 +124,15 @@ def place_layer(
     layout: str,
     outside: str | None = None,
 ) -> LayerPoint:
-    """Place one layer by its own measured variances.
+    """Find the position of one layer from its measured variances.
 
     Args:
         name: path of its weight.
         weight: a `SpikeSlab` or an array of two or more dimensions.
-        bias: the bias vector beside it, or None.
+        bias: the bias vector of the layer, or None.
         phi: activation φ.
-        layout: where the inputs lie, as in `tensors.fan_in`.
-        outside: why the theory does not apply, if it does not; then no fixed point.
+        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        outside: the reason if the theory does not apply; then there is no fixed point.
     """
     inputs = fan_in(name, weight.shape, layout)
     moments = weight_variances(weight, inputs)
@@ -200,7 +200,7 @@ def _standard_error(weight: Any, inputs: int) -> float:
 
 
 def find_bias(name: str, tensors: dict[str, Any]) -> Any:
-    """The bias beside a weight: a vector of its layer with "bias" in its last name."""
+    """The bias of a weight's layer: a vector with "bias" in its last name."""
     parent = parent_name(name)
     for other, value in tensors.items():
         last = other[len(parent) :].lower()
@@ -216,7 +216,7 @@ def gradient_interval(
     bias_error: float,
     phi: Activation,
 ) -> tuple[float, float] | None:
-    """χ₁ two standard errors either way; it rises with σ_w² and falls with σ_b²."""
+    """Range of χ₁ within two standard errors; χ₁ rises with σ_w², falls with σ_b²."""
     low = fixed_point(
         max(weight_var - 2 * weight_error, 0.0), bias_var + 2 * bias_error, phi
     ).gradient
@@ -227,7 +227,7 @@ def gradient_interval(
 
 
 def judge_gradient(point: FixedPoint, interval: tuple[float, float] | None) -> str:
-    """Phase whose side of χ₁ = 1 the whole interval lies on."""
+    """The phase, by the side of χ₁ = 1 on which the whole interval lies."""
     if point.gradient is None or interval is None:
         return point.phase
     if interval[1] < 1 - ROUNDING:
