@@ -1,6 +1,6 @@
-"""The selective rule: its judgement, its held-out part, and runs under it."""
+"""The selective rule: its search, its held-out part, and runs under it."""
 
-import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
@@ -11,14 +11,14 @@ import pytest
 
 import meanfield as mf
 from meanfield.learning import device_mesh
-from meanfield.learning.schedule import free_batches
+from meanfield.learning.schedule import Schedule, free_batches
+from meanfield.learning.search import RATIO, find_pressure, is_worse, message_length
 from meanfield.learning.selective import (
     hold_out,
     selective_epochs,
     selective_rule,
     selective_start,
 )
-from meanfield.learning.steering import LOWEST, STRIDE, Steering, Verdict, judge
 from meanfield.learning.training import run_epoch
 
 KEY = jax.random.key(0)
@@ -48,112 +48,92 @@ def same(one, two):
     return all(np.array_equal(a, b) for a, b in pairs if eqx.is_array(a))
 
 
-# The judgement
-
-BEST = np.array([0.2, 0.4, 0.6])
-UNEVEN = np.array([-0.3, 0.3, 0.3])  # mean 0.1, standard error 0.163
-
-
-def test_the_first_round_is_the_best_whatever_it_lost():
-    assert judge(BEST, None, 9.0, 0.0, 0.0) is Verdict.BEST
+# The search
 
 
 @pytest.mark.parametrize(
-    ("change", "nll", "verdict"),
+    ("losses", "worse"),
     [
-        (-0.1, 0.5, Verdict.BEST),
-        (0.01, 0.5, Verdict.GOOD),
-        (UNEVEN, 0.5, Verdict.DOUBTFUL),
-        (0.1, 0.5, Verdict.BAD),
-        (0.1, 0.2, Verdict.MEMORY),
+        ([0.3, 0.5, 0.7], True),
+        ([0.21, 0.41, 0.61], False),  # By no more than the tolerance.
+        ([-0.1, 0.7, 0.9], False),  # Mean 0.1, standard error 0.163.
+        ([0.1, 0.3, 0.5], False),
+        ([np.inf, 0.0, 0.0], True),
     ],
 )
-def test_a_round_is_judged_by_both_losses(change, nll, verdict):
-    assert judge(BEST + change, BEST, nll, 0.3, 0.02) is verdict
+def test_a_loss_is_worse_by_more_than_tolerance_and_noise(losses, worse):
+    others = np.array([0.2, 0.4, 0.6])
+    assert is_worse(np.array(losses), others, 0.02) is worse
+    assert is_worse(others, np.array([np.nan, 0.0, 0.0]), 0.02) is False
 
 
-def rise(losses, nll=0.5, **settings):
-    """A steering that has seen rounds with these mean held-out losses, and its path."""
-    steering = Steering(
-        mf.Selective(tolerance=0.02),
-        **{
-            "ceiling": 1.0,
-            "num_weights": 1000,
-            "num_data": 10_000,
-            "epochs": 28,
-            "batch_size": 4,
-            "held": np.arange(40) % 4 == 0,
-            "held_data": (np.zeros((10, 1)), np.zeros(10)),
-            "cools": True,
-            "learned": jnp.asarray(-1.0),
-        }
-        | settings,
+def search(landscape, ceiling=1.0):
+    """What is found where every example loses as much, and in which order."""
+    tried = []
+
+    def trial(temperature, price):
+        tried.append((temperature, price))
+        return np.full(5, landscape(np.log10(temperature), price / 8))
+
+    return find_pressure(trial, ceiling, 8.0, 0.001), tried
+
+
+@pytest.mark.parametrize(
+    ("best", "price", "powers", "parts"),
+    [
+        (0.0, 1.0, [2, 1, 0], [0.25]),
+        (-0.5, 1.0, [2, 1, 0], [0.25]),
+        (-1.0, 1.0, [2, 1, 3], [0.25]),
+        (-2.0, 0.25, [2, 1, 3, 4, 5], [0.25, 0.0]),
+        (-3.0, 0.0, [2, 1, 3, 4, 5, 6], [0.25, 0.0]),
+    ],
+)
+def test_the_search_walks_to_the_least_loss(best, price, powers, parts):
+    found, tried = search(lambda t, part: (t - best) ** 2 + (part - price) ** 2)
+    assert np.isclose(np.log10(found.temperature), best)
+    assert found.price == 8 * price
+    temperature = found.temperature
+    steps = [(RATIO**-power, 8.0) for power in powers]
+    steps += [(temperature, 8 * part) for part in parts]
+    np.testing.assert_allclose(tried, steps, rtol=0.01)
+    assert len(found.trials) == len(tried)
+
+
+def test_of_losses_that_are_alike_the_sparsest_is_taken():
+    found, tried = search(lambda t, part: 0.0, ceiling=0.5)
+    assert (found.temperature, found.price) == (0.5, 8.0)
+    assert len(tried) == 4
+
+
+def test_a_run_that_breaks_down_is_not_chosen():
+    found, _ = search(lambda t, part: np.nan if t > -0.9 else 0.0)
+    assert np.isclose(found.temperature, 0.1)
+
+
+def test_what_was_found_survives_a_file():
+    found, _ = search(lambda t, part: t**2)
+    assert type(found).restored(found.kept()) == found
+
+
+def test_the_largest_price_is_the_length_of_a_message():
+    assert np.isclose(message_length(1000, 10_000), np.log(1000) + np.log(100))
+    assert message_length(0, 0) > 0
+
+
+def schedule(held=None, **settings):
+    return Schedule(
+        temperature=jnp.asarray(0.5), steps=jnp.asarray(100.0), held=held, **settings
     )
-    path = []
-    for epoch, loss in enumerate(losses, 1):
-        learned = steering.after(
-            epoch, 7 * epoch, np.full(10, loss), nll, jnp.asarray(float(epoch))
-        )
-        path.append(float(learned))
-    return steering, path
 
 
-def test_a_round_that_is_clearly_worse_is_undone_to_the_last_that_was_good():
-    steering, path = rise([1.0, 0.9, 0.91, 1.2])
-    assert path == [1, 2, 3, 3]
-    assert np.isclose(steering.pressure.level, LOWEST + 2 * STRIDE)
-    assert steering.pressure.cooling == 4
-    assert steering.pressure.cool_from == 28
-    assert not steering.pressure.together
-
-
-def test_time_and_the_largest_price_end_the_rise_without_a_step_back():
-    steering, path = rise([1.0] * 14)
-    assert path[-1] == 14
-    assert steering.pressure.cooling == 14
-    assert np.isclose(steering.pressure.level, LOWEST + 13 * STRIDE)
-    steering, _ = rise([1.0] * 14, num_weights=5, num_data=9)
-    assert np.isclose(steering.price, np.log(15))
-    assert steering.pressure.cooling < 14
-
-
-def test_memory_raises_the_pressure_while_the_network_cools():
-    steering, _ = rise([1.0, 0.9, 1.2])
-    level = steering.pressure.level
-    for epoch, loss, nll in [(4, 0.8, 0.4), (5, 0.9, 0.3), (6, 0.9, 0.35)]:
-        steering.after(epoch, 7 * epoch, np.full(10, loss), nll, jnp.zeros(()))
-    assert np.isclose(steering.pressure.level, level + STRIDE)
-    steering.after(21, 147, np.full(10, 0.9), 0.35, jnp.zeros(()))
-    assert steering.pressure.together
-    steering.after(22, 154, np.full(10, 2.0), 0.1, jnp.zeros(()))
-    assert np.isclose(steering.pressure.level, level + STRIDE)
-
-
-def test_first_the_temperature_rises_then_the_price():
-    steering, _ = rise([], ceiling=0.5)
-    most = np.log(1000) + 0.5 * np.log(10_000)
-    for level, temperature, price in [
-        (-1.0, 0.5 / np.e, 2.2),
-        (9.0, 0.5, most),
-        (1.0, 0.5, 2.2 * np.e),
-    ]:
-        steering.pressure = dataclasses.replace(steering.pressure, level=level)
-        schedule = steering.schedule()
-        assert np.isclose(steering.temperature, temperature)
-        assert np.isclose(steering.price, price)
-        # Fewer examples are learned from than the divergence is divided by.
-        assert np.isclose(schedule.temperature, temperature / 0.75)
-        included = steering.prior().inclusion_prob
-        assert np.isclose(np.log((1 - included) / included), price, rtol=1e-5)
-    assert schedule.num_steps == 7
-
-
-def test_steps_shrink_along_a_cosine_while_the_network_cools():
-    steering, _ = rise([1.0, 1.2])
-    schedule, one = steering.schedule(), jnp.ones(1)
-    assert schedule.held.sum() == 10
-    factors = [schedule.shrink(one, jnp.asarray(s))[0] for s in (0, 14, 105, 196, 300)]
-    assert np.allclose(factors, [1, 1, 0.5, 0, 0], atol=1e-6)
+def test_the_temperature_rises_and_the_steps_shrink():
+    temperatures = [schedule().temperature_at(step) for step in (0, 20, 40, 99)]
+    wanted = [0.015, 0.5 * 0.03**0.5, 0.5, 0.5]
+    np.testing.assert_allclose(temperatures, wanted, rtol=1e-5)
+    one = jnp.ones(1)
+    factors = [schedule().shrink(one, jnp.asarray(step))[0] for step in (0, 50, 100)]
+    np.testing.assert_allclose(factors, [1, 0.5, 0], atol=1e-6)
+    assert schedule(cools=False).shrink(one, jnp.asarray(50))[0] == 1
 
 
 # What is held out
@@ -168,22 +148,18 @@ def test_so_many_examples_are_held_out(examples, held):
     assert (mask == hold_out(mf.Selective(), examples, 16, KEY)).all()
 
 
-def test_held_examples_take_no_part_until_they_are_given_back():
-    steering, _ = rise([], batch_size=5)
-    seen = np.ravel(free_batches(KEY, steering.schedule(), 5))
-    assert sorted(seen) == [i for i in range(40) if i % 4]
-    steering.pressure = dataclasses.replace(steering.pressure, together=True)
-    drawn = [
-        np.ravel(free_batches(jax.random.key(i), steering.schedule(), 5))
-        for i in range(20)
-    ]
-    assert all(len(set(batch)) == 30 for batch in drawn)
-    assert set(np.concatenate(drawn)) == set(range(40))
+def test_held_examples_take_no_part_and_others_fill_their_place():
+    held = jnp.arange(40) % 4 == 0
+    seen = np.ravel(free_batches(KEY, schedule(held, num_steps=8), 5))
+    assert set(seen) == {i for i in range(40) if i % 4}
+    assert np.unique(seen, return_counts=True)[1].max() == 2
+    none = schedule(jnp.zeros(40, bool), num_steps=8)
+    assert sorted(np.ravel(free_batches(KEY, none, 5))) == list(range(40))
 
 
 def test_small_data_are_passed_over_more_often():
     assert selective_epochs(60_000, 128) == 30
-    assert selective_epochs(640, 64) == 600
+    assert selective_epochs(640, 64) == 400
     assert selective_epochs(None, 64) == 30
 
 
@@ -206,26 +182,26 @@ def test_the_same_key_gives_the_same_bits(ensemble):
     )
 
 
-def test_the_history_shows_the_pressure_and_the_held_out_loss(ensemble):
-    history = learn(ensemble).history
-    assert len({len(values) for values in history.values()}) == 1
-    assert np.isclose(history["temperature"][0], 0.03)
-    assert history["temperature"][-1] > 0.03
-    assert np.isfinite(history["heldout_nll"]).all()
-    # Nine of twelve epochs at most, then everything stays.
-    assert len(set(history["temperature"][9:])) == 1
-    assert len(set(history["price"][9:])) == 1
+def test_the_result_tells_what_was_searched_and_how_it_rose(ensemble):
+    result = learn(ensemble)
+    found = result.search
+    assert (found.temperature, found.price) in found.trials
+    assert np.isfinite(list(found.trials.values())).all()
+    temperatures = result.history["temperature"]
+    assert len(temperatures) == 12
+    assert all(a <= b for a, b in itertools.pairwise(temperatures))
+    np.testing.assert_allclose(temperatures[-6:], found.temperature, rtol=1e-5)
+    fixed = learn(ensemble, temperature=0.0)
+    assert fixed.search.trials == {}
+    assert fixed.history["temperature"] == [0] * 12
+    assert learn(ensemble, prior=None, epochs=1).search is None
 
 
-def test_no_stage_compiles_anew(ensemble):
-    sizes = []
-    optimizer = optax.adam(1e-3)
-    learn(
-        ensemble,
-        optimizer=optimizer,
-        callbacks=[lambda report: sizes.append(run_epoch._cached._cache_size())],
-    )
-    assert len(set(sizes)) == 1
+def test_no_trial_compiles_anew(ensemble):
+    before = run_epoch._cached._cache_size()
+    result = learn(ensemble, optimizer=optax.adam(1e-3))
+    assert len(result.search.trials) > 3
+    assert run_epoch._cached._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("stop", [3, 10])
@@ -239,30 +215,25 @@ def test_a_checkpoint_continues_to_the_same_bits(ensemble, tmp_path, stop):
     )
     resumed = learn(ensemble, checkpoint=folder)
     assert same(whole.ensemble.params, resumed.ensemble.params)
-    for name in ("temperature", "price", "heldout_nll"):
-        assert whole.history[name] == resumed.history[name]
+    assert whole.history["nll"] == resumed.history["nll"]
+    assert whole.search == resumed.search
     with pytest.raises(ValueError, match="`checkpoint` .* belongs to another run"):
         learn(ensemble, checkpoint=folder, prior=mf.Selective(tolerance=0.5))
 
 
-def test_early_stopping_counts_only_what_the_last_pressure_gave(ensemble):
+def test_early_stopping_counts_only_what_the_last_temperature_gave(ensemble):
     result = learn(ensemble, epochs=40, validation=(X, 1 - Y), patience=2)
-    risen = 1 + max(
-        i
-        for i in range(1, len(result.history["epoch"]))
-        if result.history["temperature"][i] != result.history["temperature"][i - 1]
-        or result.history["price"][i] != result.history["price"][i - 1]
-    )
     assert result.stopped == "early"
-    assert len(result.history["epoch"]) >= risen + 2
+    # The temperature rises for sixteen epochs.
+    assert len(result.history["epoch"]) >= 16 + 2
 
 
 def test_it_goes_with_batches_weights_a_mesh_and_an_optimizer(ensemble):
     batches = [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 96, 16)]
     outside = learn(ensemble, batches, validation=(X, Y), num_data=96)
-    assert np.isfinite(outside.history["heldout_nll"]).all()
+    assert np.isfinite(list(outside.search.trials.values())).all()
     doubled = learn(ensemble, batches, validation=(X, Y, np.ones(96)), num_data=96)
-    assert doubled.history["heldout_nll"] == outside.history["heldout_nll"]
+    assert doubled.search == outside.search
     weighted = learn(ensemble, sample_weight=np.ones(96))
     assert np.allclose(weighted.history["nll"], learn(ensemble).history["nll"])
     meshed = learn(ensemble, mesh=device_mesh(1))
@@ -329,7 +300,7 @@ def test_batches_from_outside_need_validation_data(ensemble):
     [
         ({"tolerance": -0.1}, "`tolerance` must be a finite number ≥ 0"),
         ({"tolerance": np.nan}, "`tolerance` must be a finite number ≥ 0"),
-        ({"price": 100}, "`price` must lie in"),
+        ({"price": 200}, "`price` must lie in"),
         ({"held_out": 0.9}, "`held_out` must lie in"),
     ],
 )
@@ -345,12 +316,13 @@ def test_only_the_word_asks_for_the_rule():
 
 
 def test_the_estimators_take_it(monkeypatch):
-    monkeypatch.setattr("meanfield.learning.selective.STEPS", 800)
+    monkeypatch.setattr("meanfield.learning.selective.STEPS", 400)
+    monkeypatch.setattr("meanfield.learning.search.TRIAL_STEPS", 200)
     x, y = np.asarray(X), np.asarray(Y)
     rule = mf.Selective(tolerance=0.01)
     model = mf.MeanFieldClassifier((4,), prior=rule, batch_size=24, random_state=0)
     model.fit(x, y)
-    assert len(model.history_["temperature"]) == 200
+    assert len(model.history_["temperature"]) == 100
     assert model.score(x, y) > 0.8
     with pytest.raises(ValueError, match="`prior` must not be the selective rule in"):
         model.partial_fit(x, y)

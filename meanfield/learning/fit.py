@@ -1,6 +1,7 @@
 """`fit`: small parts assembled into a training run."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +25,9 @@ from .loop import Loop
 from .optimizers import check_optimizer, default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
 from .priors import SpikeSlabPrior
-from .results import EpochReport, FitResult
+from .results import EpochReport, FitResult, Search
+from .schedule import RISING
+from .search import Trials, message_length
 from .selective import (
     EPOCHS,
     PARAMETRIZATION,
@@ -36,7 +39,6 @@ from .selective import (
     selective_start,
 )
 from .sharding import Layout
-from .steering import Steering
 from .training import (
     AbstractRestriction,
     Recipe,
@@ -88,7 +90,7 @@ def fit(
         likelihood: from outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives the same bits.
         epochs: passes over the data. Default: 30; under the selective rule so many
-            that there are at least 6,000 steps.
+            that there are at least 4,000 steps.
         batch_size: examples a step, for arrays. The last examples of an epoch's random
             order that fill no batch are left out of that epoch.
         optimizer: any Optax optimizer. Default: Adam whose step falls from 0.002 to 0
@@ -179,8 +181,12 @@ def fit(
         epochs = EPOCHS if rule is None else selective_epochs(given, batch_size)
     steps = None if given is None else epochs * (given // batch_size)
     cools = optimizer is None
+    price, chosen = 0.0, None
     if rule is not None:
         check_selective(arrays, validation, temperature, parametrization)
+        price = rule.price
+        if price is None:
+            price = message_length(ensemble.num_weights, arguments.num_data)
         parametrization = parametrization or PARAMETRIZATION
         optimizer = optimizer or selective_optimizer(ensemble)
     if parametrization is None:
@@ -203,21 +209,27 @@ def fit(
         restriction=restriction,
         augment=augment,
     )
-    state = starting_state(learned, recipe.optimizer, averaged=rule is not None)
-    steering = None
+    state = starting_state(learned, recipe.optimizer)
+    layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
+    trials = None
     if rule is not None and not callable(temperature):
         held, held_data = held_examples(rule, arrays, validation, batch_size, key)
-        steering = Steering(
-            rule,
-            ceiling=float(temperature),
-            num_weights=ensemble.num_weights,
-            num_data=arguments.num_data,
-            epochs=epochs,
-            batch_size=batch_size,
+        trials = Trials(
+            recipe=recipe,
+            learned=learned,
+            data=data,
+            arrays=arrays,
             held=held,
             held_data=held_data,
+            epochs=epochs,
+            batch_size=batch_size,
             cools=cools,
-            learned=learned,
+            key=key,
+            layout=layout,
+            progress=progress,
+            ceiling=float(temperature),
+            price=price,
+            tolerance=rule.tolerance,
         )
     best = None if patience is None else state.learned
     require(
@@ -239,15 +251,17 @@ def fit(
         )
         if rule is not None:
             fingerprint["prior"], fingerprint["epochs"] = str(rule), epochs
-        tree = (state, best) if steering is None else (state, best, steering.memory)
-        found = checkpoint.restore(tree, fingerprint)
+        found = checkpoint.restore((state, best), fingerprint)
         if found is not None:
-            (state, best, *memory), metadata = found
+            (state, best), metadata = found
             history, first = metadata["history"], metadata["epoch"]
-            if steering is not None:
-                steering.resume(metadata["pressure"], memory[0])
-    layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
-    run = Loop(recipe, state, key, history, validation, layout, steering)
+            chosen = metadata.get("search") and Search.restored(metadata["search"])
+    settling = 0
+    if trials is not None:
+        chosen = chosen or trials.search()
+        recipe = trials.recipe_at(chosen.temperature, chosen.price, epochs)
+        settling = math.ceil(RISING * epochs)
+    run = Loop(recipe, state, key, history, validation, layout, settling)
     arrays = layout.everywhere(arrays)
     best = jax.tree.map(jnp.copy, best)
     stopped = "finished"
@@ -267,11 +281,11 @@ def fit(
                 best = jax.tree.map(jnp.copy, run.state.learned)
             if checkpoint is not None:
                 metadata = {"history": run.history, "fingerprint": fingerprint}
-                tree = (run.state, best)
-                if steering is not None:
-                    metadata["pressure"] = dataclasses.asdict(steering.pressure)
-                    tree = (*tree, steering.memory)
-                checkpoint.offer(epoch + 1, tree, metadata, run.scores()[-1])
+                if chosen is not None:
+                    metadata["search"] = chosen.kept()
+                checkpoint.offer(
+                    epoch + 1, (run.state, best), metadata, run.scores()[-1]
+                )
             # A callback gets lists of its own: what it does to them stays with it.
             history = {name: list(values) for name, values in run.history.items()}
             report = EpochReport(epoch + 1, epochs, history, run.current, run.restrict)
@@ -282,4 +296,4 @@ def fit(
             if wish.asked:
                 stopped = "interrupted"
                 break
-    return run.result(stopped, best)
+    return dataclasses.replace(run.result(stopped, best), search=chosen)

@@ -15,10 +15,9 @@ from meanfield.ensemble.ensemble import Ensemble
 from .batches import check_augment, check_batch, iterate
 from .results import FitResult, NonFiniteLossError
 from .sharding import Layout, come_home
-from .steering import Steering
 from .targets import check_targets
 from .training import AbstractRestriction, Recipe, TrainState, run_batch, run_epoch
-from .validation import example_losses, validation_scores
+from .validation import validation_scores
 
 
 class Loop:
@@ -31,7 +30,7 @@ class Loop:
         history: history of the previous epochs.
         validation: arrays (x, y) scored after every epoch, or None.
         layout: placement of arrays on devices.
-        steering: temperature and price of the selective rule, or None.
+        settling: number of first epochs whose scores do not count.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Loop:
         history,
         validation,
         layout,
-        steering: Steering | None = None,
+        settling: int = 0,
     ):
         self.recipe: Recipe = layout.recipe(recipe)
         self.state: TrainState = layout.weights(state)
@@ -53,8 +52,7 @@ class Loop:
         self.parts: dict[str, Any] = {}
         self.outputs: Any = None
         self.started = time.perf_counter()
-        self.steering = steering
-        self._set_pressure()
+        self.settling = settling
 
     def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
         """Dispatch one epoch."""
@@ -109,33 +107,11 @@ class Loop:
             if self.recipe.restriction is not None:
                 ensemble = self.recipe.restriction.restrict(ensemble, key)
             row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
-        if self.steering is not None:
-            row |= self._steer(self.steering, epoch + 1, row["nll"])
+        if self.recipe.schedule is not None:
+            now = self.recipe.schedule.temperature_at(self.state.step)
+            row["temperature"] = float(now)
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
-
-    def _set_pressure(self) -> None:
-        if self.steering is None:
-            return
-        parts = self.steering.schedule(), self.steering.prior()
-        schedule, prior = self.layout.everywhere(parts)
-        self.recipe = dataclasses.replace(self.recipe, schedule=schedule, prior=prior)
-
-    def _steer(self, steering: Steering, epoch: int, nll: float) -> dict[str, float]:
-        """At the end of a round adjust temperature and price for the next epoch."""
-        row = {"temperature": steering.temperature, "price": steering.price}
-        if steering.is_due(epoch):
-            ensemble, likelihood = self._open(self.state.average)
-            # The same draws in every round, so that only the ensemble differs.
-            key = jax.random.fold_in(self.key, 3)
-            if self.recipe.restriction is not None:
-                ensemble = self.recipe.restriction.restrict(ensemble, key)
-            losses = example_losses(ensemble, likelihood, *steering.held_data, key=key)
-            step, learned = int(self.state.step), self.state.learned
-            learned = steering.after(epoch, step, losses, nll, learned)
-            self.state = dataclasses.replace(self.state, learned=learned)
-            self._set_pressure()
-        return row | {"heldout_nll": steering.pressure.loss}
 
     def restrict(self, restriction: AbstractRestriction) -> None:
         """Continue with another restriction."""
@@ -143,15 +119,9 @@ class Loop:
         self.recipe = dataclasses.replace(self.recipe, restriction=restriction)
 
     def scores(self) -> list[float]:
-        """Scores for early stopping and for the best checkpoint; smaller is better.
-
-        Under the selective rule only epochs at the last temperature and price count.
-        """
+        """What early stopping and the best checkpoint go by; less is better."""
         scores = self.history.get("loss" if self.validation is None else "val_nll", [])
-        if self.steering is None:
-            return scores
-        cooling = self.steering.pressure.cooling
-        first = len(scores) if cooling is None else min(cooling, len(scores))
+        first = min(self.settling, len(scores))
         return [math.inf] * first + scores[first:]
 
     def epochs_since_best(self) -> int:
@@ -163,8 +133,8 @@ class Loop:
         return since
 
     def summary(self) -> dict[str, str]:
-        """The figures of the last epoch, as text."""
-        names = ("nll", "kl", "temperature", "heldout_nll", "val_nll", "val_accuracy")
+        """The last epoch in a few words."""
+        names = ("nll", "kl", "temperature", "val_nll", "val_accuracy")
         return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
 
     def current(self) -> tuple[Ensemble, Any]:

@@ -10,6 +10,32 @@ from .training import AbstractRestriction
 
 
 @dataclasses.dataclass(frozen=True)
+class Search:
+    """What the selective rule found before a run.
+
+    Attributes:
+        temperature: T of the run.
+        price: c, in nats a connection.
+        trials: mean held-out loss, in nats per example, by temperature and price.
+    """
+
+    temperature: float
+    price: float
+    trials: dict[tuple[float, float], float]
+
+    def kept(self) -> dict[str, Any]:
+        """As plain numbers and lists, for a file."""
+        trials = [[*pair, loss] for pair, loss in self.trials.items()]
+        return {**vars(self), "trials": trials}
+
+    @classmethod
+    def restored(cls, kept: dict[str, Any]) -> "Search":
+        """From what `kept` gave."""
+        trials = {(t, price): loss for t, price, loss in kept["trials"]}
+        return cls(kept["temperature"], kept["price"], trials)
+
+
+@dataclasses.dataclass(frozen=True)
 class FitResult:
     """What `fit` returns.
 
@@ -18,14 +44,16 @@ class FitResult:
         likelihood: the likelihood, with what it learned.
         history: sequences of equal length, one entry an epoch: `epoch`, `loss`, `nll`
             and `kl` (nats per example), `seconds`, and with validation data `val_nll`
-            and, for labels, `val_accuracy`.
+            and, for labels, `val_accuracy`; under the selective rule `temperature`.
         stopped: "finished", "early" (no improvement), "callback" or "interrupted".
+        search: what the selective rule found before; None under another rule.
     """
 
     ensemble: Ensemble
     likelihood: Any
     history: dict[str, list[Any]]
     stopped: str
+    search: Search | None = None
 
 
 @dataclasses.dataclass(frozen=True)

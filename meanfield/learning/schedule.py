@@ -1,4 +1,4 @@
-"""Settings that change from epoch to epoch without compilation, and random batches."""
+"""What a run is told anew without compiling anew, and the batches of an epoch."""
 
 from typing import Any
 
@@ -7,39 +7,44 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+# The temperature rises from this part of it, during that part of a run.
+RISE_FROM, RISING = 0.03, 0.4
+
 
 class Schedule(eqx.Module):
-    """Settings that the selective rule changes between epochs, without compilation.
+    r"""How temperature and steps change during a run of the selective rule.
+
+        T(t) = T · 0.03^(1 − min(t / 0.4 t_end, 1)),  step(t) ∝ ½ (1 + cos(π t / t_end))
+
+    Its numbers are arrays: trials at several temperatures and the run that follows are
+    one compiled program.
 
     Attributes:
-        temperature: weight of the KL term, instead of the recipe's.
-        cool_from: the step from which the optimizer's steps shrink along a cosine.
-        cool_steps: the number of steps after which they are 0.
-        averaging: weight of the newest parameters in their running average.
-        held: mask of the examples held out of the epoch; None for an iterable.
-        num_steps: number of steps in an epoch.
+        temperature: T.
+        steps: t_end.
+        held: which examples take no part; None for batches from outside.
+        num_steps: steps of an epoch.
+        cools: whether the optimizer's steps shrink; one of the user's own does not.
     """
 
     temperature: Float[Array, ""]
-    cool_from: Int[Array, ""]
-    cool_steps: Float[Array, ""]
-    averaging: Float[Array, ""]
+    steps: Float[Array, ""]
     held: Bool[Array, " examples"] | None = None
     num_steps: int = eqx.field(static=True, default=0)
+    cools: bool = eqx.field(static=True, default=True)
+
+    def temperature_at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+        """T(t)."""
+        risen = jnp.clip(step / (RISING * self.steps), 0, 1)
+        return self.temperature * RISE_FROM ** (1 - risen)
 
     def shrink(self, change: Any, step: Int[Array, ""]) -> Any:
-        """The optimizer's step, multiplied by the factor of the cosine."""
-        done = jnp.clip((step - self.cool_from) / self.cool_steps, 0, 1)
+        """The part of the optimizer's step that is taken."""
+        if not self.cools:
+            return change
+        done = jnp.clip(step / self.steps, 0, 1)
         factor = 0.5 * (1 + jnp.cos(jnp.pi * done))
         return jax.tree.map(lambda array: array * factor.astype(array.dtype), change)
-
-    def average(self, average: Any, learned: Any) -> Any:
-        """The running average, updated with the newest parameters."""
-        return jax.tree.map(
-            lambda old, new: old + (new - old) * self.averaging.astype(new.dtype),
-            average,
-            learned,
-        )
 
 
 def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
@@ -50,8 +55,12 @@ def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
 
 
 def free_batches(key: PRNGKeyArray, schedule: Schedule, batch_size: int) -> Array:
-    """Random batches for all steps of an epoch, of examples that are not held out."""
+    """As many random batches as an epoch has steps, of examples that are not held.
+
+    Where some are held, the first of the order come a second time.
+    """
     assert schedule.held is not None
     place = jax.random.uniform(key, schedule.held.shape) + schedule.held
     size = schedule.num_steps * batch_size
-    return jnp.argsort(place)[:size].reshape(schedule.num_steps, batch_size)
+    turn = jnp.arange(size) % (~schedule.held).sum()
+    return jnp.argsort(place)[turn].reshape(schedule.num_steps, batch_size)

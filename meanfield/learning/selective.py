@@ -1,13 +1,14 @@
-r"""The selective rule: the evidence bound with a strength that held-out loss adjusts.
+r"""The selective rule: the evidence bound at a temperature that it finds itself.
 
-    loss = mean NLL + T · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / num_data,   c = ln((1 − ρ)/ρ)
+    loss = mean NLL + T · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / n,     ln((1 − ρ)/ρ) = c
 
-with s of each layer learned by empirical Bayes. The temperature T sets how much
-evidence a parameter needs to be kept; the price c, in nats, is what each connection
-costs in addition. No single pair (T, c) suits both noisy tables and clean images, so
-both are adjusted by a held-out loss (see `steering`). The logits of π take ten times
-the step of slab means, so that π can change within a run, and all connections start as
-present with probability 0.95.
+with s of each layer learned by empirical Bayes. The temperature T decides how much the
+data must say for a number to be kept, the price c (nats) what a connection costs beside
+that. No T serves noisy tables and clean images: it is found on held-out examples (see
+`search`). T rises over the first two fifths of a run, so that connections leave one
+after the other and the rest adapts; the optimizer's steps shrink along a cosine. Spikes
+can travel: their logits take ten times the step of slab means, and all connections
+start as present with probability 0.95.
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
@@ -15,6 +16,7 @@ References:
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -28,7 +30,7 @@ from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.spikeslab import SpikeSlab
 
-from .optimizers import STEP_SIZE, scale_steps
+from .optimizers import STEP_SIZE, scale_steps, steady_adam
 from .parametrization import Unconstrained
 from .training import Weighted
 
@@ -36,11 +38,10 @@ from .training import Weighted
 FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 PARAMETRIZATION = Unconstrained(smallest_prob=1e-4)
 SPIKE_PROB = 0.05
-LARGEST_PRICE = 60.0
-# Held out are at least a quarter of the examples or 500, whichever is fewer, and never
-# more than 10,000.
+LARGEST_PRICE = 80.0
+# Held out at least: a quarter, or so many, and never more than the last.
 SMALL_SHARE, ENOUGH, LARGEST = 0.25, 500, 10_000
-EPOCHS, STEPS = 30, 6000
+EPOCHS, STEPS = 30, 4000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,13 @@ class Selective:
     r"""Settings of the selective rule, for `prior=` of `fit`.
 
     Args:
-        tolerance: the increase of the held-out loss, in nats per example, that is
-            accepted for a smaller network.
-        price: initial value of c, in nats per connection.
-        held_out: part of the examples that is held out for three quarters of the
-            epochs: at most 10,000, and of fewer than 3,333 examples a quarter or 500.
-            All are learned from in the last quarter.
+        tolerance: held-out loss, in nats per example, that may be given up for a
+            smaller network.
+        price: c, in nats a connection. None: ln W + ½ ln n, for W connections and n
+            examples.
+        held_out: part of the examples that is held out while the temperature is
+            sought: at most 10,000, and of fewer than 3,333 examples a quarter or 500.
+            The run that follows learns from all.
 
     Raises:
         ValueError: a setting out of its range.
@@ -65,7 +67,7 @@ class Selective:
     """
 
     tolerance: float | int = 0.001
-    price: float | int = 2.2
+    price: float | int | None = None
     held_out: float = 0.15
 
     def __post_init__(self):
@@ -75,7 +77,7 @@ class Selective:
             f"{self.tolerance}.",
         )
         require(
-            0 <= self.price <= LARGEST_PRICE,
+            self.price is None or 0 <= self.price <= LARGEST_PRICE,
             f"`price` must lie in [0, {LARGEST_PRICE:g}] nats; got {self.price}.",
         )
         require(
@@ -120,8 +122,12 @@ def selective_start(ensemble: Ensemble) -> Ensemble:
 
 def selective_optimizer(ensemble: Ensemble) -> optax.GradientTransformation:
     """Adam, with larger steps of spikes and of slab widths."""
-    if not ensemble.weights():
-        return optax.adam(STEP_SIZE)
+    return _faster_adam() if ensemble.weights() else steady_adam(STEP_SIZE)
+
+
+@functools.lru_cache
+def _faster_adam() -> optax.GradientTransformation:
+    """The same object each time, so that a second run finds its program compiled."""
     return optax.chain(
         optax.scale_by_adam(),
         scale_steps(FASTER),
@@ -130,7 +136,7 @@ def selective_optimizer(ensemble: Ensemble) -> optax.GradientTransformation:
 
 
 def selective_epochs(num_examples: int | None, batch_size: int) -> int:
-    """Default number of epochs: at least 30, and enough for 6,000 steps.
+    """Passes over the data that let a run of any size converge: at least 4,000 steps.
 
     Args:
         num_examples: number of examples; None where it is not known.

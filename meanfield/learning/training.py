@@ -55,14 +55,12 @@ class TrainState(eqx.Module):
         step: steps taken so far.
         healthy: False after a step whose loss or gradient was not finite; from then on
             `learned` and `step` stay constant.
-        average: average of `learned` over the last steps; None if it is not needed.
     """
 
     learned: PyTree
     optimizer_state: PyTree
     step: Int[Array, ""]
     healthy: Bool[Array, ""]
-    average: PyTree = None
 
 
 class AbstractRestriction(eqx.Module):
@@ -153,7 +151,7 @@ def losses(
 
 def _temperature(recipe: Recipe, step: Array) -> Any:
     if recipe.schedule is not None:
-        return recipe.schedule.temperature
+        return recipe.schedule.temperature_at(step)
     weight = recipe.temperature
     return weight(step) if callable(weight) else weight
 
@@ -209,11 +207,8 @@ def take_step(
     change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)
     learned = optax.apply_updates(state.learned, change)
     learned = project_all(recipe.parametrization, learned)
-    average = state.average
-    if recipe.schedule is not None:
-        average = recipe.schedule.average(average, learned)
     step = state.step + healthy
-    return TrainState(learned, optimizer_state, step, healthy, average), parts
+    return TrainState(learned, optimizer_state, step, healthy), parts
 
 
 def _steepness(slope: PyTree) -> Float[Array, ""]:
@@ -237,7 +232,7 @@ def run_epoch(
     recipe, x, y, key, epoch, batch_size = constants
     order_key, noise_key = jax.random.split(key)
     order_key = jax.random.fold_in(order_key, epoch)
-    if recipe.schedule is not None:
+    if recipe.schedule is not None and recipe.schedule.held is not None:
         batches = free_batches(order_key, recipe.schedule, batch_size)
     else:
         num_data = jax.tree.leaves(x)[0].shape[0]
@@ -272,7 +267,7 @@ def run_batch(
 
 
 def starting_state(
-    learned: PyTree, optimizer: optax.GradientTransformation, averaged: bool = False
+    learned: PyTree, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state before the first step, with every array in its own buffer.
 
@@ -280,6 +275,5 @@ def starting_state(
     may share one.
     """
     zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
-    average = learned if averaged else None
-    state = TrainState(learned, optimizer.init(learned), zero, healthy, average)
+    state = TrainState(learned, optimizer.init(learned), zero, healthy)
     return jax.tree.map(jnp.copy, state)
