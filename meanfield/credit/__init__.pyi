@@ -8,6 +8,10 @@ from .inclusion import (
     inclusion_gradients as inclusion_gradients,
     probabilistic_values as probabilistic_values,
 )
+from .input_selection import (
+    InputSelection as InputSelection,
+    select_inputs as select_inputs,
+)
 from .labelling import label_connections as label_connections
 from .labels import ConnectionLabels as ConnectionLabels, Label as Label
 from .perturbation import (

@@ -1,0 +1,125 @@
+"""Selection of inputs: its rate of false discoveries, its power, its limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.credit.input_selection import conditional_moments, step_up
+
+KEY = jax.random.key(0)
+INPUTS, TRUE, EXAMPLES = 30, 8, 300
+
+
+def linear(params, x):
+    return x @ params["w"]
+
+
+def fixed(w):
+    """An ensemble without uncertainty whose logit is w · x; one program for all."""
+    return mf.Ensemble.from_model(
+        (linear, {"w": jnp.asarray(w, jnp.float32)[:, None]}),
+        initial=lambda name, w, *_: mf.SpikeSlab(0 * w, w, 0 * w),
+        key=KEY,
+    )
+
+
+def planted(rng, correlation=0.6):
+    """Inputs of which neighbours are alike, labels of the first few alone."""
+    x = rng.normal(size=(EXAMPLES, INPUTS))
+    for j in range(1, INPUTS):
+        x[:, j] = correlation * x[:, j - 1] + np.sqrt(1 - correlation**2) * x[:, j]
+    order = rng.permutation(INPUTS)
+    true = np.isin(np.arange(INPUTS), order[:TRUE])
+    slope = true * rng.choice([-1.5, 1.5], INPUTS)
+    y = rng.random(EXAMPLES) < 1 / (1 + np.exp(-x @ slope))
+    return x.astype(np.float32), y[:, None].astype(int), true, slope
+
+
+def test_false_discoveries_keep_their_rate_and_power_is_above_chance():
+    """The network is wrong about every input that does not matter."""
+    rng = np.random.default_rng(0)
+    false, power, chance = [], [], []
+    for repetition in range(100):
+        x, y, true, slope = planted(rng)
+        ensemble = fixed(slope + 0.7 * rng.normal(size=INPUTS))
+        found = mf.credit.select_inputs(
+            ensemble,
+            (x, y),
+            fdr=0.1,
+            key=jax.random.key(repetition),
+            likelihood=mf.Bernoulli(),
+            num_samples=2,
+        )
+        count = found.selected.sum()
+        false.append((found.selected & ~true).sum() / max(count, 1))
+        power.append((found.selected & true).sum() / TRUE)
+        chance.append(count / INPUTS)
+    assert np.mean(false) <= 0.1 + 2 * np.std(false) / 10
+    assert np.mean(power) > np.mean(chance) + 5 * np.std(power) / 10
+    assert np.mean(power) > 0.5
+
+
+def test_an_input_that_only_resembles_one_that_matters_is_not_selected():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2000, 3))
+    x[:, 1] = 0.9 * x[:, 0] + np.sqrt(0.19) * x[:, 1]
+    y = (x[:, :1] + 0.5 * rng.normal(size=(2000, 1)) > 0).astype(int)
+    found = mf.credit.select_inputs(
+        fixed([2.0, 2.0, 0.0]), (x, y), key=KEY, likelihood=mf.Bernoulli()
+    )
+    assert found.selected.tolist() == [True, False, False]
+    # What the network does not read has no credit at all.
+    assert found.credits[2] == 0
+    assert found.p_values[2] == 1
+
+
+def test_the_conditional_distribution_is_that_of_a_regression():
+    rng = np.random.default_rng(2)
+    mix = rng.normal(size=(4, 4))
+    x = rng.normal(size=(20_000, 4)) @ mix + 3
+    predicted, left = conditional_moments(x)
+    for j in range(4):
+        others = np.column_stack([np.delete(x, j, 1), np.ones(len(x))])
+        fit = others @ np.linalg.lstsq(others, x[:, j], rcond=None)[0]
+        np.testing.assert_allclose(predicted[:, j], fit, atol=0.02 * x[:, j].std())
+        np.testing.assert_allclose(left[j], (x[:, j] - fit).std(), rtol=0.02)
+
+
+def test_a_constant_input_stays_as_it_is():
+    x = np.random.default_rng(3).normal(size=(50, 2))
+    x[:, 1] = 7
+    predicted, left = conditional_moments(x)
+    assert (predicted[:, 1] == 7).all()
+    assert left[1] == 0
+
+
+@pytest.mark.parametrize("fdr", [0.05, 0.2, 0.6])
+def test_the_step_up_rule_is_that_of_its_definition(fdr):
+    for seed in range(20):
+        p = np.random.default_rng(seed).random(9) ** 3
+        slow = np.zeros(9, bool)
+        for k in range(1, 10):
+            largest = np.sort(p)[k - 1]
+            if largest <= fdr * k / 9:
+                slow = p <= largest
+        assert (step_up(p, fdr) == slow).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fdr": 0.0}, "`fdr` must lie strictly between 0 and 1; got 0.0"),
+        ({"fdr": 1.0}, "`fdr` must lie strictly between 0 and 1"),
+        ({"num_samples": 0}, "`num_samples` must be at least 1"),
+        ({"data": (np.zeros((9, 2)), np.zeros((9, 1), int))}, "at least 20 examples"),
+        ({"data": (np.zeros((30, 2, 2)), np.zeros((30, 1)))}, "a table of inputs"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    rng = np.random.default_rng(4)
+    data = rng.normal(size=(30, 2)), rng.integers(0, 2, (30, 1))
+    settings = {"data": data, "key": KEY, "likelihood": mf.Bernoulli()} | change
+    with pytest.raises(ValueError, match=message):
+        mf.credit.select_inputs(fixed([1.0, 0.0]), **settings)
