@@ -158,9 +158,9 @@ def label(run: RunFolder, where: OpenSettings) -> None:
 def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> None:
     """Draw sub-networks, shrink them, and write them with a verified card.
 
-    Rules: draw, each connection by its probability; labels, important ones always and
-    absent ones never; median, those more likely there than not; coalition, the strong
-    coalitions that `meanfield coalitions` found.
+    Rules: labels, important connections always and absent ones never, the others by
+    their probability; draw, each by its probability; median, those more likely there
+    than not; coalition, the strong coalitions that `meanfield coalitions` found.
     """
     _check_format(settings.format)
     if settings.rule not in runs.sample.RULES:
@@ -170,6 +170,9 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
     stage("drawing, shrinking, writing and checking sub-networks")
     card = runs.sample.sample(opened, dataset, **vars(settings))
     typer.echo(runs.tables.card_table(card))
+    note = runs.tables.nothing_removed(card)
+    if note is not None:
+        typer.echo(note)
     _wrote(settings.out or run / runs.folder.SUBNETWORKS)
 
 

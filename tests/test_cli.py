@@ -50,6 +50,10 @@ def test_a_run_folder_holds_what_the_contract_says(digits):
     for fractions in metrics["labels"].values():
         assert set(fractions) == {"important", "absent", "variable"}
         assert abs(sum(fractions.values()) - 1) < 1e-9
+    rule = metrics["label_rule"]
+    assert rule["chosen"] == f"certified: {rule['verdict']}"
+    assert set(rule["without"]) == {"important", "absent", "variable"}
+    assert rule["num_examples"] == 180
     # Three pixels of the digits are always black.
     assert 3 / 64 <= metrics["never_learned"]["layers/0/weight"] < 1
     table = pd.read_csv(digits / "connections.csv")
@@ -72,6 +76,8 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
         assert "wrote" in out
     card = json.loads((tmp_path / "shipped" / "card.json").read_text())
     assert len(card["subnetworks"]) == 2
+    assert card["rule"] == "labels"
+    assert card["source"]["labels"].startswith("certified: ")
     for entry in card["subnetworks"]:
         file = tmp_path / "shipped" / entry["file"]
         assert file.stat().st_size == entry["bytes"]
@@ -201,6 +207,34 @@ def test_a_run_takes_the_place_of_another(digits, monkeypatch, capsys, tmp_path)
     assert "plot “history”" not in page
 
 
+def test_the_selective_rule_is_asked_for_by_a_word(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    words = ["train", "--out", out, "--rule", "selective", "--batch-size", 256, *QUICK]
+    code, text, err = run(monkeypatch, capsys, *words)
+    assert code == 0, err
+    assert "of the network of means" in text
+    assert json.loads((out / "config.json").read_text())["training"]["rule"] == (
+        "selective"
+    )
+    assert len(pd.read_csv(out / "history.csv").temperature) == 2
+    search = json.loads((out / "metrics.json").read_text())["search"]
+    assert search["temperature"] in [trial[0] for trial in search["trials"]]
+
+
+def test_what_cannot_shrink_says_so_and_names_the_setting():
+    card = {
+        "rule": "labels",
+        "labels": {"all": {"absent": 0.0}},
+        "source": {"labels": "certified: nothing can be removed within 0.01"},
+    }
+    note = runs.tables.nothing_removed(card)
+    assert "nothing can be removed within 0.01" in note
+    assert "--rule selective" in note
+    assert runs.tables.nothing_removed(card | {"rule": "draw"}) is None
+    some = {"labels": {"all": {"absent": 0.1}}}
+    assert runs.tables.nothing_removed(card | some) is None
+
+
 def test_two_processes_do_not_write_to_one_run(digits, monkeypatch, capsys):
     with runs.folder.locked(digits):
         code, _, err = run(monkeypatch, capsys, "label", digits)
@@ -238,6 +272,17 @@ def test_a_run_is_not_overwritten_unasked(digits, monkeypatch, capsys):
         (["train", "--learning-rate", "nan"], 1, "`learning_rate` must be a positive"),
         (["train", "--temperature", "-2"], 1, "`temperature` must be a finite number"),
         (["train", "--inclusion-prob", "2"], 1, "`inclusion_prob` must lie strictly"),
+        (["train", "--rule", "selectiv"], 1, "`rule` must be one of selective, publis"),
+        (
+            ["train", "--rule", "published", "--inclusion-prob", "0.1"],
+            1,
+            "`inclusion_prob` belongs to the rule evidence; got 0.1",
+        ),
+        (
+            ["train", "--rule", "selective", "--learning-rate", "0.1"],
+            1,
+            "`learning_rate` belongs to the rules published and evidence",
+        ),
         (["evaluate", "/nowhere"], 1, "is not a run folder"),
         (["train", "--resume", "/nowhere"], 1, "holds no run to resume"),
         (["sample", "/nowhere", "--format", "zip"], 2, "--format must be one of"),

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.credit.labelling import label_connections
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.keys import key_of_seed
@@ -17,7 +16,7 @@ from meanfield.neurons.sequence import play_layers
 
 from .documents import write_sealed
 from .folder import COALITIONS, Run
-from .label import EXAMPLES
+from .label import find_labels
 from .pictures import draw_coalitions
 from .schemas import COALITIONS as COALITIONS_CHECK
 from .settings import CoalitionSettings
@@ -43,9 +42,7 @@ def coalitions(
     half = min(GAME_EXAMPLES, len(x) // 2)
     first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
     key = key_of_seed(seed)
-    labels = label_connections(
-        run.ensemble, data=x[:EXAMPLES], key=jax.random.fold_in(key, 9)
-    )
+    labels = find_labels(run, dataset)
     played = play_layers(
         run.ensemble,
         first,

@@ -56,7 +56,7 @@ def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
         "format": FORMAT,
         "data": data,
         "model": model,
-        "training": settings.kept("training"),
+        "training": settings.kept("training") | {"rule": settings.learning_rule},
         "versions": versions(),
     }
 
@@ -120,6 +120,8 @@ def resumed(settings: TrainSettings) -> TrainSettings:
         if name in config[part]
     }
     kept["hidden"] = tuple(kept["hidden"])
+    before = TrainSettings(inclusion_prob=kept.get("inclusion_prob"))
+    kept.setdefault("rule", before.learning_rule)
     source, task = config["data"]["source"], config["data"]["task"]
     kept["task"] = task if Path(source).suffix else None
     refused = kept.keys() - {"data_dir"}

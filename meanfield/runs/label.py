@@ -1,4 +1,7 @@
-"""Label the connections of a run."""
+"""Label the connections of a run, with a certificate on its test data."""
+
+import math
+from typing import Any
 
 import jax
 
@@ -11,21 +14,36 @@ from meanfield.keys import key_of_seed
 from .folder import CONNECTIONS, Run
 from .pictures import draw_labels
 
-# Enough to see which inputs ever vary, without a long pass over a large data set.
+# Enough for a tight bound, without a long pass over a large data set.
 EXAMPLES = 10_000
+# One half of the examples chooses, the other certifies.
+LEAST = 4
+
+
+def find_labels(run: Run, dataset: Dataset) -> ConnectionLabels:
+    """The certified labels of a run, on examples that it has not learned from.
+
+    Fewer than four test examples certify nothing; there the posterior decides.
+    """
+    key = jax.random.fold_in(key_of_seed(run.config["training"]["seed"]), 3)
+    x, y = dataset.x_test[:EXAMPLES], dataset.y_test[:EXAMPLES]
+    if len(x) < LEAST:
+        return label_connections(
+            run.ensemble, data=dataset.x_train[:EXAMPLES], key=key, rule="posterior"
+        )
+    likelihood = run.standardization.likelihood(run.likelihood)
+    return label_connections(run.ensemble, data=(x, y), key=key, likelihood=likelihood)
 
 
 def label(run: Run, dataset: Dataset) -> ConnectionLabels:
     """Label every connection; writes ``connections.csv``, the metrics and the plots."""
-    key = jax.random.fold_in(key_of_seed(run.config["training"]["seed"]), 3)
-    x = dataset.x_train[:EXAMPLES]
-    labels = label_connections(run.ensemble, data=x, key=key)
+    labels = find_labels(run, dataset)
     write_connections(run.folder / CONNECTIONS, run.ensemble, labels)
     entropies = mean_entropy(run.ensemble)
     run.update_metrics(
         {
             "labels": labels.fractions,
-            "label_rule": {"tolerance": labels.tolerance, "chosen": labels.chosen},
+            "label_rule": {"chosen": labels.chosen, **_grounds(labels)},
             "labels_learned": labels.learned_fractions,
             "never_learned": labels.never_learned_fractions,
             "entropy": entropies,
@@ -34,3 +52,25 @@ def label(run: Run, dataset: Dataset) -> ConnectionLabels:
     run.seal_connections()
     draw_labels(run, labels, entropies)
     return labels
+
+
+def _grounds(labels: ConnectionLabels) -> dict[str, Any]:
+    """What the labels promise, as plain numbers; a bound that does not hold is null."""
+    certificate = labels.certificate
+    if certificate is None:
+        return {"tolerance": labels.tolerance}
+    bounds = {
+        "loss_bound": certificate.loss_bound,
+        "cost_bound": certificate.cost_bound,
+    }
+    return {
+        "verdict": certificate.verdict,
+        "payoff": certificate.payoff,
+        "full": certificate.full,
+        "empty": certificate.empty,
+        "without": dict(certificate.without),
+        "epsilon": certificate.epsilon,
+        "level": certificate.level,
+        "num_examples": certificate.num_examples,
+        **{n: None if math.isnan(bound) else bound for n, bound in bounds.items()},
+    }

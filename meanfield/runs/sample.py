@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from meanfield.checks import require
-from meanfield.credit.labelling import label_connections
 from meanfield.data import Dataset
 from meanfield.deploy.formats.archive import load_archive
 from meanfield.deploy.formats.formats import SUFFIXES, Exported
@@ -20,6 +19,7 @@ from meanfield.keys import key_of_seed
 from .architecture import structure_of
 from .coalitions import strong_masks
 from .folder import SUBNETWORKS, Run
+from .label import find_labels
 from .settings import ExportSettings, SampleSettings
 from .standardization import describe
 
@@ -42,9 +42,9 @@ def sample(
     """Draw sub-networks, shrink them, and write them with a card; see `deploy.ship`.
 
     The best one is chosen on part of the training data; the scores on the card are
-    measured on the test data.
+    measured on the test data, on which the labels are certified too.
     """
-    labels = label_connections(run.ensemble)
+    labels = find_labels(run, dataset)
     networks = sample_subnetworks(
         run.ensemble,
         num_networks,
@@ -72,6 +72,7 @@ def sample(
             "model": run.config["model"],
             "targets": describe(run.config),
             "rule": rule,
+            "labels": labels.chosen,
             "seed": seed,
         },
     )

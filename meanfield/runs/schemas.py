@@ -11,6 +11,7 @@ from typing import Any
 from meanfield.checks import require
 from meanfield.data.dataset import TASKS
 
+from .settings import RULES
 from .tasks import LIKELIHOODS
 
 Check = Callable[[Any, str], None]
@@ -160,6 +161,7 @@ CONFIG = record(
                 "epochs": optional(whole(1)),
                 "batch_size": optional(whole(1)),
                 "learning_rate": number(0),
+                "rule": text(*RULES),
                 "inclusion_prob": optional(share),
                 "slab_scale": number(0),
                 "temperature": number(0),
@@ -188,8 +190,23 @@ METRICS = record(
         "labels": fractions,
         "labels_learned": fractions,
         "never_learned": mapping(share),
-        "label_rule": record({}, {"tolerance": number(), "chosen": text()}),
+        "label_rule": record(
+            {},
+            {
+                "tolerance": number(),
+                "chosen": text(),
+                "verdict": text(),
+                "payoff": text(),
+                "without": mapping(share),
+                **dict.fromkeys(("full", "empty", "epsilon", "level"), share),
+                **dict.fromkeys(("loss_bound", "cost_bound"), optional(number())),
+                "num_examples": whole(),
+            },
+        ),
         "entropy": mapping(optional(number())),
+        "search": record(
+            {"temperature": number(0), "price": number(0), "trials": items(numbers)}
+        ),
         "versions": mapping(text()),
     },
 )

@@ -15,6 +15,8 @@ SEED = "of all random choices: the same seed, the same numbers"
 DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
 # Headings of the options of `train`; the first three are also parts of a configuration.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
+# How `train` learns: see its option.
+RULES = ("selective", "published", "evidence")
 # The part of a configuration that stores a setting, if any.
 KEPT = ("data", "model", "training")
 # How a table is read.
@@ -123,15 +125,23 @@ class TrainSettings:
     learning_rate: float = setting(
         2e-3, "of Adam; falls to 0 along a cosine", LEARNING, kept="training"
     )
-    inclusion_prob: float | None = setting(
+    rule: str | None = setting(
         None,
-        "of a spike-and-slab prior; left out: the published rule",
+        "selective finds what can go, on a part that it holds out; published has no"
+        " prior; evidence has the prior below (else published, or evidence where"
+        " --inclusion-prob is given)",
         PRIOR,
         kept="training",
     )
-    slab_scale: float = setting(0.1, "of the prior's slab", PRIOR, kept="training")
+    inclusion_prob: float | None = setting(
+        None, "of the prior of --rule evidence (else 0.1)", PRIOR, kept="training"
+    )
+    slab_scale: float = setting(0.1, "of that prior's slab", PRIOR, kept="training")
     temperature: float = setting(
-        1.0, "weight of the prior; 1 is the evidence bound", PRIOR, kept="training"
+        1.0,
+        "weight of the prior, 1 is the evidence bound; of --rule selective the highest",
+        PRIOR,
+        kept="training",
     )
     spikes: str = setting(
         "connection",
@@ -175,6 +185,12 @@ class TrainSettings:
     def folder(self) -> Path:
         """The run folder to write."""
         return self.out or Path("runs") / Path(self.data).stem
+
+    @property
+    def learning_rule(self) -> str:
+        """The rule that is meant where none is named."""
+        evidence = "evidence" if self.inclusion_prob is not None else "published"
+        return self.rule or evidence
 
     @property
     def progress(self) -> bool:
@@ -231,7 +247,7 @@ class SampleSettings:
     format: str = setting(
         "safetensors", "safetensors, npz, onnx, onnx-int8 or stablehlo"
     )
-    rule: str = setting("draw", "draw, labels, median or coalition")
+    rule: str = setting("labels", "labels, draw, median or coalition")
     out: Path | None = setting(None, "folder to make (else RUN/subnetworks)")
     together: bool = setting(
         False,

@@ -51,7 +51,37 @@ def run_table(metrics: Mapping[str, Any]) -> str:
         cells = "".join(f"{100 * part:>13.2f} %" for part in parts)
         cells += "" if never is None else f"{100 * never:>13.2f} %"
         lines.append(f"  {layer:<{wide}}{cells}")
-    return "\n".join(lines)
+    return "\n".join(lines + _promise(metrics.get("label_rule", {})))
+
+
+def _promise(rule: Mapping[str, Any]) -> list[str]:
+    """What certified labels promise, and what removing each kind costs."""
+    if "verdict" not in rule:
+        return []
+    costs = ", ".join(
+        f"the {kind} {after:.4f}" for kind, after in rule["without"].items()
+    )
+    said = textwrap.fill(
+        rule["verdict"], 76, initial_indent="  ", subsequent_indent="  "
+    )
+    return [
+        "",
+        said,
+        f"  {rule['payoff']} of the network of means {rule['full']:.4f}; without "
+        f"{costs}",
+    ]
+
+
+def nothing_removed(card: Mapping[str, Any]) -> str | None:
+    """What to set where the labels of a card let nothing go; None where they do."""
+    absent = card.get("labels", {}).get("all", {}).get("absent", 0.0)
+    if card["rule"] != "labels" or absent > 0:
+        return None
+    said = card.get("source", {}).get("labels", "no connection is absent")
+    return (
+        f"  nothing was removed: {said}. Train with --rule selective, which lets "
+        "connections go, or ship the likelier half by --rule median."
+    )
 
 
 def card_table(card: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ from .label import label
 from .pictures import draw_history
 from .replacement import NEXT, commit, finish
 from .score import score
-from .settings import READING, TrainSettings
+from .settings import READING, RULES, TrainSettings
 from .stages import LEARNING, stage
 from .standardization import Standardization
 from .tasks import build_likelihood, task_of
@@ -60,6 +60,8 @@ from .user_model import MODEL_FILE, load_function, parse
 CHECKPOINTS = "checkpoints"
 # Below so many examples: smaller batches and more epochs, unless told otherwise.
 SMALL = 10_000
+# Of the prior, where the rule evidence is asked for and no other is given.
+INCLUSION_PROB = 0.1
 
 
 def train(
@@ -203,7 +205,7 @@ def _learn(
     folder: Path,
     config: dict[str, Any],
     data: tuple[Any, Any],
-    prior: SpikeSlabPrior | None,
+    prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> tuple[Run, dict[str, Any]]:
     """Fit, and write the result, even if the loss was not finite."""
@@ -225,6 +227,8 @@ def _learn(
             "versions": versions(),
         }
     )
+    if result.search is not None:
+        run.update_metrics({"search": result.search.kept()})
     if failure is not None:
         raise failure
     return run, result.history
@@ -235,7 +239,7 @@ def _fit(
     folder: Path,
     architecture: dict[str, Any],
     data: tuple[Any, Any],
-    prior: SpikeSlabPrior | None,
+    prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> FitResult:
     """Build the ensemble that an architecture describes, and train it."""
@@ -248,6 +252,12 @@ def _fit(
         model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
     )
     epochs, batch_size = schedule(settings, len(data[0]))
+    optimizer = None
+    if prior == "selective":
+        epochs = settings.epochs
+    else:
+        steps = epochs * (len(data[0]) // batch_size)
+        optimizer = cosine_adam(settings.learning_rate, steps)
     return fit(
         ensemble,
         data,
@@ -255,9 +265,7 @@ def _fit(
         key=jax.random.fold_in(key, 1),
         epochs=epochs,
         batch_size=batch_size,
-        optimizer=cosine_adam(
-            settings.learning_rate, epochs * (len(data[0]) // batch_size)
-        ),
+        optimizer=optimizer,
         prior=prior,
         temperature=settings.temperature,
         checkpoint=Checkpoint(folder / CHECKPOINTS),
@@ -276,7 +284,7 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
     return epochs, min(settings.batch_size or (32 if small else 128), num_examples)
 
 
-def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
+def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
     """The prior of the settings; raises for numbers out of range.
 
     This is checked before any file is read or written.
@@ -300,8 +308,23 @@ def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | None:
                 "`precision` must be a floating-point type such as bfloat16; got "
                 f"{settings.precision!r}."
             ) from error
-    if settings.inclusion_prob is None:
-        return None
-    return SpikeSlabPrior(
-        inclusion_prob=settings.inclusion_prob, slab_scale=settings.slab_scale
+    rule = settings.learning_rule
+    require(rule in RULES, f"`rule` must be one of {', '.join(RULES)}; got {rule!r}.")
+    require(
+        rule == "evidence" or settings.inclusion_prob is None,
+        f"`inclusion_prob` belongs to the rule evidence; got {settings.inclusion_prob} "
+        f"with the rule {rule}. Leave one of them out.",
     )
+    require(
+        rule != "selective" or rate == TrainSettings.learning_rate,
+        f"`learning_rate` belongs to the rules published and evidence; got {rate} with "
+        "the rule selective, whose steps are its own. Leave it out.",
+    )
+    if rule == "selective":
+        return rule
+    if rule == "published":
+        return None
+    share = (
+        INCLUSION_PROB if settings.inclusion_prob is None else settings.inclusion_prob
+    )
+    return SpikeSlabPrior(inclusion_prob=share, slab_scale=settings.slab_scale)

@@ -1,6 +1,8 @@
 """How good a run is, how calibrated, and where its credit sits."""
 
 import html
+from collections.abc import Mapping
+from typing import Any
 
 from meanfield.runs.folder import Run
 
@@ -59,15 +61,7 @@ def _labels(run: Run) -> str:
         (name, *(f"{100 * parts[k]:.2f} %" for k in KINDS), short(entropy.get(name)))
         for name, parts in labels.items()
     ]
-    rule = metrics.get("label_rule", {})
-    note = (
-        '<p class="soft">Important: surely present, and its value known. Absent: '
-        "surely not there. Variable: neither; it differs from one sub-network to the "
-        f"next. Tolerance of the labels: "
-        f"{html.escape(short(rule.get('tolerance', 0)))} "
-        f"({html.escape(str(rule.get('chosen', 'exact')))}). A connection whose input "
-        "never varies on the data never learns; it counts as variable here.</p>"
-    )
+    note = _grounds(metrics.get("label_rule", {}))
     said = "; ".join(
         f"{name}: " + ", ".join(f"{100 * parts[k]:.1f} % {k}" for k in KINDS)
         for name, parts in labels.items()
@@ -101,6 +95,36 @@ def _labels(run: Run) -> str:
     return (
         table(head, rows, range(1, len(head))) + note + f'<div class="plots">{plots}'
         "</div>"
+    )
+
+
+def _grounds(rule: Mapping[str, Any]) -> str:
+    """What the labels mean: a promise, or what the posterior says."""
+    if "verdict" not in rule:
+        return (
+            '<p class="soft">Important: surely present, and its value known. Absent: '
+            "surely not there. Variable: neither; it differs from one sub-network to "
+            "the next. Tolerance of the labels: "
+            f"{html.escape(short(rule.get('tolerance', 0)))} "
+            f"({html.escape(str(rule.get('chosen', 'exact')))}). A connection whose "
+            "input never varies on the data never learns; it counts as variable "
+            "here.</p>"
+        )
+    rows = [
+        (f"without the {kind}", short(after)) for kind, after in rule["without"].items()
+    ]
+    rows = [("whole", short(rule["full"])), *rows, ("empty", short(rule["empty"]))]
+    bounds = (rule.get("loss_bound"), rule.get("cost_bound"))
+    loss, cost = ("–" if bound is None else short(bound) for bound in bounds)
+    return table(
+        ("the network of means", html.escape(rule["payoff"])), rows, numbers=(1,)
+    ) + (
+        '<p class="soft">Absent: all of them can be removed at once at a loss of at '
+        f"most {short(rule['epsilon'])} (bound: {loss}). Important: what the "
+        f"{html.escape(rule['payoff'])} rests on; it falls by at least {cost} without "
+        "them. Variable: the rest. Both promises hold at once with confidence "
+        f"{short(rule['level'])}, on {short(rule['num_examples'])} test examples that "
+        f"took no part in learning or choosing: {html.escape(rule['verdict'])}.</p>"
     )
 
 
