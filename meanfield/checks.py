@@ -1,7 +1,7 @@
-"""Checks of values at the public door.
+"""Checks of the values of arguments.
 
-A message names the argument in backticks, says what was needed, what came, and
-what to do. Traced values are let through: their contents are not known yet.
+A message names the argument in backticks and says what was needed, what was given, and
+what to do. Traced values are not checked, because their contents are not known.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 
 def is_concrete(*values: Any) -> bool:
-    """Whether every value is a real array whose numbers can be looked at."""
+    """Whether every value is an array with known numbers, and none is traced."""
     return not any(isinstance(value, Tracer) for value in values)
 
 

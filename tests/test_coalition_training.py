@@ -422,8 +422,8 @@ class Doubled(eqx.Module):
     ("settings", "message"),
     [
         ({"layers": ["layers/9"]}, r"got 'layers/9'. There are \['layers/0'"),
-        ({"layers": ["layers/2"]}, "'layers/2' gives the network's outputs"),
-        ({"layers": []}, "has no layer that can play"),
+        ({"layers": ["layers/2"]}, "'layers/2' computes the network's outputs"),
+        ({"layers": []}, "must have a layer with separate units"),
         ({"keep": 1.5}, "`keep` must be a part of a layer"),
         ({"keep": 9}, "`keep` must be a part .* got 9 for the 8 units"),
         ({"keep": 0.01}, "`keep` must be a part of a layer"),
@@ -455,7 +455,7 @@ def test_bad_settings_are_refused_with_the_way_out(settings, message):
 
 
 def test_bad_networks_and_data_are_refused():
-    with pytest.raises(ValueError, match="has no layer that can play"):
+    with pytest.raises(ValueError, match="must have a layer with separate units"):
         train(eqx.nn.Linear(3, 2, key=KEY))
     doubled = Doubled(eqx.nn.Linear(3, 4, key=KEY), eqx.nn.Linear(4, 2, key=KEY))
     with pytest.raises(ValueError, match="layer 'inner' cannot be silenced"):

@@ -127,7 +127,7 @@ GOOD = np.random.default_rng(5).normal(size=(60, 3))
     [
         ({}, "at least one layer; got none"),
         ({"a": GOOD[:, 0]}, r"'a' must have shape .* got shape \(60,\)"),
-        ({"a": GOOD[:0]}, "hold something"),
+        ({"a": GOOD[:0]}, "not be empty"),
         ({"a": np.where(GOOD[7, 1] == GOOD, np.nan, GOOD)}, r"'a'.*at \(7, 1\)"),
         ({"a": GOOD, "b": GOOD + np.inf}, "'b' must be finite"),
         ({"a": GOOD + 1j}, "'a' must be real numbers; got complex128"),

@@ -450,11 +450,11 @@ def test_a_squared_error_of_classes_is_refused(dense):
     ensemble, x, y = dense
     with pytest.raises(ValueError, match='"mse" needs real targets'):
         mf.NeuronGame(ensemble, "layers/0", (x, y), payoff="mse")
-    with pytest.raises(ValueError, match="`fixed` must not hold the layer that plays"):
+    with pytest.raises(ValueError, match="`fixed` must not have the layer of the game"):
         mf.NeuronGame(
             ensemble, "layers/0", (x, y), fixed={"layers/0": np.ones(6, bool)}
         )
-    with pytest.raises(ValueError, match="`fixed` has a mask of shape"):
+    with pytest.raises(ValueError, match="`fixed` must have a mask of"):
         mf.NeuronGame(
             ensemble, "layers/0", (x, y), fixed={"layers/1": np.ones(6, bool)}
         )

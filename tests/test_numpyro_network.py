@@ -215,12 +215,15 @@ def test_weights_of_a_generative_network_come_from_the_prior():
             ).get_trace(),
             "numpyro.handlers.seed",
         ),
-        (lambda: ensemble_from_params("net", NETWORK, {}), "`params` lacks"),
+        (
+            lambda: ensemble_from_params("net", NETWORK, {}),
+            "`params` must have the parameters",
+        ),
         (
             lambda: random_spike_slab_module(
                 "net", NETWORK, SpikeSlabPrior(inclusion_prob=0.1, slab_scale="learned")
             ),
-            "`prior` learns its numbers",
+            "`prior` must have fixed numbers",
         ),
         (lambda: random_spike_slab_module("net", NETWORK, {}), "'layers/0/weight'"),
         (

@@ -1,14 +1,15 @@
-r"""Labels with a promise: what may go at once, and what the payoff rests on.
+r"""Certified labels: connections that can be removed, and connections that matter.
 
-| label     | the set                                  | the promise                |
+| label     | the set                                  | guarantee on its removal   |
 |-----------|------------------------------------------|----------------------------|
-| absent    | the largest, in rising order of r, that  | the payoff falls by at     |
-|           | can be removed at once                   | most ε                     |
-| important | the smallest, in falling order of φ      | it falls by at least four  |
-|           | among the rest, that the payoff rests on | fifths of v(N) − v(∅)      |
+| absent    | the largest set, in increasing order of  | the payoff falls by at     |
+|           | r, that is certified                     | most ε                     |
+| important | the smallest set, in decreasing order of | the payoff falls by at     |
+|           | φ among the rest, that is certified      | least ⅘ of v(N) − v(∅)     |
 
-One half of the examples chooses the orders and where to look, the other half certifies.
-Each kind is tested at α/2, so that both promises hold at once with confidence 1 − α.
+One half of the examples chooses the orders and the sizes to test, the other half
+certifies. Each kind is tested at level α/2, so that both guarantees hold at once with
+confidence 1 − α.
 
 See `meanfield.credit.removal` for φ, r and the payoffs, `meanfield.credit.nested_sets`
 for the tests.
@@ -36,7 +37,7 @@ CHOOSERS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What the certified labels promise, and on what grounds.
+    """The guarantees of certified labels, with the measured payoffs.
 
     Attributes:
         payoff: name of the payoff, which lies in [0, 1].
@@ -44,15 +45,16 @@ class Certificate:
         empty: mean payoff without any connection.
         without: mean payoff without the absent, the important and the variable
             connections, by kind.
-        epsilon: ε, the fall of the payoff that is allowed.
-        loss_bound: the fall when the absent ones go is at most this, at `level`.
-        cost_bound: the fall when the important ones go is at least this, at `level`;
-            NaN where none were found.
-        level: 1 − α, the confidence that both hold at once.
-        num_examples: number of examples that certified.
-        chosen_on: rows of the data that chose the orders.
-        certified_on: rows that certified.
-        verdict: in words, what could be certified and what not, and why.
+        epsilon: ε, the largest decrease of the payoff that is allowed.
+        loss_bound: upper bound, at `level`, of the decrease if all absent connections
+            are removed.
+        cost_bound: lower bound, at `level`, of the decrease if all important
+            connections are removed; NaN if there are none.
+        level: 1 − α, the confidence that both bounds hold at once.
+        num_examples: number of certifying examples.
+        chosen_on: rows of the data by which the orders were chosen.
+        certified_on: rows of the certifying examples.
+        verdict: in words, what is certified and what is not, with reasons.
     """
 
     payoff: str
@@ -70,7 +72,7 @@ class Certificate:
 
     @property
     def costs(self) -> dict[str, float]:
-        """By how much the payoff falls when all of a kind are removed at once."""
+        """Decrease of the payoff if all connections of a kind are removed at once."""
         return {kind: self.full - after for kind, after in self.without.items()}
 
 
@@ -79,12 +81,13 @@ class CertifiedSets:
     """The two sets and their certificate.
 
     Attributes:
-        absent: by path name, what can be removed at once.
-        important: by path name, what the payoff rests on.
-        never_learned: by path name, whose gradient is zero on all choosing examples.
+        absent: masks by path name of the connections that can be removed at once.
+        important: masks by path name of the important connections.
+        never_learned: masks by path name of the connections whose gradient is zero on
+            all choosing examples.
         values: φ of every connection, in units of the payoff.
         rms: r of every connection, in nats.
-        certificate: the promise.
+        certificate: the guarantees.
     """
 
     absent: dict[str, Bool[np.ndarray, "..."]]
@@ -107,15 +110,15 @@ def certify(
     num_samples: int = 4,
     batch_size: int = 1024,
 ) -> CertifiedSets:
-    """Find what can go and what must stay, and certify both.
+    """Find the connections that can be removed and those that matter; certify both.
 
     Args:
         ensemble: a trained ensemble.
-        data: inputs and targets, not those that it learned from.
+        data: inputs and targets that were not used for training.
         likelihood: from outputs to a distribution.
         key: a `jax.random.key`, for the split of the data and the noise.
-        epsilon: ε in (0, 1). None: 0.005, or twice the least that so many examples can
-            certify where that is more.
+        epsilon: ε in (0, 1). None means 0.005, or twice the smallest ε that the number
+            of examples can certify, whichever is larger.
         alpha: α in (0, 1).
         payoff: "accuracy" (classes, default), "probability" or "closeness" (real
             targets, default); see `meanfield.credit.removal`.
@@ -123,8 +126,8 @@ def certify(
         batch_size: examples in memory at once.
 
     Returns:
-        `CertifiedSets`. Where the examples are too few, nothing can go, or all can,
-        the verdict says so.
+        `CertifiedSets`. The verdict says if there are too few examples, or if none or
+        all of the connections can be removed.
 
     Raises:
         ValueError: an argument out of its range, a payoff that is not bounded, or data

@@ -1,15 +1,15 @@
-r"""Stratified estimate: every coalition informs every player, size by size.
+r"""Stratified estimate: at every size, each coalition is used for all players.
 
 With μ⁺_{i,s} and μ⁻_{i,s} the mean payoff of the coalitions of s players with and
 without player i,
 
     φ_i = [v(N) − v(∅)]/n + (1/n) Σ_{s=1}^{n−1} (μ⁺_{i,s} − μ⁻_{i,s})
 
-and a difference of two means is a covariance within the size, of the payoff with
-a_i(S) = n/s for members and −n/(n − s) for the others. So whatever depends on the size
-alone drops out, the sum over players is exactly v(N) − v(∅), and a sample covariance
-per size is unbiased. Complementary coalitions are taken together: the payoff is the
-odd part g, and sizes s and n − s are one stratum.
+and the difference of the two means is a covariance within the size, between the payoff
+and a_i(S), which is n/s for members and −n/(n − s) for the others. So a part of the
+payoff that depends only on the size has no effect, the sum over players is exactly
+v(N) − v(∅), and the sample covariance per size is unbiased. Complementary coalitions
+are combined: the payoff is the odd part g, and sizes s and n − s are one stratum.
 
 The strata are those of SVARM (Kolpaczki et al. 2024, arXiv:2302.00736), which estimates
 the two means separately, so that a constant added to the game adds to its error.
@@ -22,11 +22,11 @@ from .evaluation import Evaluator
 from .index_values import Estimate
 from .intervals import gaussian_statistics, rounding_error, with_unseen
 
-PER_STRATUM = 3  # pairs: a variance of sample covariances needs that many
+PER_STRATUM = 3  # pairs per stratum, needed for a variance of sample covariances
 
 
 def minimum_budget(num_players: int) -> int:
-    """Evaluations that give every size its PER_STRATUM pairs, or all that it has."""
+    """Evaluations of PER_STRATUM pairs of every size, or of all pairs if fewer."""
     sizes = range(1, num_players // 2 + 1)
     pairs = (min(PER_STRATUM, num_pairs_of_size(num_players, s)) for s in sizes)
     return 2 + 2 * sum(pairs)
@@ -38,8 +38,8 @@ def stratified_estimate(
     """Values and intervals; also v(∅) and v(N)."""
     num_players = evaluate.num_players
     sizes = np.arange(1, num_players // 2 + 1)
-    # One coalition enters φ with weights of order 1/s and 1/(n − s): equal variances
-    # within sizes make shares proportional to 1/√(s(n − s)) best (Neyman).
+    # The weights of a coalition in φ are of order 1/s and 1/(n − s). With equal
+    # variances within sizes, shares ∝ 1/√(s(n − s)) are optimal (Neyman allocation).
     weights = 1 / np.sqrt(sizes * (num_players - sizes))
     empty, grand = evaluate.ends()
     design = draw_pairs(
@@ -60,11 +60,11 @@ def stratified_estimate(
         )
         payoff = odd[rows]
         if half:
-            # The two halves of a pair share one stratum, and g has mean 0 over it.
+            # Both coalitions of a pair are in one stratum, where g has mean 0.
             products = payoff[:, None] * contrast
             share = 1 / num_players
         else:
-            # Sample covariance, times (N − 1)/N: the population divides by N.
+            # Sample covariance times (N − 1)/N, as the population's divides by N.
             products = (payoff - payoff.mean())[:, None] * contrast
             products *= count / (count - 1) * (1 - 1 / population)
             share = 2 / num_players
@@ -75,8 +75,8 @@ def stratified_estimate(
             squares *= share**2 * left_out / (count * (count - 1))
             variance = squares.sum(axis=0)
             variances += variance
-            # Welch–Satterthwaite, ½ Var(variance): of Gaussian products (the mean was
-            # fitted too), or of the heavier tails that were seen.
+            # Welch–Satterthwaite, ½ Var(variance): for Gaussian products (with fitted
+            # mean), or for the observed tails if these are heavier.
             gaussian = variance**2 / max(count - 2, 1)
             seen = (np.square(squares).sum(axis=0) - variance**2 / count) / 2
             fourth += np.maximum(gaussian, seen)

@@ -1,9 +1,9 @@
-"""What makes the bits of a training run, so that no other run goes on from its state.
+"""Everything that determines the results of a run, to identify checkpoints of that run.
 
-The same fingerprint gives the same bits with the same versions, on equally many devices
-of the same kind (on a CPU: equally many cores), because sums in another order round
-otherwise. Programs are compared by the text that JAX prints of them, which holds their
-operations, shapes and numbers; between versions of JAX that text differs, and only the
+Runs with the same fingerprint give bitwise equal results with the same versions and the
+same number of devices of the same kind (on a CPU: of cores), because sums in another
+order are rounded differently. Programs are compared by the text that JAX prints, with
+operations, shapes and numbers. This text differs between versions of JAX; then only the
 rest is compared.
 """
 
@@ -24,9 +24,9 @@ from meanfield.ensemble.ensemble import Ensemble
 from .batches import iterate
 from .training import Recipe, TrainState
 
-# Places in memory, which differ from process to process.
+# Memory addresses, which differ from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|0x[0-9a-f]+")
-# What earlier versions did not write down, and what is text of one version of JAX.
+# Entries that earlier versions did not store, or that depend on the version of JAX.
 _LATER = ("batches_crc32", "fixed_crc32", "likelihood", "optimizer_crc32", "random")
 _TRACED = ("network", "optimizer")
 
@@ -41,16 +41,16 @@ def run_fingerprint(
     batch_size: int,
     patience: int | None,
 ) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with.
+    """Everything that must be equal to continue a run from a checkpoint.
 
     Args:
-        recipe: what no step changes.
+        recipe: everything that no step changes.
         state: the state before the first step.
-        key: of the run.
-        data: as `fit` was given it.
+        key: the key of the run.
+        data: the argument of `fit`.
         arrays: the same as arrays (x, y); None for an iterable.
-        batch_size: examples a step, for arrays.
-        patience: of early stopping, or None.
+        batch_size: examples per step, for arrays.
+        patience: patience of early stopping, or None.
     """
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     steady = not callable(recipe.temperature)
@@ -68,14 +68,14 @@ def run_fingerprint(
         "network": first and _program_of(_apply(ensemble), ensemble.params, first[0]),
         "likelihood": _ADDRESS.sub("", eqx.tree_pformat(likelihood)),
         "optimizer": _program_of(update, state.learned, kept, state.learned),
-        # A learning rate may be a number of the optimizer's state.
+        # A learning rate may be part of the optimizer's state.
         "optimizer_crc32": _crc32([n for n in jax.tree.leaves(kept) if n.ndim == 0]),
         "random": _random_settings(key if typed else None),
         "parametrization": eqx.tree_pformat(recipe.parametrization),
         "prior": eqx.tree_pformat(recipe.prior),
         "temperature": recipe.temperature if steady else "schedule",
         "early_stopping": patience is not None,
-        # None where nothing is asked for, as in runs from before there was a choice.
+        # None by default, as in runs of versions without this setting.
         "accumulate": recipe.accumulate if recipe.accumulate > 1 else None,
         "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
         "augmented": True if recipe.augment is not None else None,
@@ -84,7 +84,7 @@ def run_fingerprint(
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """In what a fingerprint that was found differs from the one of this run."""
+    """Descriptions of the differences between two fingerprints."""
     skipped = {"jax"} | {name for name in _LATER if name not in found}
     if found.get("jax") != wanted.get("jax"):
         skipped |= set(_TRACED)
@@ -106,7 +106,7 @@ def _crc32(tree: Any, start: int = 0) -> int:
 def _crc32_of_batches(data: Any) -> int | None:
     """Checksum of all batches of a list, or of the first batch of a loader.
 
-    None where that batch is another one each time: then there are no bits to go on to.
+    None if that batch differs each time, so that the run cannot be reproduced.
     """
     if isinstance(data, list | tuple):
         checksum = 0
@@ -118,7 +118,7 @@ def _crc32_of_batches(data: Any) -> int | None:
 
 
 def _batches(data: Any) -> Iterator[Any]:
-    """The batches of the first epoch; what produces them is closed again."""
+    """The batches of the first epoch; their generator is closed afterwards."""
     batches: Any = iterate(data, 0)
     with contextlib.closing(batches):
         yield from batches
@@ -130,7 +130,7 @@ def _apply(ensemble: Ensemble) -> Callable[[Any, Any], Any]:
 
 
 def _program_of(function: Callable[..., Any], *arguments: Any) -> str:
-    """Hash of the program that JAX makes of a function, whatever its numbers."""
+    """Hash of the program that JAX makes of a function, for any array values."""
     arrays, others = eqx.partition(arguments, eqx.is_array)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
 
@@ -144,7 +144,7 @@ def _program_of(function: Callable[..., Any], *arguments: Any) -> str:
 
 
 def _random_settings(key: Any) -> list[str]:
-    """The generator, and the settings of JAX on which numbers depend."""
+    """The random generator, and JAX settings on which random numbers depend."""
     names = (
         "jax_threefry_partitionable",
         "jax_enable_x64",

@@ -1,15 +1,15 @@
-r"""A network cut at the units of one layer, to be run for many coalitions.
+r"""A network split at the units of one layer, to be evaluated for many coalitions.
 
-Everything before the layer is computed once. Behind it a coalition S holds the units
-outside at their rest r_i (mean activation or zero), h_i(S) = r_i + 1[i ∈ S](h_i − r_i).
+Everything before the layer is computed once. In a coalition S the units outside are
+replaced by constants r_i (mean activation or zero), h_i(S) = r_i + 1[i ∈ S](h_i − r_i).
 
-Where all readers of the layer are dense, their pre-activation is a sum over units,
+If all readers of the layer are dense, their pre-activation is a sum over units,
 
     G(S) = G(∅) + Σ_{i∈S} (h_i − r_i) w_i,
 
-so the n + 1 coalitions that an order of the units passes through need one running sum
-instead of n + 1 products: `sweep`. Elsewhere (convolutions, loops, norms over the
-layer) the part behind the layer is run for every coalition, many at once.
+so the n + 1 coalitions along an order of the units need one running sum instead of
+n + 1 products: `sweep`. For other readers (convolutions, loops, norms over the layer)
+the part after the layer is evaluated for every coalition, many at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +28,9 @@ from meanfield.program.units import Units
 
 from .running_sums import running_sums, shares_of
 
-# Numbers in flight at once: what the caches of a core hold, what a GPU has to do.
+# Entries that are computed at once: limited by a core's caches, or enough for a GPU.
 ELEMENTS = {"cpu": 2**16}
-# A running sum is read and written at every step: the nearest cache should hold it.
+# A running sum is read and written at every step, so it should fit the nearest cache.
 SWEEP_ELEMENTS = {"cpu": 2**12}
 ELEMENTS_ELSEWHERE = 2**25
 MOST_AT_ONCE = 256
@@ -40,11 +40,11 @@ Key = tuple[str, int]
 
 
 class State(eqx.Module):
-    """What is known before any coalition plays.
+    """Everything that is computed before any coalition is evaluated.
 
     Args:
-        values: values that the part behind the layer reads, by place.
-        rests: what units outside are held at, by layer and number of the read.
+        values: values that the part after the layer reads, by place.
+        rests: the constants r_i of units outside, by layer and number of the read.
         masks: coalitions of other layers.
     """
 
@@ -58,12 +58,12 @@ class CutNetwork:
 
     Args:
         program: the network.
-        layer: the layer that plays.
-        units: the units of that layer and of the layers held fixed, by name.
+        layer: the layer whose units are the players.
+        units: the units of that layer and of the layers with fixed coalitions, by name.
         measure: payoff of every example.
         replacement: "mean" or "zero".
-        stale: whether units outside rest at the means of the whole network, rather
-            than at those of the network in which `fixed` coalitions hold already.
+        stale: whether the means r_i are those of the whole network, rather than those
+            of the network with the `fixed` coalitions.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class CutNetwork:
         self.scores = eqx.filter_jit(self._scores)
         self.sweep = eqx.filter_jit(self._sweep)
 
-    # The reference: rests, and all that lies before the layer.
+    # The reference: the constants r_i, and all values before the layer.
 
     def _prepare(self, params: Any, x: Any, masks: Masks) -> State:
         rests: dict[Key, Array] = {}
@@ -141,19 +141,19 @@ class CutNetwork:
         return run
 
     def _rest(self, values: Any, read: UnitRead) -> Array:
-        """What units are held at; `values` has a first axis more (time, or one)."""
+        """The constants r_i of units; `values` has an additional first axis (time)."""
         stacked = jnp.stack(values) if isinstance(values, list) else values
         axes = tuple(a for a in range(stacked.ndim) if a == 0 or a - 1 not in read.kept)
         low, high = stacked.min(axes, keepdims=True), stacked.max(axes, keepdims=True)
         if self.replacement == "zero":
             return jnp.zeros_like(low[0])
-        # A constant unit is its own mean, to the bit: its value is exactly 0.
+        # The mean of a constant unit is exactly its constant: its value is exactly 0.
         return jnp.where(low == high, low, stacked.mean(axes, keepdims=True))[0]
 
-    # Holding units.
+    # Replacing units by constants.
 
     def _holding(self, state: State, mask: Any) -> tuple[Callable, dict]:
-        """Changes and loops with the coalitions of `state`, and `mask` in the layer."""
+        """`change` and `loops` for the coalitions of `state`, and `mask` here."""
         masks = state.masks if mask is None else {**state.masks, self.layer: mask}
 
         def at(place: int, value: Any, loop: int | None) -> Any:
@@ -194,7 +194,7 @@ class CutNetwork:
     def _body(self, step: int) -> Program:
         return next(u.bodies[step] for u in self.units.values() if step in u.bodies)
 
-    # Playing.
+    # Evaluating coalitions.
 
     def _play(self, state: State, mask: Any, y: Any) -> Float[Array, " examples"]:
         change, loops = self._holding(state, mask)
@@ -212,7 +212,7 @@ class CutNetwork:
     def at_once(
         self, most: int = MOST_AT_ONCE, limits: Mapping[str, int] = ELEMENTS
     ) -> int:
-        """How many coalitions, or orders, to play in one go: a power of two."""
+        """How many coalitions, or orders, to evaluate at once: a power of two."""
         widest = max(
             (
                 int(np.prod(self.program.shapes[place]))
@@ -266,7 +266,7 @@ class CutNetwork:
                 jnp.broadcast_to(part.start, (count, *part.start.shape))
                 for part in parts
             ]
-            # Player n does not exist: the last coalition is paid like the others.
+            # Player n adds nothing; it makes the last coalition like all the others.
             last = jnp.full((count, 1), size)
             steps = jnp.concatenate([orders, last], 1).T
             return jax.lax.scan(join, start, steps)[1].T
@@ -277,7 +277,7 @@ class CutNetwork:
 
 
 def hold(value: Array, read: UnitRead, mask: Any, rest: Array) -> Array:
-    """Units outside the mask at their rest."""
+    """Replace units outside the mask by their constants."""
     shape = [1] * value.ndim
     shape[read.axis] = len(read.owner)
     inside = jnp.asarray(mask)[read.owner].reshape(shape)
@@ -285,6 +285,6 @@ def hold(value: Array, read: UnitRead, mask: Any, rest: Array) -> Array:
 
 
 def _needed(program: Program, numbers: Sequence[int], made: set[int]) -> set[int]:
-    """Places from before that some steps, or the results, read."""
+    """Earlier places that some steps, or the results, read."""
     read = {item for n in numbers for item in program.steps[n].inputs}
     return {p for p in {*read, *program.outputs} if isinstance(p, int)} - made

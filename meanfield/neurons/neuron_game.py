@@ -1,14 +1,14 @@
-r"""The neuron game: which neurons of a layer carry the decision.
+r"""The neuron game: how much each neuron of a layer contributes to the payoff.
 
 Players are the output units of a layer. In a coalition S the units outside are held at
-their mean activation, as in the network that would ship without them (the mean folds
-into the next bias); the payoff v(S) is what that network achieves on data, averaged
-over draws from the posterior.
+their mean activation, as in the exported network without them (where the mean is added
+to the next bias); v(S) is the payoff of that network on data, averaged over draws from
+the posterior.
 
 Source: Bouchaffra et al. 2024, arXiv:2410.12264 (neurons as players, energy-driven
 payoff); Ghorbani & Zou 2020, arXiv:2002.09815 (neuron Shapley). Mean replacement and
-the bounded payoff are this project's choice: with zeros in their place partial
-coalitions are over-confident, and the log-likelihood game is then a bad one.
+the bounded payoff are this project's choice: with zeros instead of means, partial
+coalitions are over-confident, which distorts above all the log-likelihood game.
 """
 
 import copy
@@ -35,8 +35,8 @@ from .cut_network import CutNetwork, State
 from .null_units import null_units
 
 REPLACEMENTS = ("mean", "zero")
-MOST_ORDERS = 32  # orders of one compiled call
-BLOCK = 256  # coalitions of one compiled call: any number of them is one program
+MOST_ORDERS = 32  # orders in one compiled call
+BLOCK = 256  # coalitions in one compiled call, so that any number uses one program
 
 
 class NeuronGame:
@@ -44,20 +44,19 @@ class NeuronGame:
 
         v(S) = ⟨ payoff of the network in which only S acts ⟩ over draws and examples
 
-    `shapley_values` knows two things that this value function offers beyond a call:
-    `sweep` plays all n + 1 coalitions of an order from one running pre-activation, and
-    `null_players` are worth 0 without being played.
+    `shapley_values` uses two methods of this value function: `sweep` evaluates all
+    n + 1 coalitions along an order from one running pre-activation, and `null_players`
+    finds players of value 0 without evaluations.
 
     Args:
         ensemble: a trained ensemble.
         layer: a parameter path without its last name, such as ``"layers/1"``. Players
             are the units of a dense layer, the channels of a convolution, the units of
-            a recurrent cell (whose weights drive the state of a `scan`) or, for the
-            path of a whole attention module, its heads.
-        data: arrays (x, y): the examples that the payoff averages over, and those that
-            the mean activations come from.
+            a recurrent cell (from whose weights the state of a `scan` is computed) or,
+            for the path of a whole attention module, its heads.
+        data: arrays (x, y), over which payoffs and mean activations are averaged.
         likelihood: as in `fit`.
-        payoff: "probability" of the right class or exp(log-likelihood) (default for
+        payoff: "probability" of the true class or exp(log-likelihood) (default for
             classes), "accuracy", "brier" (negative), "log_likelihood", "mse" (negative;
             default for real targets), or "free_energy",
             −⟨E(x, y) + T ln Σ_y' exp(−E(x, y')/T)⟩ with E = −logit: T times
@@ -65,22 +64,22 @@ class NeuronGame:
             `meanfield.credit.payoffs`.
         replacement: "mean" activation (default) or "zero" for units outside. The mean
             is that of the value which the next layer reads, over examples, and over
-            time and space where the next layer reads all of them with one weight.
+            time and space if the next layer has the same weight for all of them.
         temperature: T > 0 of the free energy.
-        num_samples: sub-networks to average over; 0 takes the network of posterior
-            means.
-        fixed: coalitions of other layers that hold already, by layer.
-        key: a `jax.random.key`; needed when `num_samples` is not 0.
+        num_samples: number of sub-networks to average over; 0 for the network of
+            posterior means.
+        fixed: fixed coalitions of other layers, by layer.
+        key: a `jax.random.key`; needed if `num_samples` is not 0.
         mesh: devices to spread the examples over, as in `fit`.
 
     Attributes:
         num_players: number of units.
-        num_samples: sub-networks that play.
+        num_samples: number of sub-networks.
         payoff: name of the payoff.
 
     Raises:
-        ValueError: an unknown layer (those there are get listed), a layer whose units
-            cannot be masked, an unknown payoff, or data that do not fit.
+        ValueError: an unknown layer, a layer whose units cannot be masked, an unknown
+            payoff, or data that do not fit.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -117,7 +116,7 @@ class NeuronGame:
         names = (layer, *(fixed or {}))
         require(
             len(set(names)) == len(names),
-            f"`fixed` must not hold the layer that plays; got {layer!r}.",
+            f"`fixed` must not have the layer of the game; got {layer!r}.",
         )
         self.layer, self.num_samples = layer, num_samples
         self._layout = Layout(mesh, None)
@@ -141,18 +140,18 @@ class NeuronGame:
         fixed: Mapping[str, Any] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> "NeuronGame":
-        """The same game of another network of the same form: nothing is compiled anew.
+        """The same game for another network of the same form, without new compilation.
 
         Args:
-            ensemble: the same network with other weights, as training leaves it; the
-                game's own if not given.
-            data: arrays (x, y) of the same shapes; the game's own if not given.
-            fixed: coalitions of the same layers; the game's own if not given.
-            key: a `jax.random.key`; needed when the game draws sub-networks.
+            ensemble: the same network with other weights, for example after training;
+                by default the game's own.
+            data: arrays (x, y) of the same shapes; by default the game's own.
+            fixed: coalitions of the same layers; by default the game's own.
+            key: a `jax.random.key`; needed if the game draws sub-networks.
 
         Raises:
-            ValueError: a network of another form, data of other shapes, coalitions of
-                other layers, or no `key`.
+            ValueError: the network has another form, the data have other shapes, the
+                coalitions are of other layers, or `key` is missing.
         """
         ensemble = self._ensemble if ensemble is None else ensemble
         x, y = self._x, self._y
@@ -171,7 +170,7 @@ class NeuronGame:
         fixed = self._fixed if fixed is None else fixed
         require(
             set(fixed) == set(self._fixed),
-            f"`fixed` must hold the layers {sorted(self._fixed)} as before; got "
+            f"`fixed` must have the same layers as before, {sorted(self._fixed)}; got "
             f"{sorted(fixed)}. Make a new game for others.",
         )
         game = copy.copy(self)
@@ -184,8 +183,8 @@ class NeuronGame:
         for name, mask in masks.items():
             require(
                 mask.shape == (units[name].size,),
-                f"`fixed` has a mask of shape {mask.shape} for {name!r}, a layer of "
-                f"{units[name].size} units.",
+                f"`fixed` must have a mask of {units[name].size} units for {name!r}; "
+                f"got shape {mask.shape}.",
             )
         require(
             self.num_samples == 0 or key is not None,
@@ -215,7 +214,7 @@ class NeuronGame:
         """Payoff of each coalition on each example, averaged over draws.
 
         Raises:
-            ValueError: coalitions of another number of players.
+            ValueError: `coalitions` has another number of players.
         """
         masks = np.asarray(coalitions, bool)
         require(
@@ -231,15 +230,15 @@ class NeuronGame:
     ) -> Float[np.ndarray, "orders sizes"]:
         """Payoffs of the first 0, 1, …, n players of every order.
 
-        One compiled call; where the next layer is dense, from a running sum of its
-        pre-activation, to which every player adds an outer product.
+        This is one compiled call. If the next layer is dense, it uses a running sum of
+        its pre-activation, to which every player adds an outer product.
 
         Args:
             orders: rows are orders of the players 0 … n − 1.
-            draw: the sub-network that plays; None averages over all.
+            draw: index of the sub-network to use; None averages over all.
 
         Raises:
-            ValueError: a row is no order of the players.
+            ValueError: a row is not an order of the players.
         """
         rows = np.asarray(orders)
         require(
@@ -254,16 +253,16 @@ class NeuronGame:
         return np.asarray(total) / len(states)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
-        """Units that change nothing, in every draw: their value is exactly 0.
+        """Null players in every draw: units whose value is exactly 0.
 
-        Either the activation is the same for every example (held at their mean they
-        are what they are), or every weight that reads them is zero.
+        Either their activation is the same for every example, and so equal to its mean,
+        or all weights that read them are zero.
         """
         found = [null_units(self._network, state) for state in self._states]
         return np.logical_and.reduce(found)
 
     def _scores(self, state: State, masks: np.ndarray) -> np.ndarray:
-        # One size of block, so that any number of coalitions is one program.
+        # Blocks of one size, so that any number of coalitions uses one program.
         size = min(BLOCK, 1 << (max(len(masks), 1) - 1).bit_length())
         blocks = []
         for start in range(0, len(masks), size):
@@ -283,7 +282,7 @@ class NeuronGame:
             part = orders[start : start + size]
             block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
             blocks.append(come_home(self._network.sweep(state, block, self._y)))
-        # All are under way before the first is waited for.
+        # All calls are dispatched before waiting for the first result.
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(orders)]
 

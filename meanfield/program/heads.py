@@ -1,10 +1,10 @@
-"""The heads of an attention: what each of them hands to the output projection.
+"""The heads of an attention module: the value that the output projection reads.
 
-Attention weights the values of other positions by numbers that come from the data, for
-every head alone: a product of two operands that both depend on the data, in which the
-heads are an axis that is neither summed nor mixed. The output projection is the first
-product with fixed weights of the same module that then sums over this axis. There a
-game holds a head at a constant, as in the network that ships without it.
+Attention weights the values at other positions by numbers that depend on the data,
+separately for every head: a product of two operands that both depend on the data, in
+which the heads are an axis that is neither summed nor mixed. The output projection is
+the first product with fixed weights of the same module that sums over this axis. There
+a game replaces a head by a constant, as in the exported network without the head.
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ from .tracking import Tracked
 def find_heads(
     program: Program, places: Iterable[int]
 ) -> tuple[Tracked, Tracked, tuple[UnitRead, ...]] | None:
-    """Where the heads of a module are made and read; None where there are none.
+    """Where the heads of a module are computed and read; None if there are none.
 
     Args:
         program: the network.
         places: the module's weights.
 
     Returns:
-        The value that the heads make with its axis that counts them, the same of the
-        two operands that it is made of, and its reads.
+        The value that the heads compute with the axis that counts them, the same for
+        the two operands from which it is computed, and its reads.
     """
     weights = _moved(program, set(places))
     for number, step in enumerate(program.steps):
@@ -51,13 +51,13 @@ def find_heads(
 
 
 def _projected(program: Program, read: UnitRead, weights: set[int]) -> bool:
-    """Whether products with the module's own weights alone read a value."""
+    """Whether a value is read only by products with the module's own weights."""
     others = (program.steps[n].inputs[1 - side] for n, side in read.products)
     return not read.others and all(other in weights for other in others)
 
 
 def _moved(program: Program, places: set[int]) -> set[int]:
-    """The places and what is made of them alone, without products."""
+    """The places, and those computed only from them without products."""
     found = set(places)
     for step in program.steps:
         inputs = {item for item in step.inputs if isinstance(item, int)}

@@ -22,25 +22,25 @@ def predict_file(
     level: float = PredictSettings.level,
     seed: int = PredictSettings.seed,
 ) -> tuple[Path, pd.DataFrame, list[str]]:
-    """Read new rows, and write what the run predicts for them, in their order.
+    """Read new rows, and write the predictions of a run for them, in their order.
 
     Args:
         run: the run.
         path: a table like the one it was trained on, its columns in any order, with or
             without targets; or an `.npz` with `x`.
         out: file to write.
-        overwrite: whether it may replace a file.
-        num_samples: networks to average over.
-        level: share of the probability inside an interval.
-        seed: of the networks.
+        overwrite: whether an existing file may be replaced.
+        num_samples: number of sub-networks to average over.
+        level: probability of the intervals.
+        seed: seed of the sub-networks.
 
     Returns:
         The file, its contents, and the columns that were not used.
 
     Raises:
         FileExistsError: `out` exists.
-        FileNotFoundError: `path` does not.
-        ValueError: the rows do not fit; everything that is wrong is said at once.
+        FileNotFoundError: `path` does not exist.
+        ValueError: the rows do not fit; one message lists all problems.
     """
     out = out or Path("predictions.csv")
     require(

@@ -1,7 +1,8 @@
-"""What the JSON files of a run may hold: types, keys, ranges, sizes.
+"""Schemas of the JSON files of a run: types, keys, ranges, sizes.
 
-A check takes a value and the name of its place, and raises a `ValueError` that says
-what was needed there and what came. Checks are put together like the files they check.
+A check is a function of a value and the name of its place in the file. It raises a
+`ValueError` that says what was needed and what was given. Checks are nested like the
+files.
 """
 
 import math
@@ -102,7 +103,7 @@ def mapping(check: Check) -> Check:
 
 
 def record(needed: Mapping[str, Check], others: Mapping[str, Check] = {}) -> Check:  # noqa: B006  (not changed)
-    """Names that must be there and names that may; further names are let through."""
+    """Required names and optional names with checks; other names are not checked."""
 
     def check_all(value: Any, place: str) -> None:
         require(
@@ -223,7 +224,7 @@ layer = record(
 
 
 def coalition(value: Any, place: str) -> None:
-    """What was found of one layer's neurons; its parts must agree in length."""
+    """The results for one layer's neurons, whose parts must have equal lengths."""
     layer(value, place)
     neurons = len(value["mask"])
     require(

@@ -1,4 +1,4 @@
-"""The tables that a person sees after each command."""
+"""The tables that are printed after each command."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -210,7 +210,7 @@ def credit_table(found: Mapping[str, Any]) -> str:
 
 
 def analysis_table(found: Mapping[str, Any]) -> str:
-    """One table for each instrument, in words and numbers."""
+    """One table for each of the three analyses."""
     lines = ["  microstructure: is ln|w| normal?", ""]
     wide = _column(found["microstructure"], 34)
     lines.append(f"  {'tensor':<{wide}}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")

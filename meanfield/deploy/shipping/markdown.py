@@ -1,4 +1,4 @@
-"""The model card for people, as Markdown."""
+"""The model card as Markdown."""
 
 import html
 import re
@@ -9,7 +9,7 @@ from .card import LABELS
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:
-    """The card for people."""
+    """The model card as Markdown text."""
     entries = card["subnetworks"]
     lines = [
         "# Model card",
@@ -54,7 +54,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
 
 
 def shown_score(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and numbers of the score that an entry leads with, or two empty texts."""
+    """Name and value of an entry's main score, or two empty texts."""
     if "accuracy" in entry:
         return "accuracy", f"{entry['accuracy']:.4f}"
     if "rmse" not in entry:
@@ -123,7 +123,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: Any) -> str:
-    """A text that Markdown shows as it is: on one line, without HTML or markup."""
+    """A text that Markdown displays unchanged: on one line, without HTML or markup."""
     one_line = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))
     escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line)
     return html.escape(escaped, quote=False)

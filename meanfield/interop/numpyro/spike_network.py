@@ -4,9 +4,9 @@ r"""A network with spike-and-slab weights inside a NumPyro model, as one stateme
     net = mf.numpyro.spike_slab_module("net", network, prior=prior)
     y = net(x)
 
-`spike_slab_module` keeps π, m, Ξ as parameters of the model and propagates them: every
-unit and example has noise of its own (local reparameterization), and the KL is a factor
-of the model. It is for SVI, and as fast as training by `fit`.
+In `spike_slab_module` π, m, Ξ are parameters of the model: every unit and example has
+independent noise (local reparameterization), and the KL is a factor of the model. It is
+for SVI, and as fast as training by `fit`.
 
 `random_spike_slab_module` makes every weight tensor a latent site. It is for guides of
 sites (`AutoSpikeSlab`) and for Markov chains on small networks.
@@ -36,7 +36,7 @@ _PARTS = ("spike_prob", "slab_mean", "slab_scale")
 
 
 def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
-    r"""Put a network whose weights are spike and slab into a NumPyro model.
+    r"""Put a network with spike-and-slab weights into a NumPyro model.
 
     Registers π, m and √Ξ of every random weight (``<name>/<path>/spike_prob``, …) and
     every learned point value (``<name>/<path>``) by `numpyro.param`, and with a prior
@@ -46,16 +46,16 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
 
     Args:
         name: prefix of the parameters.
-        network: an `Ensemble`, or what `Ensemble.from_model` takes. A Flax or Equinox
-            model's own weights become the first slab means.
+        network: an `Ensemble`, or an argument of `Ensemble.from_model`. The weights of
+            a Flax or Equinox model are the initial slab means.
         prior: a `SpikeSlabPrior`, a mapping from names to priors, or None for no KL.
 
     Returns:
-        A function of a batch, drawing fresh noise at every call. It needs a handler
-        that seeds, as SVI and `Predictive` have.
+        A function of a batch that draws new noise at every call. It needs a seed
+        handler, which SVI and `Predictive` provide.
 
     Raises:
-        ValueError: a name that is taken, or a network that cannot become an ensemble.
+        ValueError: the name is already used, or the network is not supported.
 
     Raises:
         ValueError: a prior is given inside a plate, or the objective weighs draws by
@@ -100,8 +100,8 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         key = numpyro.prng_key()
         if key is None:
             raise ValueError(
-                f"The network {name!r} draws noise; run the model under "
-                "numpyro.handlers.seed."
+                f"The network {name!r} draws noise and needs a key; run the model "
+                "under numpyro.handlers.seed."
             )
         return ensemble(x, key=key)
 
@@ -109,7 +109,7 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
 
 
 class _Plates(Messenger):
-    """Notes the plates around the parameters that are registered inside."""
+    """Records the plates around the parameters that are registered inside."""
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ def ensemble_from_params(
     Args:
         name: the name given to the statement.
         network: the network given to the statement.
-        params: what `svi.get_params(state)` or `svi.run(...).params` gives.
+        params: the result of `svi.get_params(state)` or `svi.run(...).params`.
 
     Returns:
         An `Ensemble` with the learned π, m, Ξ and point values.
@@ -150,7 +150,8 @@ def ensemble_from_params(
     missing = sorted(set(_starts(name, ensemble)) - set(params))
     require(
         not missing,
-        f"`params` lacks {missing}; give the name and the network of the statement.",
+        f"`params` must have the parameters of the network; got none for {missing}. "
+        "Pass the name and the network that the model uses.",
     )
 
     def value(path: str, leaf: Any) -> Any:
@@ -171,18 +172,18 @@ def random_spike_slab_module(
 
     Args:
         name: prefix of the sites, ``<name>/<path>``.
-        network: an `Ensemble`, or what `Ensemble.from_model` takes; only its shapes
+        network: an `Ensemble`, or an argument of `Ensemble.from_model`; only its shapes
             and its frozen values are used.
-        prior: a `SpikeSlabPrior` with fixed numbers; or a mapping from path names to
-            distributions, such as `as_prior(ensemble.weights())` gives them (normal
-            ones for NUTS).
+        prior: a `SpikeSlabPrior` with fixed hyperparameters; or a mapping from path
+            names to distributions, such as `as_prior(ensemble.weights())` (normal ones
+            for NUTS).
         point_scale: standard deviation of the normal prior of biases and norm scales.
 
     Returns:
         A function of a batch, `x -> outputs`, the same network at every call.
 
     Raises:
-        ValueError: a prior that learns its numbers, or lacks a weight.
+        ValueError: the prior has learned hyperparameters, or lacks a weight.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro, meanfield as mf
@@ -215,7 +216,7 @@ def random_spike_slab_module(
 def _as_ensemble(network: Any) -> Ensemble:
     if isinstance(network, Ensemble):
         return network
-    # The model may be traced; the network's first values are constants all the same.
+    # Even if the model is traced, the network's initial values are constants.
     with jax.ensure_compile_time_eval():
         return Ensemble.from_model(network)
 
@@ -225,10 +226,10 @@ def _learned(ensemble: Ensemble, path: str, leaf: Any) -> bool:
 
 
 def _starts(name: str, ensemble: Ensemble) -> dict[str, tuple[Any, Any]]:
-    """First value and constraint of every parameter.
+    """Initial value and constraint of every parameter.
 
     Probabilities of exactly 0 or 1 and a width of exactly 0 have no unconstrained
-    counterpart: they start a little inside.
+    value, so they are initialised slightly inside.
     """
     starts: dict[str, tuple[Any, Any]] = {}
 
@@ -252,9 +253,9 @@ def _site_law(prior: Any, path: str, weight: SpikeSlab) -> dist.Distribution:
     if isinstance(prior, SpikeSlabPrior):
         require(
             prior.is_fixed,
-            "`prior` learns its numbers from a posterior, which a generative model "
-            "does not have; give numbers, or a mapping to distributions that depend "
-            "on hyper-parameters of your own.",
+            "`prior` must have fixed numbers, because a generative model has no "
+            "posterior to learn them from. Give numbers, or a mapping to distributions "
+            "that depend on your own hyper-parameters.",
         )
         layer = prior.for_layer(path, weight)
         distribution = SpikeAndSlab(1 - layer.inclusion_prob, 0.0, layer.slab_scale)
@@ -266,8 +267,8 @@ def _site_law(prior: Any, path: str, weight: SpikeSlab) -> dist.Distribution:
     distribution = prior[path]
     require(
         distribution.shape() == weight.shape,
-        f"`prior[{path!r}]` has shape {distribution.shape()}, but the weight has "
-        f"{weight.shape}.",
+        f"`prior[{path!r}]` must have the shape of the weight, {weight.shape}; got "
+        f"{distribution.shape()}.",
     )
     return (
         distribution

@@ -1,4 +1,4 @@
-"""Which layers of a network can play: dense or convolutional, feeding another layer."""
+"""Layers that can have coalitions: dense or convolutional, feeding another layer."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ class Layers:
 
     @property
     def sources(self) -> dict[str, Mapping[str, UnitSource]]:
-        """By layer the parameters that feed its units."""
+        """By layer, the parameters that feed its units."""
         return {name: units.sources for name, units in self.units.items()}
 
 
 def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Layers:
-    """The named layers, or all that can play.
+    """The named layers, or all that can have coalitions.
 
     Args:
         ensemble: a network.
@@ -38,8 +38,8 @@ def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Laye
         names: parameter paths without their last name.
 
     Raises:
-        ValueError: a layer that does not exist or cannot be cut, one that gives the
-            network's outputs, or no layer at all.
+        ValueError: a layer does not exist, has no separate units, or computes the
+            network's outputs; or there is no such layer.
     """
     points = ensemble.mean_params()
     program = trace(ensemble.apply_fn, points, x)
@@ -47,19 +47,19 @@ def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Laye
     units = {name: find_units(program, name) for name in chosen}
     require(
         bool(units),
-        "`model` has no layer that can play: none whose units can be told apart and "
-        "feed another layer. A network with a hidden dense or convolutional layer has.",
+        "`model` must have a layer with separate units that feed another layer; got "
+        "none. Use a network with a hidden dense or convolutional layer.",
     )
     for name, own in units.items():
         require(
             own.place is not None,
-            f"`layers` entry {name!r} is recurrent: its units live in a loop, where "
-            "training cannot hold them. Name dense or convolutional layers.",
+            f"`layers` entry {name!r} is recurrent: its units are inside a loop, where "
+            "training cannot restrict them. Name dense or convolutional layers.",
         )
         require(
             _feeds_weights(program, own),
-            f"`layers` entry {name!r} gives the network's outputs, which no coalition "
-            "can leave out. Name hidden layers.",
+            f"`layers` entry {name!r} computes the network's outputs, which cannot be "
+            "left out. Name hidden layers.",
         )
         require(
             own.size >= 2,
@@ -71,7 +71,7 @@ def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Laye
 
 
 def _all_layers(program: Program) -> list[str]:
-    """Those that can play. Others (look-ups, layers in loops, the last) are left."""
+    """Layers that can have coalitions; not look-ups, layers in loops, or the last."""
     found = {name: units_or_none(program, name) for name in layer_names(program)}
     return [
         name

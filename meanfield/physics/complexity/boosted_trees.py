@@ -1,11 +1,11 @@
-r"""Gradient-boosted trees on binary predictors, by products of matrices.
+r"""Gradient-boosted trees on binary predictors, by matrix products.
 
     F ← F + η · tree(x),    leaf value = Σ (y − p)/Σ p (1 − p),    p = 1/(1 + e^{−F})
 
-A tree asks one predictor at every node of a level. With binary predictors the sums of
-gradients and curvatures on one side of all candidate splits are one product, predictors
-by (nodes of the level), so that a whole fit is one compiled program, for all folds at
-once. The split of a node is the one that gains most,
+Every node of a tree splits on one predictor. With binary predictors, the sums of
+gradients and curvatures on one side of all candidate splits are one matrix product,
+predictors × nodes of the level, so a whole fit for all folds is one compiled program.
+The split of a node is the one with the largest gain
 
     G₁²/H₁ + G₀²/H₀ − G²/H       G = Σ (y − p),  H = Σ p (1 − p)  of the examples there
 
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 NUM_TREES = 30
 RATE = 0.2
 DEPTH = 4
-# Least curvature Σ p (1 − p) on a side of a split.
+# Smallest curvature Σ p (1 − p) allowed on a side of a split.
 MIN_CURVATURE = 1.0
 
 
@@ -39,14 +39,14 @@ def boosted_trees(
     """Probability that the target is on, for every example and fold.
 
     Args:
-        predictors: binary predictors, one a row, which may differ from fold to fold.
-        target: what is predicted.
-        learned: the examples that a fold's trees learn from.
-        num_trees: trees of every fold.
-        depth: questions from the root of a tree to a leaf.
+        predictors: binary predictors, one per row, which may differ between folds.
+        target: the target to predict.
+        learned: mask of the training examples of each fold.
+        num_trees: number of trees in every fold.
+        depth: number of splits from the root of a tree to a leaf.
 
     Returns:
-        Probabilities of all examples, learned from or not.
+        Probabilities for all examples, including those not trained on.
 
     Example:
         >>> import jax
@@ -84,7 +84,7 @@ def _answers(
     node: Int[Array, " examples"],
     num_nodes: int,
 ) -> Int[Array, " examples"]:
-    """Which side of its node's best split every example lies on; 0 without a split."""
+    """The side of its node's best split for every example; 0 without a split."""
     at = jax.nn.one_hot(node, num_nodes)
     parts = jnp.concatenate([gradient[:, None] * at, curvature[:, None] * at], axis=1)
     on, both = x @ parts, parts.sum(0)

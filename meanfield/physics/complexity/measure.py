@@ -1,8 +1,8 @@
 r"""Entropic complexity of the layers of a network, and the dimension of its features.
 
-A unit with pre-activation a(x) is a switch, z = 1[a > 0]. A unit that is always on or
-always off computes something affine on the data; one that switches half of the time is
-as nonlinear as it can be. In bits, over a data set:
+A unit with pre-activation a(x) has the binary state z = 1[a > 0]. A unit that is always
+on or always off is an affine function on the data; a unit that is on for half of the
+examples is as nonlinear as possible. In bits, over a data set:
 
     c_i = H(z_i)            unit         0 ≤ c_i ≤ 1
     Σ c_i                   layer, marginal: an upper bound
@@ -10,10 +10,10 @@ as nonlinear as it can be. In bits, over a data set:
     TC = Σ c_i − C          total correlation, ≥ 0
 
 The effective dimension is that of the layer's features (after the nonlinearity). Both
-belong to a network *and* the data they are measured on.
+depend on the network *and* on the data.
 
-The idea is that of Janik & Witaszczyk; their exact definitions were not at hand. These
-definitions, the estimators and the verdicts are this project's own.
+The idea is that of Janik & Witaszczyk; whether their definitions are the same was not
+checked. These definitions, the estimators and the verdicts are this project's own.
 
 References:
     Janik & Witaszczyk 2020, Complexity for deep neural networks and other
@@ -39,7 +39,7 @@ Nonlinearity = Callable[[np.ndarray], Any]
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    """max(x, 0), the nonlinearity assumed unless another is given."""
+    """max(x, 0), the default nonlinearity."""
     return np.maximum(x, 0)
 
 
@@ -60,13 +60,13 @@ def measure_complexity(
     Args:
         activations: layer name -> pre-activations a, (examples, units) or (examples,
             channels, positions …), in forward order; see `layer_activations`. For a
-            convolution the unit is the channel, and each example contributes one
-            position drawn at random: an independent sample of channel and position.
-        key: a `jax.random.key`: positions, order of units, folds, nulls.
-        data: what the examples are called; the result carries it.
+            convolution a unit is a channel, and each example contributes one random
+            position, so that samples are independent.
+        key: a `jax.random.key` for positions, order of units, folds and nulls.
+        data: name of the data, for the result.
         activation: φ of every layer but the last (whose outputs are the features).
-        threshold: a unit is on where a > threshold. 0 is the kink of ReLU; for a
-            smooth φ it is a convention.
+        threshold: a unit is on if a > threshold. 0 is the kink of ReLU; for a smooth φ
+            it is a convention.
         joint: whether to estimate joint entropies too (the expensive part).
         num_terms: terms of the chain rule to fit in a wide layer.
         num_permutations: shuffled copies for the null of the total correlation.
@@ -74,11 +74,11 @@ def measure_complexity(
 
     Returns:
         A `NetworkComplexity`. A layer with fewer than 50 examples, or fewer examples
-        than units, gets the verdict "cannot tell" and None for what has no meaning.
+        than units, has the verdict "cannot tell", and None for undefined results.
 
     Raises:
-        ValueError: no layers, a layer that is not (examples, units, …), layers of
-            different numbers of examples, or NaN or infinity; the layer is named.
+        ValueError: no layers, a layer that is not (examples, units, …), layers with
+            different numbers of examples, or NaN or infinity.
 
     Example:
         >>> import jax, numpy as np
@@ -105,7 +105,7 @@ def measure_complexity(
         features = rows if name == last else np.asarray(activation(rows))
         require(
             features.shape == rows.shape and bool(np.isfinite(features).all()),
-            "`activation` must give finite values of the shape it gets, "
+            "`activation` must return finite values of the shape of its input, "
             f"{rows.shape} in {name!r}; got shape {features.shape}"
             + (
                 "."
@@ -150,7 +150,7 @@ def _checked(activations: Mapping[str, Any]) -> dict[str, np.ndarray]:
         require(
             array.ndim >= 2 and array.size > 0,
             f"`activations` of {name!r} must have shape (examples, units) or "
-            "(examples, channels, positions …) and hold something; got shape "
+            "(examples, channels, positions …) and not be empty; got shape "
             f"{array.shape}.",
         )
         require(
@@ -175,7 +175,7 @@ def _checked(activations: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _one_position(
     values: np.ndarray, rng: np.random.Generator
 ) -> Real[np.ndarray, "examples units"]:
-    """(examples, units): of a convolution one random position for each example."""
+    """(examples, units), for a convolution one random position for each example."""
     if values.ndim == 2:
         return values
     flat = values.reshape(*values.shape[:2], -1)

@@ -1,20 +1,21 @@
-r"""Does a curve follow a power law? Its rivals on one error model, and a verdict.
+r"""Test whether a curve follows a power law, against other laws with the same errors.
 
     power        y = a t^b
     exponential  y = a e^{bt}
     logarithmic  y = a + b ln t
     constant     y = a
-    parabola     ln y = a + b ln t + c (ln t)²     no law: a curve that none describes
+    parabola     ln y = a + b ln t + c (ln t)²     not a law: for curves unlike any law
 
 all with independent Gaussian errors of ln y, so that their AICs can be compared:
 
     AIC = N ln(RSS/N) + 2k
 
-Errors along one training curve hang together, which makes AIC differences too large.
-So the verdict does not rest on them alone: curves, or blocks of neighbouring points,
-are drawn anew, and a law must win in 95 % of the draws, by 2 on the curve itself, over
-at least 1.5 decades of t, and not lose to the parabola by 2; a power law must explain
-at least 0.9 of the variance of ln y.
+Errors along one training curve are correlated, which makes AIC differences too large.
+So the verdict does not depend on them alone. Curves, or blocks of neighbouring points,
+are resampled (bootstrap). A law must have the lowest AIC in 95 % of the draws; on the
+curve itself its AIC must be lower by 2 than that of the other laws, and not higher by 2
+than that of the parabola; and t must span at least 1.5 decades. A power law must also
+explain at least 0.9 of the variance of ln y.
 """
 
 import dataclasses
@@ -31,30 +32,30 @@ from .growth_models import MODELS, compare_models
 Verdict = Literal["power law", "exponential", "logarithmic", "cannot tell"]
 MIN_DECADES = 1.5
 MIN_POINTS = 8
-# A difference in AIC below 2 is not worth mentioning (Burnham & Anderson 2002).
+# A difference in AIC below 2 is not evidence (Burnham & Anderson 2002).
 MIN_AIC_LEAD = 2.0
 MIN_SUPPORT = 0.95
-# The best of poor fits is no law: a curve that dips and rises must not pass.
+# The best of poor fits is not a law: a curve that falls and rises must not pass.
 MIN_R_SQUARED = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalingFit:
-    """Fits of a curve and what they allow one to say.
+    """Fits of a curve, and a verdict.
 
     Args:
         verdict: the law, or "cannot tell".
-        reason: why not, or what speaks for the law.
-        exponent: b of the power law a t^b, whether or not it is the law.
+        reason: the reason for the verdict.
+        exponent: b of the power law a t^b, whatever the verdict.
         prefactor: a of the power law.
         interval: 95 % bootstrap interval of b.
         r_squared: share of the variance of ln y that the power law explains.
-        aic: AIC of each law and of the parabola (differences count).
+        aic: AIC of each law and of the parabola (only differences matter).
         support: share of bootstrap draws in which each law has the lowest AIC.
         decades: log₁₀(t_max/t_min).
-        num_points: points fitted.
-        num_curves: curves (seeds) they come from.
-        block: points in one bootstrap block; 0 where whole curves are drawn.
+        num_points: number of fitted points.
+        num_curves: number of curves (seeds).
+        block: points in one bootstrap block; 0 if whole curves are drawn.
     """
 
     verdict: Verdict
@@ -84,24 +85,25 @@ def fit_scaling(
     t_max: float | int | None = None,
     num_bootstrap: int = 400,
 ) -> ScalingFit:
-    r"""Fit y = a tᵇ and its rivals between declared limits, with bootstrap intervals.
+    r"""Fit y = a tᵇ and other laws between given limits, with bootstrap intervals.
 
     Args:
         t: positive and increasing, (points,): steps, widths, sample sizes.
         y: positive, (points,) for one curve or (curves, points) for several seeds.
         key: a `jax.random.key` for the bootstrap.
-        t_min: first t to use; None for all. Declare it, do not search for it.
+        t_min: first t to use; None for all. Choose it before looking at the fits.
         t_max: last t to use; None for all.
-        num_bootstrap: draws. One curve: moving blocks of about √N neighbouring points
-            (serial errors stay together). Three or more curves: whole curves.
+        num_bootstrap: number of draws. For one curve, moving blocks of about √N
+            neighbouring points are drawn, which keeps serial correlations; for three or
+            more curves, whole curves.
 
     Returns:
         A `ScalingFit`.
 
     Raises:
-        ValueError: t or y not positive and finite, t not increasing, shapes that do
-            not fit, two curves (draw one, or three and more), fewer than 8 points in
-            the range, or fewer than 20 bootstrap draws.
+        ValueError: t or y is not positive and finite, t does not increase, shapes do
+            not fit, there are two curves (pass one, or three or more), fewer than 8
+            points in the range, or fewer than 20 bootstrap draws.
 
     Example:
         >>> import jax, numpy as np
@@ -216,14 +218,14 @@ def _checked(t: Any, y: Any, t_min: Any, t_max: Any) -> tuple[np.ndarray, np.nda
         good = np.isfinite(values) & (values > 0)
         require(
             bool(good.all()),
-            f"`{name}` must be positive and finite, for its logarithm is fitted; got "
+            f"`{name}` must be positive and finite, as its logarithm is fitted; got "
             f"{values[first_bad(~good)] if not good.all() else ''} at "
             f"{first_bad(~good) if not good.all() else ''}.",
         )
-    require(bool((np.diff(t) > 0).all()), "`t` must increase from point to point.")
+    require(bool((np.diff(t) > 0).all()), "`t` must increase; got points that do not.")
     require(
         len(curves) != 2,
-        "`y` must be one curve or at least three: two cannot be bootstrapped.",
+        "`y` must be one curve or at least three; got two, too few for a bootstrap.",
     )
     low, high = (t[0] if t_min is None else t_min), (t[-1] if t_max is None else t_max)
     inside = (t >= low) & (t <= high)

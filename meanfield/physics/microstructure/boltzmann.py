@@ -1,11 +1,11 @@
-r"""Hopfield network and Boltzmann machine as the same arbitrage equilibrium.
+r"""Hopfield network and Boltzmann machine as cases of the same arbitrage equilibrium.
 
-Write a utility that is linear minus quadratic in some coordinates x, and let it
-compete with crowding:
+Let the utility be linear minus quadratic in some coordinates x, minus a term for
+competition:
 
     h(x) = aᵀx − ½ xᵀB x − ln p(x)
 
-Equal h at every occupied x means p(x) ∝ exp(aᵀx − ½ xᵀB x). Three cases of this one
+Equal h at every x with p(x) > 0 means p(x) ∝ exp(aᵀx − ½ xᵀB x). Three cases of this
 form:
 
 | coordinates x           | a      | B        | equilibrium                         |
@@ -14,12 +14,12 @@ form:
 | spins s ∈ {−1, 1}^n     | b/T    | −W/T     | Boltzmann machine at temperature T  |
 | the same, T → 0         | b/T    | −W/T     | Hopfield network: p on its minima   |
 
-(The 1 in the first row is the Jacobian: p is there the density of x = ln|w|, not of
-|w|.) What is derived here, and tested by enumeration, is exactly this: at the Gibbs
-distribution of the energy E(s) = −½ sᵀW s − bᵀs every state has h = ln Z, so nothing is
-gained by moving; and as T → 0, T h tends to minus the minimum of the energy on the
-stored patterns that share it. That both are the same special case is the paper's
-statement (arXiv:2310.06960, abstract); this derivation is ours.
+(The 1 in the first row is the Jacobian, because p is the density of x = ln|w| there and
+not of |w|.) Derived here and tested by enumeration: at the Gibbs distribution of the
+energy E(s) = −½ sᵀW s − bᵀs every state has h = ln Z, so no change of state increases
+h; and as T → 0, T h tends to minus the minimum of the energy, on the stored patterns of
+this energy. That both are the same special case is stated in arXiv:2310.06960
+(abstract); this derivation is this project's own.
 """
 
 import numpy as np
@@ -53,7 +53,7 @@ def spin_states(num_units: int) -> Float[np.ndarray, "states units"]:
         num_units: n.
 
     Returns:
-        One state a row; the first spin changes fastest.
+        One state per row; the first spin changes fastest.
 
     Raises:
         ValueError: n is not between 1 and 20.
@@ -82,7 +82,7 @@ def boltzmann_utility(
     This is `quadratic_utility` with a = b/T and B = −W/T.
 
     Args:
-        states: spins of value −1 or 1, one state a row.
+        states: spins of value −1 or 1, one state per row.
         weights: W, symmetric.
         biases: b.
         temperature: T > 0.
@@ -95,7 +95,7 @@ def boltzmann_utility(
 
     Example:
         >>> import numpy as np
-        >>> pair = np.array([[0.0, 1.0], [1.0, 0.0]])  # two spins that like to agree
+        >>> pair = np.array([[0.0, 1.0], [1.0, 0.0]])  # positive coupling of two spins
         >>> states = np.array([[1.0, 1.0], [1.0, -1.0]])
         >>> boltzmann_utility(states, pair, np.zeros(2)).tolist()
         [1.0, -1.0]
@@ -107,8 +107,8 @@ def boltzmann_utility(
     )
     require(
         bool(np.allclose(weights, weights.T)),
-        "`weights` must be symmetric; got a matrix that is not. Without symmetry there "
-        "is no energy: use (W + Wᵀ)/2.",
+        "`weights` must be symmetric, or there is no energy; got a matrix that is not. "
+        "Use (W + Wᵀ)/2.",
     )
     return quadratic_utility(states, biases / temperature, -weights / temperature)
 
@@ -119,7 +119,7 @@ def equilibrium_shares(
     """Shares p ∝ exp(utility) at which utility − ln p is the same for all states.
 
     Args:
-        utilities: of every state, in nats.
+        utilities: utility of every state, in nats.
 
     Returns:
         p, summing to 1.
@@ -136,10 +136,10 @@ def equilibrium_shares(
 def hebbian_weights(
     patterns: Float[np.ndarray, "patterns units"],
 ) -> Float[np.ndarray, "units units"]:
-    """Weights W = (1/n) Σ ξ ξᵀ with no self-coupling, storing patterns of ±1.
+    """Weights W = (1/n) Σ ξ ξᵀ with zero diagonal, which store patterns of ±1.
 
     Args:
-        patterns: ξ, of value −1 or 1, one a row.
+        patterns: ξ, of value −1 or 1, one per row.
 
     Returns:
         W, symmetric, with a diagonal of zeros.

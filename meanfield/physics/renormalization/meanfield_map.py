@@ -6,9 +6,9 @@ For a layer with fan-in N, weights of variance σ_w²/N and biases of variance �
     q c' = σ_s² E φ(√q z₁) φ(√q z₂) + σ_b²              correlation of two inputs
     χ₁   = σ_w² E φ'(√q* z)²                            growth of a small difference
 
-where σ_s² = σ_w² for ordinary weights, and is smaller when part of the weight noise is
-drawn afresh for every input (`ensemble_map`). χ₁ < 1 is order (all inputs converge),
-χ₁ > 1 chaos (`fixed_points`).
+where σ_s² = σ_w² for ordinary weights; it is smaller if part of the weight noise is
+drawn independently for every input (`ensemble_map`). χ₁ < 1 is the ordered phase, in
+which all inputs converge, χ₁ > 1 the chaotic phase (`fixed_points`).
 
 References:
     Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232.
@@ -54,7 +54,7 @@ def correlation_map(
     Args:
         correlation: c between two inputs of the same length.
         length: q.
-        shared_var: σ_s², the part of σ_w² that both inputs see.
+        shared_var: σ_s², the part of σ_w² that both inputs share.
         bias_var: σ_b².
         activation: φ.
         next_length: q'; q itself by default, as at the fixed point.
@@ -78,7 +78,7 @@ def trajectory(
     Args:
         length: q of layer 0, > 0.
         correlation: c of layer 0, in [−1, 1].
-        depth: number of layers to go through.
+        depth: number of layers.
         weight_var: σ_w².
         bias_var: σ_b².
         activation: φ.

@@ -1,4 +1,4 @@
-"""The values of connections: what opens the section on credit."""
+"""The first part of the section on credit: the values of connections."""
 
 import html
 from typing import Any
@@ -17,7 +17,7 @@ VERDICTS = {
 
 
 def values(run: Run) -> str:
-    """Which inputs and layers the payoff comes from."""
+    """The parts of the payoff due to inputs and layers."""
     command = command_for("credit", run)
     found = run.derived(CREDIT, CREDIT_CHECK, REMEDY)
     if found is None:
