@@ -42,6 +42,12 @@ METRICS = {
     "accuracy": 0.91,
     "nll": 0.3,
     "ece": 0.02,
+    "num_examples": 400,
+    "confidence": 0.95,
+    "baselines": {"base rate": {"accuracy": 0.4, "nll": 1.1}},
+    "classes": ["a", "<b>", "c"],
+    "confusion": [[200, 1, 0], [20, 90, 0], [15, 0, 74]],
+    "hardest": [{"example": 7, "class": "<b>", "predicted": "a", "probability": 0.001}],
     "num_samples": 32,
     "num_weights": 42,
     "epochs": 2,
@@ -292,3 +298,47 @@ def test_a_browser_shows_the_page_without_an_error(whole, tmp_path, width, theme
     assert seen["content"] <= seen["width"] <= width
     assert seen["ink"] == ink
     assert "CONSOLE" not in done.stderr
+
+
+def test_the_page_opens_with_a_verdict_in_five_lines(whole):
+    page = runs.report.write_report(whole).read_text()
+    found = re.search(r'<ul class="verdict">(.*?)</ul>', page).group(1)
+    lines = re.findall(r"<li>(.*?)</li>", found)
+    assert lines[:3] == [
+        "Trained: 42 random weights, 2 epochs; finished.",
+        # √(0.91 · 0.09 / 400) = 0.0143
+        "How good: accuracy 91.00 % ± 1.43 (one standard error) on 400 examples "
+        "(base rate 40.00 %).",
+        "Overconfident by 4.0 points: mean confidence 95.0 %, expected calibration "
+        "error 0.02.",
+    ]
+    assert lines[3].startswith("Labels: of 42 connections 20.0 % important")
+    assert lines[4] == (
+        "Ships: shipped/subnetwork-0.npz, 700 bytes (as drawn: 900), accuracy 90.00 %."
+    )
+
+
+def test_the_verdict_says_what_is_missing(bare):
+    page = runs.report.write_report(bare).read_text()
+    found = re.search(r'<ul class="verdict">(.*?)</ul>', page).group(1)
+    for command in ("evaluate", "label", "sample"):
+        assert f"run meanfield {command}" in found
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"accuracy": 0.9, "confidence": 0.91, "ece": 0.02}, "Calibrated on average"),
+        ({"accuracy": 0.9, "confidence": 0.8, "ece": 0.1}, "Underconfident by 10.0"),
+        ({"rmse": 1.0, "coverage": 0.95}, "Calibrated, as far as 100"),
+        ({"rmse": 1.0, "coverage": 0.7}, "Overconfident: 95 % intervals hold 70.0 %"),
+        ({"rmse": 1.0, "coverage": 1.0}, "Too wide: 95 % intervals hold 100.0 %"),
+    ],
+)
+def test_calibration_is_judged_by_what_the_examples_can_tell(
+    bare, tmp_path, scores, said
+):
+    folder = tmp_path / "run"
+    shutil.copytree(bare, folder)
+    write_json(folder / "metrics.json", scores | {"num_examples": 100})
+    assert said in runs.report.write_report(folder).read_text()

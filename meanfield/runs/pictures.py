@@ -15,6 +15,7 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.prediction.calibration import reliability_curve
 
 from .folder import Run
+from .mistakes import of_classes
 from .tasks import target_names
 
 # Most targets whose predictions are plotted.
@@ -33,10 +34,7 @@ def draw_history(
 
 def draw_reliability(run: Run, probs: np.ndarray, dataset: Dataset) -> None:
     """Accuracy against confidence."""
-    labels = dataset.y_test
-    if dataset.task == "binary":
-        labels, p = labels.reshape(-1).astype(int), probs.reshape(-1)
-        probs = np.stack([1 - p, p], 1)
+    probs, labels = of_classes(probs, dataset)
     curve = reliability_curve(probs, labels, bins="counts")
     ece = reliability_curve(probs, labels).ece
     axis = plots.reliability_diagram(

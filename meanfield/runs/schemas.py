@@ -178,15 +178,29 @@ fractions = mapping(record(dict.fromkeys(("important", "absent", "variable"), sh
 METRICS = record(
     {},
     {
-        **dict.fromkeys(("accuracy", "ece", "coverage"), optional(share)),
+        **dict.fromkeys(("accuracy", "confidence", "ece", "coverage"), optional(share)),
         **dict.fromkeys(("rmse", "nll", "brier", "r2"), optional(number())),
         "standard_errors": mapping(optional(number(0))),
         "baselines": mapping(mapping(optional(number()))),
-        **dict.fromkeys(("num_samples", "epochs", "num_weights"), whole()),
+        **dict.fromkeys(
+            ("num_samples", "num_examples", "epochs", "num_weights"), whole()
+        ),
         "train_seconds": number(0),
         "stopped": text(),
         "history_sha256": text(),
         "connections_sha256": text(),
+        "classes": items(text()),
+        "confusion": optional(items(items(whole()))),
+        "hardest": items(
+            record(
+                {
+                    "example": whole(),
+                    "class": text(),
+                    "predicted": text(),
+                    "probability": share,
+                }
+            )
+        ),
         "by_target": items(record({"target": text()})),
         "labels": fractions,
         "labels_learned": fractions,

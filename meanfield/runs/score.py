@@ -15,6 +15,7 @@ from meanfield.prediction.predictive import average
 
 from .baselines import baselines, explained
 from .folder import Run
+from .mistakes import mistakes
 from .pictures import draw_predictions, draw_reliability
 from .settings import ScoreSettings
 from .stages import stage
@@ -38,7 +39,7 @@ def score(
     x, y = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
     settings = {"num_samples": num_samples, "key": key}
     metrics = evaluate(run.ensemble, (x, y), likelihood=likelihood, **settings)
-    found = metrics.to_dict() | {"ece": metrics.ece}
+    found = metrics.to_dict() | {"ece": metrics.ece, "num_examples": len(x)}
     stage("scoring a base rate and a linear model")
     found["baselines"] = baselines(dataset)
     if metrics.rmse is not None and dataset.num_targets == 1:
@@ -55,6 +56,7 @@ def score(
     run.update_metrics(found)
     stage("plotting")
     if dataset.task in ("classification", "binary"):
+        run.update_metrics(mistakes(means["mean"], dataset))
         draw_reliability(run, means["mean"], dataset)
     else:
         draw_predictions(run, means, dataset)

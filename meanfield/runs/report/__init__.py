@@ -7,8 +7,9 @@ from meanfield.runs.folder import load_run
 
 from .derived import neurons, physics, shipped
 from .findings import credit, quality
-from .opening import lead, reproduce, trained
+from .opening import reproduce, trained
 from .page import document
+from .verdict import verdict
 
 SECTIONS = (
     ("What was trained", trained),
@@ -47,7 +48,7 @@ def write_report(folder: str | Path) -> Path:
     source = Path(run.config["data"]["source"]).name
     sections = [(title, write(run)) for title, write in SECTIONS]
     page = document(
-        f"An ensemble of sub-networks, trained on {source}", lead(run), sections
+        f"An ensemble of sub-networks, trained on {source}", verdict(run), sections
     )
     path = run.folder / "report.html"
     write_text(path, page)

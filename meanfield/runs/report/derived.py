@@ -134,13 +134,13 @@ def physics(run: Run) -> str:
 
 def shipped(run: Run) -> str:
     """The section on exported sub-networks, from their model cards."""
-    cards = _cards(run)
-    if not cards:
+    found = cards(run)
+    if not found:
         return missing(
             "sub-networks", command_for("sample", run) + " -k 5 --format onnx"
         )
     parts = []
-    for folder, card in cards.items():
+    for folder, card in found.items():
         rows = []
         for entry in card["subnetworks"]:
             before = entry.get("before", {})
@@ -173,7 +173,7 @@ def shipped(run: Run) -> str:
     )
 
 
-def _cards(run: Run) -> dict[str, dict[str, Any]]:
+def cards(run: Run) -> dict[str, dict[str, Any]]:
     """Cards of sub-networks of this ensemble, by the name of their folder."""
     found = {}
     for path in sorted(run.folder.glob("*/card.json")):

@@ -6,7 +6,7 @@ from typing import Any
 
 from meanfield.runs.folder import Run
 
-from .page import missing, short, table
+from .page import details, missing, short, table
 from .parts import KINDS, command_for, picture, plot
 from .shares import values
 
@@ -35,15 +35,37 @@ def quality(run: Run) -> str:
     if metrics.get("accuracy") is None:
         return page + _predictions(run, command)
     gap = metrics.get("ece")
-    return page + plot(
-        run,
-        "reliability",
-        "Accuracy against confidence in bins of the test data; on the diagonal the "
-        "stated confidence is right. A larger point stands for more examples.",
-        "Reliability diagram: accuracy against confidence; mean distance from the "
-        f"diagonal {short(gap)}.",
-        command,
+    return (
+        page
+        + _mistakes(run)
+        + plot(
+            run,
+            "reliability",
+            "Accuracy against confidence in bins of the test data; on the diagonal the "
+            "stated confidence is right. A larger point stands for more examples.",
+            "Reliability diagram: accuracy against confidence; mean distance from the "
+            f"diagonal {short(gap)}.",
+            command,
+        )
     )
+
+
+def _mistakes(run: Run) -> str:
+    """What is taken for what, and the examples it gets most wrong."""
+    metrics, parts = run.metrics, ""
+    names, confusion = metrics.get("classes", ()), metrics.get("confusion")
+    if confusion:
+        rows = [(name, *row) for name, row in zip(names, confusion, strict=True)]
+        content = table(("class", *names), rows, range(1, len(names) + 1))
+        parts += details("Which class (row) is taken for which (column)", content)
+    if metrics.get("hardest"):
+        rows = [
+            (one["example"], one["class"], one["predicted"], short(one["probability"]))
+            for one in metrics["hardest"]
+        ]
+        head = ("test example", "class", "predicted", "probability of its class")
+        parts += details("The hardest examples", table(head, rows, (0, 3)))
+    return parts
 
 
 def credit(run: Run) -> str:

@@ -19,19 +19,6 @@ from .parts import command_for, is_own, plot
 OF_PRIOR = ("slab_scale", "temperature")
 
 
-def lead(run: Run) -> str:
-    """The main results, in one sentence."""
-    metrics = run.metrics
-    parts = [f"{short(metrics.get('num_weights'))} random weights"]
-    if metrics.get("accuracy") is not None:
-        parts.append(f"test accuracy {100 * metrics['accuracy']:.2f} %")
-    if metrics.get("rmse") is not None:
-        parts.append(f"test error {short(metrics['rmse'])} (root mean square)")
-    if metrics.get("ece") is not None:
-        parts.append(f"calibration error {short(metrics['ece'])}")
-    return html.escape(", ".join(parts)) + "."
-
-
 def trained(run: Run) -> str:
     """The section on what was trained."""
     config, metrics = run.config, run.metrics

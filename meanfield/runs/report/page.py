@@ -27,8 +27,9 @@ h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line)
   padding-bottom: .3rem; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 a { color: var(--link); } nav ol { padding-left: 1.4rem; }
-p.lead { font-size: 1.05rem; } p.soft, figcaption { color: var(--soft);
-  font-size: .92rem; }
+ul.verdict { font-size: 1.05rem; padding: .8rem 1rem .8rem 2rem;
+  background: var(--band); border-left: 4px solid var(--link); }
+p.soft, figcaption { color: var(--soft); font-size: .92rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0;
   font-variant-numeric: tabular-nums; }
@@ -45,6 +46,12 @@ figure { margin: 1rem 0; max-width: 36rem; } figure img { display: block;
 code, pre { font: .9em ui-monospace, monospace; background: var(--band); }
 code { overflow-wrap: anywhere; } pre { padding: .7rem; white-space: pre-wrap; }
 summary { cursor: pointer; }
+@media print { body { max-width: none; padding: 0; } nav { display: none; }
+  .scroll { overflow: visible; } table { font-size: .8rem; }
+  th, td { white-space: normal !important; overflow-wrap: anywhere; }
+  figure, tr, .missing { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  details > * { display: block !important; }
+  details::details-content { content-visibility: visible; height: auto; } }
 """
 
 
@@ -53,7 +60,7 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
 
     Args:
         title: heading, as plain text.
-        lead: the main result in one sentence, as HTML.
+        lead: the main results, as HTML.
         sections: headings, as plain text, and their HTML.
     """
     links = "".join(
@@ -73,7 +80,7 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
         f"<title>meanfield: {html.escape(title)}</title>\n"
         '<link rel="icon" href="data:,">\n'
         f"<style>{STYLE}</style></head>\n<body><main><h1>{html.escape(title)}</h1>\n"
-        f'<p class="lead">{lead}</p>\n'
+        f"{lead}\n"
         f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n{body}\n'
         "</main></body></html>\n"
     )
@@ -132,6 +139,17 @@ def missing(what: str, command: str) -> str:
         f'<p class="missing">This run has no {html.escape(what)} yet. Make it with '
         f"<code>{html.escape(command)}</code>, then write the report again.</p>"
     )
+
+
+def listing(lines: Sequence[str], kind: str) -> str:
+    """A list of short statements.
+
+    Args:
+        lines: each as HTML.
+        kind: class of the list, for its style.
+    """
+    body = "".join(f"<li>{line}</li>" for line in lines)
+    return f'<ul class="{kind}">{body}</ul>'
 
 
 def details(summary: str, content: str) -> str:
