@@ -351,3 +351,40 @@ def test_noise_in_the_weights_comes_back_with_the_run(whole, tmp_path):
     assert found.seal == saved.seal != mf.load_run(whole).seal
     plain = ensemble.with_noise("preactivations")
     assert np.abs(plain(x, key=key) - ensemble(x, key=key)).max() > 1e-3
+
+
+class Killed(BaseException):
+    """Ends a training as a signal does: nothing is cleared away."""
+
+
+def kill_after_the_first_epoch(report):
+    if report.epoch == 1:
+        raise Killed
+
+
+def test_a_replacement_that_is_killed_while_it_trains_can_be_gone_on_with(
+    whole, tmp_path
+):
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    before = files_of(out)
+    new = {"hidden": (2,), "epochs": 2, "seed": 5, "quiet": True}
+    started = TrainSettings(out=out, overwrite=True, **new)
+    with pytest.raises(Killed):
+        runs.train.train(started, [kill_after_the_first_epoch])
+    # The old run is whole, whatever was begun beside it.
+    left = files_of(out)
+    assert {name: left[name] for name in before} == before
+    begun = out / replacement.NEXT
+    assert any((begun / "checkpoints").glob("epoch-*"))
+    assert mf.load_run(out).metrics["accuracy"] == 0.75
+    assert runs.train.train(TrainSettings(resume=out, quiet=True)).config == (
+        mf.load_run(out).config
+    )
+    done = runs.train.train(TrainSettings(resume=begun, quiet=True))
+    assert done.folder == out
+    assert not begun.exists()
+    again = mf.load_run(out)
+    assert again.seal == done.seal
+    assert again.config["training"]["seed"] == 5
+    assert again.metrics["epochs"] == 2
+    assert not (out / "coalitions.json").exists()
