@@ -1,5 +1,5 @@
 """The version of this package, and the name under which it is installed."""
 
-# The index holds another author's "meanfield"; the import is `meanfield` all the same.
+# In the package index "meanfield" is another package; this one is imported as that too.
 DISTRIBUTION = "meanfield-jax"
 VERSION = "0.2.0"

@@ -209,7 +209,7 @@ def test_idx_reads_big_endian_types_of_any_rank(tmp_path):
     [
         (b"", "an empty file"),
         (b"\x89PNG\r\n", "got 89 50 4e 47"),
-        (b"\0\0\x08\x01\0\0", "header needs 8 bytes; got 6"),
+        (b"\0\0\x08\x01\0\0", "must have a header of 8 bytes; got 6"),
         (idx_bytes(np.zeros((3, 2), np.uint8))[:-1], "6 bytes of values.*got 5"),
         (idx_bytes(np.zeros((3, 2), np.uint8)) + b"x", "6 bytes of values.*got 7"),
         (

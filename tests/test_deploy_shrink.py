@@ -300,7 +300,7 @@ def test_a_layer_wholly_outside_its_coalition_keeps_one_silent_unit():
         ({"nowhere": np.ones(5, bool)}, "names 'nowhere', which is no layer"),
         ({"layers/0": np.ones(4, bool)}, "must be 12 booleans"),
         ({"layers/0": np.ones(12)}, "must be 12 booleans.*got float64"),
-        ({"layers/3": np.array([True, False, True])}, "fold units that must stay"),
+        ({"layers/3": np.array([True, False, True])}, "must not leave out outputs"),
     ],
 )
 def test_a_coalition_that_cannot_be_folded_is_refused(coalition, match):

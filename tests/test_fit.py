@@ -239,7 +239,9 @@ def test_a_restriction_bounds_every_step_and_changes_without_a_new_program(ensem
     np.testing.assert_allclose(
         history["loss"], np.add(history["nll"], history["penalty"]), rtol=1e-5
     )
-    with pytest.raises(ValueError, match="`checkpoint` cannot keep a `restriction`"):
+    with pytest.raises(
+        ValueError, match="`checkpoint` must be left out with a `restriction`"
+    ):
         learn(ensemble, restriction=start, checkpoint="nowhere")
 
 

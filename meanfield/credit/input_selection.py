@@ -1,20 +1,21 @@
-r"""Which inputs matter beside all others, with a stated rate of false discoveries.
+r"""Select the inputs that matter given all others, at a given false discovery rate.
 
-Input j does not matter if y is independent of x_j given the other inputs. Then a value
-x̃_j drawn from the conditional distribution of x_j given them, whatever y is, does as
-well: of every network
+Input j does not matter if y is independent of x_j given the other inputs. Then x_j can
+be replaced by a value x̃_j drawn from its conditional distribution given the other
+inputs, independently of y: for every network
 
     d_i = ℓ(y_i, f(x_i with x̃_ij)) − ℓ(y_i, f(x_i)),        E d_i = 0,
 
-ℓ the negative log-likelihood, on examples that the network has not learned from. The
-mean of d is the credit of the input, in nats per example; a one-sided t-test of it
-gives a p-value, and Benjamini and Hochberg's step-up rule selects inputs so that at
-most a part q of those selected is expected to be false. The network need not be right
-for that: a poor one selects little.
+with ℓ the negative log-likelihood, on examples that were not used for training. The
+mean of d is the credit of the input, in nats per example. A one-sided t-test of it
+gives a p-value, and Benjamini and Hochberg's step-up rule selects inputs so that the
+expected part of falsely selected ones is at most q. This holds for any network; a poor
+network selects few inputs.
 
-The conditional distribution is taken to be normal, its covariance shrunk after Ledoit
-and Wolf: x̃_j = x_j-predicted-from-the-others + noise of the variance left. Where inputs
-are far from normal (zeros and ones, say) the rate is not promised.
+The conditional distribution is assumed to be normal, with a covariance shrunk by Ledoit
+and Wolf's method: x̃_j = (x_j predicted from the others) + noise with the remaining
+variance. For inputs far from normal, such as zeros and ones, the rate is not
+guaranteed.
 
 References:
     Watson & Wright 2021, Machine Learning 110:2107 (conditional predictive impact).
@@ -44,16 +45,16 @@ LEAST_EXAMPLES = 20
 
 @dataclasses.dataclass(frozen=True)
 class InputSelection:
-    """What `select_inputs` returns.
+    """The result of `select_inputs`.
 
     Attributes:
-        selected: which inputs matter.
-        p_values: of every input, that it does not matter beside the others.
-        credits: by how much the loss grows without what the input alone knows, in nats
-            per example.
-        standard_errors: of the credits.
-        fdr: q, the part of the selected inputs that is expected to be false, at most.
-        num_examples: number of examples that decided.
+        selected: mask of the inputs that matter.
+        p_values: p-value of every input, for the hypothesis that it does not matter.
+        credits: increase of the loss without the information that only this input has,
+            in nats per example.
+        standard_errors: standard errors of the credits.
+        fdr: q, largest expected part of falsely selected inputs.
+        num_examples: number of examples of the test.
     """
 
     selected: Bool[np.ndarray, " inputs"]
@@ -73,21 +74,20 @@ def select_inputs(
     likelihood: Any = Categorical(),  # noqa: B008  (frozen)
     num_samples: int = 8,
 ) -> InputSelection:
-    r"""Select the inputs that matter, at most a part `fdr` of them falsely.
+    r"""Select the inputs that matter, with false discovery rate at most `fdr`.
 
         d_ij = ℓ(y_i, f(x_i with x̃_ij)) − ℓ(y_i, f(x_i)),   x̃_ij ~ P(x_j | the others)
 
     Args:
         ensemble: a trained ensemble; its network of posterior means is f.
-        data: inputs x (examples, inputs) and targets, not those learned from.
-        fdr: q in (0, 1), the expected part of false ones among those selected.
+        data: inputs x (examples, inputs) and targets that were not used for training.
+        fdr: q in (0, 1), largest expected part of falsely selected inputs.
         key: a `jax.random.key`, for x̃.
-        likelihood: of the targets; `Categorical()` by default.
+        likelihood: likelihood of the targets; `Categorical()` by default.
         num_samples: draws of x̃ for each example and input.
 
     Returns:
-        An `InputSelection`; where nothing can be told apart from chance, nothing is
-        selected.
+        An `InputSelection`; no input is selected if none differs from chance.
 
     Raises:
         ValueError: `fdr` out of range, inputs that are not a table of at least 20
@@ -154,11 +154,11 @@ def step_up(
     """Benjamini and Hochberg's rule: the largest k with p_(k) ≤ q k / m, and all below.
 
     Args:
-        p_values: of m hypotheses.
+        p_values: p-values of m hypotheses.
         fdr: q.
 
     Returns:
-        Which are rejected.
+        Mask of the rejected hypotheses.
     """
     order = np.sort(p_values)
     count = len(order)
@@ -169,17 +169,17 @@ def step_up(
 def conditional_moments(
     x: Float[np.ndarray, "examples inputs"],
 ) -> tuple[Float[np.ndarray, "examples inputs"], Float[np.ndarray, " inputs"]]:
-    r"""Each input as the others predict it, and the deviation that is left.
+    r"""Conditional mean and standard deviation of each input given the others.
 
         E[x_j | others] = x_j − (Ω (x − μ))_j / Ω_jj,       Var[x_j | others] = 1 / Ω_jj
 
-    of normal inputs of precision Ω, the inverse of the shrunk covariance.
+    for normal inputs with precision Ω, the inverse of the shrunk covariance.
 
     Args:
         x: inputs.
 
     Returns:
-        The predictions and the standard deviations; of a constant input itself and 0.
+        The means and the standard deviations; a constant input itself and 0.
     """
     mean, spread = x.mean(0), x.std(0)
     varies = spread > 0

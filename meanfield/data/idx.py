@@ -14,17 +14,17 @@ from jaxtyping import Shaped
 
 from meanfield.checks import require
 
-# Of an unpacked file.
+# Most bytes of an unpacked file.
 MAX_BYTES = 2**32
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_payload(path: str | os.PathLike) -> bytes:
-    """Contents of a file, unpacked if it is gzip (told by its first bytes).
+    """Contents of a file, unpacked if it is gzip (by its first bytes).
 
     Raises:
-        ValueError: the gzip file is cut short or damaged, or unpacks to more than
-            4 GiB, or to more than its idx header says.
+        ValueError: the gzip file is truncated or damaged, or unpacks to more than 4 GiB
+            or more than its idx header states.
     """
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -42,14 +42,14 @@ def read_payload(path: str | os.PathLike) -> bytes:
         ) from error
     require(
         len(content) <= most,
-        f"{path} unpacks to more than the {most} bytes that its header announces or "
-        f"that are read at most ({MAX_BYTES}). Copy or download it again.",
+        f"{path} must unpack to at most {most} bytes, by its header or by the limit of "
+        f"{MAX_BYTES}; got more. Copy or download it again.",
     )
     return content
 
 
 def _announced(head: bytes) -> int:
-    """Size of an idx file by its header; no bound for anything else."""
+    """Size of an idx file by its header; no bound for other files."""
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
         return MAX_BYTES
     start = 4 + 4 * head[3]
@@ -58,11 +58,11 @@ def _announced(head: bytes) -> int:
 
 
 def parse_idx(payload: bytes, name: str = "the file") -> Shaped[np.ndarray, "..."]:
-    """Array held by the bytes of an idx file.
+    """The array in the bytes of an idx file.
 
     Args:
         payload: the unpacked bytes.
-        name: what to call them in a message.
+        name: name of the file for messages.
 
     Raises:
         ValueError: the magic number is wrong, or bytes are missing or left over.
@@ -76,7 +76,8 @@ def parse_idx(payload: bytes, name: str = "the file") -> Shaped[np.ndarray, "...
     start = 4 + 4 * rank
     require(
         rank > 0 and len(payload) >= start,
-        f"{name} is cut short: its header needs {start} bytes; got {len(payload)}.",
+        f"{name} must have a header of {start} bytes; got {len(payload)}. It is "
+        "truncated: copy it again.",
     )
     shape = tuple(int(size) for size in np.frombuffer(payload[4:start], ">u4"))
     needed = math.prod(shape) * dtype.itemsize
@@ -90,10 +91,10 @@ def parse_idx(payload: bytes, name: str = "the file") -> Shaped[np.ndarray, "...
 
 
 def read_idx(path: str | os.PathLike) -> Shaped[np.ndarray, "..."]:
-    """Array held by an idx file, gzip or plain.
+    """The array in an idx file, gzip or plain.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Returns:
         The array in native byte order, of the shape and type in the header.

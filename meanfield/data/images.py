@@ -23,7 +23,7 @@ _FILES = {
     "x_test": "t10k-images-idx3-ubyte",
     "y_test": "t10k-labels-idx1-ubyte",
 }
-# SHA-256 of the unpacked files: two gzip files of one content differ in their bytes.
+# SHA-256 of the unpacked files, because gzip files of equal contents may differ.
 _SHA256 = {
     "mnist": {
         "x_train": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -98,9 +98,9 @@ def mnist(*, data_dir: str | os.PathLike | None = None) -> Dataset:
     """MNIST: 60,000 and 10,000 handwritten digits of 28 × 28, x/255 in [0, 1].
 
     Args:
-        data_dir: folder that holds the four idx files (plain or gzip), itself or in
-            its subfolder `mnist`. None means $MEANFIELD_DATA and, where that is not
-            set, a download into the user's cache.
+        data_dir: folder with the four idx files (plain or gzip), directly or in its
+            subfolder `mnist`. None means $MEANFIELD_DATA or, if that is not set, a
+            download to the user's cache.
 
     Returns:
         A `Dataset`: training and test arrays, names of classes, and how it was read.
@@ -223,14 +223,14 @@ def _cache(name: str) -> Path:
 
 
 def _download(name: str, part: str) -> bytes:
-    """Payload of one published file, from the cache or the net, its hash checked."""
+    """Contents of one published file, from the cache or a download; hash checked."""
     file = _FILES[part] + ".gz"
     path = _cache(name) / file
     downloader: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)
     try:
         pooch.retrieve(
             _ADDRESS[name] + file,
-            # Not the hash of the gzip file: what it holds is checked below.
+            # The hash of the gzip file is not checked, but that of its contents below.
             known_hash=None,
             fname=file,
             path=path.parent,

@@ -30,20 +30,20 @@ Where = Callable[[str, Array], bool]
 
 
 class Ensemble(eqx.Module):
-    """A network of the user's own type with spike-and-slab weights.
+    """A network of the user's type with spike-and-slab weights.
 
     Make one with `Ensemble.from_model`. It is a frozen pytree: every operation returns
-    a new one.
+    a new ensemble.
 
     Attributes:
         params: the parameters; random leaves are `SpikeSlab`s, others point values.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
         rebuild: from point parameters to a model of the user's type.
-        frozen: path names of the point values that learning leaves alone.
-        drawn: path names of the weights that are drawn once per call, as a sub-network
-            has them; see `with_noise`.
-        shared_readings: path names of the weights that one example reads more than
-            once, if `from_model` got an `example`; see `readings`.
+        frozen: path names of the point values that are not learned.
+        drawn: path names of the weights that are drawn once per call, as in a
+            sub-network; see `with_noise`.
+        shared_readings: path names of the weights that one example uses more than once,
+            if `from_model` got an `example`; see `readings`.
     """
 
     params: Any
@@ -71,34 +71,34 @@ class Ensemble(eqx.Module):
             model: an Equinox module (acts on one example and is vmapped), a Flax NNX
                 module, or a pair ``(apply_fn, params)`` with ``apply_fn(params, x)``
                 acting on a batch (Flax Linen: ``(module.apply, variables)``).
-            key: with a key, fresh weights are drawn (`initial` is "critical"); without
-                one the model's own weights become the slab means ("model").
-            initial: "critical", σ_w² = 2 in every layer so that the signal keeps its
-                scale at any depth (see `meanfield.initial`); "model", for a network
-                that is trained already; or a function of (path name, array, fan-in,
-                key) that returns a `SpikeSlab`.
-            where: ``where(path_name, array)`` says which floating-point leaves become
+            key: with a key, new weights are drawn (`initial` is "critical"); without a
+                key the model's own weights become the slab means ("model").
+            initial: "critical", σ_w² = 2 in every layer, so that activations keep their
+                scale at any depth (see `meanfield.ensemble.critical`); "model", for a
+                network that is already trained; or a function of (path name, array,
+                fan-in, key) that returns a `SpikeSlab`.
+            where: ``where(path_name, array)``, whether a floating-point leaf becomes
                 random. Default: those of two or more dimensions; biases and norm
                 scales stay point values, and are learned too.
-            spikes: "connection", each has a spike of its own; or "unit", all
-                connections that read one input unit of a layer share one (group
-                sparsity). Then whole units come and go, and a drawn sub-network
-                shrinks. Look-ups and convolutions in groups keep spikes of their own.
-            example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With one, every
-                fan-in is read off the program. Without, it is guessed from the layers'
-                types, names and shapes, which cannot tell layers stacked for a `scan`
-                from a convolution outside Equinox and NNX. It also tells
-                `shared_readings`.
+            spikes: "connection" for a spike of each connection; or "unit" for one spike
+                of all connections from an input unit of a layer (group sparsity). Then
+                whole units are present or absent, and a drawn sub-network can be
+                shrunk. Look-ups and convolutions in groups have separate spikes.
+            example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With it, every
+                fan-in is found from the program. Without it, fan-ins are guessed from
+                the layers' types, names and shapes, which cannot distinguish layers
+                stacked for a `scan` from a convolution outside Equinox and NNX. It is
+                also needed for `shared_readings`.
             noise: "preactivations" (default), "weights", or a mapping or function from
                 path names to either; see `with_noise`.
 
         Returns:
-            The ensemble at the start of learning.
+            The ensemble before training.
 
         Raises:
             ValueError: nothing in the model can be random, or it is float16; a Flax
                 NNX module is in training mode; `initial`, `spikes` or `noise` is
-                unknown; or `initial` needs a key and got none.
+                unknown; or `initial` needs a key and `key` is None.
             TypeError: `model` is none of the three kinds.
 
         Example:
@@ -135,8 +135,9 @@ class Ensemble(eqx.Module):
         narrow = [name for name in selected if leaves[name].dtype == jnp.float16]
         require(
             not narrow,
-            f"`model` has float16 weights {narrow}, whose variances leave the range of "
-            "float16. Widen them to float32, or to bfloat16, which has its range.",
+            f"`model` must not have float16 weights, whose variances are outside the "
+            f"range of float16; got {narrow}. Convert them to float32, or to bfloat16, "
+            "which has the range of float32.",
         )
         fans = model_fan_ins(model, opened)
         if example is not None:
@@ -149,7 +150,7 @@ class Ensemble(eqx.Module):
         def convert(name: str, leaf: Any) -> Any:
             if name not in keys:
                 return leaf
-            if name not in fans:  # A bias or a scale sums over nothing.
+            if name not in fans:  # A bias or a scale has no fan-in.
                 return from_weights()(name, leaf, 1, keys[name])
             weight = start(name, leaf, fans[name], keys[name])
             return share_spikes(weight, units[name]) if name in units else weight
@@ -166,10 +167,9 @@ class Ensemble(eqx.Module):
 
     @classmethod
     def from_points(cls, model: Any) -> "Ensemble":
-        """An ordinary network as an ensemble of one: every weight stays a point value.
+        """An ordinary network as an ensemble in which every weight is a point value.
 
-        Whatever takes an ensemble takes it: `fit` then trains it by plain
-        back-propagation.
+        It can be used like any ensemble; `fit` trains it by ordinary back-propagation.
 
         Args:
             model: as for `from_model`.
@@ -196,8 +196,8 @@ class Ensemble(eqx.Module):
         Args:
             x: a batch, first axis the examples.
             key: a `jax.random.key`.
-            noise: as for `with_noise`; by default as the ensemble has it. Weights are
-                drawn once for the whole batch.
+            noise: as for `with_noise`; by default the ensemble's own. Weights are drawn
+                once for the whole batch.
         """
         ensemble = self if noise is None else self.with_noise(noise)
         return _outputs(ensemble, x, key)
@@ -205,19 +205,20 @@ class Ensemble(eqx.Module):
     def with_noise(self, noise: Noise) -> "Ensemble":
         r"""The ensemble with its noise in the pre-activations, or in the weights.
 
-        Noise in the pre-activations is exact for one product, fast, and of small
-        variance; but where one example reads a weight several times (a convolution, a
-        loop, attention, tied layers: see `readings`), each reading has noise of its
-        own, and what is shipped, a network with one weight, may be worse than what is
-        scored. Noise in the weights draws them once per call, as a sub-network has
-        them; see `meanfield.mean_field`. All that takes the ensemble follows.
+        Noise in the pre-activations is exact for a single product, fast, and of small
+        variance. But if one example uses a weight several times (a convolution, a loop,
+        attention, tied layers: see `readings`), each use has independent noise, and an
+        exported network, in which they share the weight, may have worse scores than the
+        ensemble. With noise in the weights, they are drawn once per call, as in a
+        sub-network; see `meanfield.mean_field`. All functions of the ensemble then use
+        this noise.
 
         Args:
             noise: "preactivations", "weights", or a mapping or function from path names
                 to either.
 
         Raises:
-            ValueError: an unknown word, or a name that the ensemble does not have.
+            ValueError: an unknown kind of noise, or a name that the ensemble lacks.
 
         Example:
             >>> import equinox as eqx, jax, meanfield as mf
@@ -232,8 +233,8 @@ class Ensemble(eqx.Module):
         return dataclasses.replace(self, drawn=kept)
 
     def noise(self, name: str) -> str:
-        """Where a weight's noise is: "preactivations" or "weights"."""
-        # An array that is all of the parameters is called `params`.
+        """The noise of a weight: "preactivations" or "weights"."""
+        # If the parameters are a single array, its name is `params`.
         own = name in self.drawn or (name == "params" and "" in self.drawn)
         return "weights" if own else "preactivations"
 
@@ -243,12 +244,12 @@ class Ensemble(eqx.Module):
         return mean_field(self.apply_fn, noise=self.noise)
 
     def readings(self, x: Any) -> dict[str, int | float]:
-        """How many pre-activations read one weight, by path name.
+        """The number of pre-activations that use each weight, by path name.
 
-        A batch of one example gives the readings of an example: 1 in a dense layer, the
-        number of places in a convolution, of steps in a loop (infinite if unknown), of
-        entries of a sequence in attention. What is read more than once has noise of its
-        own in each reading; see `with_noise`.
+        Pass a batch of one example for the number per example: 1 in a dense layer, the
+        number of positions in a convolution, of steps in a loop (infinite if unknown),
+        of entries of a sequence in attention. A weight that is used more than once has
+        independent noise in each use; see `with_noise`.
 
         Args:
             x: a batch, or its `jax.ShapeDtypeStruct`.
@@ -266,7 +267,7 @@ class Ensemble(eqx.Module):
     def moments(self, x: Any) -> Any:
         """Mean and variance of the outputs for a batch, in one pass without sampling.
 
-        Entries of a signal are taken as independent.
+        Entries of a signal are treated as independent.
         """
         return _moments(self, x)
 
@@ -279,14 +280,15 @@ class Ensemble(eqx.Module):
         """The ensemble with some random weights replaced, by path name.
 
         Raises:
-            ValueError: a name that the ensemble does not have, or another shape.
+            ValueError: a name is unknown, or a weight has another shape.
         """
         own = self.weights()
         for name, weight in weights.items():
             require(
                 name in own and own[name].shape == weight.shape,
-                f"`weights` has {name!r} of shape {weight.shape}; the ensemble has "
-                f"{ {name: own[name].shape for name in own} }.",
+                "`weights` must have names and shapes of the ensemble's weights, "
+                f"{ {name: own[name].shape for name in own} }; got {name!r} of shape "
+                f"{weight.shape}.",
             )
         params = map_named(
             lambda name, leaf: weights.get(name, leaf), self.params, is_spike_slab
@@ -294,10 +296,10 @@ class Ensemble(eqx.Module):
         return eqx.tree_at(lambda e: e.params, self, params)
 
     def model(self, choose: Callable[[str, SpikeSlab], Array]) -> Any:
-        """An ordinary model of the user's type, with an array chosen for each weight.
+        """An ordinary model of the user's type, with an array for each random weight.
 
         Args:
-            choose: ``choose(path_name, weight)``, the array to put in its place.
+            choose: ``choose(path_name, weight)``, the array for a weight.
         """
         return self.rebuild(self._points(choose))
 
@@ -315,8 +317,8 @@ class Ensemble(eqx.Module):
             key: a `jax.random.key`.
 
         Returns:
-            A tree like `params`, with an array in the place of every `SpikeSlab`, as
-            `apply_fn` takes it.
+            A tree like `params`, with an array instead of every `SpikeSlab`, to be
+            passed to `apply_fn`.
 
         Example:
             >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -335,7 +337,7 @@ class Ensemble(eqx.Module):
         return self.rebuild(self.mean_params())
 
     def mean_params(self) -> Any:
-        """Parameters of the network of posterior means, as `apply_fn` takes them.
+        """Parameters of the network of posterior means, to be passed to `apply_fn`.
 
         Example:
             >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf

@@ -1,9 +1,8 @@
 r"""Indices by enumeration of all 2^n coalitions, vectorised, for n ≤ 20.
 
-Row c of the table of payoffs is the coalition whose player i is present when bit i of
-c is set. Viewed as an array with an axis of length 2 for player i, the table yields
-all of i's marginal contributions in one subtraction; a player that never changes the
-payoff gets exactly 0.
+Row c of the table of payoffs is the coalition in which player i is present if bit i of
+c is set. If the table is viewed as an array with an axis of length 2 for player i, one
+subtraction gives all marginal contributions of i; a null player gets exactly 0.
 """
 
 import numpy as np
@@ -41,7 +40,7 @@ def shapley_weights(num_others: int) -> Float[np.ndarray, " sizes"]:
 
 
 def banzhaf_weights(num_others: int) -> Float[np.ndarray, " sizes"]:
-    """Weight of one coalition of others under fair coins: 2^−m at every size."""
+    """Weight of one coalition of others if each joins with probability ½: 2^−m."""
     return np.full(num_others + 1, 0.5**num_others)
 
 
@@ -78,7 +77,7 @@ def pair_values(
     for high in range(num_players):
         for low in range(high):
             table = payoffs.reshape(-1, 2, 2 ** (high - low - 1), 2, 2**low)
-            # Grouped so that a player without effect gives exactly 0.
+            # Grouped so that a null player gives exactly 0.
             with_high = table[:, 1, :, 1] - table[:, 1, :, 0]
             second = with_high - (table[:, 0, :, 1] - table[:, 0, :, 0])
             values[high, low] = values[low, high] = weight_of @ second.ravel()

@@ -1,4 +1,4 @@
-"""`fit`: small parts assembled into a training run."""
+"""`fit`: train an ensemble."""
 
 import dataclasses
 import math
@@ -79,22 +79,21 @@ def fit(
         loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
     in nats per example. Without a prior this is the published rule; with one it is the
-    negative evidence bound. Point values (biases, norm scales) are learned along.
+    negative evidence bound. Point values (biases, norm scales) are learned too.
 
     Args:
-        ensemble: where to start; it is not changed.
-        data: arrays (x, y), first axis the examples, learned from in one compiled
-            program an epoch; or, for data that does not fit in memory, an iterable of
-            (x, y) batches that can be gone through again each epoch, or a function
-            that returns one.
+        ensemble: the initial ensemble; it is not changed.
+        data: arrays (x, y), first axis the examples, with one compiled program per
+            epoch; or, for data that do not fit in memory, an iterable of (x, y) batches
+            that can be iterated again in each epoch, or a function that returns one.
         likelihood: from outputs to a NumPyro distribution; `Categorical()` by default.
-        key: a `jax.random.key`; the same key gives the same bits.
+        key: a `jax.random.key`; the same key gives bitwise equal results.
         epochs: passes over the data. Default: 30; under the selective rule so many
             that there are at least 4,000 steps.
-        batch_size: examples a step, for arrays. The last examples of an epoch's random
-            order that fill no batch are left out of that epoch.
-        optimizer: any Optax optimizer. Default: Adam whose step falls from 0.002 to 0
-            along a cosine.
+        batch_size: examples per step, for arrays. The last examples of an epoch's
+            random order that do not fill a batch are left out of that epoch.
+        optimizer: any Optax optimizer. Default: Adam with a step size that falls from
+            0.002 to 0 along a cosine.
         prior: "selective" or `Selective(...)`, the rule that finds temperature and
             price of a connection by a part of the data that it holds out meanwhile (or
             by `validation`, if `data` is an iterable); `SpikeSlabPrior`, a mapping from
@@ -105,41 +104,42 @@ def fit(
         parametrization: `Projected()` (default without a prior) or `Unconstrained()`
             (default with one).
         validation: arrays (x, y), or (x, y, weights), scored after every epoch.
-        patience: stop after so many epochs without a better validation NLL, and return
-            the best epoch's ensemble. Under the selective rule only the epochs count in
-            which the pressure no longer rises.
+        patience: stop after this number of epochs without a better validation NLL, and
+            return the best epoch's ensemble. Under the selective rule only epochs with
+            the final temperature and price count.
         callbacks: called with an `EpochReport` after every epoch; one that returns
             True ends the training.
         checkpoint: a `Checkpoint` or a folder; a run found there is continued.
         mesh: a `jax.sharding.Mesh` whose axis "data" splits each batch, and whose axis
             "model", if any, splits wide weight matrices.
-        accumulate: parts that every batch goes through in, one after the other, their
-            gradients averaged: less memory, the same step.
-        compute_dtype: a floating-point type, such as `jnp.bfloat16`, that the network
-            computes in; parameters, optimizer and loss stay as they are.
-        num_data: number of training examples; needed with a prior when `data` is an
+        accumulate: number of parts into which every batch is divided; gradients are
+            computed part by part and averaged, for the same step with less memory.
+        compute_dtype: a floating-point type, such as `jnp.bfloat16`, in which the
+            network computes; parameters, optimizer and loss keep their types.
+        num_data: number of training examples; needed with a prior if `data` is an
             iterable.
-        sample_weight: for arrays, a weight ≥ 0 for each example; only their ratios
-            count.
-        restriction: what every step may use of the ensemble, and what that costs; a
-            callback may change it for the epochs that follow. The result holds the
-            whole ensemble.
+        sample_weight: for arrays, a weight ≥ 0 for each example; only the ratios of
+            weights matter.
+        restriction: restricts the ensemble in every step and adds a penalty to the
+            loss; a callback may change it for later epochs. The result has the whole
+            ensemble.
         augment: ``augment(x, key=key)``, a random change of a batch of inputs that
             keeps their shapes, such as `meanfield.data.shift_images`. It is compiled
-            into every step; validation data are left as they are.
+            into every step; validation data are not augmented.
         noise: "preactivations", "weights", or a mapping or function from path names to
-            either; by default as the ensemble has it, see `Ensemble.with_noise`.
-            Weights are drawn once a batch; with ``accumulate=n`` once for each of n
-            parts of it. The result's ensemble has the same noise.
+            either; by default that of the ensemble, see `Ensemble.with_noise`. Weights
+            are drawn once per batch; with ``accumulate=n`` once for each of n parts of
+            it. The result's ensemble has the same noise.
         progress: whether to show a progress bar.
 
     Returns:
-        A `FitResult`. Ctrl-C ends after the running epoch, with what was learned.
+        A `FitResult`. Ctrl-C stops the training after the current epoch and returns its
+        result.
 
     Raises:
         ValueError: an argument does not fit; the message says which and why.
-        NonFiniteLossError: the loss stopped being finite; the error holds the last
-            good state.
+        NonFiniteLossError: the loss was not finite; the error has the last finite
+            state.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -234,7 +234,8 @@ def fit(
     best = None if patience is None else state.learned
     require(
         checkpoint is None or restriction is None,
-        "`checkpoint` cannot keep a `restriction`, which changes; leave one out.",
+        "`checkpoint` must be left out with a `restriction`, whose changes it cannot "
+        "store.",
     )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
@@ -286,7 +287,7 @@ def fit(
                 checkpoint.offer(
                     epoch + 1, (run.state, best), metadata, run.scores()[-1]
                 )
-            # A callback gets lists of its own: what it does to them stays with it.
+            # A callback gets copies of the lists, so that it cannot change the history.
             history = {name: list(values) for name, values in run.history.items()}
             report = EpochReport(epoch + 1, epochs, history, run.current, run.restrict)
             answers = [callback(report) for callback in callbacks]

@@ -1,12 +1,12 @@
-r"""Shapley values of neurons under the posterior, with two kinds of uncertainty apart.
+r"""Shapley values of neurons under the posterior, with two separate uncertainties.
 
-K sub-networks θ_k are drawn; each plays its own M antithetic pairs of orders. Then
+K sub-networks θ_k are drawn, each with its own M antithetic pairs of orders. Then
 
-    Monte-Carlo error     how far more orders would move φ̂       (within draws)
-    posterior spread      how much φ[v_θ] differs between the θ   (between draws)
+    Monte-Carlo error     due to the finite number of orders      (within draws)
+    posterior spread      standard deviation of φ[v_θ] over θ     (between draws)
 
-are told apart by one-way random effects (`clustered_statistics`). Orders of one draw
-share its network, so the draw is what counts for the error of the mean.
+are separated by a one-way random-effects model (`clustered_statistics`). Orders of one
+draw have the same network, so draws are the independent units for the standard error.
 """
 
 import dataclasses
@@ -28,19 +28,19 @@ from .neuron_game import NeuronGame
 class PosteriorValues(AbstractValues):
     """Shapley values of neurons under the posterior: φ[E_θ v_θ] = E_θ φ[v_θ].
 
-    For values, standard errors (finitely many draws and orders both count), intervals,
-    evaluations and level see `AbstractValues`. Besides them it has:
+    For values, standard errors (due to finitely many draws and orders), intervals,
+    evaluations and level see `AbstractValues`. In addition it has:
 
     Attributes:
         monte_carlo_errors: the part of the standard errors that more orders per draw
-            would remove; NaN with one pair a draw, which cannot tell.
+            would remove; NaN with one pair per draw.
         posterior_scale: standard deviation over θ of φ[v_θ], without the Monte-Carlo
-            noise; NaN with one pair a draw.
-        credible_intervals: (players, 2), where one drawn network has its own value,
-            player by player at `level` (Gaussian approximation).
-        null_players: units of value 0 for certain, not sampled.
-        num_samples: K, sub-networks drawn.
-        num_pairs: M, antithetic pairs a draw.
+            noise; NaN with one pair per draw.
+        credible_intervals: (players, 2), intervals for the value in one drawn network,
+            each at `level` (Gaussian approximation).
+        null_players: mask of the units whose value is exactly 0; they are not sampled.
+        num_samples: K, number of drawn sub-networks.
+        num_pairs: M, number of antithetic pairs per draw.
         empty_value: mean over draws of v(∅).
         grand_value: mean over draws of v(N).
     """
@@ -67,16 +67,16 @@ def posterior_shapley_values(
     Args:
         game: a `NeuronGame` with ``num_samples`` of at least 2.
         key: a `jax.random.key`, for the orders.
-        budget: at most this many evaluations over all draws. Default: 64 a player and
+        budget: at most this many evaluations over all draws. Default: 64 per player and
             draw.
-        level: probability that all intervals hold at once.
+        level: probability that all intervals cover their values at once.
 
     Returns:
         `PosteriorValues`.
 
     Raises:
-        ValueError: fewer than two draws, or a budget below one antithetic pair a draw
-            (the message states it).
+        ValueError: fewer than two draws, or a budget below one antithetic pair per
+            draw.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -90,14 +90,14 @@ def posterior_shapley_values(
         (4,)
 
     References:
-        Mitchell et al. 2022, arXiv:2104.12199 (antithetic permutations). Telling
-        the two errors apart is ours.
+        Mitchell et al. 2022, arXiv:2104.12199 (antithetic permutations). The separation
+        of the two errors is this project's own.
     """
     n, draws = game.num_players, game.num_samples
     check_settings(level, 1, None)
     require(
         draws >= 2,
-        f"`game` needs at least 2 sub-networks to tell the posterior's spread; it has "
+        "`game` must have at least 2 sub-networks for the posterior's spread; got "
         f"{draws}. Make it with NeuronGame(..., num_samples=8, key=...), or use "
         "shapley_values for one network.",
     )
@@ -109,7 +109,7 @@ def posterior_shapley_values(
     require(
         pairs >= 1,
         f"`budget` must be at least {draws * (2 + cost)} evaluations for one "
-        f"antithetic pair a draw; got {budget}.",
+        f"antithetic pair per draw; got {budget}.",
     )
     rng = numpy_generator(key)
     replicates = np.zeros((draws, pairs, n))

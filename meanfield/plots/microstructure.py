@@ -1,4 +1,4 @@
-"""Pictures of the distribution of weights and of the verdict on it."""
+"""Plots of the distribution of weights and of the verdict on it."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from meanfield.physics.microstructure.lognormal_fit import Microstructure
 
 from .style import BLACK, BLUE, GREEN, GREY, RED, new_axis
 
-# Names of more tensors than these would hide the points.
+# Most tensors that are named; more names would hide the points.
 MOST_NAMES = 40
 VERDICT_STYLE: dict[str, dict[str, Any]] = {
     "lognormal": {"color": GREEN, "marker": "s"},
@@ -67,7 +67,7 @@ def log_magnitudes(values: Any, fit: Microstructure, axis: Axes | None = None) -
 def log_magnitude_quantiles(
     values: Any, fit: Microstructure, axis: Axes | None = None
 ) -> Axes:
-    """Normal Q-Q plot of ln|w|: a lognormal is the straight line.
+    """Normal Q-Q plot of ln|w|; for a lognormal it is a straight line.
 
     Args:
         values: weights of a tensor.
@@ -102,12 +102,12 @@ def log_magnitude_quantiles(
 
 
 def utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes | None = None) -> Axes:
-    """Effective utility over bins, shifted to mean 0: level at equilibrium.
+    """Effective utility over bins, shifted to mean 0; it is constant at equilibrium.
 
     Error bars are the Poisson noise of the counts.
 
     Args:
-        arbitrages: by name, as `analyze_microstructure` gives them in `.arbitrage`.
+        arbitrages: the `.arbitrage` of results of `analyze_microstructure`, by name.
         axis: where to draw.
 
     Returns:
@@ -143,7 +143,7 @@ def microstructure_verdicts(
     """σ of ln|w| against skewness, by verdict, with the Gaussian null marked.
 
     Args:
-        fits: as `analyze_microstructure` gives them.
+        fits: the result of `analyze_microstructure`.
         axis: where to draw.
 
     Returns:

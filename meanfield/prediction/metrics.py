@@ -1,4 +1,4 @@
-r"""Scores of predictive distributions: one definition each.
+r"""Scores of predictive distributions, with one definition for each score.
 
     accuracy   share of examples with argmax_k p_k = y
     NLL        mean of −ln p(y), in nats
@@ -30,9 +30,9 @@ def confidence_bins(
     labels: Int[np.ndarray, " batch"],
     edges: Float[np.ndarray, " edges"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Examples, mean confidence and accuracy of every bin; NaN where one is empty.
+    """Examples, mean confidence and accuracy of every bin; NaN for empty bins.
 
-    A bin includes its lower edge, the last one also its upper edge.
+    A bin includes its lower edge, and the last bin also its upper edge.
     """
     confidence, hits = probs.max(1).astype(np.float64), probs.argmax(1) == labels
     num_bins = len(edges) - 1
@@ -49,17 +49,17 @@ def calibration_error(
     confidence: Float[np.ndarray, " bins"],
     accuracy: Float[np.ndarray, " bins"],
 ) -> float:
-    """Σ share · |accuracy − confidence| over bins; empty ones count nothing."""
+    """Σ share · |accuracy − confidence| over bins that are not empty."""
     return float(np.nansum(counts * np.abs(accuracy - confidence)) / counts.sum())
 
 
 def accuracy(probs: Any, labels: Any) -> float:
-    """Share of examples whose likeliest class is right (the first one of a tie)."""
+    """Share of examples whose likeliest class (the first of a tie) is the true one."""
     return _accuracy(*check_labels(probs, labels))
 
 
 def nll(probs: Any, labels: Any) -> float:
-    """Mean of −ln p(label), in nats; infinite where a right class had probability 0."""
+    """Mean of −ln p(label), in nats; infinite if a true class has probability 0."""
     probs, labels = check_labels(probs, labels)
     with np.errstate(divide="ignore"):
         return float(-np.log(probs[np.arange(len(labels)), labels]).mean())
@@ -99,10 +99,10 @@ def class_scores(
 
 
 def check_labels(probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities (batch, classes) and the right class of every row.
+    """Class probabilities (batch, classes) and the true class of every row.
 
     Raises:
-        ValueError: rows are no probabilities, or a label is not a class.
+        ValueError: rows are not probabilities, or a label is not a class.
     """
     probs, labels = check_probs(probs), np.asarray(labels)
     require(

@@ -1,4 +1,4 @@
-"""Telling inputs of another kind from those of the training data."""
+"""Detection of out-of-distribution inputs by their uncertainty."""
 
 import dataclasses
 from typing import Any
@@ -11,14 +11,14 @@ from meanfield.checks import require
 
 @dataclasses.dataclass(frozen=True)
 class OODScores:
-    """How well a score tells other inputs from the training kind.
+    """How well a score separates out-of-distribution ("outside") inputs from others.
 
     Attributes:
         auroc: probability that an outside input scores above an inside one; ½ is
-            chance, 1 perfect.
+            chance, 1 is perfect.
         aupr: average precision with the outside inputs as positives.
-        fpr95: share of outside inputs that pass a threshold which lets 95 % of the
-            inside ones pass; 0 is perfect.
+        fpr95: share of outside inputs below the threshold below which 95 % of the
+            inside inputs lie; 0 is perfect.
     """
 
     auroc: float
@@ -27,10 +27,10 @@ class OODScores:
 
 
 def ood_scores(inside: Any, outside: Any) -> OODScores:
-    """Judge an uncertainty as a detector of out-of-distribution inputs.
+    """Scores of an uncertainty as a detector of out-of-distribution inputs.
 
     Args:
-        inside: (examples,) uncertainty of test inputs of the training kind.
+        inside: (examples,) uncertainty of test inputs like the training data.
         outside: (examples,) uncertainty of other inputs; expected to be higher.
 
     Returns:

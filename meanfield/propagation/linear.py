@@ -1,15 +1,15 @@
-"""Rules for sums, scalings and contractions: where the central limit theorem enters.
+"""Rules for sums, scalings and contractions, by the central limit theorem.
 
 A contraction of a plain array a with independent weights of mean μ and variance V has
 
     G = Σ_k μ_k a_k,      Δ² = Σ_k V_k a_k²
 
-exactly. The sampled reading returns the draw G + ε Δ, ε ~ N(0, 1) fresh for every
-output entry; the moments reading returns (G, Δ²), and for a random signal (a, v)
+exactly. The sampled reading returns the draw G + ε Δ, with independent ε ~ N(0, 1) for
+every output entry; the moments reading returns (G, Δ²), and for a random signal (a, v)
 
     Δ² = Σ_k [ V_k (a_k² + v_k) + μ_k² v_k ],
 
-which takes the entries of the signal as independent.
+which treats the entries of the signal as independent.
 
 Source: Li & Huang 2020, arXiv:2001.03354; Kingma, Salimans & Welling 2015,
 arXiv:1506.02557 (local reparametrisation).
@@ -81,12 +81,12 @@ def _dot(equation: Equation, x: Any, y: Any) -> Any:
 
 
 def _weight_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
-    """W x; where its transpose follows, drawn in the memory order of xᵀ Wᵀ.
+    """W x; if a transpose follows, it is computed and drawn as xᵀ Wᵀ.
 
-    The batch of a vmapped W x comes out last. XLA turns (W x)ᵀ into xᵀ Wᵀ, unless
-    something stands between the product and its transpose: noise, added here, would.
-    The order of the factors chooses the kernel, hence the last bits and the speed; so
-    they are swapped where the ordinary network's are, and nowhere else.
+    In a vmapped W x the batch is the last axis of the product. XLA rewrites (W x)ᵀ as
+    xᵀ Wᵀ, but not if noise is added between the product and its transpose. The order of
+    the factors determines the kernel, and so the last bits and the speed; so they are
+    swapped exactly where XLA swaps them in the ordinary network.
     """
     mean, var = _bilinear(equation, x, y)
     (x_axes, _), (x_batch, _) = equation.params["dimension_numbers"]
@@ -103,7 +103,7 @@ def _weight_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
 def _conv(equation: Equation, x: Any, y: Any) -> Any:
     x, y = _one_weight(equation, x, y)
     _, inputs, *window = equation.params["dimension_numbers"].rhs_spec
-    # A stride of the transposed convolution leaves zeros between the inputs.
+    # A strided transposed convolution has zeros between the inputs.
     summands = math.prod(jnp.shape(y)[axis] for axis in (inputs, *window))
     return _contraction(
         equation, x, y, summands / math.prod(equation.params["lhs_dilation"])
@@ -126,7 +126,7 @@ def _contraction(equation: Equation, x: Any, y: Any, summands: int | float) -> A
 
 
 def _bilinear(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
-    """Mean and variance of a bilinear primitive of independent entries."""
+    """Mean and variance of a bilinear primitive with independent operands."""
     if is_random(x) and is_random(y):
         (x, v), (y, w) = (x.mean, x.var), (y.mean, y.var)
         var = _bind_var(equation, jnp.square(x) + v, w)
@@ -139,7 +139,7 @@ def _bilinear(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _widen(x: Any) -> Any:
-    """Squares leave the range of float16 and of short integers."""
+    """Convert types whose range is too small for squares (float16, short integers)."""
     x = jnp.asarray(x)
     narrow = x.dtype == jnp.float16 or jnp.issubdtype(x.dtype, jnp.integer)
     return x.astype(jnp.float32) if narrow else x
@@ -167,7 +167,7 @@ def _one_weight(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _apart(equation: Equation, x: Any, y: Any, because: str) -> tuple[Any, Any]:
-    """Two summands that share no weight, drawn if that makes them so."""
+    """Two summands without a common weight, drawn if that is needed and possible."""
     if not (is_random(x) and is_random(y)) or not set(x.leaves) & set(y.leaves):
         return x, y
     if not (x.drawable and y.drawable):
@@ -179,7 +179,7 @@ def _apart(equation: Equation, x: Any, y: Any, because: str) -> tuple[Any, Any]:
 
 @register_rule("max", reading="moments")
 def _max(equation: Equation, x: Any, y: Any) -> Any:
-    """The larger of two signals that come from different contractions."""
+    """The maximum of two signals from different contractions."""
     x, y = _apart(equation, x, y, "a weight would be compared with itself")
     if not all(v.drawable for v in (x, y) if is_random(v)):
         raise equation.refuse(x, y)
@@ -192,7 +192,7 @@ def _max(equation: Equation, x: Any, y: Any) -> Any:
 def _copied(result: Any, *operands: Any) -> tuple[int, ...]:
     axes = set()
     for value in filter(is_random, operands):
-        # A scalar is repeated along every axis without a broadcast of its own.
+        # A scalar is repeated along every axis, without an explicit broadcast.
         spread = value.ndim == 0
         axes |= set(range(result.ndim)) if spread else set(value.copied)
     return tuple(sorted(axes))

@@ -1,4 +1,4 @@
-"""Origins through the primitives that hold programs of their own; see `readings`."""
+"""Origins of the results of primitives that contain programs; see `readings`."""
 
 import dataclasses
 import functools
@@ -54,7 +54,7 @@ LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
 def _steady(
     walk: Any, eqn: Any, carry: Sequence[Origin], body: Callable[..., list[Origin]]
 ) -> list[Origin]:
-    """Origins of a loop's state that a step keeps; nothing is noted on the way."""
+    """Origins of a loop's state that a step does not change; records nothing."""
     kept = walk.draw_all(eqn, carry)
     while True:
         own = walk.fresh()
@@ -66,7 +66,7 @@ def _steady(
 
 
 def _stacked(origin: Origin, length: int) -> Origin:
-    """Rows put together; the same weight may have come back from every step."""
+    """Stacked rows; every step may have returned the same weight."""
     origin = insert(origin, 0)
     first = frozenset([0]) if origin.leaves else frozenset()
     rows = max(origin.rows // max(length, 1), 1)

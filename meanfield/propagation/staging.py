@@ -1,4 +1,4 @@
-"""A network function as a program of its random leaves, its points and its data."""
+"""Stage a network function as a program of random leaves, point values and data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,13 @@ from meanfield.trees import path_name
 
 
 class _Hole(eqx.Module):
-    """The place of a random leaf in the tree of point values."""
+    """A placeholder for a random leaf in the tree of point values."""
 
     index: int = eqx.field(static=True)
 
 
 def split_params(params: Any) -> tuple[list[str], list[SpikeSlab], Any]:
-    """Names and values of the random leaves, and the tree with holes in their place."""
+    """Names and values of the random leaves, and the tree with placeholders."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(
         params, is_leaf=is_spike_slab
     )
@@ -33,7 +33,7 @@ def split_params(params: Any) -> tuple[list[str], list[SpikeSlab], Any]:
 
 
 def fill_params(points: Any, leaves: list[Any]) -> Any:
-    """The tree of parameters with these leaves in its holes."""
+    """The tree of parameters with these leaves instead of the placeholders."""
     return jax.tree.map(
         lambda leaf: leaves[leaf.index] if isinstance(leaf, _Hole) else leaf,
         points,
@@ -44,7 +44,7 @@ def fill_params(points: Any, leaves: list[Any]) -> Any:
 def stage(
     apply_fn: Callable[..., Any], points: Any, slabs: Any, args: Any, kwargs: Any
 ) -> tuple[Any, Any, Any]:
-    """The program of (random leaves, points, arguments), and what it returns."""
+    """The program of (random leaves, points, arguments), and its output structure."""
     shapes = [jax.ShapeDtypeStruct(slab.shape, slab.dtype) for slab in slabs]
     call = eqx.filter_make_jaxpr(
         lambda leaves, points, *args, **kwargs: apply_fn(

@@ -1,4 +1,4 @@
-"""Runs side by side: settings that differ, scores with intervals, labels, sizes."""
+"""Compare runs: settings that differ, scores with intervals, labels, sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from .documents import read_json
 from .folder import SUBNETWORKS, Run, load_run
 from .schemas import CARD
 
-# Standard errors to each side of a score: 95 % of a normal distribution.
+# Half-width of an interval in standard errors: 95 % of a normal distribution.
 WIDTH = 1.96
 SCORES = ("accuracy", "rmse", "r2", "nll", "ece", "coverage")
 KINDS = ("important", "absent", "variable")
@@ -20,7 +20,7 @@ NOTHING = "–"
 def compare(folders: Sequence[Path]) -> list[tuple[str, list[str]]]:
     """Rows of a table with a column for each run.
 
-    The intervals are of the test examples alone: other seeds of training differ too.
+    The intervals are for other test examples only; runs with other seeds differ too.
 
     Args:
         folders: run folders, at least two.
@@ -29,8 +29,8 @@ def compare(folders: Sequence[Path]) -> list[tuple[str, list[str]]]:
         The name of each row and its cells; first the settings that differ.
 
     Raises:
-        FileNotFoundError: a folder is no run folder.
-        ValueError: fewer than two, or runs on different data.
+        FileNotFoundError: a folder is not a run folder.
+        ValueError: there are fewer than two runs, or they are on different data.
     """
     require(len(folders) >= 2, "give at least two run folders to compare.")
     opened = [load_run(folder) for folder in folders]
@@ -68,7 +68,7 @@ def _refuse_other_data(first: Run, other: Run) -> None:
 
 
 def _settings(opened: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Settings of the model and of the training that are not the same everywhere."""
+    """Settings of the model and of the training that differ between the runs."""
     rows = []
     for part in ("model", "training", "versions"):
         names = dict.fromkeys(name for run in opened for name in run.config[part])
@@ -100,7 +100,7 @@ def _share(run: Run, kind: str) -> str:
 
 
 def _shipped(run: Run, name: str) -> str:
-    """A number of the first sub-network that was shipped into the run folder."""
+    """A figure of the first sub-network that was exported to the run folder."""
     path = run.folder / SUBNETWORKS / "card.json"
     if not path.is_file():
         return NOTHING

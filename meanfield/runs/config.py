@@ -1,4 +1,4 @@
-"""The configuration of a run: what was trained, on what, how, and by which versions."""
+"""The configuration of a run: data, network, training settings and versions."""
 
 import dataclasses
 import json
@@ -23,11 +23,11 @@ REMEDY = "Restore it from a copy or train again."
 
 
 def config_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
-    """The configuration of a run that is about to start.
+    """The configuration of a new run.
 
     Args:
-        settings: as they were given.
-        dataset: as it was read; it decides the task, the inputs and the outputs.
+        settings: the settings of the command.
+        dataset: the data set, which determines the task, the inputs and the outputs.
     """
     likelihood = settings.likelihood or likelihood_of(dataset.task)
     outputs = dataset.num_classes
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The contents of a run folder's ``config.json``.
 
     Raises:
-        ValueError: it is damaged, incomplete, or from a newer version.
+        ValueError: the file is damaged, incomplete, or from a newer version.
     """
     path = folder / CONFIG
     found = read_json(path, REMEDY, lambda value, place: None)
@@ -82,7 +82,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     )
     config = read_json(path, REMEDY, CONFIG_CHECK)
     config.setdefault("format", 1)
-    # The first format knew one likelihood for each task, and one noise for all targets.
+    # In the first format each task has one likelihood, and all targets have one noise.
     task = config["data"]["task"]
     defaults = {"likelihood": likelihood_of(task), "targets": 1}
     config["model"] = defaults | config["model"]
@@ -90,14 +90,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def resumed(settings: TrainSettings) -> TrainSettings:
-    """The settings of the run that `settings.resume` names, to go on with it.
+    """The settings of the run `settings.resume`, to continue it.
 
-    Devices, the place of the data and what is printed are those of `settings`; all
-    else is the run's own.
+    Devices, the path of the data and what is printed are taken from `settings`; all
+    other settings from the run.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: a setting was given that is not the run's.
+        FileNotFoundError: the folder has no run.
+        ValueError: a setting differs from that of the run.
     """
     folder = settings.resume
     assert folder is not None
@@ -112,7 +112,7 @@ def resumed(settings: TrainSettings) -> TrainSettings:
         "`overwrite` out.",
     )
     config = read_config(folder)
-    # What an earlier version could not do otherwise, it did not write down.
+    # Earlier versions did not store settings for which they had no choice.
     kept = {
         name: config[part][name]
         for part in KEPT
@@ -144,7 +144,7 @@ def refuse_other_data(folder: Path, config: dict[str, Any]) -> None:
     """Raise unless the run in a folder was trained on the data of a configuration.
 
     Raises:
-        ValueError: the data differ; the first difference is named.
+        ValueError: the data differ.
     """
     old = read_config(folder)["data"]
     for name, value in json.loads(json.dumps(config["data"])).items():
@@ -156,7 +156,7 @@ def refuse_other_data(folder: Path, config: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the numbers."""
+    """Versions of Python and of the packages on which the results depend."""
     found = {"python": platform.python_version(), "meanfield": VERSION}
     for name in ("jax", "equinox", "optax", "numpyro", "numpy"):
         try:

@@ -1,4 +1,4 @@
-"""A field of a settings class that is also an option, and how its text is read."""
+"""Fields of settings classes that are also options, and parsers of their texts."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-r"""What a run predicts: its task and its likelihood.
+r"""The task of a run, and its likelihood.
 
 | likelihood                | task           | outputs of the network, for each target |
 |---------------------------|----------------|-----------------------------------------|
@@ -10,8 +10,8 @@ r"""What a run predicts: its task and its likelihood.
 | student_t                 | regression     | location                                |
 | heteroscedastic_student_t | regression     | location, and noise before softplus     |
 
-Each target of a regression has a noise of its own. Real targets are learned in standard
-units, see `standardization`.
+Each target of a regression has its own noise. Real targets are standardised, see
+`standardization`.
 """
 
 from collections.abc import Callable
@@ -46,10 +46,10 @@ LIKELIHOODS = tuple(_KINDS)
 
 
 def task_of(likelihood: str | None, task: str | None) -> str | None:
-    """The task that a likelihood needs, checked against the one that was asked for.
+    """The task of a likelihood, after a check that it agrees with `task`.
 
     Raises:
-        ValueError: no such likelihood, or it belongs to another task.
+        ValueError: an unknown likelihood, or one that belongs to another task.
     """
     if likelihood is None:
         return task
@@ -60,30 +60,30 @@ def task_of(likelihood: str | None, task: str | None) -> str | None:
     needed, _ = _KINDS[likelihood]
     require(
         task in (None, needed),
-        f"`likelihood` {likelihood} is for the task {needed!r}; got `task` {task!r}. "
-        "Leave the task out.",
+        f"`task` must be {needed!r} for `likelihood` {likelihood}; got {task!r}. Leave "
+        "the task out.",
     )
     return needed
 
 
 def likelihood_of(task: str) -> str:
-    """Name of the likelihood that a task has if none is asked for."""
+    """Name of the default likelihood of a task."""
     return next(name for name, (needed, _) in _KINDS.items() if needed == task)
 
 
 def build_likelihood(name: str, num_targets: int = 1) -> Any:
-    """The likelihood of a name, before learning.
+    """The likelihood with a given name, before training.
 
     Args:
         name: one of `LIKELIHOODS`.
-        num_targets: numbers in one target; each has a noise of its own.
+        num_targets: number of targets; each has its own noise.
     """
     _, make = _KINDS[name]
     return make(num_targets)
 
 
 def target_names(dataset: Dataset) -> tuple[str, ...]:
-    """Names of the targets; numbers where they have none."""
+    """Names of the targets, or their numbers if they have no names."""
     if dataset.target_names is not None:
         return dataset.target_names
     return tuple(map(str, range(dataset.num_targets)))

@@ -8,8 +8,8 @@
 | `onnx-int8`   | `.int8.onnx`        | the same, with 8-bit numbers (see `quantize`)  |
 | `stablehlo`   | `.stablehlo`        | `jax.export`, for about six months             |
 
-`npz` is another name for `numpy`. All take whole inputs; those a shrunk network does
-not read are left out inside the file (an archive lists them).
+`npz` is another name for `numpy`. All formats take whole inputs; entries that a shrunk
+network does not read are removed inside the file (an archive lists them).
 """
 
 import contextlib
@@ -56,16 +56,16 @@ SUFFIXES = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
         path: the file.
         bytes: its size.
-        largest_difference: largest difference of the outputs, as loaded back, from the
-            network's own on the probe (for int8: of the probabilities).
-        agreement: for int8 and classes, part of the probe on which the file chooses as
-            the network does.
-        precision: for int8, what became integers, one of `quantize.PRECISIONS`.
+        largest_difference: largest difference between the outputs of the file, loaded
+            back, and of the network on the probe (for int8: of the probabilities).
+        agreement: for int8 and classes, part of the probe on which file and network
+            predict the same class.
+        precision: for int8, the numbers that are integers: see `quantize.PRECISIONS`.
     """
 
     path: Path
@@ -91,34 +91,34 @@ def export(
 ) -> Exported:
     """Write a network in one format, load it back, and compare.
 
-    The file appears only when the comparison has passed.
+    The file is written only if the comparison passes.
 
     Args:
-        model: what `shrink` returned, or any Equinox module, Flax NNX module or pair
+        model: a result of `shrink`, or any Equinox module, Flax NNX module or pair
             (apply_fn, params).
         path: the file to write; it must not exist.
         probe: a batch of whole inputs for the comparison.
         format: "safetensors", "numpy", "onnx", "onnx-int8" or "stablehlo".
-        dtype: of the archive's numbers, "float32" or "float16".
-        tolerance: largest difference allowed, relative to outputs larger than 1. Int8
-            is held to 0.02 of a probability and 99 % of the same choices, on a probe
-            of at least 50 examples.
+        dtype: type of the numbers in an archive, "float32" or "float16".
+        tolerance: largest difference allowed, relative to outputs larger than 1. For
+            int8, probabilities may differ by 0.02, and 99 % of the predicted classes
+            must agree, on a probe of at least 50 examples.
         link: for int8, from outputs to probabilities: "softmax", "sigmoid", or "none"
             for real targets.
         calibration: a batch of whole inputs for the ranges of int8; the probe if not
             given.
-        about: for the archive, anything JSON can hold.
-        labels: for the archive, small integers for each weight.
-        fallback: "jax2onnx" converts with that package what the ONNX writer does not
-            know.
+        about: for an archive, any JSON value.
+        labels: for an archive, small integers for each weight.
+        fallback: "jax2onnx" to use that package if the ONNX writer does not know an
+            operation.
 
     Returns:
         The path, the number of bytes, and the largest difference found.
 
     Raises:
         FileExistsError: `path` exists, or beside it another `numpy_runtime.py`.
-        ImportError: an optional package is missing; the message names the extra.
-        ValueError: an unknown format, an operation the format does not have, or a
+        ImportError: an optional package is missing.
+        ValueError: an unknown format, an operation that the format lacks, or a
             comparison that fails.
 
     Example:
@@ -139,8 +139,8 @@ def export(
     beside = path.parent / RUNTIME
     if format == "numpy" and beside.exists() and beside.read_text() != runtime_source():
         raise FileExistsError(
-            f"{beside} exists and is not the runtime that would be written there; "
-            "choose another folder."
+            f"{beside} exists and differs from the runtime that would be written "
+            "there; choose another folder."
         )
     network, kept = opened(model)
     probe = np.asarray(probe)
@@ -213,7 +213,7 @@ def load_predictor(path: str | os.PathLike, format: str, like: Any = None) -> Pr
 
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A path in a temporary folder; what is there moves to `path` on success."""
+    """A path in a temporary folder, whose file is moved to `path` on success."""
     with scratch_folder(path) as folder:
         temporary = folder / path.name
         yield temporary

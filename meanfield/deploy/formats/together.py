@@ -1,4 +1,4 @@
-"""K sub-networks in one ONNX file: mean, spread, and what the members disagree on."""
+"""K sub-networks in one ONNX file: mean, standard deviation and mutual information."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def export_together(
     """Write K networks as one ONNX file with their mean, std and mutual information.
 
     Args:
-        models: what `shrink` returned, or models, that take the same whole inputs.
+        models: results of `shrink`, or models, with the same whole inputs.
         path: the file to write; it must not exist.
         probe: a batch of whole inputs on which the file is compared with the members.
         link: from outputs to probabilities: "softmax", "sigmoid", or "none" for real
@@ -44,12 +44,12 @@ def export_together(
 
     Raises:
         FileExistsError: `path` exists.
-        ValueError: no members, members that do not fit together, an operation the
-            writer does not know, or a comparison that fails.
+        ValueError: there are no members, their inputs or outputs differ, the writer
+            does not know an operation, or the comparison fails.
         ImportError: onnx or onnxruntime is missing.
     """
     path, probe = Path(path), np.asarray(probe)
-    require(len(models) > 0, "`models` is empty; give at least one network.")
+    require(len(models) > 0, "`models` must have at least one network; got none.")
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
     parts = list(map(opened, models))
@@ -73,24 +73,24 @@ def run_together(path: str | os.PathLike, x: Any) -> dict[str, np.ndarray]:
 def compare_together(
     expected: Mapping[str, Any], found: Mapping[str, Any], tolerance: float
 ) -> float:
-    """Largest difference of an ensemble file from its members.
+    """Largest difference between an ensemble file and its members.
 
     Raises:
-        ValueError: it is too large.
+        ValueError: the difference is too large.
     """
     difference = 0.0
     for name, value in found.items():
         gap = np.abs(value - expected[name])
         scale = max(1.0, float(np.abs(expected[name]).max(initial=0)))
-        # A root makes 1e-6 of rounding 1e-3 where all members agree; compare the
-        # squares there.
+        # If members agree, a square root turns rounding of 1e-6 into 1e-3, so squares
+        # are compared.
         if name == "std":
             gap = np.minimum(gap, np.abs(value**2 - expected[name] ** 2))
         difference = max(difference, float(gap.max(initial=0)) / scale)
     require(
         difference <= tolerance,
-        f"the ensemble file differs from its members by {difference:.2g}; at most "
-        f"{tolerance:.2g} is allowed.",
+        f"the ensemble file must agree with its members to within {tolerance:.2g}; got "
+        f"a difference of {difference:.2g}. Export the members one by one.",
     )
     return difference
 
@@ -114,7 +114,7 @@ def combine(outputs: np.ndarray, link: str) -> dict[str, np.ndarray]:
 
 
 def link_of(likelihood: Any, outputs: Any) -> str:
-    """How outputs become probabilities under a likelihood."""
+    """The function from outputs to probabilities under a likelihood, by name."""
     distribution = output_distribution(likelihood, jnp.asarray(outputs))
     if is_categorical(distribution):
         return "softmax"

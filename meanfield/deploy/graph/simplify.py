@@ -1,7 +1,7 @@
-"""A graph rewritten for running: fewer, plainer nodes with the same results.
+"""Rewrite a graph with fewer and simpler nodes, for running it.
 
-Staging a function of one example and batching it leaves turned products, axes of length
-one and explicit repetitions. They are undone here, so that a dense layer is one node.
+A batched function of one example has transposed products, axes of length one and
+explicit broadcasts. They are removed here, so that a dense layer is one node.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from .vocabulary import ELEMENTWISE
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same network with nodes that merge what belongs together.
+    """The same network with merged nodes.
 
-    Its `arrays` name what the nodes read: ``layers/0/weight.T`` is that array turned.
+    Its `arrays` are those that the nodes read: ``layers/0/weight.T`` is a transpose.
     """
     rewriter = _Rewriter(graph)
     nodes = rewriter.rewrite(graph.dynamic_nodes())
@@ -34,7 +34,7 @@ def simplify(graph: Graph) -> Graph:
 
 
 def select_inputs(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Graph:
-    """A graph that takes whole inputs and picks the entries that are read.
+    """A graph that takes whole inputs and selects the entries that are read.
 
     Args:
         graph: a network that reads some entries of its inputs.
@@ -61,12 +61,12 @@ def select_inputs(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Grap
 
 
 class _Rewriter:
-    """Rewrites nodes in order; remembers what each value became and who made it."""
+    """Rewrites nodes in order; stores the new value and the node of each value."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
         self.constants = dict(graph.constants)
-        # What a new constant was made of, and what its name gets added.
+        # The source of each new constant, and the suffix of its name.
         self.source: dict[Value, tuple[Value, str]] = {}
         self.became: dict[Value, Value] = {}
         self.maker: dict[Value, Node] = {}
@@ -122,7 +122,7 @@ class _Rewriter:
         return value
 
     def named(self) -> dict[str, Value]:
-        """The network's arrays, in the shapes in which they are read now."""
+        """The network's arrays, in the shapes in which nodes now read them."""
         paths = {value: path for path, value in self.graph.arrays.items()}
         for node in self.graph.nodes:
             if node.op in ("reshape", "squeeze", "broadcast") and node.eqn is None:
@@ -140,7 +140,7 @@ class _Rewriter:
         return node if node is not None and node.op == op else None
 
     def unrepeated(self, node: Node) -> Node:
-        """Elementwise operands repeat themselves; explicit repetition may go."""
+        """Remove explicit broadcasts of elementwise operands, which are not needed."""
         if node.op not in ELEMENTWISE:
             return node
         shape, inputs = node.outputs[0].shape, list(node.inputs)
@@ -179,7 +179,7 @@ class _Rewriter:
 
 
 def _repeat(shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...] | None:
-    """The shape arrays take together, by NumPy's rule; None if it cannot be told."""
+    """The broadcast shape of arrays by NumPy's rule; None if it is not known."""
     rank = max(map(len, shapes))
     filled = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     sizes = []
@@ -192,7 +192,7 @@ def _repeat(shapes: Sequence[Sequence[Any]]) -> tuple[Any, ...] | None:
 
 
 def _dot(rewriter: _Rewriter, node: Node) -> None:
-    """A product with a known matrix becomes x @ W, turned back if need be."""
+    """A product with a known matrix becomes x @ W, transposed back if needed."""
     setting = node.settings
     known = [value in rewriter.constants for value in node.inputs]
     if sum(known) != 1 or setting["batch"][0]:
@@ -237,7 +237,7 @@ def _broadcast(rewriter: _Rewriter, node: Node) -> None:
 
 
 def _split(rewriter: _Rewriter, node: Node) -> None:
-    """Cut first, turn afterwards: the turns then meet their opposites."""
+    """Split before transposing, so that a transpose cancels with its inverse."""
     turn = rewriter.made_by(node.inputs[0], "transpose")
     if turn is None:
         return rewriter.emit(node)
@@ -256,7 +256,7 @@ def _split(rewriter: _Rewriter, node: Node) -> None:
 
 
 def _add(rewriter: _Rewriter, node: Node) -> None:
-    """x @ W + b is one node."""
+    """Merge x @ W + b to one node."""
     for product, bias in (node.inputs, node.inputs[::-1]):
         dense = rewriter.made_by(product, "matmul")
         if dense is None or bias not in rewriter.constants:

@@ -1,8 +1,8 @@
-"""What a shipped folder holds: the name, size and sha256 of every file in it.
+"""The manifest of a shipped folder: name, size and sha256 of every file.
 
-``manifest.json`` lists all files of the folder but itself and its signature. Whoever
-can change a file can change the list as well: without a signature (`signature`) it
-tells accidents, not attacks.
+``manifest.json`` lists all files of the folder except itself and its signature. Whoever
+changes a file on purpose can also change the manifest: without a signature
+(`signature`) it detects accidental changes, but not attacks.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from meanfield.files import write_text
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
 MANIFEST_VERSION = 1
-# Texts of a shipped folder are a few kilobytes; more is not read into memory.
+# Text files of a shipped folder have a few kilobytes; larger ones are not read.
 MOST_TEXT = 16 * 2**20
-# Without a slash, a backslash, a colon or a first dot: a file in the folder itself.
+# Names without slash, backslash, colon or leading dot: files in the folder itself.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CHUNK = 2**20
 
@@ -37,18 +37,18 @@ def file_in(folder: Path, name: Any, listed_by: str) -> Path:
     """The path of a file that a card or a manifest names.
 
     Raises:
-        ValueError: the name leads out of the folder, or to something that is no file.
+        ValueError: the name leads out of the folder, or is not that of a file.
         FileNotFoundError: there is no such file.
     """
     require(
         isinstance(name, str) and _NAME.fullmatch(name) is not None,
-        f"the {listed_by} of {folder} names the file {name!r}; a name without folders, "
-        "of letters, digits, dots, dashes and underscores is needed. Ship again.",
+        f"the {listed_by} of {folder} must name files without folders, by letters, "
+        f"digits, dots, dashes and underscores; got {name!r}. Ship again.",
     )
     path = folder / name
     require(
         not path.is_symlink(),
-        f"{path} is a link to another place; a shipped folder holds its own files.",
+        f"{path} must be a file and not a symbolic link. Ship again.",
     )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; its {listed_by} lists it.")
@@ -59,7 +59,7 @@ def read_text_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON object of a shipped folder.
 
     Raises:
-        ValueError: it is too large, or no JSON object.
+        ValueError: the file is too large, or is not a JSON object.
     """
     size = path.stat().st_size
     require(
@@ -95,7 +95,7 @@ def check_manifest(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: a file, or the manifest, is missing.
-        ValueError: a file is not the one that was shipped, one is not listed, or the
+        ValueError: a file was changed after shipping, a file is not listed, or the
             manifest is damaged or newer.
     """
     path = file_in(folder, MANIFEST, "card")
@@ -119,7 +119,7 @@ def check_manifest(folder: Path) -> None:
             f"{file} is not the file that was shipped: its size or sha256 differs from "
             "the manifest's. Restore it from a copy, or ship again.",
         )
-    # Python leaves a folder of its own where the NumPy runtime is imported.
+    # Python writes a __pycache__ folder when the NumPy runtime is imported.
     known = {*files, MANIFEST, SIGNATURE, "__pycache__"}
     strangers = sorted(p.name for p in folder.iterdir() if p.name not in known)
     require(

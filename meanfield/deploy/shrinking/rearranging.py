@@ -1,4 +1,4 @@
-"""How operations that move entries about tie the positions that they read and write."""
+"""How rearranging operations tie positions of their operands and results."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ def _reshape(units: TiedUnits, node: Node) -> None:
     before, after = units.shapes[value], units.shapes[out]
     labels, results = units.of(value), []
     for ours, theirs in _blocks(before, after):
-        # An axis of one entry tells no units apart, unless there is no other axis.
+        # An axis of one entry does not separate units, unless there is no other axis.
         long = [i for i in ours if before[i] > 1] or ours
         free = [i for i in long if units.roots(labels[i]).any()]
         for i in free[1:]:
@@ -48,7 +48,7 @@ def _reshape(units: TiedUnits, node: Node) -> None:
 def _split_labels(
     units: TiedUnits, labels: np.ndarray, sizes: Sequence[int]
 ) -> list[np.ndarray]:
-    """Labels of each axis of a block, if one axis alone tells the units apart."""
+    """Labels of each axis of a block, if a single axis separates the units."""
     results = [np.zeros(size, np.int64) for size in sizes]
     if not units.roots(labels.ravel()).any():
         return results
@@ -109,7 +109,7 @@ def _split(units: TiedUnits, node: Node) -> None:
     if units.rigid:
         units.fix(labels[axis])
     elif len(set(sizes)) == 1:
-        # Equal parts, as of gates, are cut by their number: they stay equal.
+        # Equal parts, such as gates, are split by their number and must stay equal.
         pieces = np.split(labels[axis], len(sizes))
         for piece in pieces[1:]:
             units.tie(pieces[0], piece)

@@ -1,8 +1,9 @@
-"""Remove what a masked network does not use; what is left is an ordinary network.
+"""Remove the units and inputs that a masked network does not use.
 
-Exact zeros cut connections. A unit that no output needs goes; a unit that no input
-moves is a constant and folds into the biases it feeds; an input nobody reads is left
-out. This repeats until nothing changes, and the result is compared with the original.
+Exact zeros are absent connections. A unit on which no output depends is removed; a unit
+that depends on no input is constant, and is folded into the biases that it feeds; an
+input that no unit reads is left out. This is repeated until nothing changes, and the
+result, an ordinary network, is compared with the original.
 """
 
 import dataclasses
@@ -31,12 +32,12 @@ class Shrunk:
     """A smaller network that computes the same function.
 
     Args:
-        model: the smaller network, of the type that came in.
-        kept_inputs: for each axis of one example that lost entries, the indices of the
-            entries the smaller network reads.
+        model: the smaller network, of the same type as the original.
+        kept_inputs: for each axis of one example from which entries were removed, the
+            indices of the entries that the smaller network reads.
         kept: for each array, the indices kept along each of its axes.
         largest_difference: largest difference from the original on the probe.
-        network: the model, taken apart.
+        network: the model, split into arrays and a function.
     """
 
     model: Any
@@ -52,7 +53,7 @@ class Shrunk:
         return x
 
     def slice_like(self, name: str, array: Any) -> np.ndarray:
-        """The part of an array that belongs to what was kept of the array `name`."""
+        """The entries of an array at the positions that were kept of array `name`."""
         return np.asarray(array)[np.ix_(*self.kept[name])]
 
 
@@ -60,7 +61,7 @@ _INPUT = "<input>"
 
 
 class _CodeFixesSizes(Exception):
-    """The network's own code does not run, or errs, with the smaller arrays."""
+    """The network's own code fails or gives other outputs with the smaller arrays."""
 
 
 def shrink(
@@ -78,27 +79,27 @@ def shrink(
         model: an Equinox module, a Flax NNX module, or a pair (apply_fn, params), with
             exact zeros where connections are absent.
         probe: a batch of inputs on which the result is compared with the original.
-        coalition: for a layer (a parameter path without its last name), which of its
-            output units belong (boolean). The others fold to their mean over `data`:
-            this changes the function, and the comparison is with the network whose
-            outside units are held at their means.
-        data: a batch for those means; `probe` if not given.
-        allow_constant: whether a network without a path from input to output may be
-            returned (with one unit in each layer) instead of refused.
+        coalition: by layer (a parameter path without its last name), a boolean mask of
+            the output units in the coalition. The others are replaced by their mean
+            over `data`. This changes the function, so the result is compared with the
+            network in which these units are held at their means.
+        data: a batch for those means; `probe` by default.
+        allow_constant: whether to return a network without a path from input to output
+            (with one unit in each layer) instead of raising an error.
         tolerance: largest difference allowed, relative to outputs larger than 1.
 
     Returns:
-        The smaller network, the indices of the inputs it reads, what was kept of each
-        array, and the largest difference found.
+        The smaller network, the indices of the inputs it reads, the kept indices of
+        each array, and the largest difference found.
 
     Raises:
-        ValueError: nothing is left of the network; the comparison fails; `coalition`
-            names no layer, or asks for a fold that no bias can take.
+        ValueError: the network is constant; the comparison fails; `coalition` names an
+            unknown layer, or no bias can absorb the mean of a unit outside.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
         >>> model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
-        >>> silent = model.layers[0].weight.at[1].set(0)     # unit 1 hears nothing
+        >>> silent = model.layers[0].weight.at[1].set(0)     # unit 1 has no inputs
         >>> masked = eqx.tree_at(lambda m: m.layers[0].weight, model, silent)
         >>> mf.deploy.shrink(masked, jnp.ones((5, 3))).model.layers[0].out_features
         3
@@ -114,7 +115,7 @@ def shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=False
         )
     except _CodeFixesSizes:
-        # Hold the units whose number the code itself may have written down.
+        # Keep the units whose number may be fixed in the code.
         pass
     try:
         return _shrink(
@@ -123,8 +124,8 @@ def shrink(
     except _CodeFixesSizes as error:
         raise ValueError(
             "`model` does not run with smaller arrays: its code fixes their sizes. "
-            "Read sizes from the arrays (x.shape, weight.shape) instead of numbers "
-            "written down. "
+            "Read sizes from the arrays (x.shape, weight.shape) instead of writing "
+            "numbers in the code. "
             f"({error})"
         ) from error
 
@@ -222,14 +223,14 @@ def _step(
     fold: CoalitionFold | None,
     allow_constant: bool,
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]], list[np.ndarray]] | None:
-    """One round: the smaller arrays and the indices kept; None when nothing changes."""
+    """One round: the smaller arrays and the kept indices; None if nothing changes."""
     graph = units.graph
     live = find_liveness(units, None if fold is None else fold.labels)
     require(
         allow_constant or not is_constant(units, live),
-        "`model` is shrunk to nothing: no path of live connections leads from its "
-        "input to an output. Draw another sub-network, or pass allow_constant=True "
-        "for a network that gives one constant answer.",
+        "`model` is shrunk to nothing: no path of connections leads from its input to "
+        "an output. Draw another sub-network, or pass allow_constant=True for a "
+        "network with constant outputs.",
     )
     count = len(live.root)
     forced, held = np.zeros(count, bool), np.zeros(count, bool)
@@ -237,8 +238,8 @@ def _step(
         forced[live.root[fold.labels]] = True
         require(
             not (forced & live.pinned).any(),
-            "`coalition` asks to fold units that must stay: outputs of the network, or "
-            "units that are normalised or reshaped together. Leave that layer out.",
+            "`coalition` must not leave out outputs of the network, or units that are "
+            "normalised or reshaped together; got such units. Leave that layer out.",
         )
     means = {} if fold is None else fold.means
     axes = {name: units.of(value) for name, value in graph.arrays.items()}
@@ -254,7 +255,7 @@ def _step(
         ]
         if not empty:
             break
-        # An axis keeps one unit, best one that is dead already.
+        # At least one unit of an axis is kept, if possible a dead one.
         for roots in empty:
             if removed[roots].all():
                 held[roots[np.argmin(folds.gone[roots])]] = True
@@ -269,7 +270,7 @@ def _step(
     changed = {name: np.array(array) for name, array in arrays.items()}
     for name, index, number in folds.additions:
         changed[name].flat[index] += number
-    # A unit that was folded and yet holds an axis open must not be heard twice.
+    # A folded unit that is kept as the last of its axis must not be counted twice.
     for name, index in outgoing_entries(units, live.root, forced & held):
         changed[name].flat[index] = 0
     inputs = keep.pop(_INPUT)

@@ -1,8 +1,8 @@
-"""The rounds of coalition training: games that are played between epochs.
+"""The rounds of coalition training: games that are evaluated between epochs.
 
-Layer after layer, with the coalitions of the layers before it fixed, the units of a
-layer are valued on held-out examples, their values averaged with those of earlier
-evaluations, and its coalition chosen anew among all of them.
+Layer after layer, with the coalitions of earlier layers fixed, the values of the units
+are estimated on validation examples and averaged with those of earlier evaluations, and
+the coalition of the layer is chosen again among all its units.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ class CoalitionRound:
     """One layer at one evaluation.
 
     Attributes:
-        epoch: epochs done before it.
-        layer: its path.
+        epoch: number of epochs done before.
+        layer: path of the layer.
         values: value of every unit, averaged over the evaluations so far.
-        mask: the coalition that was chosen.
-        num_returned: units that were outside before and belong now.
+        mask: mask of the chosen coalition.
+        num_returned: number of units that were outside before and are inside now.
     """
 
     epoch: int
@@ -54,7 +54,7 @@ class CoalitionRound:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Values of a game by an index of game theory."""
+    """Values of a game by a game-theoretic index."""
 
     find: Callable[..., Any]
     budget_per_unit: int
@@ -66,7 +66,7 @@ class Index:
 
 
 def choose_credit(credit: str | Credit, budget_per_unit: int) -> Any:
-    """The index of a name, or the function that was given.
+    """The index with a given name, or the given function.
 
     Raises:
         ValueError: an unknown name, or a budget that is not positive.
@@ -87,18 +87,18 @@ def choose_credit(credit: str | Credit, budget_per_unit: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What does not change in the course of a training.
+    """The settings of coalition training.
 
     Attributes:
         sizes: final size of each coalition, or None for the smallest that suffices.
         every: epochs between evaluations.
-        last: no evaluation comes after so many epochs.
+        last: number of epochs after which there is no evaluation.
         epsilon: part of the payoff that may be lost.
-        credit: what gives units their values.
+        credit: the function that computes values of units.
         game: payoff and temperature of the games.
-        num_examples: examples in a game.
-        memory: weight of the past in the average of values.
-        softness: of the memberships.
+        num_examples: number of examples in a game.
+        memory: weight of earlier evaluations in the average of values.
+        softness: temperature of the memberships.
         regularizer: strength of the penalty.
         key: a `jax.random.key`.
     """
@@ -116,7 +116,7 @@ class Rules:
     key: PRNGKeyArray
 
     def progress(self, epoch: int) -> float:
-        """Part of the evaluations that are done with the one after this epoch."""
+        """Part of the evaluations done, including the one after this epoch."""
         return epoch // self.every / (self.last // self.every)
 
 
@@ -136,7 +136,7 @@ class CoalitionRounds:
         }
 
     def restriction(self) -> CoalitionRestriction:
-        """The gates as they are now."""
+        """The current gates."""
         return CoalitionRestriction(
             {name: jnp.asarray(member) for name, member in self.members.items()},
             tuple((n, tuple(own.items())) for n, own in self.found.sources.items()),
@@ -144,7 +144,7 @@ class CoalitionRounds:
         )
 
     def __call__(self, report: EpochReport) -> None:
-        """After an epoch: evaluate if it is time."""
+        """After an epoch: evaluate, if an evaluation is due."""
         active = int(sum(mask.sum() for mask in self.masks.values()))
         start = time.perf_counter()
         epoch, last = report.epoch, self.rules.last
@@ -155,7 +155,7 @@ class CoalitionRounds:
         self.history["evaluation_seconds"].append(time.perf_counter() - start)
 
     def evaluate(self, epoch: int, report: EpochReport) -> None:
-        """Play the layers in order, each with the coalitions before it fixed."""
+        """Evaluate the layers in order, each with the earlier coalitions fixed."""
         ensemble, likelihood = report.get()
         key = jax.random.fold_in(self.rules.key, epoch)
         progress = self.rules.progress(epoch)
@@ -185,7 +185,7 @@ class CoalitionRounds:
             self.members[layer] = _memberships(values, mask, soft)
 
     def examples(self, key: PRNGKeyArray) -> tuple[Any, Any]:
-        """Held-out examples: one half to judge the units on, one half to certify."""
+        """Validation examples: one half for the values, one half to certify."""
         count = len(jax.tree.leaves(self.held[0])[0])
         half = min(self.rules.num_examples, count // 2)
         rows = jax.random.permutation(key, count)
@@ -214,7 +214,7 @@ class CoalitionRounds:
     def game(
         self, opened: Ensemble, likelihood: Any, layer: str, data: Any, part: str
     ) -> NeuronGame:
-        """The game of a layer; played again, it is not compiled again."""
+        """The game of a layer, which is compiled only once."""
         known = self.games.get((layer, part))
         learned = jax.tree.leaves(eqx.filter(likelihood, eqx.is_array))
         if known is not None and (not learned or self.rules.game["payoff"] in _FIXED):

@@ -6,8 +6,8 @@ r"""Growth curves by least squares of ln y, and their AIC = N ln(RSS/N) + 2k.
     constant     y = a
     parabola     ln y = a + b ln t + c (ln t)²
 
-The parabola is no model of growth: it shows whether a curve bends away from
-all of them.
+The parabola is not a model of growth: it shows whether a curve has a curvature that
+none of the others describes.
 
 References:
     Burnham & Anderson 2002 (AIC).
@@ -19,14 +19,14 @@ import numpy as np
 from scipy.optimize import least_squares
 
 MODELS = ("power law", "exponential", "logarithmic", "constant")
-# Free parameters besides the error's size; two where nothing is said.
+# Number of free parameters besides the error variance; two by default.
 _PARAMETERS = {"constant": 1, "parabola": 3}
 
 
 def compare_models(
     t: np.ndarray, log_t: np.ndarray, log_y: np.ndarray
 ) -> tuple[dict[str, float], float, float]:
-    """AIC of each model, and slope and offset of the power law."""
+    """AIC of each model, and exponent and offset of the power law."""
     power_slope, power_offset, power = _line(log_t, log_y)
     residuals = {
         "power law": power,
@@ -35,7 +35,7 @@ def compare_models(
         "constant": float(np.sum((log_y - log_y.mean()) ** 2)),
         "parabola": _parabola(log_t, log_y),
     }
-    # Errors below rounding tell no model from another.
+    # Errors below rounding do not distinguish models.
     floor = len(t) * (np.finfo(np.float64).eps * max(1.0, np.abs(log_y).max())) ** 2
     aic = {
         model: len(t) * float(np.log(max(rss, floor) / len(t)))

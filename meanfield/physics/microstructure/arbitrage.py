@@ -1,10 +1,10 @@
-r"""Arbitrage equilibrium: do all connections of a layer enjoy one effective utility?
+r"""Arbitrage equilibrium: do all connections of a layer have equal effective utility?
 
     h(w) = α ln|w| − β (ln|w|)² − ln p(|w|)        utility − cost − competition
 
 (`utility`). On a histogram with share x_k of n weights in bin k, the utility of a bin
-is the log of the mean of exp(utility) over it. The effective utility is then exact at
-any bin width,
+is the log of the mean of exp(utility) over the bin. Then for any bin width the
+effective utility is exactly
 
     h_k = ln Z + ln(p_k / x_k),     Z = ∫ w^α exp(−β ln² w) dw,
 
@@ -14,7 +14,7 @@ equilibrium in nats, and the spread is the x-weighted standard deviation of h_k.
 equilibrium n · spread² and 2nψ are chi-squared up to O(1/n): this is the Poisson-noise
 null used here.
 
-The binning, the spread and its null are ours.
+The binning, the spread and its null are this project's own.
 """
 
 import dataclasses
@@ -45,11 +45,11 @@ class Arbitrage:
         scale: largest |w|, in the caller's units.
         spread: x-weighted standard deviation of h over occupied bins, nats; 0 at
             equilibrium.
-        noise_spread: its size at equilibrium from counting noise alone, √((K−3)/n).
-        noise_limit: its 99 % value at equilibrium.
+        noise_spread: spread at equilibrium due to counting noise, √((K−3)/n).
+        noise_limit: 99 % value of the spread at equilibrium.
         distance: ψ = KL(x‖p) in nats, biased upwards by (K−3)/(2n) at equilibrium.
         r_squared: weighted R² of ln(density) regressed on (1, ln|w|, ln²|w|) over the
-            occupied bins with two finite edges; `None` under four of them.
+            occupied bins with two finite edges; `None` if there are fewer than four.
         regressed_alpha: α of that regression, in units of `scale`.
         regressed_beta: β of that regression.
         centres: geometric centre of every occupied bin, in units of `scale`.
@@ -87,9 +87,9 @@ class LayerArbitrage:
         alpha: common α.
         beta: common β.
         levels: Σ x_k h_k of every layer by name, nats.
-        spread: standard deviation of the levels over layers, nats; 0 when all layers
-            are in equilibrium with each other.
-        noise_spread: its expected size from counting noise alone.
+        spread: standard deviation of the levels over layers, nats; 0 if all layers are
+            in equilibrium with each other.
+        noise_spread: expected spread due to counting noise.
         p_value: probability of such distances from equilibrium if every layer were
             drawn from the common lognormal; `None` when layers were scaled by their
             largest weight, a random unit for which no such null holds.
@@ -116,11 +116,11 @@ def measure_arbitrage(
             default 40, or fewer so that 10 weights are expected in each.
 
     Returns:
-        An `Arbitrage`: (α, β), the utility of every bin, its spread and the limits that
-        Poisson noise sets to it.
+        An `Arbitrage`: (α, β), the utility of every bin, its spread, and the spread due
+        to Poisson noise.
 
     Raises:
-        ValueError: too few weights for the bins, or one magnitude only.
+        ValueError: too few weights for the bins, or all of one magnitude.
 
     Example:
         >>> import numpy as np
@@ -162,19 +162,20 @@ def measure_arbitrage(
 def arbitrage_between_layers(
     layers: Mapping[str, Any], scaled: bool = False, num_bins: int | None = None
 ) -> LayerArbitrage:
-    """Effective utilities of layers under one common (α, β): are they level?
+    """Effective utilities of layers under a common (α, β), and whether they are equal.
 
-    (α, β) come from the mean and variance of ln|w| with every layer weighing the same.
+    (α, β) are computed from the mean and variance of ln|w|, with equal weight for every
+    layer.
 
     Args:
         layers: two or more tensors by name, each with at least 50 weights not zero.
-        scaled: measure |w| in units of each layer's largest, as attributed to the
+        scaled: whether |w| is in units of each layer's largest, as is attributed to the
             paper, instead of the caller's units.
         num_bins: as in `measure_arbitrage`, set by the smallest layer by default.
 
     Returns:
-        A `LayerArbitrage`: the level of every layer, its spread, and what Poisson noise
-        alone would give.
+        A `LayerArbitrage`: the level of every layer, the spread of the levels, and the
+        spread due to Poisson noise.
 
     Raises:
         ValueError: fewer than two layers, or one that cannot be binned.

@@ -1,14 +1,14 @@
-r"""Lognormal microstructure: is the distribution of |w| lognormal, and how sure are we?
+r"""Lognormal microstructure: fit a lognormal to |w|, and test whether it holds.
 
     ln|w| ~ N(μ, σ²),     fitted by maximum likelihood: mean and deviation of ln|w|
 
 Every tensor gets a verdict, "lognormal", "not lognormal" or "cannot tell", by the rule
-of `lognormality`. Exact zeros have no logarithm; nothing else is left out, because
-dropping small weights makes a Gaussian look lognormal. A Gaussian has σ = π/(2√2) =
-1.1107: that value is the null, not a finding.
+of `lognormality`. Only exact zeros are left out, because they have no logarithm; if
+small weights were left out too, a Gaussian would look lognormal. A Gaussian has
+σ = π/(2√2) = 1.1107, so this value of σ is no evidence for a lognormal.
 
-The claim under test is that of Venkatasubramanian et al. 2023, arXiv:2310.06960. The
-rule that judges it is ours.
+The tested claim is that of Venkatasubramanian et al. 2023, arXiv:2310.06960. The rule
+for the verdict is this project's own.
 """
 
 import dataclasses
@@ -42,26 +42,27 @@ MIN_SIGMA = 1e-5
 
 @dataclass(frozen=True)
 class Microstructure:
-    """Distribution of one tensor's magnitudes; `None` where a number means nothing.
+    """Distribution of one tensor's magnitudes; `None` for undefined numbers.
 
     Args:
         verdict: "lognormal", "not lognormal" or "cannot tell".
-        reason: why, in words.
+        reason: the reason for the verdict, in words.
         kind: "connections", "embedding", "vector" or "values".
-        num_weights: entries, zeros included.
-        num_zeros: exact zeros, left out of everything below.
+        num_weights: number of entries, including zeros.
+        num_zeros: number of exact zeros, which are left out of everything below.
         mu: μ, mean of ln|w|, natural logarithm.
         sigma: σ, standard deviation of ln|w|.
         mu_error: standard error of `mu`.
         sigma_error: standard error of `sigma`, valid for any kurtosis.
-        skewness: of ln|w|.
-        excess_kurtosis: of ln|w|.
+        skewness: skewness of ln|w|.
+        excess_kurtosis: excess kurtosis of ln|w|.
         qq_r_squared: squared correlation of ordered ln|w| with normal quantiles.
         ks: Kolmogorov distance D of ln|w| from the fitted normal.
-        ks_limit: value below which D passes at this size.
+        ks_limit: value below which D passes for this number of weights.
         bic_margin: BIC(rival) − BIC(lognormal) by rival; positive favours lognormal.
-        log_likelihood_margin: lognormal − rival, nats per weight, by rival.
-        vuong_z: that margin over its standard error, by rival.
+        log_likelihood_margin: difference of log-likelihoods, lognormal − rival, in nats
+            per weight, by rival.
+        vuong_z: that difference over its standard error, by rival.
         rivals: fitted parameters by rival.
         positive_fraction: share of positive signs among non-zero weights.
         sign_z: (positive − negative)/√n, standard normal for symmetric signs.
@@ -92,7 +93,7 @@ class Microstructure:
 
     @property
     def best_rival(self) -> str | None:
-        """Name of the rival of lowest BIC."""
+        """Name of the rival with the lowest BIC."""
         margins = self.bic_margin
         return None if margins is None else min(margins, key=lambda name: margins[name])
 
@@ -110,18 +111,18 @@ def analyze_microstructure(
     key: PRNGKeyArray | None = None,
     important: Mapping[str, Any] | None = None,
 ) -> dict[str, Microstructure]:
-    """Judge every tensor of a network on its own.
+    """Test the microstructure of every tensor of a network separately.
 
     Layers are never pooled: a mixture of Gaussians of several scales has a heavy tail
-    and looks more lognormal than any of them. Neuron outputs are judged by the same
-    function: pass a mapping of layer names to arrays of activations.
+    and looks more lognormal than any of them. For neuron outputs, pass a mapping of
+    layer names to arrays of activations.
 
     Args:
         weights: an array, a mapping of names to arrays or `SpikeSlab`s
             (`ensemble.weights()`), an open npz file, or any JAX parameter tree.
-        key: a typed key; with it each `SpikeSlab` is also drawn once.
+        key: a typed key; if given, each `SpikeSlab` is also drawn once.
         important: boolean masks by name for the important connections of `SpikeSlab`s;
-            without it, the published rule π = 0 and Ξ = 0.
+            by default the published rule π = 0 and Ξ = 0.
 
     Returns:
         One `Microstructure` by tensor name. A `SpikeSlab` has one by reading:
@@ -129,7 +130,7 @@ def analyze_microstructure(
         ``name:important``.
 
     Raises:
-        ValueError: nothing numeric inside, or complex numbers.
+        ValueError: there are no numeric arrays, or a number is complex.
 
     Example:
         >>> import numpy as np
@@ -149,7 +150,7 @@ def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
 
     Args:
         values: real numbers of any shape: weights, or outputs of neurons.
-        kind: what they are, for the reader of the result.
+        kind: kind of the values, copied to the result.
 
     Returns:
         The fit, the measures of `lognormality`, and the verdict in words. Unusable
@@ -157,7 +158,8 @@ def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
         levels) give the verdict "cannot tell" and no numbers.
 
     Raises:
-        ValueError: no real numbers (words, flags, complex numbers, a whole tree).
+        ValueError: the values are not real numbers (texts, flags, complex numbers, a
+            tree).
 
     Example:
         >>> import numpy as np
@@ -171,7 +173,7 @@ def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
         bool(jnp.issubdtype(array.dtype, jnp.number))
         and not jnp.issubdtype(array.dtype, jnp.complexfloating),
         f"`values` must be real numbers; got an array of {array.dtype}. Pass weights "
-        "or activations; a network goes to analyze_microstructure.",
+        "or activations; for a network use analyze_microstructure.",
     )
     flat = array.ravel().astype(np.float64)
     num_weights = flat.size
@@ -226,7 +228,7 @@ def fit_microstructure(values: Any, kind: str = "values") -> Microstructure:
 
 
 def _refusal(logs: Float[np.ndarray, " weights"], num_zeros: int) -> str | None:
-    """Why sorted logarithms can bear no verdict, or None."""
+    """Why sorted logarithms do not allow a verdict, or None."""
     size = logs.size
     if size == 0:
         return f"All {num_zeros} values are exactly zero." if num_zeros else "Empty."
@@ -255,7 +257,7 @@ def _third_and_fourth(standard: np.ndarray) -> tuple[float, float]:
 
 
 def _compare(centred: np.ndarray, mu: float, sigma: float) -> dict[str, Any]:
-    """Likelihood of the lognormal against every rival, on all weights."""
+    """Likelihood of the lognormal compared with every rival, on all weights."""
     size = centred.size
     rivals = fit_rivals(centred)
     sums, squares = np.zeros(len(rivals)), np.zeros(len(rivals))

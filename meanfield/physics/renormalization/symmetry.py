@@ -1,17 +1,17 @@
 r"""Translational symmetry in depth: do all layers share one distribution?
 
-The layered Hamiltonian is invariant under m → m + 1 when every layer has the same
-statistics. Two questions, each with its own shuffled null:
+The layered Hamiltonian is invariant under m → m + 1 if all layers have the same
+statistics. There are two tests, each with its own shuffled null:
 
-- Same distribution?  The score is the standard deviation over layers of ln σ_w², and
-  beside it the largest Kolmogorov distance of one layer's distribution of √N w from
-  that of all layers together, read at 200 quantiles. Null: weights √N w are exchanged
-  among the layers.
-- No drift?  The von Neumann ratio Σ (x_{m+1} − x_m)² / Σ (x_m − x̄)² of x = ln σ_w² is
-  near 2 for layers in no order and small when σ_w² changes smoothly with depth. Null:
-  the order of the layers is shuffled.
+- Same distribution: the score is the standard deviation over layers of ln σ_w². The
+  second measure is the largest Kolmogorov distance between one layer's distribution of
+  √N w and that of all layers, at 200 quantiles. Null: weights √N w are exchanged among
+  the layers.
+- No drift: the von Neumann ratio Σ (x_{m+1} − x_m)² / Σ (x_m − x̄)² of x = ln σ_w² is
+  near 2 for layers in random order, and small if σ_w² changes smoothly with depth.
+  Null: the order of the layers is shuffled.
 
-The score and its nulls are ours.
+The score and its nulls are this project's own.
 """
 
 import itertools
@@ -41,19 +41,19 @@ class Symmetry:
 
     Args:
         verdict: "symmetric", "broken" or "cannot tell".
-        reason: why, in words.
-        names: the layers compared, in order of depth.
+        reason: the reason for the verdict, in words.
+        names: the compared layers, in order of depth.
         weight_vars: σ_w² of every layer.
         score: standard deviation over layers of ln σ_w².
-        score_null: mean and 99 % value of the score when weights are exchanged.
+        score_null: mean and 99 % value of the score if weights are exchanged.
         score_p: share of exchanges with at least this score.
         distance: largest Kolmogorov distance of a layer's distribution of √N w from the
             pooled one.
-        distance_null: its mean and 99 % value under exchange.
+        distance_null: mean and 99 % value of the distance if weights are exchanged.
         distance_p: share of exchanges with at least this distance.
-        drift: von Neumann ratio of ln σ_w² in depth, `None` under four layers.
+        drift: von Neumann ratio of ln σ_w² in depth, `None` for fewer than four layers.
         drift_p: share of layer orders with at most this ratio.
-        num_per_layer: weights of each layer that entered the nulls.
+        num_per_layer: number of weights of each layer in the nulls.
     """
 
     verdict: str
@@ -78,15 +78,15 @@ def translational_symmetry(
     layout: str = "auto",
     num_shuffles: int = 400,
 ) -> Symmetry:
-    """Judge whether the layers of a network share one distribution, by shuffled nulls.
+    """Test whether the layers of a network have one distribution, by shuffled nulls.
 
     Args:
         layers: weights by name, in order of depth, each of two or more dimensions;
-            a `SpikeSlab` is read by its mean μ. Leave out what is not meant to be
-            alike (often the first and the last layer).
+            the mean μ is used for a `SpikeSlab`. Leave out layers that are not expected
+            to be alike (often the first and the last one).
         key: a typed key for the shuffles.
-        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
-        num_shuffles: exchanges drawn for each null, at least 100.
+        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        num_shuffles: number of shuffles for each null, at least 100.
 
     Returns:
         Scores, nulls and verdict; "cannot tell" for fewer than two layers, or a layer
@@ -170,7 +170,7 @@ def _subsample(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Pool:
-    """All weights together, ready to be shared out among layers many times."""
+    """All weights, prepared for many random assignments to layers."""
 
     squares: np.ndarray
     bins: np.ndarray
@@ -190,7 +190,7 @@ class _Pool:
         counts = counts.reshape(num, NUM_QUANTILES)
         pooled = np.cumsum(counts.sum(axis=0)) / self.sizes.sum()
         distributions = np.cumsum(counts, axis=1) / self.sizes[:, None]
-        # A layer of a sparse network may be dealt zeros only.
+        # In a sparse network a layer may get only zeros.
         logs = np.log(np.maximum(variances, np.finfo(float).tiny))
         return np.array([np.std(logs), np.abs(distributions - pooled).max()])
 
@@ -198,7 +198,7 @@ class _Pool:
 def _drift(
     logs: np.ndarray, num: int, rng: np.random.Generator
 ) -> tuple[float | None, float | None]:
-    """Von Neumann ratio and its share of layer orders, all of them where few."""
+    """Von Neumann ratio, and its p-value over layer orders (all orders if few)."""
     if logs.size < 4 or np.ptp(logs) == 0:
         return None, None
     if logs.size <= 6:

@@ -1,4 +1,4 @@
-"""How good a run is, how calibrated, and where its credit sits."""
+"""Sections on the scores and calibration of a run, and on credit."""
 
 import html
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ SCORES = {
 
 
 def quality(run: Run) -> str:
-    """How good, and how calibrated it is."""
+    """The section on scores and calibration."""
     metrics, command = run.metrics, command_for("evaluate", run)
     rows = [
         (text, short(metrics[name]))
@@ -69,7 +69,7 @@ def _mistakes(run: Run) -> str:
 
 
 def credit(run: Run) -> str:
-    """Where the credit sits: values, labels, entropy, landscapes."""
+    """The section on credit: values, labels, entropy, landscapes."""
     return values(run) + _labels(run)
 
 
@@ -121,7 +121,7 @@ def _labels(run: Run) -> str:
 
 
 def _grounds(rule: Mapping[str, Any]) -> str:
-    """What the labels mean: a promise, or what the posterior says."""
+    """The meaning of the labels: certified, or by the posterior."""
     if "verdict" not in rule:
         return (
             '<p class="soft">Important: surely present, and its value known. Absent: '
@@ -162,7 +162,7 @@ def _by_target(run: Run) -> str:
 
 
 def _predictions(run: Run, command: str) -> str:
-    """Pictures of predicted numbers, and of their intervals where they have some."""
+    """Plots of predicted numbers, and of their intervals if they have any."""
     plots = ""
     for path in sorted(run.plots.glob("predictions-*.png")):
         plots += picture(
