@@ -47,6 +47,39 @@ def test_connections_of_a_neuron_are_rows_in_and_columns_out(labelled, layer):
     np.testing.assert_allclose(links.expected_in, (1 - prob).sum(1), rtol=1e-6)
 
 
+def test_credit_is_one_sum_at_every_scale(labelled):
+    ensemble, labels = labelled
+    rng = np.random.default_rng(1)
+    values = {n: rng.normal(size=w.shape) for n, w in ensemble.weights().items()}
+    for number in range(2):
+        layer, after = f"layers/{number}", f"layers/{number + 1}"
+        links = mf.neurons.neuron_links(
+            ensemble, labels, layer, jnp.ones((1, 3)), values
+        )
+        own = values[f"{layer}/weight"]
+        np.testing.assert_allclose(links.value_in, own.sum(1))
+        np.testing.assert_allclose(links.value_in.sum(), own.sum())
+        np.testing.assert_allclose(links.value_out, values[f"{after}/weight"].sum(0))
+        mask = links.value_in > np.median(links.value_in)
+        test = mf.neurons.link_test(mask, links.value_in, key=KEY)
+        assert test.effect == 1.0
+    plain = mf.neurons.neuron_links(ensemble, labels, "layers/0", jnp.ones((1, 3)))
+    assert plain.value_in is None
+
+
+def test_labels_share_the_credit_of_their_layer(labelled):
+    ensemble, labels = labelled
+    rng = np.random.default_rng(1)
+    values = {n: rng.normal(size=w.shape) for n, w in ensemble.weights().items()}
+    data = jnp.ones((4, 3)), jnp.arange(4) % 2
+    game = mf.neurons.label_game(ensemble, "layers/0", labels, data, values)
+    own = np.asarray(labels.labels["layers/0/weight"])
+    for label in mf.Label:
+        expected = values["layers/0/weight"][own == label].sum()
+        np.testing.assert_allclose(game.credit[label.name.lower()], expected)
+    assert mf.neurons.label_game(ensemble, "layers/0", labels, data).credit is None
+
+
 class Flattened(eqx.Module):
     conv: eqx.nn.Conv2d
     last: eqx.nn.Linear

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import meanfield as mf
 from meanfield import plots
 from meanfield.credit.perturbation import Perturbation
+from meanfield.plots.credit_network import strongest_paths
 from meanfield.plots.weights import ARM_NAMES, LABEL_STYLE
 
 RNG = np.random.default_rng(0)
@@ -348,3 +349,45 @@ def test_values_without_a_finite_interval_are_drawn_without_one():
     axis = plots.shapley_values([1.0, 2.0], [[-np.inf, np.inf], [1.0, 3.0]])
     (bars,) = axis.collections
     assert len(bars.get_segments()) == 1
+
+
+# Credit across the network
+
+
+def test_paths_share_the_credit_of_every_output():
+    first, second = RNG.normal(size=(4, 5)), RNG.normal(size=(3, 4))
+    paths = strongest_paths([first, second], 1000)
+    for output in range(3):
+        total = np.maximum(second[output], 0).sum()
+        reached = [w for path, w in paths if path[-1] == output]
+        np.testing.assert_allclose(sum(reached), total)
+    weights = [weight for _, weight in paths]
+    assert weights == sorted(weights, reverse=True)
+    assert [path for path, _ in strongest_paths([first, second], 3)] == [
+        path for path, _ in paths[:3]
+    ]
+    (i, j, k), weight = paths[0]
+    positive = np.maximum(first[j], 0)
+    share = positive[i] / positive.sum()
+    np.testing.assert_allclose(weight, second[k, j] * share)
+
+
+def test_paths_need_layers_that_follow_one_another():
+    with pytest.raises(ValueError, match="`values` must be matrices"):
+        plots.credit_paths([np.ones((4, 5)), np.ones((3, 6))])
+    with pytest.raises(ValueError, match="must have a path of positive values"):
+        plots.credit_paths([-np.ones((2, 2))])
+
+
+def test_scales_draw_one_sum_and_refuse_two():
+    values = {"a": RNG.normal(1, 1, (4, 5)), "b": RNG.normal(1, 1, (3, 4))}
+    sums = {name: array.sum(1) for name, array in values.items()}
+    mask = {"a": [True, False, True, False]}
+    axis = plots.credit_scales(sums, values, coalitions=mask)
+    payoff = [p for p in axis.patches if round(p.get_y() + p.get_height() / 2) == 3]
+    total = sum(array.sum() for array in values.values())
+    np.testing.assert_allclose(sum(p.get_width() for p in payoff), total)
+    with pytest.raises(ValueError, match="must sum to the values of its connections"):
+        plots.credit_scales({**sums, "a": sums["a"] + 1}, values)
+    with pytest.raises(ValueError, match="must have the layers of `neurons`"):
+        plots.credit_scales({"a": sums["a"]}, values)

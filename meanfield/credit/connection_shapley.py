@@ -110,8 +110,8 @@ def connection_values(
             split into parts that add up to them, at the same cost.
         where: ``where(path_name, leaf)``, whether a leaf has gates. Default: the random
             weights; in an ordinary network, the arrays of two or more dimensions.
-        chunk_size: most examples in memory at once. Default: a sixteenth of them, from
-            16 to 256. More and smaller chunks make `rms` more precise.
+        chunk_size: most examples in memory at once. Default: a 32nd of them, from
+            8 to 256. More and smaller chunks make `rms` more precise.
         num_checks: number of drawn sub-networks for the check of the Gaussian
             pre-activations, on at most 256 of the examples; 0 for no check.
 

@@ -45,8 +45,8 @@ Gates = dict[str, Array]
 # A function of gates, inputs, targets, a key and the sign of the noise: the payoff of
 # every example.
 Earned = Callable[[Gates, Any, Any, PRNGKeyArray, Any], Float[Array, " examples"]]
-FEWEST_CHUNKS = 16
-SMALLEST_CHUNK, LARGEST_CHUNK = 16, 256
+FEWEST_CHUNKS = 32
+SMALLEST_CHUNK, LARGEST_CHUNK = 8, 256
 
 
 class Chunks(eqx.Module):
@@ -72,7 +72,7 @@ def cut(
 
     Args:
         groups: group of every example, 0, 1, ….
-        chunk_size: most examples in a chunk; None for a sixteenth of all, at least 16
+        chunk_size: most examples in a chunk; None for a 32nd of all, at least 8
             and at most 256. A group of two or more examples has at least two chunks.
         key: a `jax.random.key` for the random order.
     """

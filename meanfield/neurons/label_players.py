@@ -8,6 +8,8 @@ trained model. (The combination of labels and games is this project's own.)
 """
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,11 +33,15 @@ class LabelGame:
         values: Shapley value of each label, in units of the payoff.
         payoffs: payoff of the eight coalitions; bit i of the index is label i.
         counts: number of connections under each label.
+        credit: Σφ of the connections under each label, when their values were given:
+            what they earn in the game of single connections, where `values` is what
+            the labels earn as wholes. None without.
     """
 
     values: dict[str, float]
     payoffs: Float[np.ndarray, " coalitions"]
     counts: dict[str, int]
+    credit: dict[str, float] | None = None
 
 
 def label_game(
@@ -43,6 +49,7 @@ def label_game(
     layer: str,
     labels: ConnectionLabels,
     data: tuple[Any, Any],
+    connection_values: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> LabelGame:
     """Shapley values of the labels of one layer.
@@ -52,6 +59,7 @@ def label_game(
         layer: a parameter path without its last name, such as ``"layers/1"``.
         labels: the result of `label_connections`.
         data: arrays (x, y).
+        connection_values: credit of the connections by path name.
         **settings: further arguments of `NeuronGame` (payoff, likelihood, num_samples,
             key).
 
@@ -100,7 +108,14 @@ def label_game(
         )
         for label in Label
     }
-    return LabelGame(values, payoffs, counts)
+    credit = None
+    if connection_values is not None:
+        credit = {label.name.lower(): 0.0 for label in Label}
+        for label, name in itertools.product(Label, names):
+            own = np.asarray(connection_values[name], np.float64)
+            share = own[np.asarray(labels.labels[name]) == label].sum()
+            credit[label.name.lower()] += float(share)
+    return LabelGame(values, payoffs, counts, credit)
 
 
 def _cut(weight: SpikeSlab, kept: Any) -> SpikeSlab:

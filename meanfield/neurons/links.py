@@ -16,6 +16,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,12 +44,17 @@ class NeuronLinks:
         outgoing: the same for outgoing connections, to the next weights.
         expected_in: Σ(1 − π) over incoming connections.
         expected_out: Σ(1 − π) over outgoing connections.
+        value_in: Σφ over incoming connections; None without `values`. Every connection
+            comes into one unit, so these sum to the value of the layer's connections.
+        value_out: the same for those that go out, which come into the next layer.
     """
 
     incoming: dict[str, Int[np.ndarray, " units"]]
     outgoing: dict[str, Int[np.ndarray, " units"]]
     expected_in: Float[np.ndarray, " units"]
     expected_out: Float[np.ndarray, " units"]
+    value_in: Float[np.ndarray, " units"] | None = None
+    value_out: Float[np.ndarray, " units"] | None = None
 
     def total(self, label: str) -> Int[np.ndarray, " units"]:
         """Number of incoming and outgoing connections of a label."""
@@ -74,7 +80,11 @@ class LinkTest:
 
 
 def neuron_links(
-    ensemble: Ensemble, labels: ConnectionLabels, layer: str, x: Any
+    ensemble: Ensemble,
+    labels: ConnectionLabels,
+    layer: str,
+    x: Any,
+    values: Mapping[str, Any] | None = None,
 ) -> NeuronLinks:
     """Numbers of important, absent and variable connections of every unit.
 
@@ -127,7 +137,13 @@ def neuron_links(
             later.append((step.inputs[1 - operand], along, read.owner))
     incoming, expected_in = _count(ensemble, labels, program, [first], units.size)
     outgoing, expected_out = _count(ensemble, labels, program, later, units.size)
-    return NeuronLinks(incoming, outgoing, expected_in, expected_out)
+    value_in = value_out = None
+    if values is not None:
+        value_in = _sum_values(values, program, [first], units.size)
+        value_out = _sum_values(values, program, later, units.size)
+    return NeuronLinks(
+        incoming, outgoing, expected_in, expected_out, value_in, value_out
+    )
 
 
 def link_test(
@@ -141,7 +157,8 @@ def link_test(
 
     Args:
         mask: mask of the units in the coalition.
-        counts: connections of every unit, such as ``links.total("important")``.
+        counts: a number for every unit: connections, such as
+            ``links.total("important")``, or their credit, ``links.value_in``.
         key: a `jax.random.key`.
         num_shuffles: shuffles of the coalition.
 
@@ -213,6 +230,20 @@ def _count(ensemble, labels, program, parts, size) -> tuple[dict[str, Any], Any]
         present = np.broadcast_to(present, weight.shape)
         np.add.at(expected, owner, present.ravel()[moved].sum(1))
     return counts, expected
+
+
+def _sum_values(
+    values: Mapping[str, Any], program: Program, parts: Any, size: int
+) -> Float[np.ndarray, " units"]:
+    """Credit of the connections of every unit."""
+    found = np.zeros(size)
+    for place, axis, owner in parts:
+        name, ids = _origin(program, place)
+        if name in values:
+            moved = np.moveaxis(ids, axis, 0).reshape(len(owner), -1)
+            credit = np.asarray(values[name], np.float64).ravel()
+            np.add.at(found, owner, credit[moved].sum(1))
+    return found
 
 
 def _origin(program: Program, place: Any) -> tuple[str, Any]:

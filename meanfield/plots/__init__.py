@@ -12,6 +12,10 @@ Example:
 """
 
 from .bits import complexity as complexity
+from .credit_network import (
+    credit_paths as credit_paths,
+    credit_scales as credit_scales,
+)
 from .learning import (
     interval_coverage as interval_coverage,
     predictions as predictions,

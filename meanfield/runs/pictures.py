@@ -126,8 +126,39 @@ def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
             images[name] = inputs.reshape(*shape[:2], -1).sum(-1)
     if images:
         pictures["credit-inputs"] = plots.credit_maps(images)
+    chain = chained_layers(credit.values)
+    network = run.plots / "credit-network.png"
+    if chain is None:
+        network.unlink(missing_ok=True)
+    else:
+        layers = ["inputs", *(name.rpartition("/")[0] for name in chain)]
+        pictures["credit-network"] = plots.credit_paths(
+            list(chain.values()), names=dataset.class_names, layers=layers
+        )
     for name, axis in pictures.items():
         _save(axis, run.plots / f"{name}.png", run.seal)
+
+
+def chained_layers(
+    values: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray] | None:
+    """The arrays as matrices (units, inputs), each reading the one before.
+
+    None where they are no chain of dense layers with positive credit in each.
+    """
+    arrays = {name: array for name, array in values.items() if array.ndim == 2}
+    if len(arrays) < len(values):
+        return None
+    for turned in (False, True):
+        chain = {n: a.T if turned else a for n, a in arrays.items()}
+        parts = list(chain.values())
+        follows = all(
+            before.shape[0] == after.shape[1]
+            for before, after in zip(parts, parts[1:], strict=False)
+        )
+        if follows and all((part > 0).any() for part in parts):
+            return chain
+    return None
 
 
 def credit_of_inputs(
@@ -135,11 +166,12 @@ def credit_of_inputs(
 ) -> np.ndarray | None:
     """Summed values of the connections of each input; None if there are none.
 
-    The layer that reads the inputs is the first array whose last axis counts them.
+    The layer that reads the inputs is the first array with an axis that counts them:
+    the last one in Equinox, the first in Flax.
     """
     for array in values.values():
-        if array.ndim == 2 and array.shape[1] == num_features:
-            return array.sum(0)
+        if array.ndim == 2 and num_features in array.shape:
+            return array.sum(0 if array.shape[1] == num_features else 1)
     return None
 
 

@@ -35,8 +35,9 @@ def values(run: Run) -> str:
     ]
     head = ("layer", "connections", "value", "share", "of which negative")
     return (
-        f"<p>The value of a connection is its Shapley value: its fair part of what all "
-        f"connections together earn, here the {html.escape(_words(found))} on "
+        _map(run, found, command)
+        + f"<p>The value of a connection is its Shapley value: its fair part of what "
+        f"all connections together earn, here the {html.escape(_words(found))} on "
         f"{found['num_examples']:,} examples, {short(found['payoff'])} with all and "
         f"{short(found['empty_payoff'])} with none. {_check(found)}</p>"
         + table(head, rows, range(1, len(head)))
@@ -58,16 +59,30 @@ def _check(found: dict[str, Any]) -> str:
     )
 
 
+def _map(run: Run, found: dict[str, Any], command: str) -> str:
+    """The credit of the inputs, which the section opens with."""
+    if not (run.plots / "credit-inputs.png").is_file():
+        return ""
+    by = ", one map for each class" if found["by_class"] else ""
+    drawn = plot(
+        run,
+        "credit-inputs",
+        f"Credit of every input{by}: red helps, blue harms.",
+        "Maps of the summed values of the connections that read each input.",
+        command,
+    )
+    return f'<div class="plots">{drawn}</div>'
+
+
 def _plots(run: Run, found: dict[str, Any], command: str) -> str:
     path = found["path"]
     drawn = ""
-    if (run.plots / "credit-inputs.png").is_file():
-        by = ", one map for each class" if found["by_class"] else ""
+    if (run.plots / "credit-network.png").is_file():
         drawn = plot(
             run,
-            "credit-inputs",
-            f"Credit of every input{by}: red helps, blue harms.",
-            "Maps of the summed values of the connections that read each input.",
+            "credit-network",
+            "The network by its credit: the strongest paths from inputs to outputs.",
+            "Network of the paths that carry the most credit, thicker for more.",
             command,
         )
     return (
