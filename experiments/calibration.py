@@ -36,7 +36,7 @@ from meanfield.data import load, shift_images
 from meanfield.ensemble.networks import mlp
 from meanfield.files import atomic_path
 from meanfield.learning.schedule import random_batches
-from meanfield.prediction import calibration, ood
+from meanfield.prediction import metrics, ood
 from meanfield.prediction.uncertainty import decompose_classes
 
 WIDTHS = (784, 300, 100, 10)
@@ -185,9 +185,9 @@ def scores(said: list, y) -> dict:
     """Scores of what was said about images, and about images of another kind."""
     inside, *others = said
     row = {
-        "accuracy": calibration.accuracy(inside.mean, y),
-        "nll": calibration.nll(inside.mean, y),
-        "ece": calibration.ece(inside.mean, y),
+        "accuracy": metrics.accuracy(inside.mean, y),
+        "nll": metrics.nll(inside.mean, y),
+        "ece": metrics.ece(inside.mean, y),
     }
     for other in others:
         for name in ("total", "epistemic"):
