@@ -18,7 +18,7 @@ from meanfield.data import load
 from meanfield.keys import key_of_seed
 from meanfield.learning.results import FitResult
 from meanfield.runs import replacement
-from meanfield.runs.architecture import build_model
+from meanfield.runs.architecture import build_model, describe_model
 from meanfield.runs.coalitions import strong_masks
 from meanfield.runs.config import config_of
 from meanfield.runs.documents import write_json, write_sealed
@@ -46,6 +46,7 @@ def make_run(folder, seed=0, **settings):
     """A run as training leaves it, without the training."""
     settings = TrainSettings(hidden=(2,), seed=seed, **settings)
     config = config_of(settings, load("digits"))
+    config["model"] |= describe_model("mlp", load("digits"))
     config["data"] |= {"target_shift": None, "target_scale": None}
     model = build_model(config["model"], seed)
     ensemble = mf.Ensemble.from_model(model, key=key_of_seed(seed))
@@ -195,7 +196,7 @@ def test_sizes_are_compared_before_a_network_is_built(whole, tmp_path, monkeypat
     config["model"]["hidden"] = [10**7]
     result = FitResult(run.ensemble, run.likelihood, {"nll": []}, "finished")
     save_run(folder, config, result)
-    monkeypatch.setattr(runs.folder, "mlp", None)
+    monkeypatch.setattr(runs.folder, "build_model", None)
     with pytest.raises(ValueError, match=r"shape \(2, 64\).* says \(10000000, 64\)"):
         mf.load_run(folder)
 
