@@ -18,6 +18,7 @@ from meanfield.keys import key_of_seed
 
 from .architecture import structure_of
 from .coalitions import strong_masks
+from .contract import input_contract
 from .folder import SUBNETWORKS, Run
 from .label import find_labels
 from .settings import ExportSettings, SampleSettings
@@ -71,6 +72,7 @@ def sample(
             "data_sha256": run.config["data"]["sha256"],
             "model": run.config["model"],
             "targets": describe(run.config),
+            "input": input_contract(run.config, dataset),
             "rule": rule,
             "labels": labels.chosen,
             "seed": seed,

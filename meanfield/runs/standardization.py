@@ -119,6 +119,8 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     if name.startswith("heteroscedastic"):
         outputs += _WITH_NOISE
     found = {"likelihood": name, "outputs": outputs}
+    if config["data"].get("class_names"):
+        found["class_names"] = list(config["data"]["class_names"])
     if config["data"].get("target_names"):
         found["names"] = list(config["data"]["target_names"])
     if standard.shift is not None and standard.scale is not None:

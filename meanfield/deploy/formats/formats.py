@@ -33,7 +33,7 @@ from .compare import compare, compare_int8, require_judged
 from .extras import need
 from .numpy_writer import RUNTIME, runtime_source, save_numpy
 from .onnx_session import onnx_predictor
-from .onnx_writer import OPSET, save_onnx, to_onnx
+from .onnx_writer import OPSET, note_about, save_onnx, to_onnx
 from .quantize import save_int8
 from .stablehlo import load_stablehlo, save_stablehlo
 from .whole_inputs import (
@@ -107,7 +107,7 @@ def export(
             for real targets.
         calibration: a batch of whole inputs for the ranges of int8; the probe if not
             given.
-        about: for an archive, any JSON value.
+        about: for an archive or ONNX, any JSON value.
         labels: for an archive, small integers for each weight.
         fallback: "jax2onnx" to use that package if the ONNX writer does not know an
             operation.
@@ -162,6 +162,7 @@ def export(
                 ranges = probe if calibration is None else np.asarray(calibration)
                 precision = save_int8(temporary, converted, ranges, link)
                 require_judged(probe, expected, link)
+            note_about(temporary, about)
         predict = load_predictor(temporary, format, like=network)
         if dtype == "float16" and format == "safetensors":
             expected = jit_predict(_rounded(network), kept)(probe)

@@ -4,8 +4,9 @@ Opset 17 and IR version 8, which old runtimes support too; the batch may have an
 length.
 """
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from .onnx_nodes import SIMPLE, WRITERS
 
 OPSET = 17
 IR_VERSION = 8
+# Key of the metadata.
+ABOUT = "meanfield"
 
 
 def to_onnx(graph: Graph) -> Any:
@@ -36,6 +39,20 @@ def to_onnx(graph: Graph) -> Any:
 def save_onnx(path: str | os.PathLike, model: Any) -> None:
     """Check a model and write it atomically."""
     need("onnx").checker.check_model(model)
+    write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def note_about(path: str | os.PathLike, about: Mapping[str, Any] | None) -> None:
+    """Write what is said of a network into the metadata of its file, as JSON.
+
+    It stands there under "meanfield"; a session's `get_modelmeta().custom_metadata_map`
+    gives it.
+    """
+    if not about:
+        return
+    onnx = need("onnx")
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {ABOUT: json.dumps(about, sort_keys=True)})
     write_bytes(path, model.SerializeToString(deterministic=True))
 
 

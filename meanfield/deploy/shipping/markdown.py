@@ -20,6 +20,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         "",
         *_table(_rows(entries)),
         "",
+        *_input(card.get("source", {}).get("input")),
         *_targets(card.get("source", {}).get("targets")),
         "Before: the masked network as drawn, in the same runtime. After: the file. "
         "Latencies are medians in microseconds on one thread.",
@@ -48,7 +49,8 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         lines += _table([head, *rows])
     lines += ["", "## Origin", ""]
     origin = {**card.get("source", {}), **card["versions"]}
-    origin.pop("targets", None)
+    for part in ("targets", "input"):
+        origin.pop(part, None)
     lines += _table([("what", "value"), *_flat(origin)])
     return "\n".join(lines) + "\n"
 
@@ -74,6 +76,38 @@ def _targets(targets: Mapping[str, Any] | None) -> list[str]:
         cells = [(str(name), f"{a:.7g}", f"{b:.7g}") for name, a, b in rows]
         lines += ["", *_table([("target", "shift", "scale"), *cells])]
     return [*lines, ""]
+
+
+def _input(contract: Mapping[str, Any] | None) -> list[str]:
+    """How an input of the files is made."""
+    if contract is None:
+        return []
+    shape = " × ".join(map(str, contract["feature_shape"]))
+    lines = [
+        f"Inputs of the files: float32, batch × {shape}; `example.json` has one, raw "
+        "and as the files take it, with the expected outputs."
+    ]
+    if contract["kind"] != "table":
+        divisor = contract["divide_by"]
+        if divisor != 1:
+            lines[0] += f" Raw numbers, 0 to {divisor:g}, are divided by {divisor:g}."
+        return [*lines, ""]
+    rows = [("features", "column", "how")]
+    for column in contract["columns"]:
+        first, end = column["features"]
+        place = str(first) if end == first + 1 else f"{first} to {end - 1}"
+        rows.append((place, column["name"], _encoding(column)))
+    return [*lines, "", *_table(rows), ""]
+
+
+def _encoding(column: Mapping[str, Any]) -> str:
+    if column["kind"] == "category":
+        names = ", ".join("(missing)" if n is None else n for n in column["one_hot"])
+        return f"1 for the category, else 0: {names}"
+    how = f"minus {column['subtract']:.9g}, divided by {column['divide_by']:.9g}"
+    if "missing_becomes" in column:
+        how += f"; if missing {column['missing_becomes']:.9g}, and 1 after it"
+    return how
 
 
 def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

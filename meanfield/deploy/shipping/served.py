@@ -203,6 +203,7 @@ def convert(
         format=format,
         link=probe.link,
         calibration=probe.calibration,
+        about={"source": card.source},
     )
 
 

@@ -27,6 +27,7 @@ from .served import Probe, save_probe
 from .subnetworks import Subnetwork
 
 CARD_TEXT, MASKS = "card.md", "masks.safetensors"
+EXAMPLE = "example.json"
 # Number of inputs stored for later checks. With archives, which can be converted to
 # other formats, all compared inputs are stored.
 KEPT = 8
@@ -147,6 +148,7 @@ def _fill(
     link = link_of(data.likelihood, written[0].outputs)
     ranges = data.ranges if data.format == "safetensors" else None
     save_probe(folder, Probe(data.x[:kept], recorded, ranges, link))
+    _save_example(folder, data, recorded)
     chosen = [choices(one.outputs, data.likelihood) for one in written]
     spread = None
     if chosen[0] is not None:
@@ -164,6 +166,16 @@ def _fill(
         ensemble=ensemble,
         source=data.source,
     )
+
+
+def _save_example(folder: Path, data: Data, recorded: Mapping[str, np.ndarray]) -> None:
+    """One input with the outputs that the files give for it, for people to read."""
+    content = {
+        "input": data.x[0].tolist(),
+        "outputs": {name: np.asarray(o)[0].tolist() for name, o in recorded.items()},
+        "raw_input": data.source.get("input", {}).get("example", {}).get("raw"),
+    }
+    write_text(folder / EXAMPLE, json.dumps(content, indent=2) + "\n")
 
 
 def _save_masks(folder: Path, subnetworks: list[Subnetwork]) -> None:

@@ -1,0 +1,85 @@
+"""The input contract of what a run ships: what goes in, how it is scaled, an example.
+
+Whoever runs a shipped file has no meanfield at hand. The card, and the file itself
+where its format has a place for it, say which numbers it takes in which order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from meanfield.data import Dataset, TableSchema
+
+from .predictions import schema_of
+
+
+def input_contract(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """How to make the inputs of the files of a run, with an example.
+
+    Args:
+        config: of the run.
+        dataset: its data; the first test example is the example.
+
+    Returns:
+        Of a table: for every column its name, kind and position among the features, and
+        how its cells become them; of arrays: shape, range and divisor. `example` is a
+        raw input and the features that the files take for it.
+    """
+    schema, first = schema_of(config), np.asarray(dataset.x_test[0])
+    if schema is None:
+        divisor = float(config["data"].get("divisor", 1.0))
+        found: dict[str, Any] = {
+            "kind": "image" if dataset.image_shape else "array",
+            "shape": list(dataset.image_shape or (dataset.num_features,)),
+            "divide_by": divisor,
+        }
+        if divisor != 1:
+            found["raw_range"] = [0, divisor]
+        raw: Any = (first.astype(np.float64) * divisor).round(4).tolist()
+    else:
+        found = {"kind": "table", "columns": _columns(schema)}
+        raw = raw_row(schema, first)
+    found["feature_shape"] = list(first.shape)
+    if schema is not None:
+        found["features"] = list(schema.feature_names)
+    features = [float(value) for value in first.reshape(-1)]
+    return found | {"example": {"raw": raw, "features": features}}
+
+
+def raw_row(schema: TableSchema, features: np.ndarray) -> dict[str, Any]:
+    """The cells that features were made from; None where one was missing.
+
+    Args:
+        schema: how the columns of the table became features.
+        features: of one row (features,).
+    """
+    row, start = {}, 0
+    for column in schema.columns:
+        part = features[start : start + len(column.feature_names)]
+        start += len(part)
+        if column.kind == "category":
+            row[column.name] = column.categories[int(part.argmax())] or None
+            continue
+        missing = column.fill is not None and part[1] == 1
+        value = float(np.float64(part[0]) * column.std + column.mean)
+        row[column.name] = None if missing else float(f"{value:.7g}")
+    return row
+
+
+def _columns(schema: TableSchema) -> list[dict[str, Any]]:
+    """Every column with its features: one for a number, one for each category."""
+    found, start = [], 0
+    for column in schema.columns:
+        entry: dict[str, Any] = {"name": column.name, "kind": column.kind}
+        count = len(column.feature_names)
+        entry["features"] = [start, start + count]
+        start += count
+        if column.kind == "category":
+            entry["one_hot"] = [text or None for text in column.categories]
+        else:
+            entry |= {"subtract": column.mean, "divide_by": column.std}
+            if column.fill is not None:
+                entry |= {"missing_becomes": column.fill, "then_1_if_missing": True}
+        found.append(entry)
+    return found
