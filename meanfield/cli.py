@@ -169,7 +169,7 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
     opened, dataset = _open(run, where)
     stage("drawing, shrinking, writing and checking sub-networks")
     card = runs.sample.sample(opened, dataset, **vars(settings))
-    typer.echo(runs.tables.card_table(card))
+    typer.echo(runs.tables.card_table(card, opened.metrics))
     note = runs.tables.nothing_removed(card)
     if note is not None:
         typer.echo(note)

@@ -84,22 +84,54 @@ def nothing_removed(card: Mapping[str, Any]) -> str | None:
     )
 
 
-def card_table(card: Mapping[str, Any]) -> str:
-    """The table that a person sees after `sample`."""
-    scores = [shown_score(entry) for entry in card["subnetworks"]]
-    metric, width = scores[0][0], max(10, *(len(text) + 2 for _, text in scores))
-    wide = _column((entry["file"] for entry in card["subnetworks"]), 26)
-    head = f"  {'file':<{wide}}{metric:>{width}}{'nll':>9}{'bytes':>12}{'weights':>10}"
-    lines = [head + f"{'µs, batch 1':>13}{'batch 256':>11}"]
-    for entry, (_, score) in zip(card["subnetworks"], scores, strict=True):
+# A sub-network that loses more than this part of the right answers says so.
+LOST = 0.005
+
+
+def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) -> str:
+    """The table that a person sees after `sample`: the whole network, what ships.
+
+    Args:
+        card: of what was shipped.
+        dense: scores of the whole ensemble, or None.
+    """
+    entries = card["subnetworks"]
+    rows = [("as drawn, whole", entries[0]["before"])]
+    rows += [(entry["file"], entry) for entry in entries]
+    metric = shown_score(entries[0])[0]
+    names = ("", metric, "NLL", "bytes", "weights", "non-zero", "multiply-adds")
+    table = [[*names, "µs, batch 1", "µs, batch 256"]]
+    for name, entry in rows:
+        cells = [name, shown_score(entry)[1], f"{entry['nll']:.4f}"]
+        for count in ("bytes", "num_weights", "num_nonzero", "macs"):
+            cells.append(f"{entry[count]:,}")
         latency = entry.get("latency") or {}
-        lines.append(
-            f"  {entry['file']:<{wide}}{score:>{width}}{entry['nll']:>9.4f}"
-            f"{entry['bytes']:>12,}{entry['num_nonzero']:>10,}"
-            f"{latency.get('batch_1_us', float('nan')):>13.1f}"
-            f"{latency.get('batch_256_us', float('nan')):>11.1f}"
-        )
-    return "\n".join(lines)
+        cells += [_time(latency.get(n)) for n in ("batch_1_us", "batch_256_us")]
+        table.append(cells)
+    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
+    lines = [
+        f"  {name:<{widths[0]}}"
+        + "".join(f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))
+        for name, *cells in table
+    ]
+    return "\n".join(lines + _losses(entries, dense or {}))
+
+
+def _losses(entries: Sequence[Any], dense: Mapping[str, Any]) -> list[str]:
+    """A line for every sub-network that is clearly worse than the whole ensemble."""
+    whole = dense.get("accuracy")
+    if whole is None:
+        return []
+    return [
+        f"  {entry['file']} loses {100 * (whole - entry['accuracy']):.1f} points of "
+        f"accuracy against the ensemble's {whole:.4f}"
+        for entry in entries
+        if whole - entry.get("accuracy", whole) > LOST
+    ]
+
+
+def _time(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:

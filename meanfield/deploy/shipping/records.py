@@ -118,6 +118,7 @@ def write_one(
     }
     # The link to probabilities depends on the likelihood and the shape of the outputs.
     outputs = network(data.probe[:1])
+    about = {**origin, "source": data.source, "versions": package_versions()}
     done = export(
         shrunk,
         path,
@@ -125,7 +126,7 @@ def write_one(
         format=data.format,
         dtype=data.dtype,
         link=link_of(data.likelihood, outputs),
-        about={**origin, "source": data.source, "versions": package_versions()},
+        about=about,
         labels={k: shrunk.slice_like(k, v) for k, v in (codes or {}).items()},
         calibration=data.ranges,
     )
@@ -146,7 +147,7 @@ def write_one(
         "num_inputs": {
             str(axis): len(kept) for axis, kept in shrunk.kept_inputs.items()
         },
-        "before": _before(network, data),
+        "before": _before(network, data, about),
     }
     if done.precision is not None:
         entry |= {"precision": done.precision, "agreement": done.agreement}
@@ -174,12 +175,12 @@ def write_together(
     }
 
 
-def _before(network: Network, data: Data) -> dict[str, Any]:
+def _before(network: Network, data: Data, about: Mapping[str, Any]) -> dict[str, Any]:
     """Measure the network before shrinking, in the same runtime; keep no file."""
     plain = "onnx" if data.format == "onnx-int8" else data.format
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"whole{SUFFIXES[plain]}")
-        size = export(network, path, probe=data.probe, format=plain).bytes
+        size = export(network, path, probe=data.probe, format=plain, about=about).bytes
         if plain == "safetensors":
             # The usual file holds whole arrays and no masks.
             size = sum(np.asarray(a).nbytes for a in network.arrays.values())
