@@ -197,7 +197,21 @@ def test_sizes_are_compared_before_a_network_is_built(whole, tmp_path, monkeypat
     result = FitResult(run.ensemble, run.likelihood, {"nll": []}, "finished")
     save_run(folder, config, result)
     monkeypatch.setattr(runs.folder, "build_model", None)
-    with pytest.raises(ValueError, match=r"shape \(2, 64\).* says \(10000000, 64\)"):
+    with pytest.raises(ValueError, match=r"shape \(10000000, 64\).* got \(2, 64\)"):
+        mf.load_run(folder)
+
+
+def test_a_convolutional_network_larger_than_its_file_is_not_built(whole, tmp_path):
+    run, folder = mf.load_run(whole), tmp_path / "run"
+    config = json.loads((whole / "config.json").read_text())
+    config["model"] |= {"kind": "cnn", "shape": [8, 8], "hidden": [10**9, 10**9]}
+    result = FitResult(run.ensemble, run.likelihood, {"nll": []}, "finished")
+    save_run(folder, config, result)
+    with pytest.raises(ValueError, match=r"must hold the 1,000,.* numbers of the netw"):
+        mf.load_run(folder)
+    config["model"]["shape"] = [8, -8]
+    save_run(folder, config, result)
+    with pytest.raises(ValueError, match=r"model/shape\[1\] must be a whole number"):
         mf.load_run(folder)
 
 

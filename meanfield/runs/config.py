@@ -18,7 +18,7 @@ from .tasks import build_likelihood, likelihood_of
 
 FORMAT = 3
 SEALED_SINCE = 3
-CONFIG = "config.json"
+CONFIG, ENSEMBLE = "config.json", "ensemble.safetensors"
 REMEDY = "Restore it from a copy or train again."
 
 

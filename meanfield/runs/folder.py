@@ -28,8 +28,9 @@ from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.tensors import fill_tree, load_arrays, read_seal, save_tree
 
-from .architecture import build_model, shaped, widths_of
-from .config import CONFIG, SEALED_SINCE, read_config
+from .agreement import refuse_edited, refuse_larger, refuse_other_widths
+from .architecture import build_model, shaped
+from .config import CONFIG, ENSEMBLE, SEALED_SINCE, read_config
 from .documents import read_sealed, write_json, write_sealed
 from .predictions import predict_rows, schema_of
 from .replacement import finish
@@ -38,7 +39,7 @@ from .settings import READING
 from .standardization import Standardization
 from .tasks import build_likelihood
 
-ENSEMBLE, METRICS = "ensemble.safetensors", "metrics.json"
+METRICS = "metrics.json"
 HISTORY, CONNECTIONS, PLOTS = "history.csv", "connections.csv", "plots"
 COALITIONS, ANALYSIS = "coalitions.json", "analysis.json"
 CREDIT = "credit.json"
@@ -260,9 +261,11 @@ def load_run(folder: str | os.PathLike) -> Run:
             )
     config = read_config(folder)
     arrays, metadata = load_arrays(folder / ENSEMBLE)
-    _refuse_edited(folder, metadata.get("config"))
+    refuse_edited(folder, metadata.get("config"))
     if config["model"]["kind"] == "mlp":
-        _refuse_other_widths(folder, config, arrays)
+        refuse_other_widths(folder, config, arrays)
+    if config["model"]["kind"] == "cnn":
+        refuse_larger(folder, config, arrays)
     model = build_model(config["model"], 0, folder)
     spikes = config["training"].get("spikes", "connection")
     ensemble = Ensemble.from_model(model, spikes=spikes)
@@ -305,35 +308,3 @@ def open_run(
     """
     run = load_run(folder)
     return run, run.load_data(data_dir, data)
-
-
-def _refuse_edited(folder: Path, sealed: Any) -> None:
-    """Raise unless the configuration is the one that the ensemble was sealed with."""
-    found = json.loads((folder / CONFIG).read_bytes())
-    if found == sealed:
-        return
-    sealed = sealed if isinstance(sealed, dict) else {}
-    different = [
-        f"{part}/{name}"
-        for part in ("data", "model", "training", "versions")
-        for name in {**found.get(part, {}), **sealed.get(part, {})}
-        if found.get(part, {}).get(name) != sealed.get(part, {}).get(name)
-    ]
-    raise ValueError(
-        f"{folder / CONFIG} is not the configuration that {ENSEMBLE} was trained with: "
-        f"it was edited, or belongs to another run (different: "
-        f"{', '.join(sorted(different)[:5]) or 'format'}). Restore it from a copy."
-    )
-
-
-def _refuse_other_widths(folder: Path, config: dict[str, Any], arrays: Any) -> None:
-    """Raise if the ensemble's file has other sizes than the configuration."""
-    widths = widths_of(config["model"])
-    for number, shape in enumerate(zip(widths[1:], widths[:-1], strict=True)):
-        name = f"params/layers/{number}/weight/slab_mean"
-        found = arrays[name].shape if name in arrays else None
-        require(
-            found == shape,
-            f"{folder / ENSEMBLE} must hold `{name}` of shape {shape}, by its "
-            f"configuration; got {found}. Restore the file from a copy.",
-        )

@@ -154,7 +154,13 @@ CONFIG = record(
                 "hidden": items(width, 1_000),
                 "outputs": width,
             },
-            {"likelihood": text(*LIKELIHOODS), "targets": width},
+            {
+                "likelihood": text(*LIKELIHOODS),
+                "targets": width,
+                "shape": optional(items(width, 8)),
+                "function": text(),
+                "file_sha256": text(),
+            },
         ),
         "training": record(
             {"seed": whole()},

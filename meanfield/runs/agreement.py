@@ -1,0 +1,62 @@
+"""Whether a configuration and the file of an ensemble belong together.
+
+Asked before a network is built, which may be larger than what the file holds.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from meanfield.checks import require
+
+from .architecture import build_model, widths_of
+from .config import CONFIG, ENSEMBLE
+
+
+def refuse_edited(folder: Path, sealed: Any) -> None:
+    """Raise unless the configuration is the one that the ensemble was sealed with."""
+    found = json.loads((folder / CONFIG).read_bytes())
+    if found == sealed:
+        return
+    sealed = sealed if isinstance(sealed, dict) else {}
+    different = [
+        f"{part}/{name}"
+        for part in ("data", "model", "training", "versions")
+        for name in {**found.get(part, {}), **sealed.get(part, {})}
+        if found.get(part, {}).get(name) != sealed.get(part, {}).get(name)
+    ]
+    raise ValueError(
+        f"{folder / CONFIG} is not the configuration that {ENSEMBLE} was trained with: "
+        f"it was edited, or belongs to another run (different: "
+        f"{', '.join(sorted(different)[:5]) or 'format'}). Restore it from a copy."
+    )
+
+
+def refuse_other_widths(folder: Path, config: dict[str, Any], arrays: Any) -> None:
+    """Raise if the ensemble's file has other sizes than the configuration."""
+    widths = widths_of(config["model"])
+    for number, shape in enumerate(zip(widths[1:], widths[:-1], strict=True)):
+        name = f"params/layers/{number}/weight/slab_mean"
+        found = arrays[name].shape if name in arrays else None
+        require(
+            found == shape,
+            f"{folder / ENSEMBLE} must hold `{name}` of shape {shape}, by its "
+            f"configuration; got {found}. Restore the file from a copy.",
+        )
+
+
+def refuse_larger(folder: Path, config: dict[str, Any], arrays: Any) -> None:
+    """Raise before a network is made that is larger than what the file holds."""
+    model = eqx.filter_eval_shape(build_model, config["model"], 0, folder)
+    leaves = [leaf for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape")]
+    needed = sum(math.prod(leaf.shape) for leaf in leaves)
+    held = sum(array.size for array in arrays.values())
+    require(
+        needed <= held,
+        f"{folder / ENSEMBLE} must hold the {needed:,} numbers of the network in its "
+        f"configuration; got {held:,}. Restore the file from a copy.",
+    )
