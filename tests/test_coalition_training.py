@@ -441,7 +441,7 @@ class Doubled(eqx.Module):
         ({"validation": 0.0}, "`validation` must be a part of the examples"),
         ({"validation": 0.001}, "`validation` must be a part of the examples"),
         ({"validation": (X[:5, :2], Y[:5])}, "`validation` must be a batch"),
-        ({"patience": 2}, "`patience` does not go with coalition training"),
+        ({"patience": 2}, "`patience` must be left out of coalition"),
         ({"payoff": "money"}, "`payoff` must be one of"),
         (
             {"credit": lambda ensemble, layer, data, key: np.ones(3)},

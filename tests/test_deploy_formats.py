@@ -237,7 +237,7 @@ def test_eight_bits_change_little_and_are_really_there(tmp_path):
 
 def test_eight_bits_that_would_leave_the_weights_as_they_are_are_refused(tmp_path):
     model = Recurrent(eqx.nn.GRUCell, KEY, hidden=16)
-    with pytest.raises(ValueError, match="only 3% of the weights became 8-bit"):
+    with pytest.raises(ValueError, match="become 8-bit integers; got 3%"):
         export(model, tmp_path / "n.onnx", probe=batch((4, 5)), format="onnx-int8")
     assert list(tmp_path.iterdir()) == []
 
@@ -420,9 +420,7 @@ def sorting(params, x):
 @pytest.mark.parametrize("format", ["onnx", "numpy"])
 def test_an_operation_that_a_format_does_not_have_is_named(format, tmp_path):
     model = (sorting, {"w": jnp.ones((3, 2))})
-    with pytest.raises(
-        ValueError, match="does not know the operation `sort`.*stablehlo"
-    ):
+    with pytest.raises(ValueError, match="know.*`sort`.*stablehlo"):
         export(model, tmp_path / "network", probe=batch((3,)), format=format)
     assert list(tmp_path.iterdir()) == []
 
@@ -446,7 +444,7 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path):
 
 def test_another_runtime_beside_the_weights_is_not_overwritten(tmp_path):
     (tmp_path / "numpy_runtime.py").write_text("mine")
-    with pytest.raises(FileExistsError, match="numpy_runtime.py exists and is not the"):
+    with pytest.raises(FileExistsError, match="numpy_runtime.py exists and differs"):
         export(dense(KEY), tmp_path / "n.npz", probe=batch((8,)), format="numpy")
     assert (tmp_path / "numpy_runtime.py").read_text() == "mine"
     (tmp_path / "numpy_runtime.py").unlink()
@@ -492,7 +490,7 @@ def test_the_fallback_asks_for_its_own_package(tmp_path, monkeypatch):
 def test_a_format_that_disagrees_is_not_kept(tmp_path, monkeypatch):
     wrong = lambda path: lambda x: np.zeros((len(x), 3), np.float32)
     monkeypatch.setattr(numpy_runtime, "load", wrong)
-    with pytest.raises(ValueError, match="numpy file, loaded back, differs from"):
+    with pytest.raises(ValueError, match="numpy file, loaded back, must give"):
         export(dense(KEY), tmp_path / "n.npz", probe=batch((8,)), format="numpy")
     assert list(tmp_path.iterdir()) == []
 

@@ -297,7 +297,7 @@ def test_a_layer_wholly_outside_its_coalition_keeps_one_silent_unit():
 @pytest.mark.parametrize(
     ("coalition", "match"),
     [
-        ({"nowhere": np.ones(5, bool)}, "names 'nowhere', which is no layer"),
+        ({"nowhere": np.ones(5, bool)}, "must name layers.*got 'nowhere'"),
         ({"layers/0": np.ones(4, bool)}, "must be 12 booleans"),
         ({"layers/0": np.ones(12)}, "must be 12 booleans.*got float64"),
         ({"layers/3": np.array([True, False, True])}, "must not leave out outputs"),

@@ -224,7 +224,11 @@ def test_scores_in_half_precision_do_not_lose_the_count_of_draws(x):
         (np.zeros((4, 3)), np.full(4, 9), "labels 0 … 3.*got 9 in row 0"),
         (np.zeros((4, 3)), np.array([0, 1, -1, 0]), "labels 0 … 3.*got -1 in row 2"),
         (np.zeros((4, 3)), np.zeros(3, int), "as many targets as examples"),
-        (np.zeros((0, 3)), np.zeros(0, int), "`data` inputs `x` is empty"),
+        (
+            np.zeros((0, 3)),
+            np.zeros(0, int),
+            "`data` inputs `x` must have at least one",
+        ),
         (np.full((4, 3), np.nan), np.zeros(4, int), "finite.*row 0"),
         (np.zeros((4, 3)), np.zeros((4, 4), int), "one-hot"),
         (np.zeros((4, 3)), np.full(4, 0.5), "whole numbers"),

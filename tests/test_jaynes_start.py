@@ -65,7 +65,7 @@ def test_initialisation_gives_every_layer_its_variance(initialize):
 def test_initialisation_refuses_what_cannot_have_the_variance():
     key = jax.random.key(0)
     wide = mf.SpikeSlab(jnp.zeros((9, 100)), jnp.zeros((9, 100)), jnp.ones((9, 100)))
-    with pytest.raises(ValueError, match="room for slab means in 'w'"):
+    with pytest.raises(ValueError, match="small enough in 'w' that slab means"):
         critical_initialize({"w": wide}, key=key, weight_var=2.0)
     absent = mf.SpikeSlab(*[jnp.ones((9, 9))] * 3)
     with pytest.raises(ValueError, match="share 0 of connections"):

@@ -184,7 +184,7 @@ def test_a_support_that_moves_with_the_outputs_is_left_to_the_likelihood():
         (Gaussian(), OUTPUTS[:, :1], np.zeros((4, 4)), r"shape \(4, 1\)"),
         (Gaussian(), OUTPUTS[:, :1], np.array([0.0, np.nan]), "not NaN.*in row 1"),
         (Gaussian("input"), OUTPUTS, np.zeros(4), "even length"),
-        (Gaussian([1.0, 2.0]), OUTPUTS, REAL, r"`scale` of shape \(2,\) does not fit"),
+        (Gaussian([1.0, 2.0]), OUTPUTS, REAL, r"`scale` must fit .*got shape \(2,\)"),
         (Gaussian(), OUTPUTS, np.array(["a", "b"]), "must be numbers"),
         (Gaussian(), OUTPUTS, np.zeros((0, 3)), "at least one example"),
         (lambda out: out, OUTPUTS, REAL, "NumPyro distribution; got"),

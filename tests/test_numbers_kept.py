@@ -158,7 +158,7 @@ def test_decimals_are_numbers_and_dates_of_any_kind_are_refused():
         [datetime.timedelta(i) for i in range(60)],
     ):
         frame = pd.DataFrame({"d": column, "c": X[:, 0]})
-        with pytest.raises(ValueError, match="column 'd' holds dates or durations"):
+        with pytest.raises(ValueError, match="column 'd' .*got dates or durations"):
             classifier().fit(frame, Y)
 
 
@@ -260,7 +260,7 @@ def test_an_array_larger_than_its_file_is_refused_by_its_header(tmp_path):
     np.lib.format.write_array_header_1_0(buffer, shape)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", buffer.getvalue())
-    with pytest.raises(ValueError, match=r"claims the shape \(1000000, 1000000\)"):
+    with pytest.raises(ValueError, match=r"states the shape \(1000000, 1000000\)"):
         arrays(path)
 
 

@@ -267,7 +267,7 @@ def _masked(x):
             lambda: handlers.seed(
                 AutoSpikeSlab(linear_model, init_values={"w": _random_weight(4)}), 0
             )(X),
-            r"has shape \(4,\), but the site has \(5,\)",
+            r"the shape of the site, \(5,\); got \(4,\)",
         ),
         (
             lambda: SpikeSlabELBO().loss(

@@ -230,7 +230,7 @@ def test_weights_of_a_generative_network_come_from_the_prior():
             lambda: random_spike_slab_module(
                 "net", NETWORK, {"layers/0/weight": dist.Normal(jnp.zeros(3), 1.0)}
             ),
-            r"shape \(3,\), but the weight has \(6, 1\)",
+            r"shape of the weight, \(6, 1\); got \(3,\)",
         ),
         (
             lambda: random_spike_slab_module("net", NETWORK, PRIOR, point_scale=0.0),

@@ -319,7 +319,7 @@ def test_a_prior_passes_through_jit_and_its_numbers_may_be_traced():
                 {"w": _weights()},
                 SpikeSlabPrior(inclusion_prob=0.1, slab_scale={"v": 1.0}),
             ),
-            "no entry for the weight 'w'",
+            "must have an entry for the weight 'w'",
         ),
         (
             lambda: total_kl(
@@ -328,7 +328,10 @@ def test_a_prior_passes_through_jit_and_its_numbers_may_be_traced():
             ),
             r"names \['v'\]",
         ),
-        (lambda: total_kl({"w": _weights()}, {}), "no entry for the weight 'w'"),
+        (
+            lambda: total_kl({"w": _weights()}, {}),
+            "must have an entry for the weight 'w'",
+        ),
         (lambda: total_kl({"w": _weights()}, 0.1), "`prior` must be a SpikeSlabPrior"),
         (lambda: posterior_as_prior({}, smallest_prob=0.6), "`smallest_prob` must"),
     ],

@@ -117,10 +117,10 @@ def test_frames_with_categories_are_encoded_and_unknown_ones_named(library):
     np.testing.assert_array_equal(features[:, 1], COLOUR == "a")
     assert model.predict_proba(frame).shape == (90, 2)
     strange = library.DataFrame({"size": X[:2, 0], "colour": ["a", "green"]})
-    with pytest.raises(ValueError, match="'colour' holds the category 'green'"):
+    with pytest.raises(ValueError, match="'colour' of `X` must .*got 'green'"):
         model.predict(strange)
     numbers = library.DataFrame({"size": X[:2, 0], "colour": X[:2, 0]})
-    with pytest.raises(ValueError, match="'colour' holds the category"):
+    with pytest.raises(ValueError, match="'colour' of `X` must hold categor"):
         model.predict(numbers)
     swapped = library.DataFrame({"colour": COLOUR, "size": X[:, 0]})
     with pytest.raises(ValueError, match="feature names"):
@@ -162,7 +162,7 @@ def test_the_columns_of_a_frame_are_read_by_their_type():
     holes = frame.assign(count=pd.array([1, None, 3], dtype="Int64"))
     with pytest.raises(ValueError, match="'count' holds NaN"):
         encoder.apply(holes)
-    with pytest.raises(ValueError, match="'count' holds texts or categories"):
+    with pytest.raises(ValueError, match="'count' .* must hold numbers"):
         encoder.apply(frame.assign(count=["one", "two", "three"]))
     dates = frame.assign(flag=pd.to_datetime(["2020-01-01"] * 3))
     with pytest.raises(ValueError, match="'flag' holds dates"):
@@ -181,7 +181,7 @@ def test_partial_fit_goes_on_from_where_it_was():
         model.partial_fit(X[45:], LABELS[45:])
     assert model.n_iter_ == 6
     assert not np.array_equal(model.predict_proba(X), before)
-    with pytest.raises(ValueError, match="holds the label 'up'"):
+    with pytest.raises(ValueError, match="`y` must .*got 'up'"):
         model.partial_fit(X[:2], ["up", "left"])
 
 
@@ -233,7 +233,7 @@ def test_a_factory_of_ones_own_makes_the_network():
     assert len(shapes) == 3
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
-    with pytest.raises(ValueError, match="it made a tuple"):
+    with pytest.raises(ValueError, match="got a tuple"):
         mf.MeanFieldClassifier(model=lambda i, o, *, key: (1, 2)).fit(X, LABELS)
 
 

@@ -285,13 +285,13 @@ def spoiled(column, row, value):
             ["visits"],
             ["--target", "visits", "--likelihood", "poisson", "--task", "regression"],
             None,
-            "`likelihood` poisson is for the task 'counts'; got `task` 'regression'",
+            "`task` must be 'counts' for `likelihood` poisson; got 'regression'",
         ),
         (
             ["price", "heat"],
             ["--target", "price,heat"],
             lambda table: table.__setitem__("heat", 0.1),
-            "the target 'heat' is the same in every row",
+            "the target 'heat' must vary",
         ),
         (
             ["up", "left"],
