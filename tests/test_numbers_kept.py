@@ -112,11 +112,12 @@ def classifier(**settings):
         ({"epochs": 0}, "`epochs` must be a whole number"),
         ({"patience": 0}, "`patience` must be a whole number"),
         ({"temperature": -0.1}, "`temperature` must be a number ≥ 0"),
+        ({"early_stopping": "yes"}, "`early_stopping` must be True or False"),
     ],
 )
 def test_settings_of_an_estimator_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        classifier(**settings).fit(X, Y)
+        classifier().set_params(**settings).fit(X, Y)
 
 
 def test_examples_of_weight_zero_are_as_if_they_were_not_there():

@@ -262,6 +262,7 @@ def files_of(folder):
         ({"data": "nowhere.csv", "target": "y"}, "nowhere.csv"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"precision": "float8"}, "`precision` must be a floating-point type"),
+        ({"precision": "int8"}, "`precision` must be a floating-point type"),
         ({"seed": 2**63}, "`seed` must be"),
         ({"spikes": "none"}, "spikes"),
         ({"devices": (999, 1)}, "999"),
@@ -313,6 +314,14 @@ def test_a_replacement_that_is_killed_leaves_one_whole_run(whole, tmp_path, step
     assert (out / "coalitions.json").exists() != committed
     assert (out / "notes.txt").read_text() == "mine"
     assert not (out / replacement.READY).exists()
+
+
+def test_a_run_is_not_put_where_a_file_is(tmp_path):
+    (tmp_path / "file.npz").write_text("mine")
+    for settings in ({}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match=r"file\.npz is a file\. Choose"):
+            runs.train.train(TrainSettings(out=tmp_path / "file.npz", **settings))
+    assert (tmp_path / "file.npz").read_text() == "mine"
 
 
 def test_a_finished_run_is_left_alone(whole, tmp_path):

@@ -152,6 +152,8 @@ def _finished(folder: Path) -> Run:
 
 
 def _refuse_second_run(out: Path, settings: TrainSettings) -> None:
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file. Choose another --out.")
     holds = any((out / name).exists() for name in (CONFIG, ENSEMBLE))
     if holds and not (settings.resume or settings.overwrite):
         raise FileExistsError(
@@ -284,6 +286,13 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
     return epochs, min(settings.batch_size or (32 if small else 128), num_examples)
 
 
+def _is_floating(name: str) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
+    except TypeError:  # Not the name of any type.
+        return False
+
+
 def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
     """The prior of the settings; raises for numbers out of range.
 
@@ -301,13 +310,11 @@ def _checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
     )
     key_of_seed(settings.seed)
     if settings.precision is not None:
-        try:
-            jnp.dtype(settings.precision)
-        except TypeError as error:
-            raise ValueError(
-                "`precision` must be a floating-point type such as bfloat16; got "
-                f"{settings.precision!r}."
-            ) from error
+        require(
+            _is_floating(settings.precision),
+            "`precision` must be a floating-point type such as bfloat16; got "
+            f"{settings.precision!r}.",
+        )
     rule = settings.learning_rule
     require(rule in RULES, f"`rule` must be one of {', '.join(RULES)}; got {rule!r}.")
     require(

@@ -98,6 +98,7 @@ class MeanFieldEstimator(BaseEstimator):
                 lambda v: _is_real(v) and 0 < v < 1,
                 "a number inside (0, 1)",
             ),
+            "early_stopping": (lambda v: v in (True, False), "True or False"),
             "hidden": (
                 lambda v: np.ndim(v) == 1 and all(map(_is_count, v)),
                 "a sequence of whole numbers ≥ 1, such as (100,)",
