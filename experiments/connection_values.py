@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("mlp", "cnn"), default="mlp")
     parser.add_argument("--images", type=int, default=None, help="to train on")
     parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--examples", type=int, default=None, help="of the payoff")
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--quick", action="store_true", help="seconds, not minutes")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -85,6 +86,7 @@ def main() -> None:
         epochs = QUICK["epochs"] if quick else arguments.epochs
         settings["epochs"] = epochs or settings["epochs"]
         settings |= {"model": arguments.model, "images": arguments.images}
+        settings["examples"] = arguments.examples or settings["examples"]
         dataset = load(arguments.data, data_dir=arguments.data_dir)
         removal(dataset, settings, seeds, arguments.out)
     found = {}
