@@ -213,9 +213,10 @@ def print_tables(errors, seconds) -> None:
 
 
 def median(found) -> float:
-    """Median over games; NaN when some game could not be estimated."""
-    values = list(found)
-    return float(np.median(values)) if values else np.nan
+    """Median over the games that could be estimated; NaN where most could not."""
+    values = np.array(list(found))
+    seen = values[np.isfinite(values)]
+    return float(np.median(seen)) if 2 * len(seen) > len(values) else np.nan
 
 
 def save_table(errors, target: Path) -> None:

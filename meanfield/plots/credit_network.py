@@ -212,6 +212,7 @@ def credit_scales(
             ha="center",
             va="center",
             size="x-small",
+            color="white",
         )
         order = np.argsort(-unit)
         inside = None if coalitions is None else coalitions.get(name)
@@ -237,6 +238,6 @@ def credit_scales(
     axis.set_xlabel("sum of values, in units of the payoff")
     axis.set_title(
         f"One sum, {start:.3f}"
-        + ("" if coalitions is None else "; red: strong coalitions")
+        + ("" if coalitions is None else "; orange: in the coalition")
     )
     return axis

@@ -173,8 +173,20 @@ def value_against_magnitude(
     # The largest differences between the two ranks, among the largest values.
     best = np.argsort(-value)[: max(len(value) // 100, NAMED)]
     rank = np.argsort(np.argsort(-size))
-    for number in best[np.argsort(-rank[best])][:NAMED]:
-        axis.annotate(place(int(number)), (size[number], value[number]), size="x-small")
+    named = []
+    for count, number in enumerate(best[np.argsort(-rank[best])][:NAMED], 1):
+        axis.annotate(
+            str(count),
+            (size[number], value[number]),
+            xytext=(4, 4 + 6 * (count % 2)),
+            textcoords="offset points",
+            size="x-small",
+        )
+        named.append(f"{count}  {place(int(number))}")
+    # Names beside one another would cover the points.
+    axis.text(
+        0.02, 0.7, "\n".join(named), transform=axis.transAxes, va="top", size="x-small"
+    )
     axis.set_xlabel("absolute mean weight")
     axis.set_ylabel("value")
     axis.legend(frameon=False, fontsize="small", markerscale=4)
