@@ -253,7 +253,7 @@ def figure(results: dict[str, dict[str, np.ndarray]]):
 
 def main() -> None:
     """Print a table for every set and save the figure."""
-    parser = options(__doc__, out="runs/uci_regression.png")
+    parser = options(__doc__, out="runs/uci_regression")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--splits", type=int, default=SPLITS)
     parser.add_argument("--seed", type=int, default=0)
@@ -274,8 +274,9 @@ def main() -> None:
         for label, rows in results[name].items():
             cells = "".join(f"{plus_minus(rows[:, i], 3):>16}" for i in (0, 1))
             print(f"{label:<24}{cells}{rows[:, 2].mean():>15.3f}", flush=True)
-    plots.save(figure(results), settings.out)
-    print(f"wrote {settings.out}")
+    picture = settings.out / "uci_regression.png"
+    plots.save(figure(results), picture)
+    print(f"wrote {picture}")
 
 
 if __name__ == "__main__":

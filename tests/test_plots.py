@@ -12,6 +12,7 @@ import meanfield as mf
 from meanfield import plots
 from meanfield.credit.perturbation import Perturbation
 from meanfield.plots.credit_network import strongest_paths
+from meanfield.plots.dark import INK, PAPER, darken
 from meanfield.plots.weights import ARM_NAMES, LABEL_STYLE
 
 RNG = np.random.default_rng(0)
@@ -391,3 +392,30 @@ def test_scales_draw_one_sum_and_refuse_two():
         plots.credit_scales({**sums, "a": sums["a"] + 1}, values)
     with pytest.raises(ValueError, match="must have the layers of `neurons`"):
         plots.credit_scales({"a": sums["a"]}, values)
+
+
+@pytest.mark.parametrize("name", sorted(DRAWINGS))
+def test_every_picture_can_be_read_on_a_dark_page(name):
+    axis = plots.new_axis()
+    DRAWINGS[name](axis)
+    lines = [line for line in axis.get_lines() if len(line.get_xdata())]
+    darken(axis)
+    paper = axis.figure.get_facecolor()
+    assert paper[:3] == axis.get_facecolor()[:3] == pytest.approx(PAPER)
+    assert tuple(axis.title.get_color()[:3]) == pytest.approx(INK)
+    # Black on white has a contrast of 21; text needs 4.5, and lines 3.
+    texts = [axis.title, axis.xaxis.label, *axis.get_xticklabels()]
+    assert min(_contrast(text.get_color(), paper) for text in texts) > 12
+    assert all(_contrast(to_rgb(line.get_color()), paper) > 3 for line in lines)
+
+
+def _contrast(first, second):
+    """Contrast of two colours by the definition of WCAG 2.1."""
+
+    def luminance(colour):
+        rgb = np.asarray(colour[:3])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    low, high = sorted([luminance(first), luminance(second)])
+    return (high + 0.05) / (low + 0.05)

@@ -12,6 +12,7 @@ from meanfield.checks import require
 from meanfield.credit.labels import ConnectionLabels
 from meanfield.data import Dataset
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.plots.dark import darken
 from meanfield.prediction.calibration import reliability_curve
 
 from .folder import Run
@@ -20,6 +21,8 @@ from .tasks import target_names
 
 # Most targets whose predictions are plotted.
 PREDICTIONS = 6
+# The folder of the pictures for dark pages, beside the others.
+DARK = "dark"
 # Keywords under which a PNG file stores its ensemble and its title.
 SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
 
@@ -51,7 +54,7 @@ def draw_predictions(
     y = dataset.y_test.reshape(len(dataset.y_test), -1)
     mean = means["mean"].reshape(y.shape)
     std = np.sqrt(means["aleatoric"] + means["epistemic"]).reshape(y.shape)
-    for old in folder.glob("predictions-*.png"):
+    for old in folder.rglob("predictions-*.png"):
         old.unlink()
     for number, name in enumerate(names[:PREDICTIONS]):
         title = name if dataset.target_names else ("target " + name) * (len(names) > 1)
@@ -215,8 +218,10 @@ def texts_of_picture(content: bytes) -> dict[str, str]:
 
 
 def _save(axis: Any, path: Path, seal: str | None) -> None:
+    """The picture, and the same for a dark page in the folder `DARK` beside it."""
     about = None if seal is None else {SEAL: seal, TITLE: path.name}
     plots.save(axis, path, about=about)
+    plots.save(darken(axis), path.parent / DARK / path.name, about=about)
 
 
 def _between(ensemble: Ensemble, layers: list[str]) -> list[np.ndarray]:

@@ -30,6 +30,7 @@ FILES = (
     "report.html",
     "checkpoints/*.safetensors",
     "plots/*.png",
+    "plots/dark/*.png",
 )
 
 
@@ -53,7 +54,7 @@ def finish(out: Path) -> None:
         new = (ready / MANIFEST).read_text(encoding="utf-8").split("\n")
         for name in new:
             if (ready / name).is_file():
-                (out / name).parent.mkdir(exist_ok=True)
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(ready / name, out / name)
         for old in [path for pattern in FILES for path in out.glob(pattern)]:
             if old.relative_to(out).as_posix() not in new:

@@ -10,14 +10,13 @@ POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'"
 )
-# In dark mode figures are inverted, and their hues are rotated back.
+# Pictures have a dark version of their own, see `figure`.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de;
   --soft: #57606a; --band: #f6f8fa; --mark: #9a6700; --link: #0969da; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117;
   --line: #30363d; --soft: #9da7b1; --band: #161b22; --mark: #d29922;
-  --link: #58a6ff; }
-  figure img { filter: invert(1) hue-rotate(180deg); } }
+  --link: #58a6ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper);
   color: var(--ink); font: 16px/1.55 system-ui, sans-serif;
@@ -117,20 +116,29 @@ def table(
     )
 
 
-def figure(picture: bytes, caption: str, alternative: str) -> str:
+def figure(
+    picture: bytes, caption: str, alternative: str, dark: bytes | None = None
+) -> str:
     """A picture inside the page.
 
     Args:
         picture: the contents of a .png file.
         caption: the caption below the picture.
         alternative: a description for readers who cannot see the picture.
+        dark: the picture for dark pages, if there is one.
     """
-    content = base64.b64encode(picture).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{content}" '
+    light = base64.b64encode(picture).decode()
+    image = (
+        f'<img src="data:image/png;base64,{light}" '
         f'alt="{html.escape(alternative, quote=True)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+    if dark is not None:
+        image = (
+            '<picture><source media="(prefers-color-scheme: dark)" '
+            f'srcset="data:image/png;base64,{base64.b64encode(dark).decode()}">'
+            f"{image}</picture>"
+        )
+    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def missing(what: str, command: str) -> str:

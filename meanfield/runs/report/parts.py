@@ -5,7 +5,7 @@ from pathlib import Path
 
 from meanfield.checks import require
 from meanfield.runs.folder import Run
-from meanfield.runs.pictures import SEAL, TITLE, texts_of_picture
+from meanfield.runs.pictures import DARK, SEAL, TITLE, texts_of_picture
 
 from .page import figure, missing
 
@@ -27,8 +27,17 @@ def picture(run: Run, path: Path, caption: str, alternative: str) -> str:
     Raises:
         ValueError: the file is not a PNG file, or is too large for a page.
     """
-    if not is_own(run, path):
+    content = _content(run, path)
+    if content is None:
         return ""
+    dark = _content(run, path.parent / DARK / path.name)
+    return figure(content, caption, alternative, dark)
+
+
+def _content(run: Run, path: Path) -> bytes | None:
+    """The bytes of a picture of this ensemble; None if there is none."""
+    if not is_own(run, path):
+        return None
     content = path.read_bytes()
     try:
         texts = texts_of_picture(content)
@@ -39,9 +48,7 @@ def picture(run: Run, path: Path, caption: str, alternative: str) -> str:
         ) from error
     bare = run.bare and SEAL not in texts
     own = texts.get(SEAL) == run.seal and texts.get(TITLE) == path.name
-    if not (own or bare):
-        return ""
-    return figure(content, caption, alternative)
+    return content if own or bare else None
 
 
 def is_own(run: Run, path: Path) -> bool:
