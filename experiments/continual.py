@@ -82,7 +82,7 @@ def figure(curves: dict[str, np.ndarray]):
 
 def main() -> None:
     """Train both arms on every seed; print the table and save the figure."""
-    parser = options(__doc__, out="runs/continual.png", seeds=SEEDS)
+    parser = options(__doc__, out="runs/continual", seeds=SEEDS)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
@@ -105,8 +105,9 @@ def main() -> None:
         curves[arm] = np.nanmean(np.array(found), axis=2)
         last = curves[arm][:, -1]
         print(f"{arm:<20} mean  {plus_minus(last)} after {TASKS} tasks")
-    plots.save(figure(curves), settings.out)
-    print(f"wrote {settings.out}")
+    picture = settings.out / "continual.png"
+    plots.save(figure(curves), picture)
+    print(f"wrote {picture}")
 
 
 if __name__ == "__main__":

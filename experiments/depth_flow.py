@@ -188,7 +188,7 @@ def draw_figures(flows, found, out: Path) -> None:
 
 def main() -> None:
     """Train, place and decimate; then read the real networks."""
-    parser = options(__doc__, out="plots")
+    parser = options(__doc__, out="runs/depth_flow")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     settings = parser.parse_args()
     start = time.perf_counter()

@@ -252,7 +252,7 @@ def draw_figures(checks, out: Path) -> None:
 
 def main() -> None:
     """Run all four parts."""
-    parser = options(__doc__, out="plots")
+    parser = options(__doc__, out="runs/dynamic_neurons")
     parser.add_argument("--draws", type=int, default=DRAWS)
     settings = parser.parse_args()
     start = time.perf_counter()

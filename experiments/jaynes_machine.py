@@ -265,7 +265,7 @@ def draw_figures(real: dict[str, Microstructure], ours: dict, out: Path) -> None
 
 def main() -> None:
     """Run the whole comparison."""
-    parser = options(__doc__, out="plots", seeds=ENSEMBLE_SEEDS)
+    parser = options(__doc__, out="runs/jaynes_machine", seeds=ENSEMBLE_SEEDS)
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     settings = parser.parse_args()

@@ -193,7 +193,7 @@ def distance(one, other, variance) -> float:
 
 def main() -> None:
     """Print the table and save the figure of the first seed."""
-    parser = options(__doc__, out="runs/posterior_oracles.png", seeds=SEEDS)
+    parser = options(__doc__, out="runs/posterior_oracles", seeds=SEEDS)
     settings = parser.parse_args()
     print(
         f"{'':<14}{'seed':>5}{'bound':>9}{'means differ':>14}{'chains differ':>15}"
@@ -217,10 +217,11 @@ def main() -> None:
             )
             if seed == 0:
                 picture(axis, name, draws, mean, variance, problem(seed))
-    plots.save(axes[0], settings.out)
+    picture = settings.out / "posterior_oracles.png"
+    plots.save(axes[0], picture)
     verdict = "within" if worst < BOUND else "BEYOND"
     print(f"largest distance of means {worst:.2f}: {verdict} the bound of {BOUND}")
-    print(f"wrote {settings.out}")
+    print(f"wrote {picture}")
 
 
 def picture(axis, name, draws, mean, variance, data) -> None:
