@@ -217,11 +217,11 @@ def main() -> None:
             )
             if seed == 0:
                 picture(axis, name, draws, mean, variance, problem(seed))
-    picture = settings.out / "posterior_oracles.png"
-    plots.save(axes[0], picture)
+    path = settings.out / "posterior_oracles.png"
+    plots.save(axes[0], path)
     verdict = "within" if worst < BOUND else "BEYOND"
     print(f"largest distance of means {worst:.2f}: {verdict} the bound of {BOUND}")
-    print(f"wrote {picture}")
+    print(f"wrote {path}")
 
 
 def picture(axis, name, draws, mean, variance, data) -> None:
