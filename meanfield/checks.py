@@ -21,6 +21,23 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_whole(name: str, value: Any) -> None:
+    """Raise unless a count is a whole number; True and False are none."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(whole, f"`{name}` must be a whole number, at least 1; got {value!r}.")
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Raise if entries are masked: the numbers under a mask are not data."""
+    if isinstance(value, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(value)
+        require(
+            not mask.any(),
+            f"`{name}` must have no masked entries; the first of {mask.sum()} is at "
+            f"{first_bad(mask)}. Fill them in, or leave such rows out.",
+        )
+
+
 def first_bad(bad: Any) -> tuple[int, ...]:
     """Index of the first True entry of a boolean array."""
     bad = np.asarray(bad)

@@ -17,7 +17,9 @@ import pytest
 from sklearn.utils.estimator_checks import check_all_zero_sample_weights_error
 
 import meanfield as mf
+from meanfield.checks import require_whole
 from meanfield.data import arrays, read_idx, read_table, table
+from meanfield.learning.arguments import check_arguments
 from meanfield.learning.batches import warn_of_raw_images
 
 KEY = jax.random.key(0)
@@ -304,3 +306,50 @@ def test_fit_warns_of_raw_images():
     data = PIXELS.reshape(12, 64).astype(np.float32), np.arange(12) % 2
     with pytest.warns(UserWarning, match="look like raw images.*0 to 25"):
         mf.fit(ensemble, data, key=KEY, epochs=1, batch_size=4, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": "hot"}, "`temperature` must be a finite number ≥ 0"),
+        (
+            {"sample_weight": np.ma.masked_equal(np.ones(60), 1)},
+            "`sample_weight` must have no masked entries; the first of 60",
+        ),
+        (
+            {"validation": (X, Y, np.ma.masked_equal(np.ones(60), 1))},
+            "`validation` weights `w` must have no masked entries",
+        ),
+    ],
+)
+def test_weights_and_temperatures_that_are_none_are_named(settings, message):
+    net = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
+    ensemble = mf.Ensemble.from_model(net, key=KEY)
+    defaults = {
+        "epochs": 1,
+        "batch_size": 20,
+        "prior": None,
+        "temperature": 1.0,
+        "validation": None,
+        "patience": None,
+        "accumulate": 1,
+        "compute_dtype": None,
+        "num_data": None,
+        "sample_weight": None,
+        "augment": None,
+    }
+    with pytest.raises(ValueError, match=message):
+        check_arguments(ensemble, (X, Y), mf.Categorical(), **(defaults | settings))
+
+
+def test_masked_weights_of_an_estimator_are_refused():
+    weights = np.ma.masked_equal(np.ones(60), 1)
+    with pytest.raises(ValueError, match="`sample_weight` must have no masked entries"):
+        classifier().fit(X, Y, weights)
+
+
+@pytest.mark.parametrize("value", [1.5, True, "3", None, np.float64(2)])
+def test_a_count_is_a_whole_number(value):
+    with pytest.raises(ValueError, match="`epochs` must be a whole number, at least 1"):
+        require_whole("epochs", value)
+    require_whole("epochs", np.int64(3))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meanfield.checks import require
+from meanfield.checks import refuse_masked, require, require_whole
 from meanfield.ensemble.ensemble import Ensemble
 
 from .batches import (
@@ -98,12 +98,16 @@ def check_arguments(
 
 
 def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any:
+    counts = {"epochs": epochs, "batch_size": batch_size, "patience": patience}
+    for name, value in counts.items():
+        if value is not None:
+            require_whole(name, value)
     require(
         epochs is None or epochs >= 1, f"`epochs` must be at least 1; got {epochs}."
     )
     require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
     require(
-        callable(temperature) or (math.isfinite(temperature) and temperature >= 0),
+        callable(temperature) or _is_weight(temperature),
         f"`temperature` must be a finite number ≥ 0 or a schedule; got {temperature}. "
         "0 leaves the prior out, 1 is the evidence bound.",
     )
@@ -121,6 +125,12 @@ def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any
     return None if validation is None else _held_out(validation)
 
 
+def _is_weight(value: Any) -> bool:
+    """Whether a value is a finite number ≥ 0; a text is none."""
+    kind = np.asarray(value).dtype.kind
+    return kind in "iufb" and np.ndim(value) == 0 and 0 <= float(value) < math.inf
+
+
 def _held_out(validation: Any) -> tuple[Any, Any, Any]:
     """Validation inputs, targets and, if given, the weights of the examples."""
     weights = None
@@ -135,6 +145,7 @@ def _held_out(validation: Any) -> tuple[Any, Any, Any]:
 
 
 def _check_compute(accumulate, compute_dtype) -> Any:
+    require_whole("accumulate", accumulate)
     require(accumulate >= 1, f"`accumulate` must be at least 1; got {accumulate}.")
     if compute_dtype is None:
         return None
@@ -148,6 +159,7 @@ def _check_compute(accumulate, compute_dtype) -> Any:
 
 
 def _checked_weights(weights: Any, num_examples: int, name: str) -> np.ndarray:
+    refuse_masked(name, weights)
     weights = np.asarray(weights, np.float64)
     require(
         weights.shape == (num_examples,),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meanfield.checks import first_bad, require
+from meanfield.checks import first_bad, refuse_masked, require
 from meanfield.ensemble.ensemble import Ensemble
 
 from .targets import check_targets
@@ -204,7 +204,7 @@ def _array(value: Any) -> Any:
     """A device array; Python and NumPy float64 become the default float type."""
     if isinstance(value, jax.Array):
         return value
-    _refuse_masked(value)
+    refuse_masked("data", value)
     value = np.asarray(value)
     require(
         value.dtype != object and value.dtype.kind not in "USM",
@@ -216,17 +216,6 @@ def _array(value: Any) -> Any:
         array = jnp.asarray(value)
     _refuse_changed(value, array)
     return array
-
-
-def _refuse_masked(value: Any) -> None:
-    """Raise for masked arrays, whose masked entries have values that are not data."""
-    if isinstance(value, np.ma.MaskedArray):
-        mask = np.ma.getmaskarray(value)
-        require(
-            not mask.any(),
-            f"`data` must have no masked entries; the first of {mask.sum()} is at "
-            f"{first_bad(mask)}. Fill them in, or leave such rows out.",
-        )
 
 
 def _refuse_changed(value: np.ndarray, array: Any) -> None:

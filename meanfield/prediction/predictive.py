@@ -21,7 +21,7 @@ from jax.scipy.special import xlogy
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
-from meanfield.checks import require
+from meanfield.checks import require, require_whole
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.distributions import (
     base_of,
@@ -88,6 +88,7 @@ def average(
         "`reading` must be left out with `of='subnetworks'`, because the moments "
         "reading draws no networks.",
     )
+    require_whole("num_samples", num_samples)
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     examples = jax.tree.leaves(x)[0].shape[0]
     require(examples >= 1, "`x` must have at least one example; got none.")

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.checks import require
+from meanfield.checks import refuse_masked, require
 
 # Mean weight up to which whole-number weights become repetitions.
 MOST_REPETITIONS = 10
@@ -19,6 +19,7 @@ def check_weights(weights: Any, count: int) -> np.ndarray | None:
     """
     if weights is None:
         return None
+    refuse_masked("sample_weight", weights)
     weights = np.asarray(weights, np.float64)
     require(
         weights.shape in ((), (count,)),
