@@ -122,6 +122,7 @@ def resumed(settings: TrainSettings) -> TrainSettings:
     kept["hidden"] = tuple(kept["hidden"])
     before = TrainSettings(inclusion_prob=kept.get("inclusion_prob"))
     kept.setdefault("rule", before.learning_rule)
+    kept.setdefault("patience", 0)
     source, task = config["data"]["source"], config["data"]["task"]
     kept["task"] = task if Path(source).suffix else None
     refused = kept.keys() - {"data_dir"}

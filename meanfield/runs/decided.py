@@ -20,6 +20,12 @@ def decided(dataset: Dataset, config: Mapping[str, Any]) -> list[str]:
     source = Path(config["data"]["source"]).name
     rows = f"{len(dataset.x_train):,} to train and {len(dataset.x_test):,} to test with"
     lines = [f"{source}: {rows}; {_inputs(dataset)}", _outputs(dataset, config)]
+    patience = config["training"].get("patience")
+    if patience:
+        lines.append(
+            f"a tenth of the training rows is held out: the best epoch on it is kept, "
+            f"{patience} without a better one end the training (--patience)"
+        )
     return lines + [f"note: {note}" for note in dataset.notes]
 
 

@@ -175,6 +175,7 @@ CONFIG = record(
                 "spikes": text(),
                 "precision": optional(text()),
                 "accumulate": whole(1),
+                "patience": optional(whole()),
             },
         ),
     },

@@ -122,6 +122,14 @@ class TrainSettings:
         kept="training",
         min=1,
     )
+    patience: int | None = setting(
+        None,
+        "epochs without a better score on a held-out tenth before it stops; 0: never "
+        "(else 20 for a table that is gone through more than 100 times)",
+        LEARNING,
+        kept="training",
+        min=0,
+    )
     learning_rate: float = setting(
         2e-3, "of Adam; falls to 0 along a cosine", LEARNING, kept="training"
     )

@@ -47,6 +47,7 @@ from .config import (
 from .decided import decided
 from .documents import write_json
 from .folder import ENSEMBLE, HISTORY, Run, load_run, save_run
+from .held_out import hold_out, patience_of
 from .label import label
 from .pictures import draw_history
 from .replacement import NEXT, commit, finish
@@ -116,14 +117,19 @@ def train(
         config["model"]["targets"] = read_config(out)["model"]["targets"]
         refuse_other_data(out, config)
     data = dataset.x_train, standard.standardise(dataset.y_train)
+    patience, validation = patience_of(settings, dataset), None
+    if patience is not None:
+        data, validation = hold_out(dataset, data, settings.seed)
     if settings.resume is not None and out.name == NEXT:
         out = out.parent
+    config["training"]["patience"] = patience or 0
     for line in decided(dataset, config):
         stage(line)
     with _folder_for(out, settings) as folder:
         write_json(folder / CONFIG, config)
         keep_file(model, folder)
-        run, history = _learn(settings, folder, config, data, prior, callbacks)
+        learned = data, validation, patience
+        run, history = _learn(settings, folder, config, learned, prior, callbacks)
         score(run, dataset, seed=settings.seed)
         # Numbers are learned in standard units: their base rate is another there.
         known = dataset.task in ("classification", "binary")
@@ -141,7 +147,7 @@ def is_finished(folder: Path) -> bool:
     if not (folder / ENSEMBLE).is_file():
         return False
     metrics = load_run(folder).metrics
-    return metrics.get("stopped") == "finished" and "labels" in metrics
+    return metrics.get("stopped") in ("finished", "early") and "labels" in metrics
 
 
 def _finished(folder: Path) -> Run:
@@ -206,7 +212,7 @@ def _learn(
     settings: TrainSettings,
     folder: Path,
     config: dict[str, Any],
-    data: tuple[Any, Any],
+    learned: tuple[Any, Any, int | None],
     prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> tuple[Run, dict[str, Any]]:
@@ -214,7 +220,7 @@ def _learn(
     stage(f"{LEARNING}: compiling, then epochs")
     started, failure = time.perf_counter(), None
     try:
-        result = _fit(settings, folder, config["model"], data, prior, callbacks)
+        result = _fit(settings, folder, config["model"], learned, prior, callbacks)
     except NonFiniteLossError as error:
         failure, result = error, error.result
     seconds = time.perf_counter() - started
@@ -240,11 +246,12 @@ def _fit(
     settings: TrainSettings,
     folder: Path,
     architecture: dict[str, Any],
-    data: tuple[Any, Any],
+    learned: tuple[Any, Any, int | None],
     prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> FitResult:
     """Build the ensemble that an architecture describes, and train it."""
+    data, validation, patience = learned
     likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
     model = build_model(architecture, settings.seed, folder)
     if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":
@@ -270,6 +277,8 @@ def _fit(
         optimizer=optimizer,
         prior=prior,
         temperature=settings.temperature,
+        validation=validation,
+        patience=patience,
         checkpoint=Checkpoint(folder / CHECKPOINTS),
         callbacks=callbacks,
         mesh=settings.devices and device_mesh(*settings.devices),
