@@ -113,7 +113,8 @@ def strong_coalition(
 
     Args:
         game: the game on other data than those on which `shapley` was estimated.
-        shapley: result of `shapley_values`, or an array of one number for each unit.
+        shapley: result of `shapley_values`, or an array of one number for each
+            unit, such as ``unit_values(...).values[layer]``.
         epsilon: part of the payoff's gain that may be lost, in [0, 1).
         level: confidence of the bound, in (0.5, 1).
 
