@@ -13,10 +13,11 @@ held-out examples does not suffer; if it does at the first step up, they go down
 it gains. Then, at that temperature, the price is a quarter, or 0, where that gains. A
 loss suffers, or gains, when its mean changes by more than the tolerance and by more
 than one standard error of the differences of single examples: of what cannot be told
-apart the sparsest is taken (Breiman et al. 1984). Each trial is a whole run, shorter
-than the one that follows, from the same start, with the same examples, draws and decay
-of the steps: what differs is T or c. The held-out part is then given back: the run at
-the chosen two learns from all examples.
+apart the sparsest is taken (Breiman et al. 1984). The tolerance is not 0 because a
+trial is shorter than the run that follows, and a price costs a short run more: on MNIST
+0.0022 nats in trials of 6 epochs, nothing in 20. All trials begin at the same start,
+with the same examples, draws and decay of the steps: what differs is T or c. The
+held-out part is then given back: the run at the chosen two learns from all examples.
 """
 
 import dataclasses

@@ -66,7 +66,7 @@ class Selective:
         0.01
     """
 
-    tolerance: float | int = 0.001
+    tolerance: float | int = 0.003
     price: float | int | None = None
     held_out: float = 0.15
 
