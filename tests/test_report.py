@@ -158,7 +158,7 @@ class Page(HTMLParser):
         if tag == "img":
             self.images.append(found)
         self.addresses += [found[name] for name in ("src", "href") if name in found]
-        if tag not in ("img", "meta", "link"):
+        if tag not in ("img", "meta", "link", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

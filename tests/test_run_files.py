@@ -15,6 +15,7 @@ import meanfield as mf
 from meanfield import runs
 from meanfield.credit.connections import write_connections
 from meanfield.data import load
+from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.keys import key_of_seed
 from meanfield.learning.results import FitResult
 from meanfield.runs import replacement
@@ -53,7 +54,7 @@ def make_run(folder, seed=0, **settings):
     history = {"epoch": [1, 2], "nll": [2.5, 1.25]}
     likelihood = build_likelihood("categorical")
     run = save_run(folder, config, FitResult(ensemble, likelihood, history, "finished"))
-    sha = runs.train.file_hash(folder / "history.csv")
+    sha = file_hash(folder / "history.csv")
     metrics = {"accuracy": 0.75, "nll": 1.25, "ece": 0.0625, "stopped": "finished"}
     layers = {"layers/0/weight": PARTS, "layers/1/weight": PARTS}
     metrics |= {"labels": layers, "num_weights": 148, "history_sha256": sha}
@@ -344,15 +345,15 @@ def test_data_that_moved_are_found_where_they_are_said_to_be(tmp_path, monkeypat
     dataset = load("table.csv", target="z")
     config = config_of(TrainSettings(data="table.csv", target="z"), dataset)["data"]
     monkeypatch.chdir(tmp_path)
-    assert runs.folder.load_data(config).sha256 == dataset.sha256
+    assert runs.source.load_data(config).sha256 == dataset.sha256
     moved = tmp_path / "moved.csv"
     table.rename(moved)
     with pytest.raises(FileNotFoundError, match=rf"not at {table}.*--data FILE"):
-        runs.folder.load_data(config)
-    assert runs.folder.load_data(config, data=moved).sha256 == dataset.sha256
+        runs.source.load_data(config)
+    assert runs.source.load_data(config, data=moved).sha256 == dataset.sha256
     moved.write_text(moved.read_text().replace("39,4,b", "39,5,b"))
     with pytest.raises(ValueError, match="are not those the run was trained on"):
-        runs.folder.load_data(config, data=moved)
+        runs.source.load_data(config, data=moved)
 
 
 @pytest.mark.parametrize("name", ["w.npz", "w.safetensors"])

@@ -13,7 +13,7 @@ from typing import Any
 from meanfield.checks import require
 from meanfield.files import write_text
 
-from .schemas import Check
+from .json_checks import Check
 
 SEAL = "seal"
 MAX_BYTES = 2**28

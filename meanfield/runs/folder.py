@@ -20,7 +20,7 @@ from typing import Any
 import equinox as eqx
 import pandas as pd
 
-from meanfield import data as datasets, files
+from meanfield import files
 from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.data.schema import TableSchema
@@ -35,7 +35,7 @@ from .documents import read_sealed, write_json, write_sealed
 from .predictions import predict_rows, schema_of
 from .replacement import finish
 from .schemas import METRICS as METRICS_CHECK
-from .settings import READING
+from .source import load_data
 from .standardization import Standardization
 from .tasks import build_likelihood
 
@@ -175,44 +175,6 @@ class Run:
     def update_metrics(self, new: dict[str, Any]) -> None:
         """Add entries to ``metrics.json``."""
         write_sealed(self.folder / METRICS, {**self.metrics, **new}, self.seal)
-
-
-def load_data(
-    config: dict[str, Any], data_dir: Any = None, data: Any = None
-) -> Dataset:
-    """The data set of a configuration; its fingerprint must still be the same.
-
-    Raises:
-        FileNotFoundError: the file is no longer where it was.
-        ValueError: the data have changed since.
-    """
-    source, is_file = config["source"], bool(Path(config["source"]).suffix)
-    require(
-        data is None or is_file,
-        f"`data` must be left out unless the run was trained on a file; got a run "
-        f"trained on {source!r}.",
-    )
-    place = Path(source if data is None else data)
-    if is_file and not place.is_file():
-        raise FileNotFoundError(
-            f"the data of this run are not at {place.resolve()}. Give their new path "
-            "with --data FILE; their contents are checked."
-        )
-    dataset = datasets.load(
-        place if is_file else source,
-        data_dir=data_dir or config.get("data_dir"),
-        target=config.get("target"),
-        task=config["task"] if is_file else None,
-        test_fraction=config["test_fraction"],
-        seed=config["seed"],
-        **{name: config.get(name) for name in READING},
-    )
-    require(
-        config["sha256"] == dataset.sha256,
-        f"the data in {str(place)!r} are not those the run was trained on: their "
-        "contents changed. Restore them, or train again.",
-    )
-    return dataset
 
 
 def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> Run:

@@ -19,6 +19,8 @@ DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
 RULES = ("selective", "published", "evidence")
 # The part of a configuration that stores a setting, if any.
 KEPT = ("data", "model", "training")
+# Several columns, on the command line.
+NAMES = "NAME,NAME,…"
 # How a table is read.
 READING = ("drop", "features", "sep", "decimal", "header", "missing")
 
@@ -40,7 +42,7 @@ class TrainSettings:
         "column of the table to predict, or several",
         DATA,
         kept="data",
-        metavar="NAME,NAME,…",
+        metavar=NAMES,
     )
     task: str | None = setting(
         None,
@@ -59,14 +61,10 @@ class TrainSettings:
         0.2, "part of a table or .npz kept for testing", DATA, kept="data"
     )
     drop: str | None = setting(
-        None, "columns to leave out", DATA, kept="data", metavar="NAME,NAME,…"
+        None, "columns to leave out", DATA, kept="data", metavar=NAMES
     )
     features: str | None = setting(
-        None,
-        "columns to learn from (else all but the target)",
-        DATA,
-        kept="data",
-        metavar="NAME,NAME,…",
+        None, "columns to learn from (else all)", DATA, kept="data", metavar=NAMES
     )
     sep: str | None = setting(
         None,

@@ -1,0 +1,177 @@
+"""Learn from data by the settings of a run: its prior, its network, its fit."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from meanfield.checks import require
+from meanfield.deploy.shipping.manifest import file_hash
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.keys import key_of_seed
+from meanfield.learning.checkpoint import Checkpoint
+from meanfield.learning.fit import fit
+from meanfield.learning.optimizers import cosine_adam
+from meanfield.learning.priors import SpikeSlabPrior
+from meanfield.learning.results import FitResult, NonFiniteLossError
+from meanfield.learning.sharding import device_mesh
+
+from .architecture import (
+    at_mean_rate,
+    build_model,
+)
+from .config import (
+    versions,
+)
+from .folder import HISTORY, Run, save_run
+from .settings import RULES, TrainSettings
+from .stages import LEARNING, stage
+from .tasks import build_likelihood
+
+CHECKPOINTS = "checkpoints"
+# Below so many examples: smaller batches and more epochs, unless told otherwise.
+SMALL = 10_000
+# Of the prior, where the rule evidence is asked for and no other is given.
+INCLUSION_PROB = 0.1
+
+
+def learn(
+    settings: TrainSettings,
+    folder: Path,
+    config: dict[str, Any],
+    learned: tuple[Any, Any, int | None],
+    prior: SpikeSlabPrior | str | None,
+    callbacks: Sequence[Callable[[Any], Any]],
+) -> tuple[Run, dict[str, Any]]:
+    """Fit, and write the result, even if the loss was not finite."""
+    stage(f"{LEARNING}: compiling, then epochs")
+    started, failure = time.perf_counter(), None
+    try:
+        result = _fit(settings, folder, config["model"], learned, prior, callbacks)
+    except NonFiniteLossError as error:
+        failure, result = error, error.result
+    seconds = time.perf_counter() - started
+    run = save_run(folder, config, result)
+    run.update_metrics(
+        {
+            "train_seconds": seconds,
+            "history_sha256": file_hash(folder / HISTORY),
+            "epochs": len(result.history.get("epoch", ())),
+            "stopped": result.stopped,
+            "num_weights": result.ensemble.num_weights,
+            "versions": versions(),
+        }
+    )
+    if result.search is not None:
+        run.update_metrics({"search": result.search.kept()})
+    if failure is not None:
+        raise failure
+    return run, result.history
+
+
+def _fit(
+    settings: TrainSettings,
+    folder: Path,
+    architecture: dict[str, Any],
+    learned: tuple[Any, Any, int | None],
+    prior: SpikeSlabPrior | str | None,
+    callbacks: Sequence[Callable[[Any], Any]],
+) -> FitResult:
+    """Build the ensemble that an architecture describes, and train it."""
+    data, validation, patience = learned
+    likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
+    model = build_model(architecture, settings.seed, folder)
+    if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":
+        model = at_mean_rate(model, data[1])
+    key = key_of_seed(settings.seed)
+    ensemble = Ensemble.from_model(
+        model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
+    )
+    epochs, batch_size = schedule(settings, len(data[0]))
+    optimizer = None
+    if prior == "selective":
+        epochs = settings.epochs
+    else:
+        steps = epochs * (len(data[0]) // batch_size)
+        optimizer = cosine_adam(settings.learning_rate, steps)
+    return fit(
+        ensemble,
+        data,
+        likelihood=likelihood,
+        key=jax.random.fold_in(key, 1),
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        prior=prior,
+        temperature=settings.temperature,
+        validation=validation,
+        patience=patience,
+        checkpoint=Checkpoint(folder / CHECKPOINTS),
+        callbacks=callbacks,
+        mesh=settings.devices and device_mesh(*settings.devices),
+        accumulate=settings.accumulate,
+        compute_dtype=settings.precision,
+        progress=settings.progress,
+    )
+
+
+def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
+    """Epochs and batch size; by the number of examples where none are given."""
+    small = num_examples < SMALL
+    epochs = settings.epochs or (60 if small else 30)
+    return epochs, min(settings.batch_size or (32 if small else 128), num_examples)
+
+
+def _is_floating(name: str) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
+    except TypeError:  # Not the name of any type.
+        return False
+
+
+def checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
+    """The prior of the settings; raises for numbers out of range.
+
+    This is checked before any file is read or written.
+    """
+    rate, temperature = settings.learning_rate, settings.temperature
+    require(
+        math.isfinite(rate) and rate > 0,
+        f"`learning_rate` must be a positive number; got {rate}. Try 0.002.",
+    )
+    require(
+        math.isfinite(temperature) and temperature >= 0,
+        f"`temperature` must be a finite number ≥ 0; got {temperature}. 0 leaves the "
+        "prior out, 1 is the evidence bound.",
+    )
+    key_of_seed(settings.seed)
+    if settings.precision is not None:
+        require(
+            _is_floating(settings.precision),
+            "`precision` must be a floating-point type such as bfloat16; got "
+            f"{settings.precision!r}.",
+        )
+    rule = settings.learning_rule
+    require(rule in RULES, f"`rule` must be one of {', '.join(RULES)}; got {rule!r}.")
+    require(
+        rule == "evidence" or settings.inclusion_prob is None,
+        f"`inclusion_prob` belongs to the rule evidence; got {settings.inclusion_prob} "
+        f"with the rule {rule}. Leave one of them out.",
+    )
+    require(
+        rule != "selective" or rate == TrainSettings.learning_rate,
+        f"`learning_rate` belongs to the rules published and evidence; got {rate} with "
+        "the rule selective, whose steps are its own. Leave it out.",
+    )
+    if rule == "selective":
+        return rule
+    if rule == "published":
+        return None
+    share = (
+        INCLUSION_PROB if settings.inclusion_prob is None else settings.inclusion_prob
+    )
+    return SpikeSlabPrior(inclusion_prob=share, slab_scale=settings.slab_scale)
