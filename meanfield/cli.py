@@ -15,6 +15,7 @@ import typer
 
 from meanfield import deploy, learning, runs
 from meanfield.runs.cache import keep_programs
+from meanfield.runs.fields import OWN_MODEL
 from meanfield.runs.options import with_options
 from meanfield.runs.settings import (
     AnalyzeSettings,
@@ -203,9 +204,10 @@ def serve_check(
         Path | None,
         typer.Option(help="names and public SSH keys; one must have signed the folder"),
     ] = None,
+    model: Annotated[str | None, typer.Option(help=OWN_MODEL)] = None,
 ) -> None:
     """Load every shipped file in its runtime; compare with the outputs on record."""
-    for done in runs.sample.serve_check(folder, signers):
+    for done in runs.sample.serve_check(folder, signers, model):
         gap = done.largest_difference
         signed = "" if done.signer is None else f", signed by {done.signer}"
         typer.echo(f"  {done.file:<28}hash agrees, outputs within {gap:.2g}{signed}")

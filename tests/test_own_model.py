@@ -117,6 +117,20 @@ def test_a_run_on_ones_own_network_is_kept_with_its_file(tmp_path):
     opened = mf.load_run(out)
     found = opened.predict(x[:20])
     assert (found["class"].astype(int) == y[:20]).mean() > 0.9
+    # What is exported never names the file that is executed.
+    card = mf.runs.sample.sample(opened, opened.load_data())
+    shipped = out / "subnetworks"
+    archive = shipped / card["subnetworks"][0]["file"]
+    with pytest.raises(ValueError, match="`model` must name the file of Python"):
+        mf.runs.sample.serve_check(shipped)
+    with pytest.raises(ValueError, match="`model` must name the file of Python"):
+        mf.runs.sample.export(archive, out=tmp_path / "net.onnx")
+    other = tmp_path / "other.py"
+    other.write_text(NET + "\n# another\n")
+    with pytest.raises(ValueError, match="not the file that the run was trained with"):
+        mf.runs.sample.serve_check(shipped, model=f"{other}:make")
+    (checked,) = mf.runs.sample.serve_check(shipped, model=f"{out / 'model.py'}:make")
+    assert checked.file == archive.name
     # A run that was stopped goes on with the copy.
     assert mf.runs.train.train(TrainSettings(resume=out)).metrics == run.metrics
     (out / "model.py").write_text(NET + "\n")

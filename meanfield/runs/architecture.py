@@ -106,17 +106,42 @@ def build_model(
         "the network of this run is made by a file in its folder, which was not given.",
     )
     assert folder is not None
-    name = architecture["function"]
-    path = folder / MODEL_FILE
-    make = load_function(path, name, architecture["file_sha256"])
-    return make_model(make, _inputs(architecture), outputs, key, f"{name} in {path}")
+    return _made(architecture, folder / MODEL_FILE, architecture["function"], key)
 
 
-def structure_of(architecture: Mapping[str, Any], folder: Path | None = None) -> Any:
-    """A network of the same structure; a perceptron has one unit per layer."""
-    if architecture.get("kind") == "mlp":
+def structure_of(architecture: Mapping[str, Any], model: str | None = None) -> Any:
+    """A network of the same structure; a perceptron has one unit per layer.
+
+    Args:
+        architecture: as a card or an archive describes it.
+        model: for a user's own network, its file of Python and its function, such as
+            ``net.py:make``. An archive may come from anywhere: the file that it names
+            is never executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is needed and was not given, or is another one.
+    """
+    kind = architecture.get("kind")
+    if kind == "mlp":
         return mlp([1 for _ in widths_of(architecture)], key=key_of_seed(0))
-    return build_model(architecture, 0, folder)
+    if kind in BUILT_IN:
+        return build_model(architecture, 0)
+    require(
+        model is not None,
+        "`model` must name the file of Python and the function that make this network, "
+        "such as RUN/model.py:make; got none. The file is executed, and so it is never "
+        "taken from what the archive says.",
+    )
+    path, name = parse(model or "")
+    return _made(architecture, path, name, key_of_seed(0))
+
+
+def _made(architecture: Mapping[str, Any], path: Path, name: str, key: Any) -> Any:
+    """The network that a file makes, if it is the file of the architecture."""
+    make = load_function(path, name, architecture["file_sha256"])
+    outputs = architecture["outputs"]
+    return make_model(make, _inputs(architecture), outputs, key, f"{name} in {path}")
 
 
 def widths_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:

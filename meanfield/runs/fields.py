@@ -5,6 +5,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+# Texts of options that several commands have.
+SEED = "of all random choices: the same seed, the same numbers"
+DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
+OWN_MODEL = "FILE.py:FUNCTION of a network of one's own: the file is executed"
+NAMES = "NAME,NAME,…"
+
 
 def setting(
     default: Any,

@@ -81,38 +81,51 @@ def sample(
 
 
 def export(
-    archive: Path, *, out: Path, format: str = ExportSettings.format
+    archive: Path,
+    *,
+    out: Path,
+    format: str = ExportSettings.format,
+    model: str | None = None,
 ) -> Exported:
-    """Convert an archive that `sample` made to another format, and verify it."""
+    """Convert an archive that `sample` made to another format, and verify it.
+
+    Args:
+        archive: the .safetensors file.
+        out: file to write.
+        format: format of that file.
+        model: for a user's own network, file and function: see `structure_of`.
+    """
     require(
         archive.is_file(),
         f"`archive` must be a file; there is no {archive}. Give a .safetensors archive "
         "that `meanfield sample` made.",
     )
     source = load_archive(archive).about.get("source", {})
-    model = source.get("model")
     require(
-        model is not None,
+        source.get("model") is not None,
         f"{archive} does not say what kind of network it holds: it was not made by "
         "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
         "meanfield.deploy.export.",
     )
-    return convert(archive, out, format=format, like=_like(source))
+    return convert(archive, out, format=format, like=_like(source, model))
 
 
-def serve_check(folder: Path, signers: Path | None = None) -> list[Checked]:
+def serve_check(
+    folder: Path, signers: Path | None = None, model: str | None = None
+) -> list[Checked]:
     """Load every file of a folder that `sample` made, and compare its outputs.
 
     Args:
         folder: the folder.
         signers: a file of names and public keys, one of which must have signed the
             folder.
+        model: for a user's own network, file and function: see `structure_of`.
     """
-    like = _like(load_card(folder).source)
+    like = _like(load_card(folder).source, model)
     return check_shipped(folder, like=like, signers=signers)
 
 
-def _like(source: Mapping[str, Any]) -> Any:
-    """A network of the structure that was shipped; None where nobody said which."""
-    model = source.get("model")
-    return None if model is None else structure_of(model, Path(source.get("run", "")))
+def _like(source: Mapping[str, Any], model: str | None) -> Any:
+    """A network of the structure that was exported; None where the card has none."""
+    architecture = source.get("model")
+    return None if architecture is None else structure_of(architecture, model)

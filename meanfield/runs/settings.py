@@ -9,18 +9,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .fields import grid, setting, widths
+from .fields import DATA_DIR, NAMES, OWN_MODEL, SEED, grid, setting, widths
 
-SEED = "of all random choices: the same seed, the same numbers"
-DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
 # Headings of the options of `train`; the first three are also parts of a configuration.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
 # How `train` learns: see its option.
 RULES = ("selective", "published", "evidence")
 # The part of a configuration that stores a setting, if any.
 KEPT = ("data", "model", "training")
-# Several columns, on the command line.
-NAMES = "NAME,NAME,…"
 # How a table is read.
 READING = ("drop", "features", "sep", "decimal", "header", "missing")
 
@@ -299,3 +295,4 @@ class ExportSettings:
     """Settings of ``meanfield export``."""
 
     format: str = setting("onnx", "npz, onnx, onnx-int8 or stablehlo")
+    model: str | None = setting(None, OWN_MODEL)
