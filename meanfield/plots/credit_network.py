@@ -40,7 +40,7 @@ def strongest_paths(
         >>> import numpy as np
         >>> from meanfield.plots.credit_network import strongest_paths
         >>> strongest_paths([np.array([[0.3, 0.1]]), np.array([[0.8]])], 1)
-        [((0, 0, 0), 0.6...)]
+        [((0, 0, 0), 0.6)]
     """
     arrays = [np.maximum(np.asarray(value, float), 0) for value in values]
     chained = all(
@@ -70,7 +70,11 @@ def strongest_paths(
         ]
     totals = arrays[-1].sum(1)
     return _best(
-        [(path, weight * totals[path[-1]]) for own in paths for path, weight in own],
+        [
+            (tuple(map(int, path)), float(weight * totals[path[-1]]))
+            for own in paths
+            for path, weight in own
+        ],
         num_paths,
     )
 
