@@ -380,7 +380,7 @@ def test_an_onnx_file_that_is_none_or_reads_others_is_refused(tmp_path):
     tensor.external_data.add(key="location", value="../secret")
     graph = onnx.helper.make_graph([], "network", [], [], [tensor])
     path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    with pytest.raises(ValueError, match=r"keeps \['w'\] in other files"):
+    with pytest.raises(ValueError, match=r"it stores \['w'\] in other files"):
         load_predictor(path, "onnx")
 
 

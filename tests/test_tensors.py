@@ -158,11 +158,11 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path):
         ),
         (
             {"a": jnp.zeros((3, 2)), "b": jnp.zeros(1)},
-            r"holds `a` as float32\[2, 3\]; needed float32\[3, 2\]",
+            r"must hold `a` as float32\[3, 2\]; got float32\[2, 3\]",
         ),
         (
             {"a": jnp.zeros((2, 3)), "b": jnp.zeros(1, jnp.int32)},
-            r"holds `b` as float32\[1\]; needed int32\[1\]",
+            r"must hold `b` as int32\[1\]; got float32\[1\]",
         ),
     ],
 )

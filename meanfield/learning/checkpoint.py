@@ -14,7 +14,7 @@ from meanfield.files import sweep
 from meanfield.tensors import fill_tree, load_arrays, save_tree
 
 from .fingerprint import differences
-from .sharding import come_home
+from .sharding import gathered
 
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
 
@@ -102,7 +102,7 @@ class Checkpoint:
         due = late or epoch - self._last_epoch >= self.every_epochs
         if not (better or due):
             return
-        tree = come_home(tree)
+        tree = gathered(tree)
         if due:
             self._last_epoch, self._last_time = epoch, time.monotonic()
         if jax.process_index() > 0:

@@ -14,7 +14,7 @@ from meanfield.ensemble.ensemble import Ensemble
 
 from .batches import check_augment, check_batch, iterate
 from .results import FitResult, NonFiniteLossError
-from .sharding import Layout, come_home
+from .sharding import Layout, gathered
 from .targets import check_targets
 from .training import AbstractRestriction, Recipe, TrainState, run_batch, run_epoch
 from .validation import validation_scores
@@ -69,10 +69,10 @@ class Loop:
         sizes: list[int] = []
         for x, y in iterate(data, epoch):
             if self.outputs is None:
-                self.outputs = check_batch(ensemble, likelihood, x, come_home(y))
+                self.outputs = check_batch(ensemble, likelihood, x, gathered(y))
                 check_augment(self.recipe.augment, x)
             elif first_pass:
-                check_targets(likelihood, self.outputs, come_home(y))
+                check_targets(likelihood, self.outputs, gathered(y))
             constants = (self.recipe, *self.layout.split((x, y)), key)
             self.state, parts = run_batch(constants, self.state)
             sums.append(parts)
@@ -148,4 +148,4 @@ class Loop:
         return FitResult(*self._open(learned), self.history, stopped)
 
     def _open(self, learned: Any) -> tuple[Ensemble, Any]:
-        return come_home(self.recipe.ensemble_and_likelihood(learned))
+        return gathered(self.recipe.ensemble_and_likelihood(learned))

@@ -155,7 +155,7 @@ def _place(array: Any, sharding: NamedSharding) -> Any:
     return jax.make_array_from_callback(array.shape, sharding, whole.__getitem__)
 
 
-def come_home(tree: Any) -> Any:
+def gathered(tree: Any) -> Any:
     """A tree in which arrays on devices of several processes are copied to this one.
 
     Every process must call it. Arrays that are wholly in this process are unchanged.

@@ -156,7 +156,7 @@ def _temperature(recipe: Recipe, step: Array) -> Any:
     return weight(step) if callable(weight) else weight
 
 
-def slopes(
+def gradients(
     learned: PyTree, recipe: Recipe, x: Any, y: Any, step: Array, key: PRNGKeyArray
 ) -> tuple[tuple[Float[Array, ""], dict[str, Float[Array, ""]]], PyTree]:
     """Loss of a batch, its parts, and its gradient.
@@ -180,8 +180,8 @@ def take_step(
     if recipe.augment is not None:
         key, augment_key = jax.random.split(key)
         x = recipe.augment(x, key=augment_key)
-    (loss, parts), slope = slopes(state.learned, recipe, x, y, state.step, key)
-    healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_steepness(slope))
+    (loss, parts), gradient = gradients(state.learned, recipe, x, y, state.step, key)
+    healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_gradient_sum(gradient))
 
     def loss_at(learned: PyTree) -> Float[Array, ""]:
         return in_parts(
@@ -192,12 +192,12 @@ def take_step(
 
     optimizer = optax.with_extra_args_support(recipe.optimizer)
     change, optimizer_state = optimizer.update(
-        slope,
+        gradient,
         state.optimizer_state,
         state.learned,
         # For optimizers with a line search, which evaluate the loss elsewhere too.
         value=loss,
-        grad=slope,
+        grad=gradient,
         value_fn=loss_at,
     )
     # Only the change is masked, which XLA fuses with the update. The optimizer's state
@@ -211,9 +211,9 @@ def take_step(
     return TrainState(learned, optimizer_state, step, healthy), parts
 
 
-def _steepness(slope: PyTree) -> Float[Array, ""]:
+def _gradient_sum(gradient: PyTree) -> Float[Array, ""]:
     """A number that is finite if and only if the gradient is (overflow aside)."""
-    return sum(map(jnp.sum, jax.tree.leaves(slope)), start=jnp.zeros(()))
+    return sum(map(jnp.sum, jax.tree.leaves(gradient)), start=jnp.zeros(()))
 
 
 @eqx.filter_jit(donate="all-except-first")

@@ -27,7 +27,7 @@ from meanfield.credit.payoffs import choose_payoff, payoff_measure
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
-from meanfield.learning.sharding import Layout, come_home
+from meanfield.learning.sharding import Layout, gathered
 from meanfield.program.steps import trace
 from meanfield.program.units import find_units
 
@@ -269,7 +269,7 @@ class NeuronGame:
             block = np.zeros((size, self.num_players), bool)
             part = masks[start : start + size]
             block[: len(part)] = part
-            blocks.append(come_home(self._network.scores(state, block, self._y)))
+            blocks.append(gathered(self._network.scores(state, block, self._y)))
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(masks)]
 
@@ -281,7 +281,7 @@ class NeuronGame:
         for start in range(0, len(orders), size):
             part = orders[start : start + size]
             block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            blocks.append(come_home(self._network.sweep(state, block, self._y)))
+            blocks.append(gathered(self._network.sweep(state, block, self._y)))
         # All calls are dispatched before waiting for the first result.
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(orders)]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from meanfield.learning.sharding import come_home
+from meanfield.learning.sharding import gathered
 from meanfield.program.products import weight_axis
 from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, run_loop
@@ -27,10 +27,10 @@ def null_units(network: CutNetwork, state: State) -> Bool[np.ndarray, " units"]:
     if not units.bodies and any(r.place not in values for r in units.reads):
         network.program.advance(values, network.behind)
     for number, read in enumerate(units.reads):
-        positions = ~_heard(network, state, read)
+        positions = ~_read_positions(network, state, read)
         if not units.bodies:
-            value = np.asarray(come_home(values[read.place]))
-            same = value == np.asarray(come_home(state.rests[network.layer, number]))
+            value = np.asarray(gathered(values[read.place]))
+            same = value == np.asarray(gathered(state.rests[network.layer, number]))
             others = tuple(a for a in range(same.ndim) if a != read.axis)
             positions |= same.all(others)
         counts = np.bincount(read.owner, minlength=units.size)
@@ -39,11 +39,11 @@ def null_units(network: CutNetwork, state: State) -> Bool[np.ndarray, " units"]:
     return null
 
 
-def _heard(
+def _read_positions(
     network: CutNetwork, state: State, read: UnitRead
 ) -> Bool[np.ndarray, " places"]:
     """Positions that are read by a nonzero weight or by a step without weights."""
-    heard = np.full(len(read.owner), read.others)
+    read_here = np.full(len(read.owner), read.others)
     program, values = network.program, state.values
     if read.loop is not None:
         program = network.units[network.layer].bodies[read.loop]
@@ -53,8 +53,8 @@ def _heard(
         weight = np.asarray(program.read(values, step.inputs[1 - side]))
         axis = weight_axis(step, side, read.axis)
         others = tuple(a for a in range(weight.ndim) if a != axis)
-        heard |= (weight != 0).any(others)
-    return heard
+        read_here |= (weight != 0).any(others)
+    return read_here
 
 
 def _weights_in_loop(

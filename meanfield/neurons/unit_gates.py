@@ -117,7 +117,7 @@ class UnitGame(eqx.Module):
             def change(place: int, value: Any, loop: int | None = None) -> Any:
                 for name, read in reads_at(units, place, loop):
                     gate = gates[name.rpartition(":")[0]]
-                    value = half_hold(value, read, gate, rests[name])
+                    value = hold_partly(value, read, gate, rests[name])
                 return value
 
             def in_loop(number: int, body: Program, step: Step, operands: Any) -> Any:
@@ -249,7 +249,7 @@ def reads_at(
     ]
 
 
-def half_hold(value: Array, read: UnitRead, gate: Array, rest: Array) -> Array:
+def hold_partly(value: Array, read: UnitRead, gate: Array, rest: Array) -> Array:
     """r + g (h − r) for the units of a value, with gate g and constant r."""
     shape = [1] * value.ndim
     shape[read.axis] = len(read.owner)

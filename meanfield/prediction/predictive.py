@@ -29,7 +29,7 @@ from meanfield.learning.distributions import (
     has_labels,
     is_categorical,
 )
-from meanfield.learning.sharding import Layout, come_home
+from meanfield.learning.sharding import Layout, gathered
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import joint_output_distribution
 from meanfield.propagation.equation import Reading
@@ -110,7 +110,7 @@ def average(
             part |= _interval_chunk(
                 ensemble, likelihood, some_x, chunk_key, num_samples, way, level
             )
-        parts.append(jax.tree.map(np.asarray, come_home(part)))
+        parts.append(jax.tree.map(np.asarray, gathered(part)))
     found = {
         name: np.concatenate([part[name] for part in parts])[:examples]
         for name in parts[0]
