@@ -326,7 +326,7 @@ def test_a_prior_passes_through_jit_and_its_numbers_may_be_traced():
                 {"w": _weights()},
                 SpikeSlabPrior(inclusion_prob=0.1, slab_scale={"w": 1.0, "v": 1.0}),
             ),
-            r"names \['v'\]",
+            r"must name only the random weights \['w'\]; got \['v'\]",
         ),
         (
             lambda: total_kl({"w": _weights()}, {}),
