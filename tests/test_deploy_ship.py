@@ -177,7 +177,8 @@ def test_bad_wishes_for_a_sample_are_named(ensemble, count, given, message):
 
 def test_labels_of_another_shape_are_refused(ensemble):
     codes = {name: np.zeros((2, 2), np.int8) for name in ensemble.weights()}
-    with pytest.raises(ValueError, match=r"`labels` of '.*' have shape \(2, 2\)"):
+    said = r"`labels` of '.*' must have the shape of the weight, .*; got \(2, 2\)"
+    with pytest.raises(ValueError, match=said):
         sample_subnetworks(ensemble, 1, key=KEY, rule="labels", labels=codes)
 
 
