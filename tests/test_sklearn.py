@@ -165,7 +165,7 @@ def test_the_columns_of_a_frame_are_read_by_their_type():
     with pytest.raises(ValueError, match="'count' .* must hold numbers"):
         encoder.apply(frame.assign(count=["one", "two", "three"]))
     dates = frame.assign(flag=pd.to_datetime(["2020-01-01"] * 3))
-    with pytest.raises(ValueError, match="'flag' holds dates"):
+    with pytest.raises(ValueError, match="column 'flag' of `X` .* got dates"):
         FrameEncoder.learn(dates)
     with pytest.raises(ValueError, match="no rows"):
         FrameEncoder.learn(frame[:0])
