@@ -248,8 +248,11 @@ def _masked(x):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _ready(_discrete, X), "'z' is discrete"),
-        (lambda: _ready(_masked, X), "'w' is masked"),
+        (
+            lambda: _ready(_discrete, X),
+            "Site 'z' must be continuous .*; got a discrete site",
+        ),
+        (lambda: _ready(_masked, X), "Site 'w' must not be masked"),
         (lambda: AutoSpikeSlab(linear_model, init_spike_prob=0.0), "`init_spike_prob`"),
         (lambda: AutoSpikeSlab(linear_model, init_scale=0.0), "`init_scale` must be"),
         (
@@ -261,7 +264,7 @@ def _masked(x):
             lambda: handlers.seed(
                 AutoSpikeSlab(linear_model, init_values={"v": _random_weight(5)}), 0
             )(X),
-            r"names \['v'\]",
+            r"`init_values` must name SpikeAndSlab sites .*; got \['v'\]",
         ),
         (
             lambda: handlers.seed(
