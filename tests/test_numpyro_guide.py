@@ -250,7 +250,7 @@ def _masked(x):
     [
         (
             lambda: _ready(_discrete, X),
-            "Site 'z' must be continuous .*; got a discrete site",
+            "'z' must be continuous .* got a discrete site",
         ),
         (lambda: _ready(_masked, X), "Site 'w' must not be masked"),
         (lambda: AutoSpikeSlab(linear_model, init_spike_prob=0.0), "`init_spike_prob`"),

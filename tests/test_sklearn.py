@@ -160,9 +160,7 @@ def test_the_columns_of_a_frame_are_read_by_their_type():
     assert kinds["flag"] is None
     np.testing.assert_allclose(encoder.apply(frame).mean(0)[[2, 6]], 0, atol=1e-6)
     holes = frame.assign(count=pd.array([1, None, 3], dtype="Int64"))
-    with pytest.raises(
-        ValueError, match="column 'count' of `X` must be finite; got NaN"
-    ):
+    with pytest.raises(ValueError, match="'count' of `X` must be finite; got NaN"):
         encoder.apply(holes)
     with pytest.raises(ValueError, match="'count' .* must hold numbers"):
         encoder.apply(frame.assign(count=["one", "two", "three"]))

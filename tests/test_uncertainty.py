@@ -91,7 +91,7 @@ def test_coverage_of_a_calibrated_forecast_is_nominal():
         (lambda: decompose_classes([[0.5, 0.5]]), r"\(batch, classes\)"),
         (lambda: decompose_classes([]), "There must be a draw"),
         (lambda: decompose_targets([]), "There must be a draw"),
-        (lambda: TargetSums().add([0.0, 1.0], [0.1, -0.1]), r"entry is \(1,\)"),
+        (lambda: TargetSums().add([0.0, 1.0], [0.1, -0.1]), r"first at index \(1,\)"),
         (lambda: TargetSums().add([np.inf], [0.1]), "must be finite"),
         (lambda: credible_interval(DRAWS, 1.0), "`level` must lie"),
         (lambda: credible_interval([], 0.5), "draws along its first axis"),
