@@ -18,7 +18,7 @@ import pytest
 import meanfield as mf
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.optimizers import default_optimizer
-from meanfield.learning.training import Recipe, losses, slopes, split_learned
+from meanfield.learning.training import Recipe, gradients, losses, split_learned
 
 SCRIPT = Path(__file__).with_name("four_devices.py")
 KEY = jax.random.key(0)
@@ -118,9 +118,9 @@ def test_the_parts_of_a_batch_give_the_gradient_of_the_whole():
     ensemble = mf.Ensemble.from_model(network, key=KEY, initial=certain)
     step = jnp.zeros((), jnp.int32)
     learned, whole = recipe_of(ensemble)
-    (loss, _), slope = slopes(learned, whole, X, Y, step, KEY)
+    (loss, _), slope = gradients(learned, whole, X, Y, step, KEY)
     _, cut = recipe_of(ensemble, accumulate=4)
-    (loss4, _), slope4 = slopes(learned, cut, X, Y, step, KEY)
+    (loss4, _), slope4 = gradients(learned, cut, X, Y, step, KEY)
     np.testing.assert_allclose(loss4, loss, rtol=1e-6)
     for one, other in zip(jax.tree.leaves(slope), jax.tree.leaves(slope4), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-7)

@@ -10,9 +10,13 @@ from jax import lax
 from models import ZOO, is_weight, keys
 
 import meanfield as mf
-from meanfield.ensemble.ensemble import _fan_ins_of
 from meanfield.ensemble.frameworks import open_model
-from meanfield.ensemble.initial import critical, fan_ins_by_example, from_weights
+from meanfield.ensemble.initial import (
+    critical,
+    fan_ins_by_example,
+    from_weights,
+    model_fan_ins,
+)
 from meanfield.propagation import count_summands
 
 KEY = jax.random.key(0)
@@ -41,7 +45,11 @@ def guessed(name, case):
         graph = case.apply.__closure__[0].cell_contents
         model, x = nnx.merge(graph, case.params), case.x
     opened = open_model(model)
-    params, apply_fn, fans = opened.params, opened.apply_fn, _fan_ins_of(model, opened)
+    params, apply_fn, fans = (
+        opened.params,
+        opened.apply_fn,
+        model_fan_ins(model, opened),
+    )
     leaves = jax.tree_util.tree_leaves_with_path(params)
     chosen = [mf_name(path) for path, leaf in leaves if is_weight(leaf)]
     return fans, fan_ins_by_example(apply_fn, params, chosen, x)
