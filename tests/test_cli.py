@@ -9,23 +9,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 
 from meanfield import runs
-from meanfield.cli import main
 
 QUICK = ["--hidden", "8", "--epochs", "2", "--quiet"]
-
-
-def run(monkeypatch, capsys, *words):
-    """Exit code, what was printed, and the errors, of one command."""
-    monkeypatch.setattr(sys, "argv", ["meanfield", *map(str, words)])
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 @pytest.fixture(scope="module")

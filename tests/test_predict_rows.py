@@ -1,7 +1,6 @@
 """Predictions of a run for new rows: from a table to an answer."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -9,26 +8,13 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 
 import meanfield as mf
-from meanfield.cli import main
 from meanfield.data import Column, TableSchema
 from meanfield.runs.predictions import predict_rows
 from meanfield.runs.standardization import Standardization
 from meanfield.runs.tasks import build_likelihood
-
-
-def run(monkeypatch, capsys, *words):
-    """Exit code, what was printed, and the errors, of one command."""
-    monkeypatch.setattr(sys, "argv", ["meanfield", *map(str, words)])
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
-
 
 QUICK = ["--hidden", "16", "--quiet", "--epochs"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import oracles_prediction as oracle
 import pandas as pd
 import pytest
+from command_line import run as cli
 from scipy import stats
 
 import meanfield as mf
@@ -23,18 +24,6 @@ from meanfield.runs.tasks import build_likelihood, likelihood_of
 
 ROWS, SAMPLES = 60, 32
 QUICK = ["--hidden", "4", "--epochs", "2", "--quiet"]
-
-
-def cli(monkeypatch, capsys, *words):
-    """Exit code, what was printed, and the errors, of one command."""
-    monkeypatch.setattr(sys, "argv", ["meanfield", *map(str, words)])
-    code = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def frame():

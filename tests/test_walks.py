@@ -1,7 +1,6 @@
 """The first ten minutes of three people, from end to end on small data."""
 
 import json
-import sys
 from pathlib import Path
 
 import equinox as eqx
@@ -10,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 
 import meanfield as mf
-from meanfield.cli import main
 from meanfield.deploy.formats import numpy_runtime
 from meanfield.runs import comparison
 
@@ -21,18 +20,12 @@ from meanfield.runs import comparison
 def command(monkeypatch, capsys):
     """Run one command; it must succeed. Gives what was printed, and what was said."""
 
-    def run(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["meanfield", *map(str, words)])
-        got = 0
-        try:
-            main()
-        except SystemExit as end:
-            got = end.code or 0
-        printed = capsys.readouterr()
-        assert got == code, printed.err
-        return printed.out, printed.err
+    def checked(*words, code=0):
+        got, out, err = run(monkeypatch, capsys, *words)
+        assert got == code, err
+        return out, err
 
-    return run
+    return checked
 
 
 def number(table, name, column=0):
