@@ -188,9 +188,8 @@ def test_a_folder_of_the_first_form_has_no_manifest_and_still_passes(copy):
     assert len(check_shipped(copy, like=network())) == 2
 
 
+@pytest.mark.parametrize("shipped", ["safetensors"], indirect=True)
 def test_what_the_folder_does_not_vouch_for_is_not_converted(copy, tmp_path):
-    if copy.parent.name and load_card(copy).format != "safetensors":
-        pytest.skip("only archives are converted")
     archive, out = copy / "subnetwork-0.safetensors", tmp_path / "n.npz"
     convert(archive, tmp_path / "good.npz", format="numpy", like=network())
     alone = tmp_path / "alone"
@@ -235,7 +234,7 @@ def test_half_precision_archives_pass_their_check(tmp_path):
 
 def test_a_signature_says_who_shipped_a_folder(copy, tmp_path, monkeypatch):
     if shutil.which("ssh-keygen") is None:
-        pytest.skip("there is no ssh-keygen")
+        pytest.skip("OpenSSH signs, and its ssh-keygen is not installed")
     for name in ("ann", "bob"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f"]
         subprocess.run([*command, str(tmp_path / name)], check=True)

@@ -24,7 +24,10 @@ def test_the_distribution_has_one_name_everywhere():
     assert set(extras["flax"] + extras["onnx"]) <= set(extras["notebooks"])
 
 
-@pytest.mark.skipif("MEANFIELD_WHEEL" not in os.environ, reason="set MEANFIELD_WHEEL")
+@pytest.mark.skipif(
+    "MEANFIELD_WHEEL" not in os.environ,
+    reason="installs all packages anew, minutes; MEANFIELD_WHEEL=1 runs it",
+)
 def test_the_first_command_works_from_the_wheel_in_an_empty_environment(tmp_path):
     def run(*words):
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
