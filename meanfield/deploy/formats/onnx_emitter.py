@@ -11,6 +11,13 @@ from meanfield.deploy.graph.graph import Node, Value
 from .extras import need
 
 
+class UnwritableError(Exception):
+    """A form of an operation that ONNX, or this writer, does not support.
+
+    The writer turns it into the message for the user, which names the operation.
+    """
+
+
 class Emitter(abc.ABC):
     """Collects ONNX nodes; subclasses define the names of values."""
 

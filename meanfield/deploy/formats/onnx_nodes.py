@@ -8,7 +8,7 @@ import numpy as np
 from meanfield.deploy.graph.graph import Node, Value
 
 from .extras import need
-from .onnx_emitter import Emitter, Write, onnx_type
+from .onnx_emitter import Emitter, UnwritableError, Write, onnx_type
 from .onnx_windows import write_conv, write_pool
 
 SIMPLE = {
@@ -109,7 +109,7 @@ def _broadcast(
         sizes[axis] = size
     placed = emitter.emit("Reshape", [*names, emitter.shape(sizes)])
     if -1 in s["shape"]:
-        raise NotImplementedError("repetition to a size derived from the batch")
+        raise UnwritableError("repetition to a size derived from the batch")
     shape = emitter.exact_shape(s["shape"])
     emitter.emit("Expand", [placed, shape], emitter.name(_out(node)))
 

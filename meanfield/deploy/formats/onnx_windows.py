@@ -8,7 +8,7 @@ import numpy as np
 
 from meanfield.deploy.graph.graph import Node
 
-from .onnx_emitter import Emitter
+from .onnx_emitter import Emitter, UnwritableError
 
 
 def turn(emitter: Emitter, name: str, axes: Sequence[int], output: str = "") -> str:
@@ -36,7 +36,7 @@ def write_conv(
         # A convolution of a dilated signal is a transposed convolution with the
         # reversed kernel and exchanged channels.
         if kernel is None or s["groups"] > 1 or any(n != 1 for n in s["strides"]):
-            raise NotImplementedError("a transposed convolution of this kind")
+            raise UnwritableError("a transposed convolution of this kind")
         op, settings["strides"] = "ConvTranspose", s["spread"]
         kernel = np.swapaxes(np.transpose(kernel, s["layout"][1]), 0, 1)
         weight = emitter.tensor(np.flip(kernel, tuple(range(2, kernel.ndim))))
@@ -46,7 +46,7 @@ def write_conv(
         lows = [span - low for span, low in zip(spans, lows, strict=True)]
         highs = [span - high for span, high in zip(spans, highs, strict=True)]
         if min(*lows, *highs) < 0:
-            raise NotImplementedError("a transposed convolution with this padding")
+            raise UnwritableError("a transposed convolution with this padding")
     y = emitter.emit(op, [signal, weight], pads=[*lows, *highs], **settings)
     turn(emitter, y, s["layout"][2], emitter.name(node.outputs[0]))
 
@@ -67,7 +67,7 @@ def write_pool(
         emitter.emit("Identity", names, emitter.name(out))
         return
     if not all(isinstance(shape[axis], int) for axis in space):
-        raise NotImplementedError("windows along the batch")
+        raise UnwritableError("windows along the batch")
     x = turn(emitter, names[0], [*others, *space])
     x = emitter.emit("Reshape", [x, emitter.ints([-1, 1, *(shape[a] for a in space)])])
     lows, highs = zip(*(s["padding"][axis] for axis in space), strict=True)
@@ -79,7 +79,7 @@ def write_pool(
     dilation = [s["dilation"][axis] for axis in space]
     if s["kind"] == "sum":
         if any(d != 1 for d in dilation):
-            raise NotImplementedError("an average over windows with gaps")
+            raise UnwritableError("an average over windows with gaps")
         y = emitter.emit("AveragePool", [x], count_include_pad=1, **settings)
         number = math.prod(settings["kernel_shape"])
         size = emitter.tensor(np.asarray(number, node.inputs[0].dtype))

@@ -15,7 +15,7 @@ from meanfield.deploy.graph.graph import Graph, Node, Value
 from meanfield.files import write_bytes
 
 from .extras import need
-from .onnx_emitter import Emitter, onnx_type
+from .onnx_emitter import Emitter, UnwritableError, onnx_type
 from .onnx_nodes import SIMPLE, WRITERS
 
 OPSET = 17
@@ -127,7 +127,7 @@ class Writer(Emitter):
             elif node.op in WRITERS:
                 try:
                     WRITERS[node.op](self, node, names, node.settings)
-                except NotImplementedError as error:
+                except UnwritableError as error:
                     raise self.refuse(node, f" ({error})") from error
             else:
                 self.emit(SIMPLE[node.op], names, self.name(node.outputs[0]))

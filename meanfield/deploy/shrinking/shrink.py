@@ -6,6 +6,7 @@ input that no unit reads is left out. This is repeated until nothing changes, an
 result, an ordinary network, is compared with the original.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -110,13 +111,11 @@ def shrink(
         probe.ndim >= 1 and len(probe) > 0,
         f"`probe` must be a batch of at least one input; got shape {probe.shape}.",
     )
-    try:
+    with contextlib.suppress(_CodeFixesSizes):
         return _shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=False
         )
-    except _CodeFixesSizes:
-        # Keep the units whose number may be fixed in the code.
-        pass
+    # Again, and keep the units whose number the code may fix.
     try:
         return _shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=True

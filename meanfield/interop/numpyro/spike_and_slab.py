@@ -47,6 +47,7 @@ real_with_atom = _RealWithAtom()
 
 @biject_to.register(_RealWithAtom)
 def _no_bijection(constraint: _RealWithAtom) -> Any:
+    # The exception that `biject_to` itself raises for a set without a bijection.
     raise NotImplementedError(
         "A SpikeAndSlab site has no smooth transform to the real line: exactly 0 has "
         "positive probability, and gradient-based inference would never sample it. Use "
