@@ -116,6 +116,12 @@ class Game(eqx.Module):
     temperature: float = eqx.field(static=True)
     noise: str = eqx.field(static=True)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of the gates of every array."""
+        weights = self.network.weights()
+        return {name: weights[name].shape for name in self.names}
+
     def earned(
         self, gates: dict[str, Array], x: Any, y: Any, key: PRNGKeyArray, sign: Any
     ) -> Float[Array, " examples"]:

@@ -26,9 +26,7 @@ References:
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
@@ -37,14 +35,14 @@ from meanfield.learning.batches import check_batch
 from meanfield.learning.likelihoods import Categorical
 
 from .connection_gates import NOISES, Game, Where, open_gates
-from .path_check import PathCheck, check_path
-from .path_integral import Chunks, Integral, cut, integrate
+from .path_check import PathCheck
+from .path_game import value_players
+from .path_integral import cut
 from .path_values import (
     PathValues,
     check_settings,
     checked_data,
     number_groups,
-    summarize,
 )
 from .payoffs import choose_payoff
 from .quadrature import Weighting, choose_rule
@@ -154,48 +152,9 @@ def connection_values(
         temperature=float(temperature),
         noise=noise,
     )
-    order_key, path_key, check_key = jax.random.split(key, 3)
+    order_key, path_key = jax.random.split(key)
     chunks = cut(numbers, chunk_size, order_key)
-    integral = _integrate(
-        game,
-        x,
-        y,
-        chunks,
-        rule.nodes,
-        rule.weights,
-        1 if labels is None else len(labels),
-        num_samples,
-        path_key,
+    found, check = value_players(
+        game, (x, y), chunks, rule, labels, num_samples, num_checks, path_key
     )
-    found = summarize(integral, names, chunks, rule, labels, game.payoff)
-    check = None
-    if num_checks:
-        check = check_path(game, integral, chunks, rule, x, y, num_checks, check_key)
     return ConnectionValues(**vars(found), check=check)
-
-
-@eqx.filter_jit
-def _integrate(
-    game: Game,
-    x: Any,
-    y: Any,
-    chunks: Chunks,
-    nodes: Any,
-    weights: Any,
-    num_groups: int,
-    num_samples: int,
-    key: PRNGKeyArray,
-) -> Integral:
-    shapes = {name: game.network.weights()[name].shape for name in game.names}
-    return integrate(
-        game.earned,
-        shapes,
-        x,
-        y,
-        chunks,
-        jnp.asarray(nodes, jnp.float32),
-        jnp.asarray(weights, jnp.float32),
-        num_groups,
-        num_samples,
-        key,
-    )

@@ -55,6 +55,11 @@ class UnitGame(eqx.Module):
     temperature: float = eqx.field(static=True)
     replacement: str = eqx.field(static=True)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of the gates of every layer."""
+        return {n: (size,) for n, size in zip(self.names, self.sizes, strict=True)}
+
     def opened(self, x: Any) -> tuple[Program, dict[str, Units]]:
         """The program of one example, and the units of every layer in it."""
         one = jax.tree.map(lambda leaf: leaf[:1], x)

@@ -24,20 +24,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.credit.path_check import PathCheck, check_path
-from meanfield.credit.path_integral import Chunks, Integral, cut, integrate
+from meanfield.credit.path_check import PathCheck
+from meanfield.credit.path_game import value_players
+from meanfield.credit.path_integral import cut
 from meanfield.credit.path_values import (
     PathValues,
     check_settings,
     checked_data,
     number_groups,
-    summarize,
 )
 from meanfield.credit.payoffs import choose_payoff
 from meanfield.credit.quadrature import Weighting, choose_rule
@@ -143,7 +141,7 @@ def unit_values(
     params = ensemble.mean_params()
     one = jax.tree.map(lambda leaf: leaf[:1], x)
     units = _choose_layers(trace(ensemble.apply_fn, params, one), layer)
-    order_key, path_key, check_key = jax.random.split(key, 3)
+    order_key, path_key = jax.random.split(key)
     chunks = cut(numbers, chunk_size, order_key)
     game = UnitGame(
         params=params,
@@ -157,49 +155,10 @@ def unit_values(
         replacement=replacement,
     )
     game = with_rests(game, x, chunks)
-    groups_count = 1 if labels is None else len(labels)
-    integral = _integrate(
-        game,
-        x,
-        y,
-        chunks,
-        rule.nodes,
-        rule.weights,
-        groups_count,
-        num_samples,
-        path_key,
+    found, check = value_players(
+        game, (x, y), chunks, rule, labels, num_samples, num_checks, path_key
     )
-    found = summarize(integral, game.names, chunks, rule, labels, game.payoff)
-    check = None
-    if num_checks:
-        check = check_path(game, integral, chunks, rule, x, y, num_checks, check_key)
     return UnitValues(**vars(found), check=check)
-
-
-@eqx.filter_jit
-def _integrate(
-    game: UnitGame,
-    x: Any,
-    y: Any,
-    chunks: Chunks,
-    nodes: Any,
-    weights: Any,
-    num_groups: int,
-    num_samples: int,
-    key: PRNGKeyArray,
-) -> Integral:
-    return integrate(
-        game.earned,
-        {name: (size,) for name, size in zip(game.names, game.sizes, strict=True)},
-        x,
-        y,
-        chunks,
-        jnp.asarray(nodes, jnp.float32),
-        jnp.asarray(weights, jnp.float32),
-        num_groups,
-        num_samples,
-        key,
-    )
 
 
 def _choose_layers(
