@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from importlib.metadata import version as installed
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -13,10 +12,12 @@ sys.path[:0] = [str(HERE), str(ROOT / "tools")]
 
 from reference_pages import write_reference  # noqa: E402
 
+from meanfield.version import VERSION  # noqa: E402
+
 project = "meanfield"
 author = "The meanfield developers"
 copyright = "The meanfield developers"
-release = version = installed("meanfield")
+release = version = VERSION
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "fieldlist"]
