@@ -15,7 +15,8 @@ from meanfield.propagation.transformation import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
-from .frameworks import open_model, refuse_training_mode
+from .frameworks import Call, open_model, refuse_training_mode
+from .frozen import Frozen, Where, frozen_names
 from .initial import (
     Initial,
     choose_initial,
@@ -25,8 +26,6 @@ from .initial import (
     model_fan_ins,
     share_spikes,
 )
-
-Where = Callable[[str, Array], bool]
 
 
 class Ensemble(eqx.Module):
@@ -40,6 +39,7 @@ class Ensemble(eqx.Module):
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
         rebuild: from point parameters to a model of the user's type.
         frozen: path names of the point values that are not learned.
+        call: how `from_model` was told to call the module, or None.
         drawn: path names of the weights that are drawn once per call, as in a
             sub-network; see `with_noise`.
         shared_readings: path names of the weights that one example uses more than once,
@@ -52,6 +52,7 @@ class Ensemble(eqx.Module):
     frozen: tuple[str, ...] = eqx.field(static=True, default=())
     drawn: tuple[str, ...] = eqx.field(static=True, default=())
     shared_readings: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    call: Call | None = eqx.field(static=True, default=None)
 
     @classmethod
     def from_model(
@@ -64,6 +65,8 @@ class Ensemble(eqx.Module):
         spikes: str = "connection",
         example: Any = None,
         noise: Noise = "preactivations",
+        call: Call | None = None,
+        frozen: Frozen = (),
     ) -> "Ensemble":
         r"""Turn a network into an ensemble.
 
@@ -91,6 +94,13 @@ class Ensemble(eqx.Module):
                 also needed for `shared_readings`.
             noise: "preactivations" (default), "weights", or a mapping or function from
                 path names to either; see `with_noise`.
+            call: ``call(module, x)``, how the module is called, if not as
+                ``module(x)``: another method, or further arguments. Like the module
+                itself it gets one example in Equinox, a batch in Flax. Pass the same
+                function to `mf.deploy.shrink` and `mf.deploy.export`.
+            frozen: parameters that stay as they are, neither random nor learned: path
+                names or beginnings of them (``"layers/0"`` is all of that layer), or
+                a function like `where`.
 
         Returns:
             The ensemble before training.
@@ -98,7 +108,8 @@ class Ensemble(eqx.Module):
         Raises:
             ValueError: nothing in the model can be random, or it is float16; a Flax
                 NNX module is in training mode; `initial`, `spikes` or `noise` is
-                unknown; or `initial` needs a key and `key` is None.
+                unknown; `initial` needs a key and `key` is None; or `frozen` has a
+                name that matches nothing.
             TypeError: `model` is none of the three kinds.
 
         Example:
@@ -109,8 +120,9 @@ class Ensemble(eqx.Module):
             'layers/0/weight'
         """
         refuse_training_mode(model)
-        opened = open_model(model)
-        params, frozen = opened.params, opened.frozen
+        opened = open_model(model, call)
+        params = opened.params
+        frozen = (*opened.frozen, *frozen_names(params, frozen))
         start = choose_initial(initial, key)
         chosen = where or (lambda name, array: array.ndim >= 2)
         require(
@@ -128,8 +140,9 @@ class Ensemble(eqx.Module):
         require(
             bool(selected),
             "`model` has no weight to make random: no floating-point array of two or "
-            "more dimensions (or none that `where` accepts); its arrays are "
-            f"{_describe(params)}. Check the model, or pass `where`.",
+            "more dimensions (or none that `where` accepts and `frozen` does not "
+            f"name); its arrays are {_describe(params)}. Check the model, or pass "
+            "`where`.",
         )
         leaves = named_leaves(params)
         narrow = [name for name in selected if leaves[name].dtype == jnp.float16]
@@ -156,7 +169,8 @@ class Ensemble(eqx.Module):
             return share_spikes(weight, units[name]) if name in units else weight
 
         made = map_named(convert, params)
-        ensemble = cls(made, opened.apply_fn, opened.rebuild, frozen).with_noise(noise)
+        ensemble = cls(made, opened.apply_fn, opened.rebuild, frozen, call=call)
+        ensemble = ensemble.with_noise(noise)
         if example is None:
             return ensemble
         one = jax.tree.map(
@@ -166,16 +180,21 @@ class Ensemble(eqx.Module):
         return dataclasses.replace(ensemble, shared_readings=several)
 
     @classmethod
-    def from_points(cls, model: Any) -> "Ensemble":
+    def from_points(
+        cls, model: Any, *, call: Call | None = None, frozen: Frozen = ()
+    ) -> "Ensemble":
         """An ordinary network as an ensemble in which every weight is a point value.
 
         It can be used like any ensemble; `fit` trains it by ordinary back-propagation.
 
         Args:
             model: as for `from_model`.
+            call: as for `from_model`.
+            frozen: as for `from_model`.
 
         Raises:
-            ValueError: a Flax NNX module is in training mode.
+            ValueError: a Flax NNX module is in training mode, or `frozen` has a name
+                that matches nothing.
             TypeError: `model` is none of the three kinds.
 
         Example:
@@ -187,8 +206,9 @@ class Ensemble(eqx.Module):
             True
         """
         refuse_training_mode(model)
-        opened = open_model(model)
-        return cls(opened.params, opened.apply_fn, opened.rebuild, opened.frozen)
+        opened = open_model(model, call)
+        names = (*opened.frozen, *frozen_names(opened.params, frozen))
+        return cls(opened.params, opened.apply_fn, opened.rebuild, names, call=call)
 
     def __call__(self, x: Any, *, key: PRNGKeyArray, noise: Noise | None = None) -> Any:
         """Outputs for a batch, with one draw of the noise for each example.

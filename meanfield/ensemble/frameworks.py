@@ -50,14 +50,19 @@ class UnknownModelError(TypeError, ValueError):
     """The model belongs to none of the supported frameworks."""
 
 
-def open_model(model: Any) -> OpenedModel:
+Call = Callable[[Any, Any], Any]
+
+
+def open_model(model: Any, call: Call | None = None) -> OpenedModel:
     """Split a model into parameters and functions.
 
     Args:
         model: an Equinox module, a Flax NNX module or a pair ``(apply_fn, params)``.
+        call: ``call(module, x)``, how a module is called, if not as ``module(x)``.
 
     Raises:
         UnknownModelError: `model` is none of the three kinds.
+        ValueError: `call` is given for a pair.
 
     Example:
         >>> import equinox as eqx, jax
@@ -67,12 +72,18 @@ def open_model(model: Any) -> OpenedModel:
     """
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(model, nnx.Module):
-        return _open_nnx(nnx, model)
+        return _open_nnx(nnx, model, call)
     if isinstance(model, eqx.Module):
-        return OpenedModel(
-            "equinox", model, _apply_equinox, _infer_equinox, _same, _states(model)
-        )
+        apply_fn, infer = _apply_equinox, _infer_equinox
+        if call is not None:
+            apply_fn, infer = _EachExample(call), _EachExample(call, inference=True)
+        return OpenedModel("equinox", model, apply_fn, infer, _same, _states(model))
     if isinstance(model, tuple) and len(model) == 2 and callable(model[0]):
+        require(
+            call is None,
+            "`call` must be left out for a pair (apply_fn, params), whose function is "
+            "the call. Write it there: (lambda params, x: ..., params).",
+        )
         apply_fn, params = model
         params = jax.tree.map(_on_device, params)
         frozen = (*_not_learned(params), *_states(params))
@@ -92,6 +103,17 @@ def _apply_equinox(model: Any, x: Any) -> Any:
 
 def _infer_equinox(model: Any, x: Any) -> Any:
     return jax.vmap(eqx.nn.inference_mode(model))(x)
+
+
+class _EachExample(eqx.Module):
+    """Calls an Equinox module by the user's function, on each example of a batch."""
+
+    call: Call = eqx.field(static=True)
+    inference: bool = eqx.field(static=True, default=False)
+
+    def __call__(self, model: Any, x: Any) -> Any:
+        model = eqx.nn.inference_mode(model) if self.inference else model
+        return jax.vmap(lambda x: self.call(model, x))(x)
 
 
 def _same(model: Any) -> Any:
@@ -169,6 +191,7 @@ class _NNX(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
     kept: tuple[str, ...] = eqx.field(static=True)
     counters: tuple[str, ...] = eqx.field(static=True)
+    call: Call = eqx.field(static=True)
 
     def rebuild(self, params: Mapping[str, Any]) -> Any:
         """The module with these arrays."""
@@ -183,7 +206,7 @@ class _NNX(eqx.Module):
             ValueError: the module changes its state.
         """
         module = self.rebuild(params)
-        outputs = module(x)
+        outputs = self.call(module, x)
         after = self.state_of(module)
         changed = {name for name in after if after[name] is not params[name]}
         if changed:  # Compare values: `nnx.remat` writes the same array back.
@@ -211,7 +234,7 @@ class _NNX(eqx.Module):
 
         def run(params: Mapping[str, Any], x: Any) -> list[Any]:
             module = self.rebuild(params)
-            module(x)
+            self.call(module, x)
             return list(self.state_of(module).values())
 
         program = trace(run, dict(params), x)
@@ -221,7 +244,9 @@ class _NNX(eqx.Module):
 
     def depends_on_counters(self, params: Mapping[str, Any], x: Any) -> bool:
         """Whether the outputs depend on the counters of random keys."""
-        program = trace(lambda params, x: self.rebuild(params)(x), dict(params), x)
+        program = trace(
+            lambda params, x: self.call(self.rebuild(params), x), dict(params), x
+        )
         reached = program.depending(program.leaves[name] for name in self.counters)
         return any(output in reached for output in program.outputs)
 
@@ -229,10 +254,14 @@ class _NNX(eqx.Module):
         """Outputs for a batch in evaluation mode."""
         module = self.rebuild(params)
         module.eval()
-        return module(x)
+        return self.call(module, x)
 
 
-def _open_nnx(nnx: Any, model: Any) -> OpenedModel:
+def _call_itself(module: Any, x: Any) -> Any:
+    return module(x)
+
+
+def _open_nnx(nnx: Any, model: Any, call: Call | None) -> OpenedModel:
     graph, state = nnx.split(model)
     learned = set(_nnx_names(named_leaves(nnx.state(model, nnx.Param))))
     names = _nnx_names(named_leaves(state))
@@ -240,7 +269,9 @@ def _open_nnx(nnx: Any, model: Any) -> OpenedModel:
     counters = _nnx_names(named_leaves(nnx.state(model, nnx.RngState)))
     params = dict(zip(names, leaves, strict=True))
     frozen = tuple(name for name in names if name not in learned)
-    network = _NNX(graph, treedef, tuple(names), frozen, tuple(counters))
+    network = _NNX(
+        graph, treedef, tuple(names), frozen, tuple(counters), call or _call_itself
+    )
     return OpenedModel(
         "nnx", params, network.apply, network.infer, network.rebuild, frozen
     )

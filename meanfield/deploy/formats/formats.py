@@ -25,6 +25,7 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.graph.network import Network, as_network
+from meanfield.ensemble.frameworks import Call
 from meanfield.files import scratch_folder
 
 from . import numpy_runtime
@@ -88,6 +89,7 @@ def export(
     about: Mapping[str, Any] | None = None,
     labels: Mapping[str, np.ndarray] | None = None,
     fallback: str | None = None,
+    call: Call | None = None,
 ) -> Exported:
     """Write a network in one format, load it back, and compare.
 
@@ -111,6 +113,7 @@ def export(
         labels: for an archive, small integers for each weight.
         fallback: "jax2onnx" to use that package if the ONNX writer does not know an
             operation.
+        call: how the module is called, as in `Ensemble.from_model`.
 
     Returns:
         The path, the number of bytes, and the largest difference found.
@@ -142,7 +145,7 @@ def export(
             f"{beside} exists and differs from the runtime that would be written "
             "there; choose another folder."
         )
-    network, kept = opened(model)
+    network, kept = opened(model, call)
     probe = np.asarray(probe)
     require_one_array(network, kept, probe)
     expected = np.asarray(jit_predict(network, kept)(probe))
@@ -208,7 +211,8 @@ def load_predictor(path: str | os.PathLike, format: str, like: Any = None) -> Pr
     if format == "safetensors":
         require(like is not None, "`like` is needed to read an archive as a model.")
         model, archive = load_subnetwork(path, like)
-        return jit_predict(as_network(model), archive.kept_inputs)
+        network = as_network(model, as_network(like).call)
+        return jit_predict(network, archive.kept_inputs)
     return onnx_predictor(path)
 
 

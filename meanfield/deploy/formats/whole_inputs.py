@@ -14,6 +14,7 @@ from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.simplify import select_inputs, simplify
 from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shrinking.shrink import Shrunk
+from meanfield.ensemble.frameworks import Call
 
 from .archive import load_subnetwork
 
@@ -23,14 +24,17 @@ Predict = Callable[[Any], np.ndarray]
 def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
     """An archive's network with the inputs that it reads, to be passed to `export`."""
     model, content = load_subnetwork(archive, like)
-    return Shrunk(model, content.kept_inputs, {}, 0.0, as_network(model))
+    network = as_network(model, as_network(like).call)
+    return Shrunk(model, content.kept_inputs, {}, 0.0, network)
 
 
-def opened(model: Any) -> tuple[Network, dict[int, np.ndarray]]:
+def opened(
+    model: Any, call: Call | None = None
+) -> tuple[Network, dict[int, np.ndarray]]:
     """The network of a model or of a result of `shrink`, and the inputs it reads."""
     if isinstance(model, Shrunk):
         return model.network, dict(model.kept_inputs)
-    return as_network(model), {}
+    return as_network(model, call), {}
 
 
 def jit_predict(network: Network, kept: Mapping[int, np.ndarray]) -> Predict:

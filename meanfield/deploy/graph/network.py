@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.ensemble.frameworks import open_model
+from meanfield.ensemble.frameworks import Call, open_model
 from meanfield.trees import map_named, named_leaves
 
 from .sizes import resize_equinox, resize_nnx, resized_apply
@@ -29,12 +29,14 @@ class Network:
         apply: ``apply(arrays, x)``, the outputs for a batch x.
         rebuild: ``rebuild(arrays)``, a model of the same kind with these arrays,
             whose shapes may differ from the old ones.
+        call: how the module is called, if not as ``module(x)``.
         graphs: its graphs by shape and type of an example, staged when first needed.
     """
 
     arrays: dict[str, Any]
     apply: Callable[[Arrays, Any], Any]
     rebuild: Callable[[Arrays], Any]
+    call: Call | None = None
     graphs: dict[Any, Any] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
@@ -44,19 +46,20 @@ class Network:
         return self.apply(self.arrays, x)
 
 
-def as_network(model: Any) -> Network:
+def as_network(model: Any, call: Call | None = None) -> Network:
     """Take a model apart, for running in inference mode.
 
     Args:
         model: an Equinox module (acts on one example), a Flax NNX module or a pair
             ``(apply_fn, params)`` (these take the batch).
+        call: as for `Ensemble.from_model`.
 
     Raises:
         UnknownModelError: the model is none of these.
     """
     if isinstance(model, Network):
         return model
-    opened = open_model(model)
+    opened = open_model(model, call)
     numbers = {k: v for k, v in named_leaves(opened.params).items() if is_array(v)}
 
     def apply(arrays: Arrays, x: Any) -> Any:
@@ -65,7 +68,7 @@ def as_network(model: Any) -> Network:
     def rebuild(arrays: Arrays) -> Any:
         return _RESIZED[opened.kind](opened.rebuild(put_arrays(opened.params, arrays)))
 
-    return Network(numbers, apply, rebuild)
+    return Network(numbers, apply, rebuild, call)
 
 
 def put_arrays(tree: Any, arrays: Arrays) -> Any:

@@ -102,7 +102,7 @@ def write_one(
         data: the arguments that all files share.
         codes: labels of the connections, for an archive.
     """
-    network = as_network(subnetwork.model)
+    network = as_network(subnetwork.model, subnetwork.call)
     shrunk = shrink(
         network,
         data.probe,

@@ -24,6 +24,8 @@ from meanfield.deploy.formats.formats import (
 )
 from meanfield.deploy.formats.together import compare_together, run_together
 from meanfield.deploy.formats.whole_inputs import as_shrunk, jit_predict, opened
+from meanfield.deploy.graph.network import as_network
+from meanfield.ensemble.frameworks import Call
 from meanfield.tensors import load_arrays, save_tree
 
 from .card import ModelCard, load_card
@@ -100,6 +102,7 @@ def check_shipped(
     folder: str | os.PathLike,
     *,
     like: Any = None,
+    call: Call | None = None,
     signers: str | os.PathLike | None = None,
 ) -> list[Checked]:
     """Load every file of a shipped folder in its runtime and compare its outputs.
@@ -110,6 +113,7 @@ def check_shipped(
     Args:
         folder: a folder that `ship` made.
         like: for archives, a model of the same structure.
+        call: how that model is called, as in `Ensemble.from_model`.
         signers: a file of names and public SSH keys, one of which must have signed the
             folder (`sign_shipped`); None if no signature is needed.
 
@@ -137,6 +141,7 @@ def check_shipped(
     signer = None if signers is None else check_signature(folder, signers)
     card = _checked_card(folder)
     probe = load_probe(folder)
+    like = None if like is None else as_network(like, call)
     done = []
     for entry in card.subnetworks:
         path = _same_file(folder, entry)

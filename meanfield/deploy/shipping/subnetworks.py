@@ -24,6 +24,7 @@ from jaxtyping import PRNGKeyArray
 from meanfield.checks import require
 from meanfield.credit.labels import Label
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.ensemble.frameworks import Call
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import named_leaves
 
@@ -43,6 +44,7 @@ class Subnetwork:
         key_impl: the name of the random generator.
         coalition: by layer, a mask of the units in the coalition; the others are held
             at their mean.
+        call: how `Ensemble.from_model` was told to call the module, or None.
     """
 
     model: Any
@@ -52,6 +54,7 @@ class Subnetwork:
     key_data: tuple[int, ...] | None = None
     key_impl: str | None = None
     coalition: dict[str, np.ndarray] | None = None
+    call: Call | None = None
 
     @property
     def num_weights(self) -> int:
@@ -195,4 +198,6 @@ def _describe(
         data = tuple(int(n) for n in np.ravel(jax.random.key_data(key)))
         impl = str(jax.random.key_impl(key))
     model = ensemble.rebuild(params)
-    return Subnetwork(model, masks, hash_masks(masks), rule, data, impl, coalition)
+    return Subnetwork(
+        model, masks, hash_masks(masks), rule, data, impl, coalition, ensemble.call
+    )

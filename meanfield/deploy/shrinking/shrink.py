@@ -19,6 +19,7 @@ from meanfield.deploy.graph.execute import evaluate, outputs_of
 from meanfield.deploy.graph.graph import Graph, Value
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.tracing import trace_symbolic
+from meanfield.ensemble.frameworks import Call
 
 from .coalition import CoalitionFold, coalition_fold
 from .fold import fold_constants
@@ -73,6 +74,7 @@ def shrink(
     data: Any = None,
     allow_constant: bool = False,
     tolerance: float = 1e-5,
+    call: Call | None = None,
 ) -> Shrunk:
     """Remove every unit and input that a masked network does not use.
 
@@ -88,6 +90,7 @@ def shrink(
         allow_constant: whether to return a network without a path from input to output
             (with one unit in each layer) instead of raising an error.
         tolerance: largest difference allowed, relative to outputs larger than 1.
+        call: how the module is called, as in `Ensemble.from_model`.
 
     Returns:
         The smaller network, the indices of the inputs it reads, the kept indices of
@@ -105,7 +108,7 @@ def shrink(
         >>> mf.deploy.shrink(masked, jnp.ones((5, 3))).model.layers[0].out_features
         3
     """
-    network = as_network(model)
+    network = as_network(model, call)
     probe = np.asarray(probe)
     require(
         probe.ndim >= 1 and len(probe) > 0,
@@ -167,7 +170,7 @@ def _shrink(
         }
         inputs = [old[new] for old, new in zip(inputs, keep_inputs, strict=True)]
         model, first = network.rebuild(arrays), False
-        network = as_network(model)
+        network = as_network(model, network.call)
         graph = _trace_again(network, _select(probe, inputs))
     actual = outputs_of(graph, evaluate(graph, _select(probe, inputs)))
     difference = _compare(expected, actual, tolerance)
