@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from command_line import run
@@ -78,6 +79,14 @@ def test_an_analyst_goes_from_a_raw_table_to_answers(command, tmp_path):
     np.testing.assert_allclose(found.paid_prob_no + found.paid_prob_yes, 1, atol=1e-4)
     out, _ = command("report", run)
     assert str(run / "report.html") in out
+    command("sample", run, "--format", "onnx", "--out", tmp_path / "shipped")
+    session = onnxruntime.InferenceSession(tmp_path / "shipped" / "subnetwork-0.onnx")
+    feed = {
+        "income": new[["income"]].to_numpy(float),
+        "home": new[["home"]].to_numpy(object),
+    }
+    (answers,) = session.run(["paid"], feed)
+    assert (answers[:, 0] == true).mean() > base
 
 
 NET = """

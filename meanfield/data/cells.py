@@ -1,5 +1,6 @@
 """Cells of a table: texts, what they spell, and what is missing."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -145,9 +146,14 @@ def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
         )
 
 
+def truth_values(categories: Iterable[str]) -> bool:
+    """Whether categories are true and false, which are read in any case."""
+    return {category.lower() for category in categories} - {""} == {"true", "false"}
+
+
 def codes_of(cells: pd.Series, name: str, categories: tuple[str, ...]) -> np.ndarray:
     """Number of each text among the categories."""
-    if {category.lower() for category in categories} - {""} == {"true", "false"}:
+    if truth_values(categories):
         spelled = {category.lower(): category for category in categories}
         cells = cells.map(lambda text: spelled.get(text.lower(), text))
     codes = np.asarray(pd.Index(categories).get_indexer(pd.Index(cells)))

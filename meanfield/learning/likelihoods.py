@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 from meanfield.checks import is_concrete, require
 
 # Smallest scale: at 0 the density of a target at the mean would be infinite.
-_SMALLEST_SCALE = 1e-6
+SMALLEST_SCALE = 1e-6
 # exp(±80) is representable in float32.
-_LARGEST_LOG_RATE = 80.0
+LARGEST_LOG_RATE = 80.0
 
 
 class AbstractLikelihood(eqx.Module):
@@ -94,7 +94,7 @@ class Poisson(AbstractLikelihood):
 
     def __call__(self, outputs: Float[Array, "batch ..."]) -> dist.Distribution:
         """Distribution of the counts."""
-        log_rate = jnp.clip(outputs, -_LARGEST_LOG_RATE, _LARGEST_LOG_RATE)
+        log_rate = jnp.clip(outputs, -LARGEST_LOG_RATE, LARGEST_LOG_RATE)
         return _independent(dist.Poisson(jnp.exp(log_rate)), outputs)
 
     def num_outputs(self, targets: Any) -> int:
@@ -225,7 +225,7 @@ def _independent(distribution: dist.Distribution, outputs: Array) -> dist.Distri
 
 
 def _positive(raw: Array) -> Array:
-    return jax.nn.softplus(raw) + _SMALLEST_SCALE
+    return jax.nn.softplus(raw) + SMALLEST_SCALE
 
 
 def _make_scale(scale: Any, initial_scale: Any) -> _Scale:
@@ -238,7 +238,7 @@ def _make_scale(scale: Any, initial_scale: Any) -> _Scale:
             return _Scale(fixed=None, raw=None)
         start = _positive_numbers("initial_scale", initial_scale)
         # The inverse of softplus, ln(eˢ − 1), in a form that does not overflow.
-        start = np.maximum(start - _SMALLEST_SCALE, _SMALLEST_SCALE)
+        start = np.maximum(start - SMALLEST_SCALE, SMALLEST_SCALE)
         return _Scale(fixed=None, raw=jnp.asarray(start + np.log(-np.expm1(-start))))
     return _Scale(fixed=_as_tuples(_positive_numbers("scale", scale)), raw=None)
 

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from meanfield.data import Dataset, TableSchema
+from meanfield.data.cells import truth_values
+from meanfield.data.text import MISSING
+from meanfield.deploy.formats.raw_inputs import raw_example
 
 from .predictions import schema_of
 
@@ -36,35 +39,14 @@ def input_contract(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any
         }
         if divisor != 1:
             found["raw_range"] = [0, divisor]
-        raw: Any = (first.astype(np.float64) * divisor).round(4).tolist()
     else:
         found = {"kind": "table", "columns": _columns(schema)}
-        raw = raw_row(schema, first)
     found["feature_shape"] = list(first.shape)
     if schema is not None:
         found["features"] = list(schema.feature_names)
     features = [float(value) for value in first.reshape(-1)]
-    return found | {"example": {"raw": raw, "features": features}}
-
-
-def raw_row(schema: TableSchema, features: np.ndarray) -> dict[str, Any]:
-    """The cells that features were made from; None where one was missing.
-
-    Args:
-        schema: how the columns of the table became features.
-        features: of one row (features,).
-    """
-    row, start = {}, 0
-    for column in schema.columns:
-        part = features[start : start + len(column.feature_names)]
-        start += len(part)
-        if column.kind == "category":
-            row[column.name] = column.categories[int(part.argmax())] or None
-            continue
-        missing = column.fill is not None and part[1] == 1
-        value = float(np.float64(part[0]) * column.std + column.mean)
-        row[column.name] = None if missing else float(f"{value:.7g}")
-    return row
+    example = {"raw": raw_example(found, first), "features": features}
+    return found | {"example": example}
 
 
 def _columns(schema: TableSchema) -> list[dict[str, Any]]:
@@ -77,6 +59,10 @@ def _columns(schema: TableSchema) -> list[dict[str, Any]]:
         start += count
         if column.kind == "category":
             entry["one_hot"] = [text or None for text in column.categories]
+            if "" in column.categories:
+                entry["read_as_missing"] = list(MISSING)
+            if truth_values(column.categories):
+                entry["any_case"] = True
         else:
             entry |= {"subtract": column.mean, "divide_by": column.std}
             if column.fill is not None:

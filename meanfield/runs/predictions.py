@@ -19,6 +19,7 @@ from meanfield.prediction.evaluate import predict
 from meanfield.prediction.predictive import CHUNK
 
 from .settings import PredictSettings
+from .tasks import target_columns
 
 # Likelihoods without a distribution function, from which bisection finds intervals.
 WITHOUT_INTERVAL = ("categorical", "bernoulli", "poisson")
@@ -156,17 +157,6 @@ def predict_rows(
         }
         columns |= (_of_answers if name == "bernoulli" else _of_numbers)(part, target)
     return pd.DataFrame(columns)
-
-
-def target_columns(config: Mapping[str, Any]) -> list[str]:
-    """Names of the targets of a run in its predictions."""
-    named = config["data"].get("target_names")
-    if named:
-        return list(named)
-    if config["model"]["likelihood"] == "categorical":
-        return ["class"]
-    count = config["model"]["targets"]
-    return ["target"] if count == 1 else [f"target_{n}" for n in range(count)]
 
 
 def _of_classes(

@@ -9,7 +9,7 @@ import jax
 from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.deploy.formats.archive import load_archive
-from meanfield.deploy.formats.formats import SUFFIXES, Exported
+from meanfield.deploy.formats.formats import RAW, SUFFIXES, Exported
 from meanfield.deploy.shipping.card import ModelCard, load_card
 from meanfield.deploy.shipping.served import Checked, check_shipped, convert
 from meanfield.deploy.shipping.ship import ship
@@ -26,6 +26,7 @@ from .standardization import describe
 
 __all__ = ["FORMATS", "RULES", "export", "sample", "serve_check"]
 FORMATS = ("npz", *SUFFIXES)
+INPUTS = ("raw", "features")
 VALIDATION_EXAMPLES = 2_000
 
 
@@ -38,6 +39,7 @@ def sample(
     format: str = SampleSettings.format,
     rule: str = SampleSettings.rule,
     together: bool = SampleSettings.together,
+    inputs: str | None = SampleSettings.inputs,
     seed: int = SampleSettings.seed,
 ) -> ModelCard:
     """Draw sub-networks, shrink them, and write them with a card; see `deploy.ship`.
@@ -45,6 +47,8 @@ def sample(
     The best one is chosen on part of the training data; the scores on the card are
     measured on the test data, on which the labels are certified too.
     """
+    contract = input_contract(run.config, dataset)
+    raw = takes_raw(inputs, format, contract)
     labels = find_labels(run, dataset)
     networks = sample_subnetworks(
         run.ensemble,
@@ -71,12 +75,13 @@ def sample(
             "data": run.config["data"]["source"],
             "data_sha256": run.config["data"]["sha256"],
             "model": run.config["model"],
-            "targets": describe(run.config),
-            "input": input_contract(run.config, dataset),
+            "targets": describe(run.config, run.likelihood),
+            "input": contract,
             "rule": rule,
             "labels": labels.chosen,
             "seed": seed,
         },
+        raw=raw,
     )
 
 
@@ -85,6 +90,7 @@ def export(
     *,
     out: Path,
     format: str = ExportSettings.format,
+    inputs: str | None = ExportSettings.inputs,
     model: str | None = None,
 ) -> Exported:
     """Convert an archive that `sample` made to another format, and verify it.
@@ -93,6 +99,7 @@ def export(
         archive: the .safetensors file.
         out: file to write.
         format: format of that file.
+        inputs: what an ONNX file takes: "raw" or "features"; see `takes_raw`.
         model: for a user's own network, file and function: see `structure_of`.
     """
     require(
@@ -107,7 +114,28 @@ def export(
         "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
         "meanfield.deploy.export.",
     )
-    return convert(archive, out, format=format, like=_like(source, model))
+    raw = takes_raw(inputs, format, source.get("input", {}))
+    return convert(archive, out, format=format, like=_like(source, model), raw=raw)
+
+
+def takes_raw(inputs: str | None, format: str, contract: Mapping[str, Any]) -> bool:
+    """Whether a file takes raw rows or images, or else the features made from them.
+
+    Args:
+        inputs: "raw", "features", or None: raw for ONNX files of a run on a table.
+        format: format of the file.
+        contract: how inputs are made.
+
+    Raises:
+        ValueError: `inputs` is something else.
+    """
+    require(
+        inputs in (None, *INPUTS),
+        f"`inputs` must be {' or '.join(INPUTS)}; got {inputs!r}.",
+    )
+    if inputs is None:
+        return contract.get("kind") == "table" and format in RAW
+    return inputs == "raw"
 
 
 def serve_check(

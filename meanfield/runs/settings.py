@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .fields import DATA_DIR, NAMES, OWN_MODEL, SEED, grid, setting, widths
+from .fields import DATA_DIR, INPUTS, NAMES, OWN_MODEL, SEED, grid, setting, widths
 
 # Headings of the options of `train`; the first three are also parts of a configuration.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
@@ -256,6 +256,7 @@ class SampleSettings:
         "also one ONNX file of all with uncertainty",
         flags=("--together",),
     )
+    inputs: str | None = setting(None, INPUTS)
     seed: int = setting(0, SEED, min=0)
 
 
@@ -295,4 +296,5 @@ class ExportSettings:
     """Settings of ``meanfield export``."""
 
     format: str = setting("onnx", "npz, onnx, onnx-int8 or stablehlo")
+    inputs: str | None = setting(None, INPUTS)
     model: str | None = setting(None, OWN_MODEL)

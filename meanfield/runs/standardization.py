@@ -22,7 +22,7 @@ from meanfield.checks import require
 from meanfield.data import Dataset
 from meanfield.learning.likelihoods import AbstractLikelihood
 
-from .tasks import target_names
+from .tasks import target_columns, target_names
 
 _OUTPUTS = {
     "categorical": "logits of the classes",
@@ -112,8 +112,18 @@ class _Restored(AbstractLikelihood):
         return self.standard.num_outputs(targets)
 
 
-def describe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The meaning of the outputs of a run's networks, for a model card."""
+def describe(config: Mapping[str, Any], likelihood: Any) -> dict[str, Any]:
+    """The meaning of the outputs of a run's networks, for a model card.
+
+    Args:
+        config: of the run.
+        likelihood: as it was learned, of standardised targets.
+
+    Returns:
+        Texts and numbers: the names of targets and classes; of real targets shift and
+        scale, `noise`, the scale of the noise in their units where it does not depend
+        on the input, and `df`, the degrees of freedom of Student's distribution.
+    """
     name, standard = config["model"]["likelihood"], Standardization.of(config)
     outputs = _OUTPUTS.get(name, _STANDARD)
     if name.startswith("heteroscedastic"):
@@ -121,8 +131,12 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {"likelihood": name, "outputs": outputs}
     if config["data"].get("class_names"):
         found["class_names"] = list(config["data"]["class_names"])
-    if config["data"].get("target_names"):
-        found["names"] = list(config["data"]["target_names"])
+    found["names"] = target_columns(config)
     if standard.shift is not None and standard.scale is not None:
         found |= {"shift": list(standard.shift), "scale": list(standard.scale)}
+        if not name.startswith("heteroscedastic"):
+            noise = np.asarray(likelihood.scale) * np.asarray(standard.scale)
+            found["noise"] = np.ravel(noise).tolist()
+        if name.endswith("student_t"):
+            found["df"] = likelihood.df
     return found

@@ -14,7 +14,7 @@ Each target of a regression has its own noise. Real targets are standardised, se
 `standardization`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,3 +91,14 @@ def target_names(dataset: Dataset) -> tuple[str, ...]:
 
 def _ones(count: int) -> Any:
     return np.ones(count) if count > 1 else 1.0
+
+
+def target_columns(config: Mapping[str, Any]) -> list[str]:
+    """Names of the targets of a run in its predictions."""
+    named = config["data"].get("target_names")
+    if named:
+        return list(named)
+    if config["model"]["likelihood"] == "categorical":
+        return ["class"]
+    count = config["model"]["targets"]
+    return ["target"] if count == 1 else [f"target_{n}" for n in range(count)]

@@ -33,8 +33,9 @@ from .archive import load_subnetwork, save_archive
 from .compare import compare, compare_int8, require_judged
 from .extras import need
 from .numpy_writer import RUNTIME, runtime_source, save_numpy
+from .onnx_raw import take_raw
 from .onnx_session import onnx_predictor
-from .onnx_writer import OPSET, note_about, save_onnx, to_onnx
+from .onnx_writer import OPSET, load_onnx, note_about, save_onnx, to_onnx
 from .quantize import save_int8
 from .stablehlo import load_stablehlo, save_stablehlo
 from .whole_inputs import (
@@ -53,6 +54,8 @@ SUFFIXES = {
     "onnx-int8": ".int8.onnx",
     "stablehlo": ".stablehlo",
 }
+# Formats whose files can take raw inputs.
+RAW = ("onnx", "onnx-int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,7 @@ def export(
     labels: Mapping[str, np.ndarray] | None = None,
     fallback: str | None = None,
     call: Call | None = None,
+    raw: bool = False,
 ) -> Exported:
     """Write a network in one format, load it back, and compare.
 
@@ -114,6 +118,8 @@ def export(
         fallback: "jax2onnx" to use that package if the ONNX writer does not know an
             operation.
         call: how the module is called, as in `Ensemble.from_model`.
+        raw: for ONNX, whether the file takes raw rows or images and answers by name
+            and in units, as the parts `input` and `targets` of `about["source"]` say.
 
     Returns:
         The path, the number of bytes, and the largest difference found.
@@ -136,6 +142,11 @@ def export(
     require(
         fallback in (None, "jax2onnx"),
         f"`fallback` must be None or 'jax2onnx'; got {fallback!r}.",
+    )
+    require(
+        not raw or format in RAW,
+        f"`raw` is for the formats {' and '.join(RAW)}, whose files can hold how "
+        f"inputs are made; got {format!r}.",
     )
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
@@ -165,6 +176,9 @@ def export(
                 ranges = probe if calibration is None else np.asarray(calibration)
                 precision = save_int8(temporary, converted, ranges, link)
                 require_judged(probe, expected, link)
+            if raw:
+                about = {**(about or {}), "inputs": "raw"}
+                save_onnx(temporary, take_raw(load_onnx(temporary), about["source"]))
             note_about(temporary, about)
         predict = load_predictor(temporary, format, like=network)
         if dtype == "float16" and format == "safetensors":

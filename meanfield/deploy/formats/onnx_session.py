@@ -1,7 +1,9 @@
 """Run ONNX files with ONNX Runtime on the CPU."""
 
+import dataclasses
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from meanfield.checks import require
 
 from .extras import need
+from .onnx_writer import ABOUT
+from .raw_inputs import raw_feed
 
 
 def open_session(path: str | os.PathLike, threads: int = 1) -> Any:
@@ -36,9 +40,42 @@ def open_session(path: str | os.PathLike, threads: int = 1) -> Any:
         ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class RawPredictor:
+    """An ONNX file that takes raw inputs, as a function of features.
+
+    Attributes:
+        session: of ONNX Runtime.
+        contract: how raw inputs become features.
+    """
+
+    session: Any
+    contract: Mapping[str, Any]
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """The network's own outputs."""
+        return self.session.run([self._names[-1]], self.feed(x))[0]
+
+    def feed(self, x: Any) -> dict[str, np.ndarray]:
+        """Raw inputs with the features x."""
+        return raw_feed(self.contract, np.asarray(x))
+
+    def answers(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name, except the network's own."""
+        names = self._names[:-1]
+        return dict(zip(names, self.session.run(names, feed), strict=True))
+
+    @property
+    def _names(self) -> list[str]:
+        return [output.name for output in self.session.get_outputs()]
+
+
 def onnx_predictor(
     path: str | os.PathLike, threads: int = 1
 ) -> Callable[[Any], np.ndarray]:
-    """A function from a batch to the first output of an ONNX file."""
+    """A function from a batch of features to the outputs of an ONNX file's network."""
     session = open_session(path, threads)
+    about = json.loads(session.get_modelmeta().custom_metadata_map.get(ABOUT, "{}"))
+    if about.get("inputs") == "raw":
+        return RawPredictor(session, about["source"]["input"])
     return lambda x: session.run(None, {"input": x})[0]

@@ -42,6 +42,11 @@ def save_onnx(path: str | os.PathLike, model: Any) -> None:
     write_bytes(path, model.SerializeToString(deterministic=True))
 
 
+def load_onnx(path: str | os.PathLike) -> Any:
+    """The model in a file."""
+    return need("onnx").load(path)
+
+
 def note_about(path: str | os.PathLike, about: Mapping[str, Any] | None) -> None:
     """Write what is said of a network into the metadata of its file, as JSON.
 
@@ -51,7 +56,7 @@ def note_about(path: str | os.PathLike, about: Mapping[str, Any] | None) -> None
     if not about:
         return
     onnx = need("onnx")
-    model = onnx.load(path)
+    model = load_onnx(path)
     onnx.helper.set_model_props(model, {ABOUT: json.dumps(about, sort_keys=True)})
     write_bytes(path, model.SerializeToString(deterministic=True))
 

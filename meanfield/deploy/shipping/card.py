@@ -31,8 +31,9 @@ _KINDS: dict[str, type] = {
     "diversity": dict,
     "ensemble": dict,
     "source": dict,
+    "inputs": str,
 }
-_OPTIONAL = ("selection", "diversity", "ensemble")
+_OPTIONAL = ("selection", "diversity", "ensemble", "inputs")
 LABELS = tuple(label.name.lower() for label in Label)
 
 
@@ -76,6 +77,8 @@ class ModelCard(Mapping[str, Any]):
         diversity: how much the sub-networks differ.
         ensemble: the same as for a sub-network, for the file that contains all of them.
         source: the caller's description of their origin.
+        inputs: "raw" if the files take raw inputs, as `source` describes them; else
+            "features".
     """
 
     version: int
@@ -89,6 +92,7 @@ class ModelCard(Mapping[str, Any]):
     diversity: dict[str, float] | None = None
     ensemble: dict[str, Any] | None = None
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: str = "features"
 
     def __getitem__(self, name: str) -> Any:
         return self._content()[name]

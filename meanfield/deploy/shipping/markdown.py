@@ -20,7 +20,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         "",
         *_table(_rows(entries)),
         "",
-        *_input(card.get("source", {}).get("input")),
+        *_input(card.get("source", {}).get("input"), card.get("inputs") == "raw"),
         *_targets(card.get("source", {}).get("targets")),
         "Before: the masked network as drawn, in the same runtime. After: the file. "
         "Latencies are medians in microseconds on one thread.",
@@ -78,15 +78,16 @@ def _targets(targets: Mapping[str, Any] | None) -> list[str]:
     return [*lines, ""]
 
 
-def _input(contract: Mapping[str, Any] | None) -> list[str]:
-    """How an input of the files is made."""
+def _input(contract: Mapping[str, Any] | None, raw: bool) -> list[str]:
+    """What the files take, and how features are made of raw inputs."""
     if contract is None:
         return []
     shape = " × ".join(map(str, contract["feature_shape"]))
     lines = [
-        f"Inputs of the files: float32, batch × {shape}; `example.json` has one, raw "
-        "and as the files take it, with the expected outputs."
+        f"Features: float32, batch × {shape}; `example.json` has one input, raw and as "
+        "features, with the expected outputs and what they mean."
     ]
+    lines[0] += _fed(contract) if raw else " The files take features."
     if contract["kind"] != "table":
         divisor = contract["divide_by"]
         if divisor != 1:
@@ -98,6 +99,20 @@ def _input(contract: Mapping[str, Any] | None) -> list[str]:
         place = str(first) if end == first + 1 else f"{first} to {end - 1}"
         rows.append((place, column["name"], _encoding(column)))
     return [*lines, "", *_table(rows), ""]
+
+
+def _fed(contract: Mapping[str, Any]) -> str:
+    """What files take that make the features themselves."""
+    own = " The last output of a file is the network's own."
+    if contract["kind"] != "table":
+        shape = " × ".join(map(str, contract["shape"]))
+        return f" A file takes raw numbers, float32, batch × {shape}.{own}"
+    return (
+        " A file takes the columns of the table by name, each batch × 1: numbers as "
+        "float64, NaN where one is missing; categories as texts, empty where one is "
+        "missing; an unknown category is refused. It answers with the columns of "
+        f"`meanfield predict`: means, deviations, classes, probabilities.{own}"
+    )
 
 
 def _encoding(column: Mapping[str, Any]) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from meanfield.deploy.formats.formats import SUFFIXES, export, load_predictor
+from meanfield.deploy.formats.onnx_session import RawPredictor
 from meanfield.deploy.formats.together import export_together, link_of
 from meanfield.deploy.formats.whole_inputs import Predict
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shrinking.shrink import Shrunk, shrink
 
+from .answers import check_answers
 from .card import package_versions
 from .costs import count_macs, count_weights, latencies
 from .manifest import file_hash
@@ -42,6 +44,7 @@ class Data:
         allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks.
         source: the caller's description of where the networks come from.
+        raw: whether ONNX files take raw inputs, as the source describes them.
     """
 
     x: np.ndarray
@@ -54,6 +57,7 @@ class Data:
     allow_constant: bool
     measure: bool
     source: dict[str, Any]
+    raw: bool
 
     @property
     def probe(self) -> np.ndarray:
@@ -129,8 +133,12 @@ def write_one(
         about=about,
         labels={k: shrunk.slice_like(k, v) for k, v in (codes or {}).items()},
         calibration=data.ranges,
+        raw=data.raw,
     )
     predict = load_predictor(path, data.format, like=shrunk.network)
+    if isinstance(predict, RawPredictor):
+        targets = data.source["targets"]
+        check_answers(predict, data.probe, data.likelihood, targets, path.name)
     outputs = predict(data.x)
     entry = {
         "file": path.name,
@@ -180,7 +188,8 @@ def _before(network: Network, data: Data, about: Mapping[str, Any]) -> dict[str,
     plain = "onnx" if data.format == "onnx-int8" else data.format
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"whole{SUFFIXES[plain]}")
-        size = export(network, path, probe=data.probe, format=plain, about=about).bytes
+        settings = {"probe": data.probe, "format": plain, "about": about}
+        size = export(network, path, raw=data.raw, **settings).bytes
         if plain == "safetensors":
             # The usual file holds whole arrays and no masks.
             size = sum(np.asarray(a).nbytes for a in network.arrays.values())

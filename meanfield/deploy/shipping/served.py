@@ -162,7 +162,12 @@ def check_shipped(
 
 
 def convert(
-    archive: str | os.PathLike, out: str | os.PathLike, *, format: str, like: Any
+    archive: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    format: str,
+    like: Any,
+    raw: bool = False,
 ) -> Exported:
     """Convert a shipped archive to another format; checked on the folder's inputs.
 
@@ -173,6 +178,7 @@ def convert(
         out: the file to write; it must not exist.
         format: as for `export`.
         like: a model of the same structure.
+        raw: as for `export`.
 
     Returns:
         As for `export`.
@@ -209,6 +215,7 @@ def convert(
         link=probe.link,
         calibration=probe.calibration,
         about={"source": card.source},
+        raw=raw,
     )
 
 

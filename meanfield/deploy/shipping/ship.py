@@ -17,6 +17,7 @@ from meanfield.files import scratch_folder, write_text
 from meanfield.learning.likelihoods import Categorical
 from meanfield.tensors import save_tree
 
+from .answers import answers
 from .card import CARD, CARD_VERSION, ModelCard, label_fractions, package_versions
 from .manifest import write_manifest
 from .markdown import to_markdown
@@ -48,6 +49,7 @@ def ship(
     allow_constant: bool = False,
     measure: bool = True,
     source: Mapping[str, Any] | None = None,
+    raw: bool = False,
 ) -> ModelCard:
     """Shrink, write, load back, compare and describe drawn sub-networks.
 
@@ -70,7 +72,9 @@ def ship(
         allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks (before and after shrinking).
         source: a description of their origin for the card (run folder, data, seed). An
-            entry `targets` describes the outputs of the files.
+            entry `targets` describes the outputs of the files, `input` their inputs.
+        raw: whether ONNX files take raw inputs and answer by name and in units, as
+            `source` describes them; see `export`.
 
     Returns:
         The contents of ``card.json``.
@@ -113,6 +117,7 @@ def ship(
         allow_constant,
         measure,
         dict(source or {}),
+        raw,
     )
     codes = getattr(labels, "labels", labels)
     with scratch_folder(out) as folder:
@@ -165,16 +170,28 @@ def _fill(
         diversity=None if spread is None else vars(spread),
         ensemble=ensemble,
         source=data.source,
+        inputs="raw" if data.raw else "features",
     )
 
 
 def _save_example(folder: Path, data: Data, recorded: Mapping[str, np.ndarray]) -> None:
     """One input with the outputs that the files give for it, for people to read."""
+    outputs = {name: np.asarray(o)[:1] for name, o in recorded.items()}
     content = {
         "input": data.x[0].tolist(),
-        "outputs": {name: np.asarray(o)[0].tolist() for name, o in recorded.items()},
+        "outputs": {name: one[0].tolist() for name, one in outputs.items()},
         "raw_input": data.source.get("input", {}).get("example", {}).get("raw"),
     }
+    targets = data.source.get("targets", {})
+    if "names" in targets:
+        content["answers"] = {
+            name: {
+                part: values[0].tolist()
+                for part, values in answers(one, data.likelihood, targets).items()
+            }
+            for name, one in outputs.items()
+            if not name.startswith(f"{NAME}/")
+        }
     write_text(folder / EXAMPLE, json.dumps(content, indent=2) + "\n")
 
 
