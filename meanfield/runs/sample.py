@@ -149,7 +149,9 @@ def serve_check(
             folder.
         model: for a user's own network, file and function: see `structure_of`.
     """
-    like = _like(load_card(folder).source, model)
+    card = load_card(folder)
+    # Only an archive is read into a network's structure.
+    like = _like(card.source, model) if card.format == "safetensors" else None
     return check_shipped(folder, like=like, signers=signers)
 
 
