@@ -6,7 +6,7 @@ for the last layer is that of the exported network.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,7 @@ def play_layers(
     budget: int | None = None,
     epsilon: float | int = 0.02,
     level: float = 0.95,
+    control: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, PlayedLayer]:
     """Strong coalitions of several layers, one after the other.
@@ -62,6 +63,10 @@ def play_layers(
         budget: evaluations per layer; see `shapley_values`.
         epsilon: part of the payoff's gain that each layer may lose.
         level: level of intervals and bounds.
+        control: by layer, values of the units found in another way, such as
+            ``unit_values(ensemble, data, layer=layer, key=key).values``: sampled values
+            start from them, so that fewer evaluations find the same coalition; see
+            `shapley_values`.
         **settings: further arguments of `NeuronGame` (likelihood, payoff, replacement,
             num_samples).
 
@@ -90,6 +95,11 @@ def play_layers(
         len(layers) > 0,
         "`ensemble` must have a hidden layer; got none, so there are no neurons.",
     )
+    require(
+        control is None or set(control) <= set(layers),
+        f"`control` must have values by layer, of {list(layers)}; got "
+        f"{sorted(control or ())}.",
+    )
     held: dict[str, np.ndarray] = {}
     found: dict[str, PlayedLayer] = {}
     for number, layer in enumerate(layers):
@@ -98,7 +108,11 @@ def play_layers(
             ensemble, layer, data, fixed=dict(held), key=draws, **settings
         )
         values = shapley_values(
-            game, game.num_players, budget=budget, level=level, key=orders
+            game,
+            budget=budget,
+            level=level,
+            control=None if control is None else control.get(layer),
+            key=orders,
         )
         certify = NeuronGame(
             ensemble, layer, validation, fixed=dict(held), key=again, **settings
