@@ -230,7 +230,7 @@ def credit(run: RunFolder, settings: CreditSettings, where: OpenSettings) -> Non
         opened, dataset = _open(run, where)
         stage("valuing the connections")
         found = runs.credit.credit(opened, dataset, **vars(settings))
-    typer.echo(runs.tables.credit_table(found))
+    typer.echo(runs.credit_tables.credit_table(found))
     _wrote(run / runs.folder.CREDIT)
 
 
@@ -242,9 +242,9 @@ def coalitions(
     """Value the neurons of every hidden layer; writes coalitions.json and plots."""
     with runs.folder.locked(run):
         opened, dataset = _open(run, where)
-        stage("valuing the neurons, layer by layer")
+        stage("valuing the neurons, layer by layer, and their connections")
         found = runs.coalitions.coalitions(opened, dataset, **vars(settings))
-    typer.echo(runs.tables.coalitions_table(found))
+    typer.echo(runs.credit_tables.coalitions_table(found))
     _wrote(run / runs.folder.COALITIONS)
 
 

@@ -83,11 +83,32 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
     assert abs(sum(parts) - total) < 1e-5
     for name in ("density", "magnitude", "inputs"):
         assert (digits / "plots" / f"credit-{name}.png").is_file()
-    found = json.loads((digits / "coalitions.json").read_text())["layers"]
+    played = json.loads((digits / "coalitions.json").read_text())
+    found = played["layers"]
     assert set(found) == {"layers/0"}
     assert len(found["layers/0"]["values"]) == 8
+    # One sum of the run's credit at three scales, and beside it the neurons' own game.
+    scales, units = played["credit"], played["unit_game"]
+    assert scales["layers"] == credit["scales"]["layers"]
+    for layer, part in scales["layers"].items():
+        own = table[table.layer == f"{layer}/weight"].value
+        np.testing.assert_allclose(sum(part["neurons"]), own.sum(), atol=1e-6)
+        np.testing.assert_allclose(part["sum"], own.sum(), atol=1e-6)
+    assert abs(scales["sum"] - total) < 1e-6
+    assert abs(scales["sum"] - scales["gain"] - scales["gap"]) < 1e-9
+    np.testing.assert_allclose(units["layers"]["layers/0"]["sum"], units["sum"])
+    links = found["layers/0"]["links"]
+    into = scales["layers"]["layers/0"]
+    np.testing.assert_allclose(links["value_in"], into["neurons"], atol=1e-6)
+    assert links["strong_against_others"] is None or (
+        links["strong_against_others"]["compared"] == "credit"
+    )
+    shares = found["layers/0"]["label_credit"].values()
+    np.testing.assert_allclose(sum(shares), into["sum"], atol=1e-6)
+    assert (digits / "plots" / "coalition-credit.png").is_file()
     page = (digits / "report.html").read_text()
     assert "data:image/png;base64" in page
+    assert "One sum at three scales" in page
     assert "<script" not in page
     # Missing: the physics, and the sub-networks, which went elsewhere.
     assert page.count('class="missing"') == 2

@@ -149,7 +149,7 @@ def test_the_p_value_is_that_of_all_shuffles():
 def test_a_test_without_two_sides_is_refused():
     with pytest.raises(ValueError, match="units inside and outside"):
         mf.neurons.link_test(np.ones(4, bool), np.arange(4), key=KEY)
-    with pytest.raises(ValueError, match="`counts` must have one number"):
+    with pytest.raises(ValueError, match="`links` must have one number"):
         mf.neurons.link_test(np.ones(4, bool), np.arange(3), key=KEY)
     with pytest.raises(ValueError, match="`num_shuffles` must be at least 1"):
         mf.neurons.link_test(np.arange(4) < 2, np.arange(4), key=KEY, num_shuffles=0)

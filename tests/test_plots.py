@@ -394,6 +394,25 @@ def test_scales_draw_one_sum_and_refuse_two():
         plots.credit_scales({"a": sums["a"]}, values)
 
 
+def test_scales_state_the_gap_and_draw_the_other_game_apart():
+    values = {"a": RNG.normal(1, 1, (4, 5)), "b": RNG.normal(1, 1, (3, 4))}
+    sums = {"a": values["a"].sum(1), "b": None}
+    total = sum(array.sum() for array in values.values())
+    units = {"a": np.array([3.0, -1.0, 2.0, 0.5])}
+    axis = plots.credit_scales(sums, values, gain=total - 0.25, units=units)
+    rows = {}
+    for patch in axis.patches:
+        row = round(patch.get_y() + patch.get_height() / 2, 1)
+        rows.setdefault(row, []).append(patch.get_width())
+    assert sorted(rows) == [-1.5, 0, 1, 2, 3]
+    np.testing.assert_allclose(sum(rows[3]), total - 0.25)
+    for row in (0, 2):
+        np.testing.assert_allclose(sum(rows[row]), total)
+    np.testing.assert_allclose(sorted(rows[1]), np.sort(sums["a"]))
+    np.testing.assert_allclose(sorted(rows[-1.5]), np.sort(units["a"]))
+    assert "(gap +0.2)" in axis.get_title()
+
+
 @pytest.mark.parametrize("name", sorted(DRAWINGS))
 def test_every_picture_can_be_read_on_a_dark_page(name):
     axis = plots.new_axis()

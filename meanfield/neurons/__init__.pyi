@@ -1,12 +1,8 @@
 from .features import coalition_features as coalition_features
 from .label_players import LabelGame as LabelGame, label_game as label_game
-from .links import (
-    LinkTest as LinkTest,
-    NeuronLinks as NeuronLinks,
-    link_test as link_test,
-    neuron_links as neuron_links,
-)
+from .links import NeuronLinks as NeuronLinks, neuron_links as neuron_links
 from .neuron_game import NeuronGame as NeuronGame
+from .one_sum import CreditSums as CreditSums, credit_sums as credit_sums
 from .posterior_values import (
     PosteriorValues as PosteriorValues,
     posterior_shapley_values as posterior_shapley_values,
@@ -18,6 +14,7 @@ from .strong import (
     soft_membership as soft_membership,
     strong_coalition as strong_coalition,
 )
+from .strong_links import LinkTest as LinkTest, link_test as link_test
 from .training.coalition_training import (
     CoalitionResult as CoalitionResult,
     train_coalitions as train_coalitions,

@@ -12,10 +12,7 @@ Example:
 """
 
 from .bits import complexity as complexity
-from .credit_network import (
-    credit_paths as credit_paths,
-    credit_scales as credit_scales,
-)
+from .credit_network import credit_paths as credit_paths
 from .learning import (
     interval_coverage as interval_coverage,
     predictions as predictions,
@@ -40,6 +37,7 @@ from .phases import (
     phase_diagram as phase_diagram,
 )
 from .style import new_axis as new_axis, save as save
+from .sum_bars import credit_scales as credit_scales
 from .valuations import (
     credit_maps as credit_maps,
     payoff_by_density as payoff_by_density,

@@ -1,6 +1,6 @@
-"""Pictures of credit across a network: one sum at several scales, strongest paths."""
+"""The network drawn by credit: its strongest paths from inputs to outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,7 @@ from matplotlib.axes import Axes
 
 from meanfield.checks import require
 
-from .style import BLACK, BLUE, GREY, RED, new_axis
-
-TOP_SHARE = 0.01  # of the connections, shown apart
+from .style import BLACK, BLUE, new_axis
 
 
 def strongest_paths(
@@ -157,91 +155,4 @@ def credit_paths(
     axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.set_title(f"{len(paths)} strongest paths, {100 * share:.0f} % of the credit")
-    return axis
-
-
-def credit_scales(
-    neurons: Mapping[str, Any],
-    connections: Mapping[str, Any],
-    axis: Axes | None = None,
-    *,
-    coalitions: Mapping[str, Any] | None = None,
-) -> Axes:
-    """One sum at three scales: of connections, of neurons, of layers, the payoff.
-
-    Args:
-        neurons: by layer (units,), the sum of the values of the connections into every
-            unit, as `meanfield.neurons.neuron_links` has it.
-        connections: by layer the values of its connections.
-        axis: where to draw.
-        coalitions: by layer the mask of a coalition, such as the strong one: its units
-            are drawn dark.
-
-    Returns:
-        The axis.
-
-    Raises:
-        ValueError: other layers, or units whose values do not sum to the layer's.
-
-    Example:
-        >>> import numpy as np, meanfield as mf
-        >>> values = {"layers/0": np.array([[0.3, 0.1], [0.0, 0.2]])}
-        >>> sums = {"layers/0": values["layers/0"].sum(1)}
-        >>> len(mf.plots.credit_scales(sums, values).patches) > 0
-        True
-    """
-    require(
-        list(neurons) == list(connections) and len(neurons) > 0,
-        f"`connections` must have the layers of `neurons`, {list(neurons)}; got "
-        f"{list(connections)}.",
-    )
-    axis = axis or new_axis(7.5, 3.2)
-    start = 0.0
-    for number, (name, units) in enumerate(neurons.items()):
-        unit = np.asarray(units, float)
-        single = np.ravel(np.asarray(connections[name], float))
-        total = unit.sum()
-        require(
-            bool(np.isclose(total, single.sum(), rtol=1e-3, atol=1e-6)),
-            f"`neurons` of {name!r} must sum to the values of its connections, "
-            f"{single.sum():g}; got {total:g}.",
-        )
-        color = (BLUE, GREY)[number % 2]
-        axis.barh(3, total, left=start, color=BLUE, edgecolor="none")
-        axis.barh(2, total, left=start, color=color, edgecolor="white")
-        axis.text(
-            start + total / 2,
-            2,
-            f"{name}\n{total:.3f}",
-            ha="center",
-            va="center",
-            size="x-small",
-            color="white",
-        )
-        order = np.argsort(-unit)
-        inside = None if coalitions is None else coalitions.get(name)
-        ends = start + np.cumsum(unit[order])
-        for rank, player in enumerate(order):
-            member = inside is not None and bool(np.asarray(inside)[player])
-            axis.barh(
-                1,
-                unit[player],
-                left=ends[rank] - unit[player],
-                color=RED if member else color,
-                alpha=0.9 if rank % 2 else 0.6,
-                edgecolor="none",
-            )
-        most = max(1, round(TOP_SHARE * single.size))
-        top = np.sort(single)[::-1][:most].sum()
-        axis.barh(0, top, left=start, color=BLACK, edgecolor="none")
-        axis.barh(0, total - top, left=start + top, color=color, alpha=0.5)
-        start += total
-    axis.set_yticks(
-        range(4), ["connections (top 1 % black)", "neurons", "layers", "payoff gained"]
-    )
-    axis.set_xlabel("sum of values, in units of the payoff")
-    axis.set_title(
-        f"One sum, {start:.3f}"
-        + ("" if coalitions is None else "; orange: in the coalition")
-    )
     return axis

@@ -5,6 +5,7 @@ from . import (
     comparison as comparison,
     config as config,
     credit as credit,
+    credit_tables as credit_tables,
     folder as folder,
     label as label,
     pictures as pictures,

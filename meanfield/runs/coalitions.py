@@ -8,16 +8,18 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.data import Dataset
-from meanfield.ensemble.ensemble import Ensemble
 from meanfield.keys import key_of_seed
 from meanfield.neurons.label_players import label_game
-from meanfield.neurons.links import link_test, neuron_links
+from meanfield.neurons.links import neuron_links
 from meanfield.neurons.sequence import play_layers
+from meanfield.neurons.strong_links import link_test
+from meanfield.neurons.unit_shapley import UnitValues, unit_values
 
+from .credit import known_credit
 from .documents import write_sealed
 from .folder import COALITIONS, Run
 from .label import find_labels
-from .pictures import draw_coalitions
+from .pictures import draw_coalitions, draw_scales
 from .schemas import COALITIONS as COALITIONS_CHECK
 from .settings import CoalitionSettings
 
@@ -35,14 +37,24 @@ def coalitions(
     """Strong coalitions of every hidden layer, each given those of earlier layers.
 
     Values are estimated on one part of the training data, and the payoff of the
-    coalitions is measured on another.
-    Writes ``coalitions.json``, two plots for each layer and one of the network.
+    coalitions is measured on another. Neurons and labels are compared by the credit of
+    their connections: that of the run, which is computed first if it is missing.
+    Beside its sums are the values of all neurons in a game of their own.
+    Writes ``coalitions.json``, two plots for each layer and two of the network.
     """
     x, y = dataset.x_train, run.standardization.standardise(dataset.y_train)
     half = min(GAME_EXAMPLES, len(x) // 2)
     first, second = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
     key = key_of_seed(seed)
     labels = find_labels(run, dataset)
+    credit, values = known_credit(run, dataset)
+    seen = credit["num_examples"]
+    units = unit_values(
+        run.ensemble,
+        (x[:seen], y[:seen]),
+        key=jax.random.fold_in(key, 11),
+        likelihood=run.likelihood,
+    )
     played = play_layers(
         run.ensemble,
         first,
@@ -54,20 +66,27 @@ def coalitions(
     )
     found: dict[str, Any] = {}
     for number, (layer, turn) in enumerate(played.items()):
-        game = label_game(run.ensemble, layer, labels, first, likelihood=run.likelihood)
+        game = label_game(
+            run.ensemble, layer, labels, first, values, likelihood=run.likelihood
+        )
+        links = neuron_links(run.ensemble, labels, layer, first[0][:1], values)
         shuffle_key = jax.random.fold_in(key, 20 + number)
-        links = _links(run.ensemble, labels, layer, first[0], turn.strong, shuffle_key)
         found[layer] = _entry(turn) | {
             "label_game": game.values,
+            "label_credit": game.credit,
             "label_counts": game.counts,
-            "links": links,
+            "links": _links(links, turn.strong, shuffle_key),
         }
     draw_coalitions(run, played, epsilon)
+    draw_scales(run, credit["scales"], values, units.values, played)
     content = {
         "payoff": next(iter(played.values())).payoff,
         "epsilon": epsilon,
         "examples": half,
         "seed": seed,
+        "credit": credit["scales"]
+        | {"payoff": credit["payoff_name"], "examples": seen},
+        "unit_game": _unit_game(units),
         "layers": found,
     }
     write_sealed(run.folder / COALITIONS, content, run.seal)
@@ -113,21 +132,38 @@ def _entry(turn: Any) -> dict[str, Any]:
     }
 
 
-def _links(
-    ensemble: Ensemble, labels: Any, layer: str, x: Any, strong: Any, key: Any
-) -> dict[str, Any]:
-    """Connections of every neuron, and whether strong ones hold more important ones."""
-    links = neuron_links(ensemble, labels, layer, x[:1])
+def _links(links: Any, strong: Any, key: Any) -> dict[str, Any]:
+    """Connections of every neuron, and whether strong ones hold more credit."""
     test = None
     if 0 < strong.size < len(strong.mask):
-        found = link_test(strong.mask, links.total("important"), key=key)
-        test = dataclasses.asdict(found)
+        test = dataclasses.asdict(link_test(strong.mask, links, key=key))
     return {
         "incoming": {label: n.tolist() for label, n in links.incoming.items()},
         "outgoing": {label: n.tolist() for label, n in links.outgoing.items()},
         "expected_in": links.expected_in.tolist(),
         "expected_out": links.expected_out.tolist(),
-        "important_in_strong": test,
+        "value_in": links.value_in.tolist(),
+        "value_out": links.value_out.tolist(),
+        "strong_against_others": test,
+    }
+
+
+def _unit_game(units: UnitValues) -> dict[str, Any]:
+    """The game of all neurons at once: its values, and its own sum."""
+    gain = units.payoff - units.empty_payoff
+    sums = {name: float(array.sum()) for name, array in units.values.items()}
+    total = sum(sums.values())
+    return {
+        "payoff": units.payoff_name,
+        "examples": units.num_examples,
+        "gain": gain,
+        "sum": total,
+        "gap": total - gain,
+        "gap_error": units.gap_error,
+        "layers": {
+            name: {"sum": sums[name], "values": array.tolist()}
+            for name, array in units.values.items()
+        },
     }
 
 

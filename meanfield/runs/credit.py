@@ -1,27 +1,25 @@
 """Compute the Shapley values of the connections of a run."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 
 from meanfield.checks import require
 from meanfield.credit.connection_shapley import ConnectionValues, connection_values
 from meanfield.data import Dataset
-from meanfield.files import atomic_path
 from meanfield.keys import key_of_seed
+from meanfield.neurons.one_sum import CreditSums, credit_sums
 from meanfield.plots.valuations import steepest_density
 
+from .credit_columns import add_columns, read_values
 from .documents import write_sealed
 from .folder import CREDIT, Run
 from .pictures import draw_credit
+from .schemas import CREDIT as CREDIT_CHECK
 from .settings import CreditSettings
 
-ROWS = 250_000  # of connections.csv in memory at once
 LARGEST = 10
-COLUMNS = ("value", "value_error", "rms")
 
 
 def credit(
@@ -66,9 +64,35 @@ def credit(
     add_columns(table, found)
     run.seal_connections()
     draw_credit(run, dataset, found)
-    content = summary(found, dataset) | {"seed": seed}
+    sums = credit_sums(run.ensemble, found, x)
+    content = summary(found, sums, dataset) | {"seed": seed}
     write_sealed(run.folder / CREDIT, content, run.seal)
     return content
+
+
+def known_credit(
+    run: Run, dataset: Dataset
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What ``credit.json`` holds, and the values of the connections by path name.
+
+    They are computed as `credit` does by default if the run has none, or has them from
+    a version that did not sum them.
+
+    Raises:
+        FileNotFoundError: the run has no ``connections.csv`` yet.
+        ValueError: a file of the run is damaged.
+    """
+    remedy = f"Make it again with `meanfield credit {run.folder}`."
+    content = run.derived(CREDIT, CREDIT_CHECK, remedy)
+    shapes = {name: weight.shape for name, weight in run.ensemble.weights().items()}
+    values = None
+    if content is not None and "scales" in content:
+        values = read_values(run.connections, shapes)
+    if content is None or values is None:
+        content = credit(run, dataset)
+        values = read_values(run.connections, shapes)
+    assert values is not None
+    return content, values
 
 
 def _groups(dataset: Dataset, by: str | None, examples: int) -> np.ndarray | None:
@@ -84,7 +108,9 @@ def _groups(dataset: Dataset, by: str | None, examples: int) -> np.ndarray | Non
     return labels.reshape(-1)
 
 
-def summary(found: ConnectionValues, dataset: Dataset) -> dict[str, Any]:
+def summary(
+    found: ConnectionValues, sums: CreditSums, dataset: Dataset
+) -> dict[str, Any]:
     """The contents of ``credit.json``."""
     names = dataset.class_names
     by_group = None
@@ -115,6 +141,7 @@ def summary(found: ConnectionValues, dataset: Dataset) -> dict[str, Any]:
             "steepest": steepest_density(found),
         },
         "layers": {name: _layer(found, name) for name in found.values},
+        "scales": scales(sums),
         "by_class": by_group,
         "check": None
         if check is None
@@ -128,6 +155,26 @@ def summary(found: ConnectionValues, dataset: Dataset) -> dict[str, Any]:
             "drawn_errors": check.drawn_errors.tolist(),
             "drawn_sums": check.drawn_sums,
             "drawn_sum_errors": check.drawn_sum_errors,
+        },
+    }
+
+
+def scales(sums: CreditSums) -> dict[str, Any]:
+    """One sum at three scales, as plain numbers."""
+    return {
+        "gain": sums.gain,
+        "sum": sums.total,
+        "gap": sums.gap,
+        "gap_error": sums.gap_error,
+        "layers": {
+            layer: {
+                "connections": sums.connections[layer],
+                "sum": total,
+                "neurons": None
+                if sums.neurons[layer] is None
+                else np.asarray(sums.neurons[layer]).tolist(),
+            }
+            for layer, total in sums.layers.items()
         },
     }
 
@@ -151,27 +198,3 @@ def _layer(found: ConnectionValues, name: str) -> dict[str, Any]:
             for place, k in zip(places, order, strict=True)
         ],
     }
-
-
-def add_columns(path: Path, found: ConnectionValues) -> None:
-    """Write values, errors and rms beside the connections of ``connections.csv``.
-
-    Raises:
-        ValueError: the rows of the file are not the connections of `found`.
-    """
-    parts = (found.values, found.standard_errors, found.rms)
-    columns = [np.concatenate([a.ravel() for a in part.values()]) for part in parts]
-    layers = np.repeat(list(found.values), [a.size for a in found.values.values()])
-    start = 0
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        for table in pd.read_csv(path, chunksize=ROWS):
-            rows = slice(start, start + len(table))
-            require(
-                np.array_equal(table["layer"], layers[rows]),
-                f"{path} does not list the connections of this run. Make it again "
-                f"with `meanfield label {path.parent}`.",
-            )
-            new = {n: c[rows] for n, c in zip(COLUMNS, columns, strict=True)}
-            table.assign(**new).to_csv(file, index=False, header=start == 0)
-            start += len(table)
-    require(start == len(layers), f"{path} lacks connections of this run.")

@@ -111,6 +111,28 @@ def draw_coalitions(run: Run, played: Mapping[str, Any], epsilon: float) -> None
     _save(axis, run.plots / "coalition-network.png", run.seal)
 
 
+def draw_scales(
+    run: Run,
+    scales: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    units: Mapping[str, np.ndarray],
+    played: Mapping[str, Any],
+) -> None:
+    """The credit of connections, neurons and layers beside the coalitions."""
+    layers = scales["layers"]
+    single: dict[str, list[np.ndarray]] = {name: [] for name in layers}
+    for name, array in values.items():
+        single[name.rpartition("/")[0] or name].append(np.ravel(array))
+    axis = plots.credit_scales(
+        {name: layer["neurons"] for name, layer in layers.items()},
+        {name: np.concatenate(parts) for name, parts in single.items()},
+        coalitions={name: turn.strong.mask for name, turn in played.items()},
+        gain=scales["gain"],
+        units=units,
+    )
+    _save(axis, run.plots / "coalition-credit.png", run.seal)
+
+
 def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
     """Payoff along density, values against magnitude, and the credit of the inputs."""
     magnitudes = {n: abs(w.mean) for n, w in run.ensemble.weights().items()}

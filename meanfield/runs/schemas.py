@@ -136,7 +136,23 @@ layer = record(
         "size": whole(),
         "payoffs": numbers,
         "label_game": game,
+    },
+    {"label_credit": game},
+)
+# One sum at several scales, and what it should be.
+shared = {name: number() for name in ("gain", "sum", "gap", "gap_error")}
+SCALES = record(
+    shared
+    | {
+        "layers": mapping(
+            record(
+                {"connections": whole(), "sum": number(), "neurons": optional(numbers)}
+            )
+        )
     }
+)
+UNIT_GAME = record(
+    shared | {"layers": mapping(record({"sum": number(), "values": numbers}))}
 )
 
 
@@ -155,7 +171,14 @@ def coalition(value: Any, place: str) -> None:
 
 COALITIONS = record(
     {"layers": mapping(coalition)},
-    {"payoff": text(), "epsilon": number(), "examples": whole(), "seed": whole()},
+    {
+        "payoff": text(),
+        "epsilon": number(),
+        "examples": whole(),
+        "seed": whole(),
+        "credit": SCALES,
+        "unit_game": UNIT_GAME,
+    },
 )
 CREDIT = record(
     {
@@ -178,7 +201,8 @@ CREDIT = record(
                 }
             )
         ),
-    }
+    },
+    {"scales": SCALES},
 )
 verdict = record({"verdict": text(), "reason": text()})
 ANALYSIS = record(

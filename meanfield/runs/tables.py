@@ -41,7 +41,7 @@ def run_table(metrics: Mapping[str, Any]) -> str:
             if name in scores
         ]
         lines.append(f"  {'  ' + scores['target']:<28}" + ", ".join(parts))
-    wide = _column(metrics.get("labels", {}), 24)
+    wide = column_width(metrics.get("labels", {}), 24)
     if metrics.get("labels"):
         heads = ("important", "absent", "variable", "never learned")
         lines += ["", f"  {'layer':<{wide}}" + "".join(f"{head:>15}" for head in heads)]
@@ -142,7 +142,7 @@ def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:
         rows: of the table, a name and a cell for each run.
     """
     grid = [("", list(names)), *rows]
-    wide = _column((name for name, _ in grid), 20)
+    wide = column_width((name for name, _ in grid), 20)
     widths = [
         max(len(cell) for cell in column) + 3
         for column in zip(*(cells for _, cells in grid), strict=True)
@@ -175,76 +175,10 @@ def predictions_table(found: pd.DataFrame, most: int = 5) -> str:
     return "\n".join([*lines, f"  {len(found):,} rows{more}"])
 
 
-def coalitions_table(found: Mapping[str, Any]) -> str:
-    """The tables that a person sees after `coalitions`."""
-    wide = _column(found["layers"], 20)
-    head = f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
-    lines = [head + "   label game (important, absent, variable)"]
-    for layer, entry in found["layers"].items():
-        shares = ", ".join(
-            f"{entry['label_game'][name]:+.3f}"
-            for name in ("important", "absent", "variable")
-        )
-        lines.append(
-            f"  {layer:<{wide}}{len(entry['mask']):>9}{entry['size']:>8}"
-            f"{entry['payoffs'][entry['size']]:>9.4f}{entry['payoffs'][-1]:>9.4f}"
-            f"   {shares}"
-        )
-    lines += ["", "  important connections of a neuron, in and out"]
-    lines.append(f"  {'layer':<{wide}}{'strong':>9}{'others':>8}{'effect':>9}{'p':>9}")
-    for layer, entry in found["layers"].items():
-        test = entry["links"]["important_in_strong"]
-        if test is None:
-            lines.append(
-                f"  {layer:<{wide}}   all neurons are on one side: no comparison"
-            )
-            continue
-        lines.append(
-            f"  {layer:<{wide}}{test['inside']:>9.2f}{test['outside']:>8.2f}"
-            f"{test['effect']:>9.2f}{test['p_value']:>9.4f}"
-        )
-    return "\n".join(lines)
-
-
-def credit_table(found: Mapping[str, Any]) -> str:
-    """The table that a person sees after `credit`."""
-    share = found["payoff"] - found["empty_payoff"]
-    name = found["payoff_name"].replace("_", " ")
-    lines = [
-        f"  {name}: {found['payoff']:.4f} with all connections, "
-        f"{found['empty_payoff']:.4f} with none",
-        f"  values sum to that difference within {found['efficiency_gap']:+.2g} "
-        f"(noise {found['gap_error']:.1g})",
-        f"  payoff rises fastest at density {found['path']['steepest']:.2f}",
-    ]
-    check = found["check"]
-    if check is not None:
-        difference = 100 * check["largest_difference"]
-        words = {"agrees": "agree", "differs": "DIFFER: do not trust the values"}
-        lines.append(
-            f"  drawn sub-networks {words.get(check['verdict'], 'cannot tell')} "
-            f"(largest difference {difference:.1f} % of what there is to share)"
-        )
-    wide = _column(found["layers"], 24)
-    lines += ["", f"  {'layer':<{wide}}{'connections':>12}{'sum':>10}{'share':>9}"]
-    for layer, entry in found["layers"].items():
-        part = f"{100 * entry['sum'] / share:.1f} %" if share else "–"
-        lines.append(
-            f"  {layer:<{wide}}{entry['connections']:>12,}{entry['sum']:>10.4f}"
-            f"{part:>9}"
-        )
-    if found["by_class"]:
-        lines += ["", f"  {'class':<{wide}}{'payoff':>10}{'by connections':>16}"]
-        for label, entry in found["by_class"].items():
-            total = sum(entry["layers"].values())
-            lines.append(f"  {label:<{wide}}{entry['payoff']:>10.4f}{total:>16.4f}")
-    return "\n".join(lines)
-
-
 def analysis_table(found: Mapping[str, Any]) -> str:
     """One table for each of the three analyses."""
     lines = ["  microstructure: is ln|w| normal?", ""]
-    wide = _column(found["microstructure"], 34)
+    wide = column_width(found["microstructure"], 34)
     lines.append(f"  {'tensor':<{wide}}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")
     for name, fit in found["microstructure"].items():
         mu, sigma = (_short(fit.get(part)) for part in ("mu", "sigma"))
@@ -256,7 +190,7 @@ def analysis_table(found: Mapping[str, Any]) -> str:
     lines += ["", "  renormalization: layers in the phase diagram", ""]
     lines.append(f"  {renormalization['verdict']}: {renormalization['reason']}")
     placed = renormalization.get("layers", {})
-    wide = _column(placed, 24)
+    wide = column_width(placed, 24)
     for name, layer in placed.items():
         lines.append(f"  {name:<{wide}}{layer['verdict']:<12}{layer['reason']}")
     complexity = found["complexity"]
@@ -264,7 +198,7 @@ def analysis_table(found: Mapping[str, Any]) -> str:
     if "layers" not in complexity:
         lines.append(f"  {complexity['verdict']}: {complexity['reason']}")
         return "\n".join(lines)
-    wide = _column(complexity["layers"], 24)
+    wide = column_width(complexity["layers"], 24)
     head = f"  {'layer':<{wide}}{'units':>7}{'sum bits':>10}{'joint bits':>12}"
     lines.append(head + f"{'D_eff':>9}  verdict")
     for name, layer in complexity["layers"].items():
@@ -278,7 +212,7 @@ def analysis_table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _column(names: Iterable[str], least: int) -> int:
+def column_width(names: Iterable[str], least: int) -> int:
     """Width of a column that leaves two spaces after the longest name."""
     return max([least, *(len(name) + 2 for name in names)])
 

@@ -17,6 +17,7 @@ from meanfield.runs.schemas import (
 
 from .page import details, missing, short, table
 from .parts import KINDS, REMEDY, command_for, is_own, plot
+from .scales import one_sum
 
 
 def neurons(run: Run) -> str:
@@ -28,7 +29,7 @@ def neurons(run: Run) -> str:
     rows, plots = [], ""
     for name, layer in found["layers"].items():
         size, payoffs = layer["size"], layer["payoffs"]
-        game = layer["label_game"]
+        game, credit = layer["label_game"], layer.get("label_credit", {})
         rows.append(
             (
                 name,
@@ -37,6 +38,7 @@ def neurons(run: Run) -> str:
                 short(float(payoffs[size])),
                 short(float(payoffs[-1])),
                 *(f"{game[kind]:+.3f}" for kind in KINDS),
+                " / ".join(f"{credit[kind]:+.3f}" for kind in KINDS) if credit else "–",
             )
         )
         file = name.replace("/", "-")
@@ -68,16 +70,18 @@ def neurons(run: Run) -> str:
             command,
         )
     head = ("layer", "neurons", "strong", "payoff", "of all")
-    head += KINDS
+    head += (*KINDS, "credit of these")
     return (
         "<p>Each hidden layer is a game whose players are its neurons; the payoff is "
         f"the {html.escape(str(found.get('payoff', 'accuracy')))} of the network when "
         "the neurons outside the coalition are held at their mean. The strong "
         "coalition is the smallest number of neurons, in order of Shapley value, that "
-        f"keeps all but {100 * found.get('epsilon', 0):.3g} % of the payoff. The last "
-        "three columns are the Shapley values of the connections of each label.</p>"
+        f"keeps all but {100 * found.get('epsilon', 0):.3g} % of the payoff. "
+        "Important, absent and variable are the Shapley values of the connections of "
+        "each label as wholes; the last column has the sums of their single values.</p>"
         + table(head, rows, range(1, len(head)))
         + f'<div class="plots">{plots}</div>'
+        + one_sum(run, found, command)
     )
 
 

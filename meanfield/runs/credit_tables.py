@@ -1,0 +1,109 @@
+"""The tables that are printed after `credit` and `coalitions`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .tables import column_width
+
+LABELS = ("important", "absent", "variable")
+
+
+def credit_table(found: Mapping[str, Any]) -> str:
+    """The table that a person sees after `credit`."""
+    name = found["payoff_name"].replace("_", " ")
+    lines = [
+        f"  {name}: {found['payoff']:.4f} with all connections, "
+        f"{found['empty_payoff']:.4f} with none",
+        f"  payoff rises fastest at density {found['path']['steepest']:.2f}",
+    ]
+    check = found["check"]
+    if check is not None:
+        difference = 100 * check["largest_difference"]
+        words = {"agrees": "agree", "differs": "DIFFER: do not trust the values"}
+        lines.append(
+            f"  drawn sub-networks {words.get(check['verdict'], 'cannot tell')} "
+            f"(largest difference {difference:.1f} % of what there is to share)"
+        )
+    lines += ["", *scale_lines(found["scales"])]
+    if found["by_class"]:
+        wide = column_width(found["by_class"], 24)
+        lines += ["", f"  {'class':<{wide}}{'payoff':>10}{'by connections':>16}"]
+        for label, entry in found["by_class"].items():
+            total = sum(entry["layers"].values())
+            lines.append(f"  {label:<{wide}}{entry['payoff']:>10.4f}{total:>16.4f}")
+    return "\n".join(lines)
+
+
+def scale_lines(
+    scales: Mapping[str, Any], units: Mapping[str, Any] | None = None
+) -> list[str]:
+    """One sum at three scales, layer by layer, beside the neurons' own game.
+
+    Args:
+        scales: sums of the values of connections, of ``credit.json``.
+        units: the game of all neurons, of ``coalitions.json``.
+    """
+    own = {} if units is None else units["layers"]
+    names = [*scales["layers"], "all", "payoff gained"]
+    wide = column_width(names, 16)
+    head = f"  {'sum of credit':<{wide}}{'connections':>12}{'neurons':>9}"
+    head += f"{'sum':>10}{'share':>9}"
+    lines = [head + ("" if units is None else f"{'own game':>11}")]
+    gain = scales["gain"]
+
+    def line(name: str, count: int, neurons: Any, total: float, other: Any) -> str:
+        part = f"{100 * total / gain:.1f} %" if gain else "–"
+        text = f"  {name:<{wide}}{count:>12,}{neurons:>9}{total:>10.4f}{part:>9}"
+        return text + ("" if other is None else f"{other:>11.4f}")
+
+    for name, layer in scales["layers"].items():
+        neurons = "–" if layer["neurons"] is None else f"{len(layer['neurons']):,}"
+        other = own[name]["sum"] if name in own else None
+        lines.append(line(name, layer["connections"], neurons, layer["sum"], other))
+    layers = scales["layers"].values()
+    count = sum(layer["connections"] for layer in layers)
+    neurons = sum(len(layer["neurons"] or ()) for layer in layers)
+    total = None if units is None else units["sum"]
+    lines.append(line("all", count, f"{neurons:,}", scales["sum"], total))
+    end = f"  {'payoff gained':<{wide}}{'':>21}{gain:>10.4f}{'':>9}"
+    lines.append(end + ("" if units is None else f"{units['gain']:>11.4f}"))
+    gap = f"  {'gap ± noise':<{wide}}{'':>21}{_gap(scales):>19}"
+    lines.append(gap if units is None else f"{gap}{_gap(units):>20}")
+    return lines
+
+
+def coalitions_table(found: Mapping[str, Any]) -> str:
+    """The tables that a person sees after `coalitions`."""
+    wide = column_width(found["layers"], 16)
+    head = f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
+    lines = [head + "   label game, credit (important, absent, variable)"]
+    for layer, entry in found["layers"].items():
+        game, credit = (
+            ", ".join(f"{entry[kind][label]:+.3f}" for label in LABELS)
+            for kind in ("label_game", "label_credit")
+        )
+        lines.append(
+            f"  {layer:<{wide}}{len(entry['mask']):>9}{entry['size']:>8}"
+            f"{entry['payoffs'][entry['size']]:>9.4f}{entry['payoffs'][-1]:>9.4f}"
+            f"   {game}   {credit}"
+        )
+    lines += ["", "  credit of the connections of a neuron, in and out"]
+    lines.append(
+        f"  {'layer':<{wide}}{'strong':>10}{'others':>10}{'effect':>9}{'p':>9}"
+    )
+    for layer, entry in found["layers"].items():
+        test = entry["links"]["strong_against_others"]
+        if test is None:
+            lines.append(
+                f"  {layer:<{wide}}   all neurons are on one side: no comparison"
+            )
+            continue
+        lines.append(
+            f"  {layer:<{wide}}{test['inside']:>10.5f}{test['outside']:>10.5f}"
+            f"{test['effect']:>9.2f}{test['p_value']:>9.4f}"
+        )
+    return "\n".join([*lines, "", *scale_lines(found["credit"], found["unit_game"])])
+
+
+def _gap(sums: Mapping[str, Any]) -> str:
+    return f"{sums['gap']:+.1g} ± {sums['gap_error']:.1g}"
