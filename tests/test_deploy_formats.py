@@ -454,10 +454,10 @@ def test_another_runtime_beside_the_weights_is_not_overwritten(tmp_path):
 
 
 def test_a_program_of_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("meanfield.deploy.formats.numpy_writer.FORMAT", 2)
+    monkeypatch.setattr("meanfield.deploy.formats.numpy_writer.OF_ONE_INPUT", 3)
     graph = portable_graph(as_network(dense(KEY)), {}, batch((8,)))
     save_numpy(tmp_path / "n.npz", graph)
-    with pytest.raises(ValueError, match="has format 2; this runtime reads up to 1"):
+    with pytest.raises(ValueError, match="has format 3; this runtime reads up to 2"):
         numpy_runtime.load(tmp_path / "n.npz")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.deploy.graph.inputs import batch_size
 
 # Largest change allowed when weights are rounded to eight bits: of a probability, or of
 # a real target relative to max(1, the largest magnitude).
@@ -93,9 +94,9 @@ def require_judged(x: Any, outputs: np.ndarray, link: str) -> None:
         "a network with one output; the softmax of one number is always 1.",
     )
     require(
-        len(x) >= JUDGED,
+        batch_size(x) >= JUDGED,
         f"`probe` must have at least {JUDGED} examples, by which eight-bit weights are "
-        f"judged; got {len(x)}. Pass more, or use 'onnx'.",
+        f"judged; got {batch_size(x)}. Pass more, or use 'onnx'.",
     )
 
 

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.deploy.graph.inputs import as_batch, is_one_array, taken_by_file
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.ensemble.frameworks import Call
 from meanfield.files import scratch_folder
@@ -103,7 +104,9 @@ def export(
         model: a result of `shrink`, or any Equinox module, Flax NNX module or pair
             (apply_fn, params).
         path: the file to write; it must not exist.
-        probe: a batch of whole inputs for the comparison.
+        probe: a batch of whole inputs for the comparison: an array, or a tree of arrays
+            (dictionary, tuple), which the file then takes by name: ``{"a": …}``,
+            ``{"0": …}``, and ``{"graph/nodes": …}`` for an array inside.
         format: "safetensors", "numpy", "onnx", "onnx-int8" or "stablehlo".
         dtype: type of the numbers in an archive, "float32" or "float16".
         tolerance: largest difference allowed, relative to outputs larger than 1. For
@@ -157,7 +160,7 @@ def export(
             "there; choose another folder."
         )
     network, kept = opened(model, call)
-    probe = np.asarray(probe)
+    probe = as_batch(probe)
     require_one_array(network, kept, probe)
     expected = np.asarray(jit_predict(network, kept)(probe))
     agreement = precision = None
@@ -173,7 +176,7 @@ def export(
             if format == "onnx":
                 save_onnx(temporary, converted)
             else:
-                ranges = probe if calibration is None else np.asarray(calibration)
+                ranges = as_batch(probe if calibration is None else calibration)
                 precision = save_int8(temporary, converted, ranges, link)
                 require_judged(probe, expected, link)
             if raw:
@@ -218,10 +221,10 @@ def load_predictor(path: str | os.PathLike, format: str, like: Any = None) -> Pr
     format = canonical(format)
     if format == "numpy":
         run = numpy_runtime.load(path)
-        return lambda x: np.asarray(run(x))
+        return lambda x: np.asarray(run(taken_by_file(x)))
     if format == "stablehlo":
         call = jax.jit(load_stablehlo(path))
-        return lambda x: np.asarray(call(x))
+        return lambda x: np.asarray(call(taken_by_file(x)))
     if format == "safetensors":
         require(like is not None, "`like` is needed to read an archive as a model.")
         model, archive = load_subnetwork(path, like)
@@ -259,13 +262,13 @@ def _save_archive(
 def _converted(
     network: Network,
     kept: Mapping[int, np.ndarray],
-    probe: np.ndarray,
+    probe: Any,
     fallback: str | None,
 ) -> Any:
     try:
         return to_onnx(portable_graph(network, kept, probe))
     except ValueError:
-        if fallback is None:
+        if fallback is None or not is_one_array(probe):
             raise
     return need("jax2onnx", "jax2onnx").to_onnx(
         whole_function(network, kept),

@@ -5,6 +5,10 @@ steps, each an operation, the numbers of the values it reads and writes, and set
 
     predict = load("subnetwork-0.npz")
     outputs = predict(x)                        # x: a batch, float32
+
+A network with several inputs takes them in a dictionary by name, or in the dictionaries
+and tuples from whose paths the names are made: ``{"graph": {"nodes": x}}`` holds
+``graph/nodes``.
 """
 
 import json
@@ -12,7 +16,7 @@ import math
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2  # 1: a single input
 
 
 def load(path):
@@ -42,15 +46,40 @@ def load(path):
         )
 
     def predict(x):
-        x = np.asarray(x, program["dtype"])
-        values = {**constants, program["input"]: x}
+        inputs = read_inputs(program, x)
+        values = {**constants, **inputs}
         # As in JAX, infinities and NaN pass without a warning.
         with np.errstate(all="ignore"):
-            run(program["steps"], values, len(x))
+            run(program["steps"], values, len(next(iter(inputs.values()))))
         outputs = [values[i] for i in program["outputs"]]
         return outputs[0] if len(outputs) == 1 else outputs
 
     return predict
+
+
+def read_inputs(program, x):
+    """The arrays of a batch by the numbers of their values."""
+    if "input" in program:
+        return {program["input"]: np.asarray(x, program["dtype"])}
+    given, needed = dict(by_path(x)), program["inputs"]
+    if given.keys() != needed.keys():
+        raise ValueError(
+            f"the inputs must be named {', '.join(needed)}; got {', '.join(given)}."
+        )
+    return {i: np.asarray(given[name], dtype) for name, (i, dtype) in needed.items()}
+
+
+def by_path(x, path=()):
+    """The arrays of dictionaries, lists and tuples, by names joined by slashes."""
+    if isinstance(x, dict):
+        parts = x.items()
+    elif isinstance(x, list | tuple):
+        parts = zip(getattr(x, "_fields", range(len(x))), x, strict=True)
+    else:
+        yield "/".join(path), x
+        return
+    for name, part in parts:
+        yield from by_path(part, (*path, str(name)))
 
 
 def check_sizes(parts):

@@ -10,11 +10,14 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.graph.graph import Graph, Node, Value, reads_of
+from meanfield.deploy.graph.inputs import ONE
 from meanfield.files import atomic_path, write_text
 
 from .numpy_runtime import FORMAT
 
 RUNTIME = "numpy_runtime.py"
+# The format of a network with one input, which older runtimes read too.
+OF_ONE_INPUT = 1
 
 
 def save_numpy(path: str | os.PathLike, graph: Graph) -> None:
@@ -52,10 +55,20 @@ def _program(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             name = paths.get(value, f"constant_{len(numbers)}")
             names[name] = number_of(numbers, value)
             arrays[name] = array
+    if list(graph.inputs) == [ONE]:
+        taken = {
+            "format": OF_ONE_INPUT,
+            "dtype": str(graph.input.dtype),
+            "input": number_of(numbers, graph.input),
+        }
+    else:
+        inputs = {
+            name: [number_of(numbers, value), str(value.dtype)]
+            for name, value in graph.inputs.items()
+        }
+        taken = {"format": FORMAT, "inputs": inputs}
     program = {
-        "format": FORMAT,
-        "dtype": str(graph.input.dtype),
-        "input": number_of(numbers, graph.input),
+        **taken,
         "constants": names,
         "steps": [_step(graph, node, numbers) for node in nodes],
         "outputs": [number_of(numbers, value) for value in graph.outputs],

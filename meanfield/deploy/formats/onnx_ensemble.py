@@ -1,12 +1,12 @@
 """K networks in one ONNX graph: mean, standard deviation and mutual information."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.graph.graph import Graph
+from meanfield.deploy.graph.graph import Graph, Value
 
 from .extras import need
 from .onnx_emitter import onnx_type
@@ -37,7 +37,7 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
         f"`link` must be 'softmax', 'sigmoid' or 'none'; got {link!r}.",
     )
     require(len(graphs) > 0, "`graphs` must hold at least one member; got none.")
-    kinds = {(g.input.shape, g.input.dtype, _signature(g)) for g in graphs}
+    kinds = {(_signature(g.inputs.values()), _signature(g.outputs)) for g in graphs}
     require(
         len(kinds) == 1 and len(graphs[0].outputs) == 1,
         "`graphs` must have the same inputs and one output of the same shape; got "
@@ -60,7 +60,7 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
         info(name, dtype, sizes[:-1] if name == "mutual_information" else sizes)
         for name in outputs
     ]
-    return onnx_model(first, [first.input_info()], infos)
+    return onnx_model(first, first.input_infos(), infos)
 
 
 def _combine(writer: Writer, members: list[str], link: str) -> list[str]:
@@ -105,5 +105,5 @@ def _combine(writer: Writer, members: list[str], link: str) -> list[str]:
     return ["mean", "std", "mutual_information"]
 
 
-def _signature(graph: Graph) -> tuple[Any, ...]:
-    return tuple((value.shape, value.dtype) for value in graph.outputs)
+def _signature(values: Iterable[Value]) -> tuple[Any, ...]:
+    return tuple((value.shape, value.dtype) for value in values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.deploy.graph.inputs import named_inputs
 
 from .extras import need
 from .onnx_writer import ABOUT
@@ -78,4 +79,4 @@ def onnx_predictor(
     about = json.loads(session.get_modelmeta().custom_metadata_map.get(ABOUT, "{}"))
     if about.get("inputs") == "raw":
         return RawPredictor(session, about["source"]["input"])
-    return lambda x: session.run(None, {"input": x})[0]
+    return lambda x: session.run(None, named_inputs(x))[0]

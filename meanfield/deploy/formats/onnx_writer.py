@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.checks import require
 from meanfield.deploy.graph.graph import Graph, Node, Value
 from meanfield.files import write_bytes
 
@@ -22,18 +23,23 @@ OPSET = 17
 IR_VERSION = 8
 # Key of the metadata.
 ABOUT = "meanfield"
+# Names of the values that a file gives, and of the length of its batch.
+_RESERVED = {"output", "mean", "std", "mutual_information", "batch_size"}
 
 
 def to_onnx(graph: Graph) -> Any:
     """An ONNX model of one network, with input `input` and output `output`.
 
+    Several inputs have the names of their paths in the batch.
+
     Raises:
-        ValueError: an operation that ONNX or this writer does not support.
+        ValueError: an operation that ONNX or this writer does not support, or an input
+            with a name that the file has for something else.
         ImportError: the package `onnx` is missing.
     """
     writer = Writer(graph, "")
     outputs = writer.write_outputs(_output_names(graph))
-    return onnx_model(writer, [writer.input_info()], outputs)
+    return onnx_model(writer, writer.input_infos(), outputs)
 
 
 def save_onnx(path: str | os.PathLike, model: Any) -> None:
@@ -66,7 +72,13 @@ class Writer(Emitter):
 
     def __init__(self, graph: Graph, prefix: str, first: "Writer | None" = None):
         self.graph, self.prefix = graph, prefix
-        self.names: dict[Value, str] = {graph.input: "input"}
+        taken = sorted(_RESERVED & graph.inputs.keys())
+        require(
+            not taken,
+            f"`probe` must not have inputs named {', '.join(taken)}, which an ONNX "
+            "file has for its own values. Rename them, or export as 'stablehlo'.",
+        )
+        self.names: dict[Value, str] = {v: name for name, v in graph.inputs.items()}
         self.tensors: list[Any] = [] if first is None else first.tensors
         self.nodes = [] if first is None else first.nodes
         self.counter: list[int] = [0] if first is None else first.counter
@@ -90,7 +102,8 @@ class Writer(Emitter):
 
     def tensor(self, array: Any, name: str | None = None) -> str:
         """Store a constant, and return its name."""
-        name = name or self.fresh()
+        # An array may have the name of an input.
+        name = self.fresh() if not name or name in self.graph.inputs else name
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         self.tensors.append(need("onnx.numpy_helper").from_array(array, name))
         return name
@@ -98,14 +111,16 @@ class Writer(Emitter):
     def fresh(self) -> str:
         """An unused name."""
         self.counter[0] += 1
-        return f"{self.prefix}v{self.counter[0]}"
+        name = f"{self.prefix}v{self.counter[0]}"
+        return self.fresh() if name in self.graph.inputs else name
 
     def batch_size(self) -> str:
         """The name of a one-entry tensor with the length of the batch."""
         # It is computed before all other nodes, so that loops can read it as well.
         if not self.batch:
             helper = need("onnx").helper
-            shape = helper.make_node("Shape", ["input"], ["batch_size"], start=0, end=1)
+            first = [next(iter(self.graph.inputs))]
+            shape = helper.make_node("Shape", first, ["batch_size"], start=0, end=1)
             self.nodes_of_all().insert(0, shape)
             self.batch.append("batch_size")
         return self.batch[0]
@@ -189,10 +204,10 @@ class Writer(Emitter):
             )
         )
 
-    def input_info(self) -> Any:
-        """Name, type and shape of the input."""
+    def input_infos(self) -> list[Any]:
+        """Names, types and shapes of the inputs."""
         make = need("onnx").helper.make_tensor_value_info
-        return _info(make, "input", self.graph.input)
+        return [_info(make, name, value) for name, value in self.graph.inputs.items()]
 
     def write_outputs(self, names: Sequence[str]) -> list[Any]:
         """Add all nodes and name the outputs; returns their types and shapes."""

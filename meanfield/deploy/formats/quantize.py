@@ -23,6 +23,12 @@ from typing import Any
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.deploy.graph.inputs import (
+    as_batch,
+    batch_size,
+    named_inputs,
+    take_examples,
+)
 from meanfield.files import write_bytes
 
 from .compare import INT8_TOLERANCE, worst_change
@@ -56,7 +62,7 @@ def save_int8(
         ValueError: fewer than half of the weights became integers.
         ImportError: onnxruntime is missing.
     """
-    x = np.asarray(calibration)
+    x = as_batch(calibration, "calibration")
     expected, signals = _run_with_signals(model, x)
     chosen = None
     for precision, small in _candidates(model, signals, x, expected, link):
@@ -236,24 +242,22 @@ def _copy(model: Any) -> Any:
     return type(model).FromString(model.SerializeToString())
 
 
-def _run(model: Any, x: np.ndarray) -> list[np.ndarray]:
+def _run(model: Any, x: Any) -> list[np.ndarray]:
     runtime = need("onnxruntime")
     session = runtime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return session.run(None, {"input": x})
+    return session.run(None, named_inputs(x))
 
 
-def _run_with_signals(
-    model: Any, x: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _run_with_signals(model: Any, x: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The outputs, and the input of each contraction, by name."""
     shown, make = _copy(model), need("onnx").helper.make_empty_tensor_value_info
     names = {n.input[0] for n in model.graph.node if n.op_type in _CONTRACTIONS}
-    inside = sorted(names - {"input"})
+    inside = sorted(names - named_inputs(x).keys())
     shown.graph.output.extend(make(name) for name in inside)
     outputs, *signals = _run(shown, x)
-    return outputs, {"input": x, **dict(zip(inside, signals, strict=True))}
+    return outputs, {**named_inputs(x), **dict(zip(inside, signals, strict=True))}
 
 
 def _tensors(graph: Any) -> list[Any]:
@@ -270,12 +274,13 @@ def _reader(quantization: Any, calibration: Any) -> Any:
         """Yields the calibration data in batches."""
 
         def __init__(self):
-            x = np.asarray(calibration)
-            self.parts = iter([x[i : i + _BATCH] for i in range(0, len(x), _BATCH)])
+            starts = range(0, batch_size(calibration), _BATCH)
+            rows = [slice(start, start + _BATCH) for start in starts]
+            self.parts = iter([take_examples(calibration, some) for some in rows])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             """The next batch, None at the end."""
             part = next(self.parts, None)
-            return None if part is None else {"input": part}
+            return None if part is None else named_inputs(part)
 
     return Reader()

@@ -3,6 +3,8 @@
 Such a file is not for storage: JAX reads only files of about its last six months (0.12
 refuses those of 0.8) and none of a newer JAX. Keep the safetensors archive, and export
 this file again when JAX is updated.
+
+A file with several inputs takes a dictionary of them by name, see `graph.inputs`.
 """
 
 import os
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meanfield.deploy.graph.inputs import from_file, taken_by_file
 from meanfield.deploy.graph.network import Network
 from meanfield.deploy.graph.tracing import any_length, symbolic_batch
 from meanfield.files import write_bytes
@@ -39,14 +42,16 @@ def save_stablehlo(
     arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
 
     def function(x: Any) -> Any:
+        x = from_file(x, example)
         for axis, indices in (kept_inputs or {}).items():
             x = jnp.take(x, indices, axis=axis + 1)
         return network.apply(arrays, x)
 
+    taken = taken_by_file(example)
     # The arrays are closed over, so that the file contains them.
-    with any_length(function, example):
+    with any_length(function, taken):
         exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
-            symbolic_batch(example)
+            symbolic_batch(taken)
         )
     write_bytes(path, bytes(exported.serialize()))
 

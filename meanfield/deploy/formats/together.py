@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
+from meanfield.deploy.graph.inputs import as_batch, named_inputs
 from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import output_distribution
 
@@ -48,7 +49,7 @@ def export_together(
             does not know an operation, or the comparison fails.
         ImportError: onnx or onnxruntime is missing.
     """
-    path, probe = Path(path), np.asarray(probe)
+    path, probe = Path(path), as_batch(probe)
     require(len(models) > 0, "`models` must have at least one network; got none.")
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
@@ -67,7 +68,7 @@ def run_together(path: str | os.PathLike, x: Any) -> dict[str, np.ndarray]:
     """The outputs of an ensemble file by name, in ONNX Runtime."""
     session = open_session(path)
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"input": x}), strict=True))
+    return dict(zip(names, session.run(names, named_inputs(x)), strict=True))
 
 
 def compare_together(

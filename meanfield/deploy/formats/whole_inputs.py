@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.graph.graph import Graph, reads_of
+from meanfield.deploy.graph.inputs import batch_size
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.simplify import select_inputs, simplify
 from meanfield.deploy.graph.tracing import trace_symbolic
@@ -58,7 +59,7 @@ def whole_function(
 
 
 def portable_graph(
-    network: Network, kept: Mapping[int, np.ndarray], probe: np.ndarray
+    network: Network, kept: Mapping[int, np.ndarray], probe: Any
 ) -> Graph:
     """A simplified graph that takes whole inputs."""
     small = probe
@@ -66,12 +67,10 @@ def portable_graph(
         small = np.take(small, indices, axis + 1)
     graph = simplify(trace_symbolic(network, small))
     _require_computed(graph)
-    return select_inputs(graph, dict(kept), probe.shape[1:])
+    return select_inputs(graph, dict(kept), probe.shape[1:]) if kept else graph
 
 
-def require_one_array(
-    network: Network, kept: Mapping[int, np.ndarray], x: np.ndarray
-) -> None:
+def require_one_array(network: Network, kept: Mapping[int, np.ndarray], x: Any) -> None:
     """Raise unless a network returns one array with an entry for each example.
 
     Args:
@@ -82,8 +81,7 @@ def require_one_array(
     Raises:
         ValueError: the outputs are something else.
     """
-    kind = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    outputs = jax.eval_shape(whole_function(network, kept), kind)
+    outputs = jax.eval_shape(whole_function(network, kept), x)
     require(
         isinstance(outputs, jax.ShapeDtypeStruct),
         "`model` must return one array for a batch; got "
@@ -91,9 +89,9 @@ def require_one_array(
         "(lambda params, x: apply_fn(params, x)['logits'], params).",
     )
     require(
-        outputs.shape[:1] == x.shape[:1],
+        outputs.shape[:1] == (batch_size(x),),
         f"`model` must return an array for each example; got shape {outputs.shape} "
-        f"for {len(x)} examples.",
+        f"for {batch_size(x)} examples.",
     )
 
 

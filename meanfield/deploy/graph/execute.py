@@ -29,9 +29,12 @@ def evaluate(
     Returns:
         Arrays by value. A value inside a loop has an additional first axis, the steps.
     """
-    x = np.asarray(x, graph.input.dtype)
-    values = {**graph.constants, graph.input: x}
-    _run(graph, graph.nodes, values, len(x), patches or {})
+    inputs = {
+        value: np.asarray(array, value.dtype)
+        for value, array in zip(graph.inputs.values(), jax.tree.leaves(x), strict=True)
+    }
+    values = {**graph.constants, **inputs}
+    _run(graph, graph.nodes, values, len(inputs[graph.input]), patches or {})
     return values
 
 

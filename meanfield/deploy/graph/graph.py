@@ -56,16 +56,23 @@ class Node:
 class Graph:
     """A network from its arrays and a batch to its outputs.
 
+    `inputs` are the arrays of the batch by name; a single one is called "input".
+
     `constants` holds every value known without the batch: the arrays, and the results
     of nodes that depend on the arrays alone. These nodes are kept in `nodes`, because
     shrinking follows the arrays through them.
     """
 
     arrays: dict[str, Value]
-    input: Value
+    inputs: dict[str, Value]
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
     constants: dict[Value, np.ndarray]
+
+    @property
+    def input(self) -> Value:
+        """The first or only input."""
+        return next(iter(self.inputs.values()))
 
     def dynamic_nodes(self, nodes: Sequence[Node] | None = None) -> list[Node]:
         """The nodes that must run for each batch."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Body, Graph, Node, Value, needed
+from .inputs import ONE
 from .vocabulary import ELEMENTWISE
 
 
@@ -56,7 +57,7 @@ def select_inputs(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Grap
     if not kept:
         return graph
     return dataclasses.replace(
-        graph, input=whole, nodes=(*nodes, *graph.nodes), constants=constants
+        graph, inputs={ONE: whole}, nodes=(*nodes, *graph.nodes), constants=constants
     )
 
 

@@ -17,6 +17,7 @@ from meanfield.program.jaxprs import CALLS, REMAT, open_jaxpr, scan_counts
 
 from .execute import evaluate_node
 from .graph import Body, Graph, Node, Value, needed, reads_of
+from .inputs import named_inputs
 from .network import Network
 from .vocabulary import PASS_THROUGH, PRIMITIVES, REDUCTIONS
 
@@ -36,7 +37,7 @@ def trace(network: Network, x: Any) -> Graph:
         ValueError: the outputs are not arrays, the network draws random numbers, or
             it computes with the length of the batch.
     """
-    return _graph(network, _stage(network, x))
+    return _graph(network, _stage(network, x), x)
 
 
 def _stage(network: Network, x: Any) -> Any:
@@ -50,13 +51,13 @@ def _stage(network: Network, x: Any) -> Any:
     return jax.make_jaxpr(outputs)(kinds, x)
 
 
-def _graph(network: Network, closed: Any) -> Graph:
+def _graph(network: Network, closed: Any, x: Any) -> Graph:
     arrays = [np.asarray(array) for array in network.arrays.values()]
     builder = _Builder()
     jaxpr, _ = open_jaxpr(closed)
     values = [builder.constant(array) for array in arrays]
-    values.append(builder.value(jaxpr.invars[-1].aval))
-    environment = dict(zip(jaxpr.invars, values, strict=True))
+    inputs = [builder.value(var.aval) for var in jaxpr.invars[len(values) :]]
+    environment = dict(zip(jaxpr.invars, [*values, *inputs], strict=True))
     results = builder.inline(closed, environment)
     require(
         bool(results),
@@ -69,8 +70,9 @@ def _graph(network: Network, closed: Any) -> Graph:
         "network cannot. Put it in inference mode first.",
     )
     require(not any(node.op == _LENGTH for node in nodes), _NEEDS_LENGTH)
-    named = dict(zip(network.arrays, values[:-1], strict=True))
-    return Graph(named, values[-1], nodes, tuple(results), builder.constants)
+    named = dict(zip(network.arrays, values, strict=True))
+    named_in = dict(zip(named_inputs(x), inputs, strict=True))
+    return Graph(named, named_in, nodes, tuple(results), builder.constants)
 
 
 _NEEDS_LENGTH = (
@@ -86,18 +88,21 @@ def trace_symbolic(network: Network, example: Any) -> Graph:
     Raises:
         ValueError: as `trace`.
     """
-    kind = example.shape[1:], str(example.dtype)
+    leaves, structure = jax.tree.flatten(example)
+    kind = structure, tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in leaves)
     if kind not in network.graphs:
         with any_length(network, example):
             closed = _stage(network, symbolic_batch(example))
-        network.graphs[kind] = _graph(network, closed)
+        network.graphs[kind] = _graph(network, closed, example)
     return network.graphs[kind]
 
 
-def symbolic_batch(example: Any) -> jax.ShapeDtypeStruct:
-    """Shape and type of a batch of any length that is otherwise like `example`."""
+def symbolic_batch(example: Any) -> Any:
+    """Shapes and types of a batch of any length that is otherwise like `example`."""
     (batch,) = jax.export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), example
+    )
 
 
 @contextlib.contextmanager
@@ -115,7 +120,7 @@ def any_length(function: Callable[[Any], Any], example: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # JAX raises half a dozen types here.
-        jax.eval_shape(function, jax.ShapeDtypeStruct(example.shape, example.dtype))
+        jax.eval_shape(function, example)
         raise ValueError(_NEEDS_LENGTH) from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.deploy.formats.onnx_session import RawPredictor
 from meanfield.deploy.graph.execute import evaluate
 from meanfield.deploy.graph.graph import Graph, Node
+from meanfield.deploy.graph.inputs import as_batch, batch_size, take_examples
 
 _SECONDS = 0.2
 _RUNS = 400
@@ -37,7 +38,7 @@ def count_macs(graph: Graph, example: Any) -> int:
         graph: a network.
         example: a batch of at least one input.
     """
-    values = evaluate(graph, np.asarray(example)[:1])
+    values = evaluate(graph, take_examples(as_batch(example, "example"), slice(1)))
     shapes = {v: a.shape[a.ndim - len(v.shape) :] for v, a in values.items()}
     return _macs(graph, graph.nodes, shapes)
 
@@ -79,10 +80,11 @@ def latencies(predict: Callable[[Any], Any], x: Any) -> dict[str, float]:
 
     A file that takes raw inputs is timed from these on.
     """
-    x = np.asarray(x)
-    many = np.take(x, np.arange(256) % len(x), 0)
+    x = as_batch(x, "x")
+    many = take_examples(x, np.arange(256) % batch_size(x))
+    one = take_examples(many, slice(1))
     found = {}
-    for name, batch in (("batch_1_us", many[:1]), ("batch_256_us", many)):
+    for name, batch in (("batch_1_us", one), ("batch_256_us", many)):
         run, given = predict, batch
         if isinstance(predict, RawPredictor):
             run, given = predict.answers, predict.feed(batch)

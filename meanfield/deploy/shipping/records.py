@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from meanfield.deploy.formats.formats import SUFFIXES, export, load_predictor
 from meanfield.deploy.formats.onnx_session import RawPredictor
 from meanfield.deploy.formats.together import export_together, link_of
 from meanfield.deploy.formats.whole_inputs import Predict
+from meanfield.deploy.graph.inputs import take_examples
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.deploy.shrinking.shrink import Shrunk, shrink
@@ -47,10 +49,10 @@ class Data:
         raw: whether ONNX files take raw inputs, as the source describes them.
     """
 
-    x: np.ndarray
+    x: Any
     y: np.ndarray
-    calibration: np.ndarray
-    validation: tuple[np.ndarray, np.ndarray] | None
+    calibration: Any
+    validation: tuple[Any, np.ndarray] | None
     format: str
     likelihood: Any
     dtype: str
@@ -60,12 +62,12 @@ class Data:
     raw: bool
 
     @property
-    def probe(self) -> np.ndarray:
+    def probe(self) -> Any:
         """Inputs on which files are compared."""
         return _first(self.x)
 
     @property
-    def ranges(self) -> np.ndarray:
+    def ranges(self) -> Any:
         """Inputs on which the ranges of 8-bit files are measured."""
         return _first(self.calibration)
 
@@ -121,7 +123,7 @@ def write_one(
         "mask_hash": subnetwork.mask_hash,
     }
     # The link to probabilities depends on the likelihood and the shape of the outputs.
-    outputs = network(data.probe[:1])
+    outputs = network(take_examples(data.probe, slice(1)))
     about = {**origin, "source": data.source, "versions": package_versions()}
     done = export(
         shrunk,
@@ -202,11 +204,12 @@ def _before(network: Network, data: Data, about: Mapping[str, Any]) -> dict[str,
         }
 
 
-def _costs(network: Network, probe: np.ndarray) -> dict[str, int]:
+def _costs(network: Network, probe: Any) -> dict[str, int]:
     macs = count_macs(trace_symbolic(network, probe), probe)
     return {**count_weights(network.arrays), "macs": macs}
 
 
-def _first(x: np.ndarray) -> np.ndarray:
-    fit = _MOST_BYTES // max(x[:1].nbytes, 1)
-    return x[: max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fit))]
+def _first(x: Any) -> Any:
+    one = sum(leaf[:1].nbytes for leaf in jax.tree.leaves(x))
+    fit = _MOST_BYTES // max(one, 1)
+    return take_examples(x, slice(max(_FEWEST_EXAMPLES, min(_MOST_EXAMPLES, fit))))

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.formats.compare import compare, compare_int8
@@ -31,6 +31,7 @@ from meanfield.tensors import load_arrays, save_tree
 from .card import ModelCard, load_card
 from .manifest import MANIFEST, check_manifest, file_hash, file_in
 from .signature import check_signature
+from .stored_inputs import input_structure, stored_inputs
 
 PROBE = "probe.safetensors"
 # Other machines and versions may round differently.
@@ -63,9 +64,9 @@ class Probe:
         link: from outputs to probabilities: "softmax", "sigmoid", or "none".
     """
 
-    x: np.ndarray
+    x: Any
     outputs: Mapping[str, Any]
-    calibration: np.ndarray | None = None
+    calibration: Any = None
     link: str = "softmax"
 
 
@@ -75,8 +76,11 @@ def save_probe(folder: Path, probe: Probe) -> None:
     arrays |= {f"outputs:{name}": one for name, one in probe.outputs.items()}
     if probe.calibration is not None:
         arrays["calibration"] = probe.calibration
-    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
-    save_tree(folder / PROBE, arrays, {"link": probe.link})
+    about = {"link": probe.link}
+    structure = input_structure(probe.x)
+    if structure is not None:
+        about["structure"] = structure
+    save_tree(folder / PROBE, jax.tree.map(jnp.asarray, arrays), about)
 
 
 def load_probe(folder: str | os.PathLike) -> Probe:
@@ -88,14 +92,23 @@ def load_probe(folder: str | os.PathLike) -> Probe:
     """
     path = Path(folder, PROBE)
     arrays, about = load_arrays(path)
-    require("x" in arrays, f"{path} holds no inputs; it was edited. Ship again.")
+    structure = about.get("structure")
+    try:
+        x = stored_inputs(arrays, structure)
+    except KeyError as error:
+        raise ValueError(
+            f"{path} does not hold the inputs {error}; it was edited. Ship again."
+        ) from error
+    calibration = None
+    if any(name.partition("/")[0] == "calibration" for name in arrays):
+        calibration = stored_inputs(arrays, structure, "calibration")
     outputs = {
         name.removeprefix("outputs:"): array
         for name, array in arrays.items()
         if name.startswith("outputs:")
     }
     link = about.get("link", "softmax")
-    return Probe(arrays["x"], outputs, arrays.get("calibration"), link)
+    return Probe(x, outputs, calibration, link)
 
 
 def check_shipped(

@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.formats.formats import SUFFIXES, canonical
 from meanfield.deploy.formats.together import NAME, link_of, run_together
+from meanfield.deploy.graph.inputs import (
+    as_batch,
+    batch_size,
+    take_examples,
+    taken_by_file,
+)
 from meanfield.files import scratch_folder, write_text
 from meanfield.learning.likelihoods import Categorical
 from meanfield.tensors import save_tree
@@ -25,6 +32,7 @@ from .records import Data, Written, write_one, write_together
 from .scores import choices, payoff, score
 from .selection import choose_best, measure_diversity
 from .served import Probe, save_probe
+from .stored_inputs import input_structure
 from .subnetworks import Subnetwork
 
 CARD_TEXT, MASKS = "card.md", "masks.safetensors"
@@ -101,7 +109,8 @@ def ship(
         raise FileExistsError(
             f"{out} exists and is not empty; choose another folder. Nothing changed."
         )
-    x, y = np.asarray(data[0]), np.asarray(data[1])
+    x, y = as_batch(data[0], "data"), np.asarray(data[1])
+    input_structure(x)  # before all else, whether it can be stored
     if validation is not None:
         validation = _check_apart(x, validation)
     if calibration is None:
@@ -109,7 +118,7 @@ def ship(
     prepared = Data(
         x,
         y,
-        np.asarray(calibration),
+        as_batch(calibration, "calibration"),
         validation,
         format,
         likelihood,
@@ -144,15 +153,16 @@ def _fill(
         path = folder / f"subnetwork-{number}{SUFFIXES[data.format]}"
         written.append(write_one(path, subnetwork, data, codes))
     _save_masks(folder, subnetworks)
-    ensemble, kept = None, KEPT if data.format != "safetensors" else len(data.probe)
+    kept = KEPT if data.format != "safetensors" else batch_size(data.probe)
+    ensemble, stored = None, take_examples(data.x, slice(kept))
     recorded = {one.entry["file"]: one.outputs[:kept] for one in written}
     if together:
         ensemble = write_together(folder / NAME, written, data)
-        found = run_together(folder / NAME, data.x[:kept])
+        found = run_together(folder / NAME, stored)
         recorded |= {f"{NAME}/{name}": value for name, value in found.items()}
     link = link_of(data.likelihood, written[0].outputs)
     ranges = data.ranges if data.format == "safetensors" else None
-    save_probe(folder, Probe(data.x[:kept], recorded, ranges, link))
+    save_probe(folder, Probe(stored, recorded, ranges, link))
     _save_example(folder, data, recorded)
     chosen = [choices(one.outputs, data.likelihood) for one in written]
     spread = None
@@ -178,7 +188,7 @@ def _save_example(folder: Path, data: Data, recorded: Mapping[str, np.ndarray]) 
     """One input with the outputs that the files give for it, for people to read."""
     outputs = {name: np.asarray(o)[:1] for name, o in recorded.items()}
     content = {
-        "input": data.x[0].tolist(),
+        "input": jax.tree.map(lambda a: a[0].tolist(), taken_by_file(data.x)),
         "outputs": {name: one[0].tolist() for name, one in outputs.items()},
         "raw_input": data.source.get("input", {}).get("example", {}).get("raw"),
     }
@@ -221,14 +231,14 @@ def _select(written: list[Written], data: Data) -> dict[str, Any] | None:
     }
 
 
-def _check_apart(x: np.ndarray, validation: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_apart(x: Any, validation: Any) -> tuple[Any, np.ndarray]:
+    pair = "`validation` must be a pair (x, y) of equal, positive length; got another."
+    require(len(validation) == 2 and len(validation[1]) > 0, pair)
+    other, targets = as_batch(validation[0], "validation"), np.asarray(validation[1])
+    require(batch_size(other) == len(targets), pair)
+    same = jax.tree.structure(x) == jax.tree.structure(other)
     require(
-        len(validation) == 2 and len(validation[0]) == len(validation[1]) > 0,
-        "`validation` must be a pair (x, y) of equal, positive length; got another.",
-    )
-    other, targets = map(np.asarray, validation)
-    require(
-        not (other.shape == x.shape and np.array_equal(other, x)),
+        not (same and all(jax.tree.leaves(jax.tree.map(np.array_equal, x, other)))),
         "`validation` must have other inputs than `data`; got the same. The network "
         "would be chosen by the test data, and its reported score would be biased.",
     )

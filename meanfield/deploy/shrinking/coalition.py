@@ -14,6 +14,7 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.deploy.graph.execute import evaluate
 from meanfield.deploy.graph.graph import Node
+from meanfield.deploy.graph.inputs import as_batch, batch_size, take_examples
 
 from .fold import contracted_means
 from .liveness import source_axes
@@ -64,7 +65,7 @@ def coalition_fold(
             mask = chosen[root[weight[pair[0]]]]
             if mask.any():
                 reading[link] = (link.contracted.index(pair), mask)
-    means = _means(units, list(reading), np.asarray(data))
+    means = _means(units, list(reading), as_batch(data, "data"))
     patches = {
         link.node: _patch(units, link, place, mask, means[link])
         for link, (place, mask) in reading.items()
@@ -98,19 +99,16 @@ def _outside(units: TiedUnits, layer: str, mask: Any) -> np.ndarray:
     return players[~mask]
 
 
-def _means(
-    units: TiedUnits, links: list[Link], data: np.ndarray
-) -> dict[Link, np.ndarray]:
-    require(len(data) > 0, "`data` must hold at least one example for the means.")
+def _means(units: TiedUnits, links: list[Link], data: Any) -> dict[Link, np.ndarray]:
     sums: dict[Link, Any] = dict.fromkeys(links, 0.0)
-    for start in range(0, len(data), _CHUNK):
-        part = data[start : start + _CHUNK]
+    for start in range(0, batch_size(data), _CHUNK):
+        part = take_examples(data, slice(start, start + _CHUNK))
         values = evaluate(units.graph, part)
         for link in links:
             value = link.node.inputs[link.signal]
             mean, _ = contracted_means(link, values[value], len(units.shapes[value]))
-            sums[link] = sums[link] + mean * len(part)
-    return {link: total / len(data) for link, total in sums.items()}
+            sums[link] = sums[link] + mean * batch_size(part)
+    return {link: total / batch_size(data) for link, total in sums.items()}
 
 
 def _patch(

@@ -121,7 +121,8 @@ def _length(present: np.ndarray, axis: int | None) -> int:
 
 def is_constant(units: TiedUnits, live: Liveness) -> bool:
     """Whether no path of connections leads from the input to an output."""
-    inputs = [live.root[labels] for labels in units.of(units.graph.input)]
+    axes = [labels for v in units.graph.inputs.values() for labels in units.of(v)]
+    inputs = [live.root[labels] for labels in axes]
     inputs = np.concatenate([roots[roots != FIXED] for roots in inputs])
     if inputs.size and not live.alive[inputs].any():
         return True

@@ -57,12 +57,14 @@ class TiedUnits:
         self.links: list[Link] = []
         self.driven: list[np.ndarray] = []
         self.pinned: list[np.ndarray] = []
+        self.all_inputs = False
         arrays = set(graph.arrays.values())
         for value in arrays:
             self.labels[value] = tuple(map(self.fresh, value.shape))
-        inputs = tuple(map(self.fresh, shapes[graph.input][1:]))
-        self.labels[graph.input] = (np.zeros(1, np.int64), *inputs)
-        self.driven += inputs
+        for value in graph.inputs.values():
+            labels = tuple(map(self.fresh, shapes[value][1:]))
+            self.labels[value] = (np.zeros(1, np.int64), *labels)
+            self.driven += labels
 
     def fresh(self, size: int) -> np.ndarray:
         """New labels for an axis; the entry of an axis of length 1 is never removed."""
@@ -72,6 +74,12 @@ class TiedUnits:
         if size == 1:
             self.pinned.append(labels)
         return labels
+
+    def pin_inputs(self) -> None:
+        """Keep every entry of the inputs."""
+        self.all_inputs = True
+        for value in self.graph.inputs.values():
+            self.pinned += self.of(value)
 
     def of(self, value: Value) -> Labels:
         """Labels of a value, one array for each axis; unlabelled means fixed."""

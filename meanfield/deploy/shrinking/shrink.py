@@ -17,6 +17,7 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.deploy.graph.execute import evaluate, outputs_of
 from meanfield.deploy.graph.graph import Graph, Value
+from meanfield.deploy.graph.inputs import as_batch, is_one_array, take_examples
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.tracing import trace_symbolic
 from meanfield.ensemble.frameworks import Call
@@ -81,7 +82,8 @@ def shrink(
     Args:
         model: an Equinox module, a Flax NNX module, or a pair (apply_fn, params), with
             exact zeros where connections are absent.
-        probe: a batch of inputs on which the result is compared with the original.
+        probe: a batch of inputs on which the result is compared with the original; of
+            several arrays (a dictionary, a tuple) all entries are kept.
         coalition: by layer (a parameter path without its last name), a boolean mask of
             the output units in the coalition. The others are replaced by their mean
             over `data`. This changes the function, so the result is compared with the
@@ -109,11 +111,7 @@ def shrink(
         3
     """
     network = as_network(model, call)
-    probe = np.asarray(probe)
-    require(
-        probe.ndim >= 1 and len(probe) > 0,
-        f"`probe` must be a batch of at least one input; got shape {probe.shape}.",
-    )
+    probe = as_batch(probe)
     with contextlib.suppress(_CodeFixesSizes):
         return _shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=False
@@ -134,7 +132,7 @@ def shrink(
 
 def _shrink(
     network: Network,
-    probe: np.ndarray,
+    probe: Any,
     coalition: Mapping[str, Any] | None,
     data: Any,
     allow_constant: bool,
@@ -145,13 +143,17 @@ def _shrink(
         name: tuple(map(np.arange, np.shape(array)))
         for name, array in network.arrays.items()
     }
-    inputs = [np.arange(size) for size in probe.shape[1:]]
+    whole = probe.shape[1:] if is_one_array(probe) else ()
+    inputs = list(map(np.arange, whole))
     graph = trace_symbolic(network, probe)
     expected, model, first = None, network.rebuild(network.arrays), True
     while True:
-        values = evaluate(graph, _select(probe[:1], inputs))
+        one = take_examples(probe, slice(1))
+        values = evaluate(graph, _select(one, inputs))
         shapes = {value: array.shape for value, array in values.items()}
         units = tie_units(graph, _without_steps(shapes), rigid)
+        if not is_one_array(probe):
+            units.pin_inputs()
         fold = None
         if coalition and first:
             fold = coalition_fold(units, coalition, probe if data is None else data)
@@ -174,7 +176,6 @@ def _shrink(
         graph = _trace_again(network, _select(probe, inputs))
     actual = outputs_of(graph, evaluate(graph, _select(probe, inputs)))
     difference = _compare(expected, actual, tolerance)
-    whole = probe.shape[1:]
     short = {i: kept for i, kept in enumerate(inputs) if len(kept) < whole[i]}
     return Shrunk(model, short, kept, difference, network)
 
@@ -188,14 +189,14 @@ def _without_steps(
     }
 
 
-def _select(x: np.ndarray, inputs: list[np.ndarray]) -> np.ndarray:
+def _select(x: Any, inputs: list[np.ndarray]) -> Any:
     for axis, indices in enumerate(inputs):
         if len(indices) < x.shape[axis + 1]:
             x = np.take(x, indices, axis + 1)
     return x
 
 
-def _trace_again(network: Network, x: np.ndarray) -> Graph:
+def _trace_again(network: Network, x: Any) -> Graph:
     try:
         return trace_symbolic(network, x)
     except Exception as error:  # whatever the network's own code raises
@@ -245,7 +246,7 @@ def _step(
         )
     means = {} if fold is None else fold.means
     axes = {name: units.of(value) for name, value in graph.arrays.items()}
-    axes[_INPUT] = units.of(graph.input)[1:]
+    axes[_INPUT] = () if units.all_inputs else units.of(graph.input)[1:]
     while True:
         folds = fold_constants(units, live, values, forced, means, held)
         removed = (~live.alive | folds.gone) & ~live.pinned & ~held

@@ -174,7 +174,8 @@ def train_coalitions(
     split_key, fit_key, play_key = jax.random.split(key, 3)
     learned_from, held = _hold_out(data, validation, split_key)
     check_batch(ensemble, likelihood, *held, name="validation")
-    found = find_layers(ensemble, held[0][:2], layers)
+    few = jax.tree.map(lambda array: array[:2], held[0])
+    found = find_layers(ensemble, few, layers)
     rules = Rules(
         sizes=_sizes(keep, found),
         every=every,
