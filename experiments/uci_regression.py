@@ -38,7 +38,8 @@ import meanfield as mf
 from meanfield import plots
 from meanfield.ensemble.networks import mlp
 from meanfield.learning.optimizers import cosine_adam
-from meanfield.learning.training import Recipe, run_epoch, split_learned, starting_state
+from meanfield.learning.state import starting_state
+from meanfield.learning.training import Recipe, run_epoch, split_learned
 from meanfield.prediction.predictive import average
 
 SETS = ("bostonHousing", "energy", "power-plant", "yacht")

@@ -5,10 +5,18 @@ from typing import Any
 
 import jax
 
+# The key of a child that adds nothing to the names of its leaves.
+UNNAMED = jax.tree_util.GetAttrKey("<unnamed>")
+
 
 def path_name(path: tuple[Any, ...]) -> str:
     """One path of `jax.tree_util` as names joined by slashes."""
-    return "/".join(_part(entry) for entry in path)
+    return "/".join(_part(entry) for entry in path if entry != UNNAMED)
+
+
+def is_inside(name: str, begin: str) -> bool:
+    """Whether a path name is `begin`, or continues it after a slash."""
+    return f"{name}/".startswith(f"{begin.rstrip('/')}/")
 
 
 def named_leaves(

@@ -106,7 +106,7 @@ def test_a_step_pays_the_divergence_of_the_ensemble(
     optimizer = optax.sgd(0.1)
     recipe = Recipe(fixed, prior, optimizer, parametrization, 1.0, num_data=10)
     data = jnp.ones((5, 3)), jnp.zeros(5, int)
-    _, parts = losses(learned, recipe, *data, jnp.zeros(()), jax.random.key(2))
+    _, (parts, _) = losses(learned, recipe, *data, jnp.zeros(()), jax.random.key(2))
     weights = recipe.ensemble_and_likelihood(learned)[0].weights()
     expected = total_kl(weights, prior) / 10
     np.testing.assert_allclose(parts["kl"], expected, rtol=2e-5)

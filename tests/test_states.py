@@ -42,37 +42,16 @@ class Noisy(nnx.Module):
         return x + noise if self.scale else x
 
 
-STATEFUL = {
-    "batch norm": (lambda: nnx.BatchNorm(4, rngs=nnx.Rngs(0)), "BatchNorm at `layer`"),
-    "dropout": (lambda: nnx.Dropout(0.5, rngs=nnx.Rngs(0)), "Dropout at `layer`"),
-    "nested dropout": (
-        lambda: nnx.Sequential(jnp.tanh, nnx.Dropout(0.2, rngs=nnx.Rngs(0))),
-        "Dropout at `layer/layers/1`",
-    ),
-}
+def test_a_state_that_decides_nothing_is_moved_by_fit_alone():
+    ensemble = mf.Ensemble.from_model(Net(Counter()))
+    result = mf.fit(ensemble, (X, Y), key=KEY, epochs=2, batch_size=6, progress=False)
+    assert result.ensemble(X, key=KEY).shape == (12, 4)
+    assert float(result.ensemble.sample(KEY).layer.calls.get_value()) == 4
 
 
-@pytest.mark.parametrize("name", STATEFUL)
-@pytest.mark.parametrize("open_", [mf.Ensemble.from_model, mf.Ensemble.from_points])
-def test_nnx_modules_in_training_mode_are_refused_with_the_way_out(name, open_):
-    make, what = STATEFUL[name]
-    net = Net(make())
-    with pytest.raises(
-        ValueError, match=rf"{what}.* in training mode.*model\.eval\(\)"
-    ):
-        open_(net)
-    net.eval()
-    ensemble = open_(net)
-    np.testing.assert_allclose(ensemble.mean_network()(X), net(X), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("layer", "name"),
-    [(Counter, "layer/calls"), (lambda: Noisy(True), "layer/rngs/default/count")],
-)
-def test_a_state_that_a_call_changes_is_refused_by_name(layer, name):
-    ensemble = mf.Ensemble.from_model(Net(layer()))
-    with pytest.raises(ValueError, match=rf"changes of \['{name}'\]"):
+def test_randomness_that_evaluation_cannot_switch_off_is_refused_by_name():
+    ensemble = mf.Ensemble.from_model(Net(Noisy(True)))
+    with pytest.raises(ValueError, match=r"changes of \['layer/rngs/default/count'\]"):
         ensemble(X, key=KEY)
 
 

@@ -21,7 +21,8 @@ import optax
 
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
-from meanfield.learning.training import Recipe, run_epoch, split_learned, starting_state
+from meanfield.learning.state import starting_state
+from meanfield.learning.training import Recipe, run_epoch, split_learned
 
 WIDTHS = (784, 300, 100, 10)
 EXAMPLES, BATCH, ROUNDS = 12_800, 128, 15

@@ -32,7 +32,8 @@ from epoch_time import point_epoch
 import meanfield as mf
 from meanfield import plots
 from meanfield.ensemble.networks import mlp
-from meanfield.learning.training import Recipe, run_epoch, split_learned, starting_state
+from meanfield.learning.state import starting_state
+from meanfield.learning.training import Recipe, run_epoch, split_learned
 
 OUT = Path("runs/scaling")
 WIDTHS = (105, 450, 1400, 5100)

@@ -15,7 +15,7 @@ from meanfield.propagation.transformation import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
-from .frameworks import Call, open_model, refuse_training_mode
+from .frameworks import Call, open_model
 from .frozen import Frozen, Where, frozen_names
 from .initial import (
     Initial,
@@ -26,6 +26,7 @@ from .initial import (
     model_fan_ins,
     share_spikes,
 )
+from .opened import OpenedModel, Training
 
 
 class Ensemble(eqx.Module):
@@ -36,10 +37,12 @@ class Ensemble(eqx.Module):
 
     Attributes:
         params: the parameters; random leaves are `SpikeSlab`s, others point values.
-        apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
+        apply_fn: ``apply_fn(params, x)``, the outputs for a batch in inference mode.
         rebuild: from point parameters to a model of the user's type.
         frozen: path names of the point values that are not learned.
         call: how `from_model` was told to call the module, or None.
+        training: the network in training mode, if that differs, and the names of the
+            state that `fit` moves.
         drawn: path names of the weights that are drawn once per call, as in a
             sub-network; see `with_noise`.
         shared_readings: path names of the weights that one example uses more than once,
@@ -53,6 +56,7 @@ class Ensemble(eqx.Module):
     drawn: tuple[str, ...] = eqx.field(static=True, default=())
     shared_readings: tuple[str, ...] | None = eqx.field(static=True, default=None)
     call: Call | None = eqx.field(static=True, default=None)
+    training: Training | None = eqx.field(static=True, default=None)
 
     @classmethod
     def from_model(
@@ -71,9 +75,11 @@ class Ensemble(eqx.Module):
         r"""Turn a network into an ensemble.
 
         Args:
-            model: an Equinox module (acts on one example and is vmapped), a Flax NNX
-                module, or a pair ``(apply_fn, params)`` with ``apply_fn(params, x)``
-                acting on a batch (Flax Linen: ``(module.apply, variables)``).
+            model: an Equinox module (acts on one example and is vmapped) or its pair
+                ``(module, state)``, a Flax NNX module, the pair ``(module, variables)``
+                of a Flax Linen module, or a pair ``(apply_fn, params)`` with
+                ``apply_fn(params, x)`` acting on a batch. A module in training mode is
+                trained in it, and evaluated, sampled and shipped in inference mode.
             key: with a key, new weights are drawn (`initial` is "critical"); without a
                 key the model's own weights become the slab means ("model").
             initial: "critical", σ_w² = 2 in every layer, so that activations keep their
@@ -106,11 +112,10 @@ class Ensemble(eqx.Module):
             The ensemble before training.
 
         Raises:
-            ValueError: nothing in the model can be random, or it is float16; a Flax
-                NNX module is in training mode; `initial`, `spikes` or `noise` is
-                unknown; `initial` needs a key and `key` is None; or `frozen` has a
-                name that matches nothing.
-            TypeError: `model` is none of the three kinds.
+            ValueError: nothing in the model can be random, or it is float16;
+                `initial`, `spikes` or `noise` is unknown; `initial` needs a key and
+                `key` is None; or `frozen` has a name that matches nothing.
+            TypeError: `model` is none of these kinds.
 
         Example:
             >>> import equinox as eqx, jax, meanfield as mf
@@ -119,10 +124,9 @@ class Ensemble(eqx.Module):
             >>> sorted(ensemble.weights())[0]
             'layers/0/weight'
         """
-        refuse_training_mode(model)
         opened = open_model(model, call)
         params = opened.params
-        frozen = (*opened.frozen, *frozen_names(params, frozen))
+        frozen = frozen_names(params, frozen)
         start = choose_initial(initial, key)
         chosen = where or (lambda name, array: array.ndim >= 2)
         require(
@@ -135,7 +139,9 @@ class Ensemble(eqx.Module):
         selected = [
             name
             for name, leaf in named_leaves(params).items()
-            if eqx.is_inexact_array(leaf) and name not in frozen and chosen(name, leaf)
+            if eqx.is_inexact_array(leaf)
+            and name not in (*opened.frozen, *frozen)
+            and chosen(name, leaf)
         ]
         require(
             bool(selected),
@@ -169,8 +175,8 @@ class Ensemble(eqx.Module):
             return share_spikes(weight, units[name]) if name in units else weight
 
         made = map_named(convert, params)
-        ensemble = cls(made, opened.apply_fn, opened.rebuild, frozen, call=call)
-        ensemble = ensemble.with_noise(noise)
+        opened = dataclasses.replace(opened, params=made)
+        ensemble = cls._opened(opened, frozen, call).with_noise(noise)
         if example is None:
             return ensemble
         one = jax.tree.map(
@@ -193,9 +199,8 @@ class Ensemble(eqx.Module):
             frozen: as for `from_model`.
 
         Raises:
-            ValueError: a Flax NNX module is in training mode, or `frozen` has a name
-                that matches nothing.
-            TypeError: `model` is none of the three kinds.
+            ValueError: `frozen` has a name that matches nothing.
+            TypeError: `model` is none of the kinds there.
 
         Example:
             >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -205,10 +210,22 @@ class Ensemble(eqx.Module):
             >>> bool((point(x, key=jax.random.key(1)) == ordinary(net, x)).all())
             True
         """
-        refuse_training_mode(model)
         opened = open_model(model, call)
-        names = (*opened.frozen, *frozen_names(opened.params, frozen))
-        return cls(opened.params, opened.apply_fn, opened.rebuild, names, call=call)
+        return cls._opened(opened, frozen_names(opened.params, frozen), call)
+
+    @classmethod
+    def _opened(
+        cls, opened: OpenedModel, frozen: tuple[str, ...], call: Call | None
+    ) -> "Ensemble":
+        training = opened.training
+        return cls(
+            opened.params,
+            opened.apply_fn,
+            opened.rebuild,
+            (*opened.frozen, *frozen),
+            call=call,
+            training=training and training.holding(frozen),
+        )
 
     def __call__(self, x: Any, *, key: PRNGKeyArray, noise: Noise | None = None) -> Any:
         """Outputs for a batch, with one draw of the noise for each example.
@@ -295,6 +312,22 @@ class Ensemble(eqx.Module):
         """The random weights by path name, such as ``"layers/0/weight"``."""
         leaves = named_leaves(self.params, is_leaf=is_spike_slab)
         return {name: leaf for name, leaf in leaves.items() if is_spike_slab(leaf)}
+
+    def state(self) -> dict[str, Array]:
+        """The model's own state that `fit` moves, such as batch statistics, by name."""
+        if self.training is None:
+            return {}
+        leaves = named_leaves(self.params, is_leaf=is_spike_slab)
+        return {name: leaves[name] for name in self.training.moving}
+
+    def with_state(self, state: Mapping[str, Array]) -> "Ensemble":
+        """The ensemble with another state; see `state`."""
+        if not state:
+            return self
+        params = map_named(
+            lambda name, leaf: state.get(name, leaf), self.params, is_spike_slab
+        )
+        return eqx.tree_at(lambda e: e.params, self, params)
 
     def with_weights(self, weights: Mapping[str, SpikeSlab | Array]) -> "Ensemble":
         """The ensemble with some random weights replaced, by path name.

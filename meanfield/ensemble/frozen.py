@@ -7,7 +7,7 @@ import equinox as eqx
 from jaxtyping import Array
 
 from meanfield.checks import require
-from meanfield.trees import named_leaves
+from meanfield.trees import is_inside, named_leaves
 
 Where = Callable[[str, Array], bool]
 Frozen = str | Sequence[str] | Where
@@ -29,13 +29,12 @@ def frozen_names(params: Any, frozen: Frozen) -> tuple[str, ...]:
         return tuple(name for name, leaf in arrays.items() if frozen(name, leaf))
     begins = (frozen,) if isinstance(frozen, str) else tuple(frozen)
 
-    def inside(name: str, begin: str) -> bool:
-        return f"{name or 'params'}/".startswith(f"{begin.rstrip('/')}/")
-
     for begin in begins:
         require(
-            any(inside(name, begin) for name in arrays),
+            any(is_inside(name or "params", begin) for name in arrays),
             f"`frozen` must name parameters of the model; {begin!r} is neither the "
             f"name of one nor a beginning of it. The names are {sorted(arrays)}.",
         )
-    return tuple(n for n in arrays if any(inside(n, begin) for begin in begins))
+    return tuple(
+        n for n in arrays if any(is_inside(n or "params", begin) for begin in begins)
+    )

@@ -35,7 +35,7 @@ from meanfield.propagation.transformation import Noise
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 
-from .frameworks import OpenedModel
+from .opened import OpenedModel
 
 Initial = Callable[[str, Array, int | float, PRNGKeyArray], SpikeSlab]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.checks import refuse_masked, require, require_whole
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.ensemble.opened import check_training
 
 from .batches import (
     array_data,
@@ -78,6 +79,7 @@ def check_arguments(
             f"for {given} examples. Use a smaller batch.",
         )
         check_batch(ensemble, likelihood, *arrays)
+        check_training(ensemble.params, ensemble.training, arrays[0])
         warn_of_raw_images(arrays[0])
         check_augment(augment, arrays[0], batch_size)
         if sample_weight is not None:

@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.propagation import mean_field
 
 from .batches import iterate
-from .training import Recipe, TrainState
+from .state import TrainState
+from .training import Recipe
 
 # Memory addresses, which differ from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|0x[0-9a-f]+")
@@ -99,6 +101,8 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 def _crc32(tree: Any, start: int = 0) -> int:
     """Checksum of all numbers of a tree."""
     for array in jax.tree.leaves(tree):
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            array = jax.random.key_data(array)
         start = zlib.crc32(np.asarray(array, order="C").tobytes(), start)
     return start
 
@@ -125,8 +129,11 @@ def _batches(data: Any) -> Iterator[Any]:
 
 
 def _apply(ensemble: Ensemble) -> Callable[[Any, Any], Any]:
-    network = ensemble.network
-    return lambda params, x: network(params, x, key=jax.random.key(0))
+    if ensemble.training is None:
+        network = ensemble.network
+        return lambda params, x: network(params, x, key=jax.random.key(0))
+    trained, key = mean_field(ensemble.training), jax.random.key(0)
+    return lambda params, x: trained(params, x, key, key=key)
 
 
 def _program_of(function: Callable[..., Any], *arguments: Any) -> str:

@@ -39,13 +39,8 @@ from .selective import (
     selective_start,
 )
 from .sharding import Layout
-from .training import (
-    AbstractRestriction,
-    Recipe,
-    Temperature,
-    split_learned,
-    starting_state,
-)
+from .state import starting_state
+from .training import AbstractRestriction, Recipe, Temperature, split_learned
 
 
 def fit(
@@ -79,7 +74,9 @@ def fit(
         loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
     in nats per example. Without a prior this is the published rule; with one it is the
-    negative evidence bound. Point values (biases, norm scales) are learned too.
+    negative evidence bound. Point values (biases, norm scales) are learned too. A model
+    in training mode is called in that mode: dropout draws a mask in every step, and
+    batch statistics follow the noisy activations.
 
     Args:
         ensemble: the initial ensemble; it is not changed.
@@ -209,7 +206,7 @@ def fit(
         restriction=restriction,
         augment=augment,
     )
-    state = starting_state(learned, recipe.optimizer)
+    state = starting_state(learned, recipe.optimizer, ensemble.state())
     layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
     trials = None
     if rule is not None and not callable(temperature):
@@ -217,6 +214,7 @@ def fit(
         trials = Trials(
             recipe=recipe,
             learned=learned,
+            moving=ensemble.state(),
             data=data,
             arrays=arrays,
             held=held,
@@ -231,7 +229,7 @@ def fit(
             price=price,
             tolerance=rule.tolerance,
         )
-    best = None if patience is None else state.learned
+    best = () if patience is None else state.network
     require(
         checkpoint is None or restriction is None,
         "`checkpoint` must be left out with a `restriction`, whose changes it cannot "
@@ -252,9 +250,9 @@ def fit(
         )
         if rule is not None:
             fingerprint["prior"], fingerprint["epochs"] = str(rule), epochs
-        found = checkpoint.restore((state, best), fingerprint)
+        found = checkpoint.restore((state, *best), fingerprint)
         if found is not None:
-            (state, best), metadata = found
+            (state, *best), metadata = found
             history, first = metadata["history"], metadata["epoch"]
             chosen = metadata.get("search") and Search.restored(metadata["search"])
     settling = 0
@@ -279,13 +277,13 @@ def fit(
             bar.update()
             bar.set_postfix(run.summary())
             if patience is not None and run.epochs_since_best() == 0:
-                best = jax.tree.map(jnp.copy, run.state.learned)
+                best = jax.tree.map(jnp.copy, run.state.network)
             if checkpoint is not None:
                 metadata = {"history": run.history, "fingerprint": fingerprint}
                 if chosen is not None:
                     metadata["search"] = chosen.kept()
                 checkpoint.offer(
-                    epoch + 1, (run.state, best), metadata, run.scores()[-1]
+                    epoch + 1, (run.state, *best), metadata, run.scores()[-1]
                 )
             # A callback gets copies of the lists, so that it cannot change the history.
             history = {name: list(values) for name, values in run.history.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,12 +12,14 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.ensemble.opened import check_training
 
 from .batches import check_augment, check_batch, iterate
 from .results import FitResult, NonFiniteLossError
 from .sharding import Layout, gathered
+from .state import TrainState
 from .targets import check_targets
-from .training import AbstractRestriction, Recipe, TrainState, run_batch, run_epoch
+from .training import AbstractRestriction, Recipe, run_batch, run_epoch
 from .validation import validation_scores
 
 
@@ -70,6 +73,7 @@ class Loop:
         for x, y in iterate(data, epoch):
             if self.outputs is None:
                 self.outputs = check_batch(ensemble, likelihood, x, gathered(y))
+                check_training(ensemble.params, ensemble.training, x)
                 check_augment(self.recipe.augment, x)
             elif first_pass:
                 check_targets(likelihood, self.outputs, gathered(y))
@@ -90,7 +94,7 @@ class Loop:
         """Add the epoch to the history; raise if its loss was not finite."""
         if not bool(self.state.healthy):
             step = int(self.state.step)
-            result = self.result("not finite", None)
+            result = self.result("not finite", ())
             raise NonFiniteLossError(
                 f"the loss or its gradient was not finite at step {step} (epoch "
                 f"{epoch + 1}). The state before that step is in this error's "
@@ -139,13 +143,13 @@ class Loop:
 
     def current(self) -> tuple[Ensemble, Any]:
         """The current ensemble and likelihood, copied to new buffers."""
-        return self._open(jax.tree.map(jnp.copy, self.state.learned))
+        return self._open(*jax.tree.map(jnp.copy, self.state.network))
 
-    def result(self, stopped: str, learned: Any) -> FitResult:
-        """The result of the run, from `learned` or by default from the last state."""
-        if learned is None:
-            learned = self.state.learned
-        return FitResult(*self._open(learned), self.history, stopped)
+    def result(self, stopped: str, network: Sequence[Any]) -> FitResult:
+        """The result of the run, from `network` or by default from the last state."""
+        return FitResult(
+            *self._open(*(network or self.state.network)), self.history, stopped
+        )
 
-    def _open(self, learned: Any) -> tuple[Ensemble, Any]:
-        return gathered(self.recipe.ensemble_and_likelihood(learned))
+    def _open(self, learned: Any, moving: Any) -> tuple[Ensemble, Any]:
+        return gathered(self.recipe.ensemble_and_likelihood(learned, moving))

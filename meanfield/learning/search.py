@@ -37,7 +37,8 @@ from .priors import SpikeSlabPrior
 from .results import Search
 from .schedule import Schedule
 from .sharding import Layout
-from .training import Recipe, starting_state
+from .state import starting_state
+from .training import Recipe
 from .validation import example_losses
 
 RATIO = math.sqrt(10)
@@ -121,6 +122,7 @@ class Trials:
     Attributes:
         recipe: of the run, without its schedule and prior.
         learned: the numbers at the start.
+        moving: the network's own state at the start.
         data: as `fit` was given it.
         arrays: the same as arrays, or None.
         held: which examples are held out; None where they are not among the data.
@@ -138,6 +140,7 @@ class Trials:
 
     recipe: Recipe
     learned: Any
+    moving: Any
     data: Any
     arrays: Any
     held: Bool[np.ndarray, " examples"] | None
@@ -192,7 +195,7 @@ class Trials:
 
         def trial(temperature: float, price: float) -> Float[np.ndarray, " held"]:
             recipe = self.recipe_at(temperature, price, epochs, trial=True)
-            state = starting_state(self.learned, recipe.optimizer)
+            state = starting_state(self.learned, recipe.optimizer, self.moving)
             run = Loop(recipe, state, self.key, {}, None, self.layout)
             for epoch in range(epochs):
                 run.learn(

@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from meanfield.checks import require
 
-from .training import Recipe, TrainState
+from .state import TrainState
+from .training import Recipe
 
 WIDE = 1024
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation import mean_field
@@ -31,9 +31,10 @@ from .parametrization import (
     encode_all,
     project_all,
 )
-from .precision import computed_in
+from .precision import computed_in, trained_in
 from .priors import total_kl
 from .schedule import Schedule, free_batches, random_batches
+from .state import NOTHING, Moving, TrainState
 from .targets import log_prob
 
 Temperature = float | Callable[[Array], Any]
@@ -44,23 +45,6 @@ class Weighted(eqx.Module):
 
     targets: PyTree
     weights: Float[Array, " batch"]
-
-
-class TrainState(eqx.Module):
-    """The state that is passed from step to step.
-
-    Attributes:
-        learned: the parameters that the optimizer updates.
-        optimizer_state: the state of the optimizer.
-        step: steps taken so far.
-        healthy: False after a step whose loss or gradient was not finite; from then on
-            `learned` and `step` stay constant.
-    """
-
-    learned: PyTree
-    optimizer_state: PyTree
-    step: Int[Array, ""]
-    healthy: Bool[Array, ""]
 
 
 class AbstractRestriction(eqx.Module):
@@ -95,11 +79,14 @@ class Recipe(eqx.Module):
     augment: Any = eqx.field(static=True, default=None)
     schedule: Schedule | None = None
 
-    def ensemble_and_likelihood(self, learned: PyTree) -> tuple[Ensemble, Any]:
+    def ensemble_and_likelihood(
+        self, learned: PyTree, moving: Moving = NOTHING
+    ) -> tuple[Ensemble, Any]:
         """The ensemble and the likelihood that the learned parameters represent."""
         numbers, likelihood = eqx.combine(learned, self.fixed)
         params = decode_all(self.parametrization, numbers.params)
-        return eqx.tree_at(lambda e: e.params, numbers, params), likelihood
+        ensemble = eqx.tree_at(lambda e: e.params, numbers, params)
+        return ensemble.with_state(moving), likelihood
 
 
 def split_learned(
@@ -121,17 +108,31 @@ def split_learned(
 
 
 def losses(
-    learned: PyTree, recipe: Recipe, x: Any, y: Any, step: Array, key: PRNGKeyArray
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Loss of a batch, and its parts in nats per example."""
-    ensemble, likelihood = recipe.ensemble_and_likelihood(learned)
+    learned: PyTree,
+    recipe: Recipe,
+    x: Any,
+    y: Any,
+    step: Array,
+    key: PRNGKeyArray,
+    moving: Moving = NOTHING,
+) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Moving]]:
+    """Loss of a batch; its parts in nats per example, and the network's state after."""
+    moving = dict(moving)
+    ensemble, likelihood = recipe.ensemble_and_likelihood(learned, moving)
     whole, costs = ensemble, {}
     if recipe.restriction is not None:
         key, own_key = jax.random.split(key)
         ensemble = recipe.restriction.restrict(whole, own_key)
         costs["penalty"] = recipe.restriction.penalty(whole, x)
-    apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
-    outputs = mean_field(apply_fn, noise=ensemble.noise)(ensemble.params, x, key=key)
+    if ensemble.training is None:
+        apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
+        network = mean_field(apply_fn, noise=ensemble.noise)
+        outputs = network(ensemble.params, x, key=key)
+    else:
+        key, own_key = jax.random.split(key)
+        train_fn = trained_in(recipe.compute_dtype, ensemble.training)
+        network = mean_field(train_fn, noise=ensemble.noise)
+        outputs, moving = network(ensemble.params, x, own_key, key=key)
     targets = y.targets if isinstance(y, Weighted) else y
     log_probs = log_prob(likelihood, outputs, targets)
     # A sum over many examples or weights needs more precision than bfloat16 has.
@@ -146,7 +147,7 @@ def losses(
         total = total_kl(ensemble.weights(), recipe.prior, divergence)
         kl = total.astype(nll.dtype) / recipe.num_data
         loss = loss + _temperature(recipe, step) * kl
-    return loss, {"loss": loss, "nll": nll, "kl": kl, **costs}
+    return loss, ({"loss": loss, "nll": nll, "kl": kl, **costs}, moving)
 
 
 def _temperature(recipe: Recipe, step: Array) -> Any:
@@ -157,19 +158,31 @@ def _temperature(recipe: Recipe, step: Array) -> Any:
 
 
 def gradients(
-    learned: PyTree, recipe: Recipe, x: Any, y: Any, step: Array, key: PRNGKeyArray
-) -> tuple[tuple[Float[Array, ""], dict[str, Float[Array, ""]]], PyTree]:
-    """Loss of a batch, its parts, and its gradient.
+    learned: PyTree,
+    recipe: Recipe,
+    x: Any,
+    y: Any,
+    step: Array,
+    key: PRNGKeyArray,
+    moving: Moving = NOTHING,
+) -> tuple[tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Moving]], PyTree]:
+    """What `losses` gives, and the gradient of the loss.
 
     With `accumulate` the batch is processed in so many parts, one after the other, and
     the gradients are averaged; memory for activations is divided by this number.
     """
     gradient = jax.value_and_grad(losses, has_aux=True)
-    return in_parts(
-        recipe.accumulate,
-        lambda x, y, key: gradient(learned, recipe, x, y, step, key),
-        *(x, y, key),
+
+    def part(x: Any, y: Any, key: PRNGKeyArray, moving: Moving) -> tuple[Any, Moving]:
+        (loss, (parts, moving)), change = gradient(
+            learned, recipe, x, y, step, key, moving
+        )
+        return (loss, parts, change), moving
+
+    (loss, parts, change), moving = in_parts(
+        recipe.accumulate, part, x, y, key, dict(moving)
     )
+    return (loss, (parts, moving)), change
 
 
 def take_step(
@@ -180,15 +193,20 @@ def take_step(
     if recipe.augment is not None:
         key, augment_key = jax.random.split(key)
         x = recipe.augment(x, key=augment_key)
-    (loss, parts), gradient = gradients(state.learned, recipe, x, y, state.step, key)
+    (loss, (parts, moving)), gradient = gradients(
+        state.learned, recipe, x, y, state.step, key, state.moving
+    )
     healthy = state.healthy & jnp.isfinite(loss) & jnp.isfinite(_gradient_sum(gradient))
+    numbers = [array for array in moving.values() if eqx.is_inexact_array(array)]
+    for array in numbers:
+        healthy &= jnp.isfinite(array).all()
 
     def loss_at(learned: PyTree) -> Float[Array, ""]:
-        return in_parts(
-            recipe.accumulate,
-            lambda x, y, key: losses(learned, recipe, x, y, state.step, key)[0],
-            *(x, y, key),
-        )
+        def part(x: Any, y: Any, key: PRNGKeyArray, moving: Moving) -> Any:
+            found, (_, moving) = losses(learned, recipe, x, y, state.step, key, moving)
+            return found, moving
+
+        return in_parts(recipe.accumulate, part, x, y, key, state.moving)[0]
 
     optimizer = optax.with_extra_args_support(recipe.optimizer)
     change, optimizer_state = optimizer.update(
@@ -208,7 +226,10 @@ def take_step(
     learned = optax.apply_updates(state.learned, change)
     learned = project_all(recipe.parametrization, learned)
     step = state.step + healthy
-    return TrainState(learned, optimizer_state, step, healthy), parts
+    moving = jax.tree.map(
+        lambda new, old: jnp.where(healthy, new, old), moving, state.moving
+    )
+    return TrainState(learned, optimizer_state, step, healthy, moving), parts
 
 
 def _gradient_sum(gradient: PyTree) -> Float[Array, ""]:
@@ -264,16 +285,3 @@ def run_batch(
         x, y = lax.with_sharding_constraint((x, y), recipe.shard_batch)
     _, noise_key = jax.random.split(key)
     return take_step(state, recipe, x, y, noise_key)
-
-
-def starting_state(
-    learned: PyTree, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The state before the first step, with every array in its own buffer.
-
-    The buffers are donated, so they must not be the caller's arrays, and no two arrays
-    may share one.
-    """
-    zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
-    state = TrainState(learned, optimizer.init(learned), zero, healthy)
-    return jax.tree.map(jnp.copy, state)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from meanfield.checks import require
 from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.frameworks import open_model
+from meanfield.ensemble.linen_modules import initialise
 
 from .stages import stage
 
@@ -111,7 +112,7 @@ def make_model(
     one = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     try:
         if linen is not None and isinstance(model, linen.Module):
-            model = model.apply, model.init(key, jnp.zeros((1, *shape)))
+            model = model, initialise(model, key, jnp.zeros((1, *shape)))
         opened = open_model(model)
         found = jax.eval_shape(lambda x: opened.apply_fn(opened.params, x), one)
     except Exception as error:

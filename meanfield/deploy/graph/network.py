@@ -13,9 +13,10 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.ensemble.frameworks import Call, open_model
+from meanfield.ensemble.opened import Modes, OpenedModel
 from meanfield.trees import map_named, named_leaves
 
-from .sizes import resize_equinox, resize_nnx, resized_apply
+from .sizes import resize_equinox, resize_nnx, resized_apply, resized_linen
 
 Arrays = Mapping[str, Any]
 
@@ -29,7 +30,7 @@ class Network:
         apply: ``apply(arrays, x)``, the outputs for a batch x.
         rebuild: ``rebuild(arrays)``, a model of the same kind with these arrays,
             whose shapes may differ from the old ones.
-        call: how the module is called, if not as ``module(x)``.
+        call: how a rebuilt module is called, if not as ``module(x)``.
         graphs: its graphs by shape and type of an example, staged when first needed.
     """
 
@@ -50,8 +51,7 @@ def as_network(model: Any, call: Call | None = None) -> Network:
     """Take a model apart, for running in inference mode.
 
     Args:
-        model: an Equinox module (acts on one example), a Flax NNX module or a pair
-            ``(apply_fn, params)`` (these take the batch).
+        model: as for `Ensemble.from_model`.
         call: as for `Ensemble.from_model`.
 
     Raises:
@@ -63,12 +63,15 @@ def as_network(model: Any, call: Call | None = None) -> Network:
     numbers = {k: v for k, v in named_leaves(opened.params).items() if is_array(v)}
 
     def apply(arrays: Arrays, x: Any) -> Any:
-        return opened.inference_fn(put_arrays(opened.params, arrays), x)
+        return opened.apply_fn(put_arrays(opened.params, arrays), x)
 
     def rebuild(arrays: Arrays) -> Any:
-        return _RESIZED[opened.kind](opened.rebuild(put_arrays(opened.params, arrays)))
+        params = put_arrays(opened.params, arrays)
+        if opened.kind == "linen":  # A Linen module does not take smaller arrays.
+            return _resize_linen(opened), params
+        return _RESIZED[opened.kind](opened.rebuild(params))
 
-    return Network(numbers, apply, rebuild, call)
+    return Network(numbers, apply, rebuild, None if opened.kind == "linen" else call)
 
 
 def put_arrays(tree: Any, arrays: Arrays) -> Any:
@@ -92,6 +95,14 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, arrays) and not jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
+
+
+def _resize_linen(opened: OpenedModel) -> Callable[..., Any]:
+    infer = resized_linen(opened.apply_fn)
+    if opened.training is None:
+        return infer
+    train = resized_linen(opened.training.apply)
+    return Modes(infer, train, opened.training.moving)
 
 
 def _resize_pair(pair: tuple[Callable[..., Any], Any]) -> Any:

@@ -75,6 +75,10 @@ def _channels(layer: Any) -> dict[str, Any]:
     return {} if layer.weight is None else {"channels": layer.weight.shape[0]}
 
 
+def _batch_norm(layer: Any) -> dict[str, Any]:
+    return {} if layer.weight is None else {"input_size": layer.weight.shape[0]}
+
+
 def _attention(layer: Any) -> dict[str, Any]:
     return {
         "query_size": layer.query_proj.in_features,
@@ -93,6 +97,7 @@ _EQUINOX: dict[type, Callable[[Any], dict[str, Any]]] = {
     eqx.nn.MLP: _mlp,
     eqx.nn.Embedding: _embedding,
     eqx.nn.GroupNorm: _channels,
+    eqx.nn.BatchNorm: _batch_norm,
     eqx.nn.MultiheadAttention: _attention,
 }
 
@@ -128,15 +133,18 @@ def _shape(parameter: Any) -> tuple[int, ...]:
 
 
 def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The `apply` of a Flax Linen module, changed so that it accepts smaller arrays.
+    """The `apply` of a Flax Linen module as `resized_linen`; other functions as is."""
+    module = getattr(apply_fn, "__self__", None)
+    own = getattr(apply_fn, "__name__", "") == "apply" and _is_linen(module)
+    return resized_linen(apply_fn) if own else apply_fn
+
+
+def resized_linen(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls a Flax Linen module, changed to accept smaller arrays.
 
     Linen layers have a fixed number of features and compare it with their arrays; here
-    each uses the number of features of its arrays. Other functions are returned
-    unchanged.
+    each uses the number of features of its arrays.
     """
-    module = getattr(apply_fn, "__self__", None)
-    if getattr(apply_fn, "__name__", "") != "apply" or not _is_linen(module):
-        return apply_fn
     from flax import linen
 
     def adapt(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:

@@ -1,0 +1,54 @@
+"""What the steps of a run change, and pass on from one to the next."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int, PyTree
+
+# State of the network by path name.
+Moving = Mapping[str, Array]
+NOTHING: Moving = MappingProxyType({})
+
+
+class TrainState(eqx.Module):
+    """The state that is passed from step to step.
+
+    Attributes:
+        learned: the parameters that the optimizer updates.
+        optimizer_state: the state of the optimizer.
+        step: steps taken so far.
+        healthy: False after a step whose loss or gradient was not finite; from then on
+            `learned`, `moving` and `step` stay constant.
+        moving: the network's own state, such as batch statistics, by path name; calls
+            in training mode change it.
+    """
+
+    learned: PyTree
+    optimizer_state: PyTree
+    step: Int[Array, ""]
+    healthy: Bool[Array, ""]
+    moving: dict[str, Array] = eqx.field(default_factory=dict)
+
+    @property
+    def network(self) -> tuple[PyTree, dict[str, Array]]:
+        """All that a network is made of: learned parameters, and its own state."""
+        return self.learned, self.moving
+
+
+def starting_state(
+    learned: PyTree,
+    optimizer: optax.GradientTransformation,
+    moving: Moving = NOTHING,
+) -> TrainState:
+    """The state before the first step, with every array in its own buffer.
+
+    The buffers are donated, so they must not be the caller's arrays, and no two arrays
+    may share one.
+    """
+    zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
+    state = TrainState(learned, optimizer.init(learned), zero, healthy, dict(moving))
+    return jax.tree.map(jnp.copy, state)

@@ -1,0 +1,118 @@
+"""Batch statistics and dropout: models trained in one mode, evaluated in another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training_networks import (
+    BATCHES,
+    KEY,
+    KINDS,
+    RATE,
+    X,
+    Y,
+    call,
+    model,
+    nll,
+    numbers,
+    trained_by_hand,
+)
+
+import meanfield as mf
+
+SETTINGS = {"key": KEY, "progress": False}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@kinds
+def test_a_point_network_with_statistics_is_trained_as_by_its_user(kind):
+    point = mf.Ensemble.from_points(model(kind))
+    result = mf.fit(point, BATCHES, epochs=3, optimizer=optax.sgd(RATE), **SETTINGS)
+    expected = trained_by_hand(kind, model(kind), 3 * BATCHES)
+    found = result.ensemble.mean_network()
+    for one, other in zip(numbers(kind, found), numbers(kind, expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+    for name, array in point.state().items():
+        assert name in point.frozen
+        if jnp.issubdtype(array.dtype, jnp.inexact):
+            assert (result.ensemble.state()[name] != array).all()
+
+
+def test_dropout_of_nnx_is_that_of_its_user_as_it_counts_on():
+    net, by_hand = model("nnx", 0.5), model("nnx", 0.5)
+    point = mf.Ensemble.from_points(net)
+    result = mf.fit(point, BATCHES, epochs=2, optimizer=optax.sgd(RATE), **SETTINGS)
+    expected = trained_by_hand("nnx", by_hand, 2 * BATCHES)
+    found = result.ensemble.mean_network()
+    for one, other in zip(numbers("nnx", found), numbers("nnx", expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+    counts = [net.drop.rngs.count[...] for net in (found, by_hand)]  # type: ignore
+    assert int(counts[0]) == int(counts[1])
+
+
+@kinds
+def test_masks_are_drawn_in_every_step_and_never_in_evaluation(kind):
+    given = model(kind, 0.5)
+    point = mf.Ensemble.from_points(given)
+    settings = SETTINGS | {"epochs": 4, "batch_size": 24, "optimizer": optax.sgd(0.0)}
+    result = mf.fit(point, (X, Y), **settings)
+    assert len(set(result.history["nll"])) == 4
+    losses = [
+        mf.evaluate(result.ensemble, (X, Y), key=key, num_samples=1).nll
+        for key in jax.random.split(KEY, 2)
+    ]
+    shipped = call(kind, result.ensemble.mean_network(), X)
+    np.testing.assert_allclose(losses, float(nll(shipped, Y)), rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request):
+    """A kind of network, and an ensemble of it after a few steps with dropout."""
+    kind = request.param
+    ensemble = mf.Ensemble.from_model(model(kind, 0.2), key=KEY)
+    result = mf.fit(ensemble, (X, Y), epochs=5, batch_size=8, **SETTINGS)
+    return kind, result.ensemble
+
+
+def test_what_is_shipped_is_the_function_that_was_evaluated(trained):
+    kind, ensemble = trained
+    found = mf.evaluate(ensemble, (X, Y), key=KEY, num_samples=3, of="subnetworks").nll
+    networks = [ensemble.sample(key) for key in jax.random.split(KEY, 3)]
+    probs = np.mean([jax.nn.softmax(call(kind, n, X)) for n in networks], axis=0)
+    assert found == pytest.approx(-np.log(probs[np.arange(24), Y]).mean(), rel=1e-5)
+    # In inference mode an example's outputs depend on no other example.
+    one, all_ = (call(kind, networks[0], x) for x in (X[:1], X))
+    np.testing.assert_allclose(one, all_[:1], rtol=1e-5, atol=1e-5)
+    assert ensemble.moments(X).mean.shape == (24, 3)
+
+
+def test_statistics_can_be_estimated_again_for_noisy_and_for_fixed_weights(trained):
+    kind, ensemble = trained
+    names = {"equinox": "first/weight", "nnx": "first/kernel"}
+    weight = ensemble.weights()[names.get(kind, "params/Dense_0/kernel")]
+    mean, var = weight.mean, weight.var
+    if kind == "equinox":
+        mean, var = mean.T, var.T
+
+    def estimated(network, key):
+        return mf.ensemble.estimate_statistics(
+            network, X, key=key, batch_size=24, num_steps=120
+        )
+
+    point = estimated(ensemble.mean_network(), KEY)
+    expected = jnp.var(X @ mean, axis=0)
+    errors = [
+        jnp.abs(a / expected - 1).max() for a in numbers(kind, point) if a.size == 6
+    ]
+    assert min(errors) < 1e-3
+    # Noise in the pre-activations has variance Σ x² V, less what the batch mean takes.
+    noise = 23 / 24 * (jnp.square(X) @ var).mean(0)
+    assert (noise / expected).min() > 0.1
+    found = [estimated(ensemble, k).state() for k in jax.random.split(KEY, 30)]
+    means = [np.mean(a, axis=0) for a in zip(*map(dict.values, found), strict=True)]
+    errors = [
+        np.abs(a / (expected + noise) - 1).max() for a in means if a.shape == (6,)
+    ]
+    # A variance of 24 draws has relative error √(2/24), less in 30 · 19 batches.
+    assert min(errors) < 5 * (2 / 24 / 30 / 19) ** 0.5
