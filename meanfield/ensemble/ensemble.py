@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
@@ -15,17 +14,10 @@ from meanfield.propagation.transformation import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
+from .conversion import random_weights
 from .frameworks import Call, open_model
 from .frozen import Frozen, Where, frozen_names
-from .initial import (
-    Initial,
-    choose_initial,
-    fan_ins_by_example,
-    from_weights,
-    input_axes,
-    model_fan_ins,
-    share_spikes,
-)
+from .initial import Initial
 from .opened import OpenedModel, Training
 
 
@@ -125,56 +117,18 @@ class Ensemble(eqx.Module):
             'layers/0/weight'
         """
         opened = open_model(model, call)
-        params = opened.params
-        frozen = frozen_names(params, frozen)
-        start = choose_initial(initial, key)
-        chosen = where or (lambda name, array: array.ndim >= 2)
-        require(
-            spikes in ("connection", "unit"),
-            f"`spikes` must be 'connection' or 'unit'; got {spikes!r}.",
+        frozen = frozen_names(opened.params, frozen)
+        made = random_weights(
+            model,
+            opened,
+            frozen,
+            key=key,
+            initial=initial,
+            where=where,
+            spikes=spikes,
+            example=example,
+            noise=noise,
         )
-        units = {}
-        if spikes == "unit":
-            units = input_axes(params, opened.kind == "equinox")
-        selected = [
-            name
-            for name, leaf in named_leaves(params).items()
-            if eqx.is_inexact_array(leaf)
-            and name not in (*opened.frozen, *frozen)
-            and chosen(name, leaf)
-        ]
-        require(
-            bool(selected),
-            "`model` has no weight to make random: no floating-point array of two or "
-            "more dimensions (or none that `where` accepts and `frozen` does not "
-            f"name); its arrays are {_describe(params)}. Check the model, or pass "
-            "`where`.",
-        )
-        leaves = named_leaves(params)
-        narrow = [name for name in selected if leaves[name].dtype == jnp.float16]
-        require(
-            not narrow,
-            f"`model` must not have float16 weights, whose variances are outside the "
-            f"range of float16; got {narrow}. Convert them to float32, or to bfloat16, "
-            "which has the range of float32.",
-        )
-        fans = model_fan_ins(model, opened)
-        if example is not None:
-            fans |= fan_ins_by_example(
-                opened.apply_fn, params, selected, example, noise
-            )
-        seed = jax.random.key(0) if key is None else key
-        keys = dict(zip(selected, jax.random.split(seed, len(selected)), strict=True))
-
-        def convert(name: str, leaf: Any) -> Any:
-            if name not in keys:
-                return leaf
-            if name not in fans:  # A bias or a scale has no fan-in.
-                return from_weights()(name, leaf, 1, keys[name])
-            weight = start(name, leaf, fans[name], keys[name])
-            return share_spikes(weight, units[name]) if name in units else weight
-
-        made = map_named(convert, params)
         opened = dataclasses.replace(opened, params=made)
         ensemble = cls._opened(opened, frozen, call).with_noise(noise)
         if example is None:
@@ -422,12 +376,3 @@ def _outputs(ensemble: Ensemble, x: Any, key: PRNGKeyArray) -> Any:
 @eqx.filter_jit
 def _moments(ensemble: Ensemble, x: Any) -> Any:
     return mean_field(ensemble.apply_fn, reading="moments")(ensemble.params, x)
-
-
-def _describe(params: Any) -> str:
-    arrays = {
-        name: f"{leaf.dtype}{list(leaf.shape)}"
-        for name, leaf in named_leaves(params).items()
-        if eqx.is_array(leaf)
-    }
-    return str(arrays) if arrays else "none"

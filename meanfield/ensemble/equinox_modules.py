@@ -14,7 +14,6 @@ from meanfield.trees import UNNAMED, named_leaves
 from .opened import OpenedModel, Training, has_modes, mode_arguments
 
 
-@jax.tree_util.register_pytree_with_keys_class
 class WithState:
     """A module and its state; parameters have the names that they have in the module.
 
@@ -26,19 +25,19 @@ class WithState:
     def __init__(self, module: Any, state: Any):
         self.module, self.state = module, state
 
-    def tree_flatten_with_keys(self) -> Any:
-        """The children with their keys."""
-        state = jax.tree_util.GetAttrKey("state")
-        return ((UNNAMED, self.module), (state, self.state)), None
 
-    @classmethod
-    def tree_unflatten(cls, _: None, children: Any) -> "WithState":
-        """From the children."""
-        return cls(*children)
+jax.tree_util.register_pytree_with_keys(
+    WithState,
+    lambda both: (
+        ((UNNAMED, both.module), (jax.tree_util.GetAttrKey("state"), both.state)),
+        None,
+    ),
+    lambda _, children: WithState(*children),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Inference:
+class _EachInference:
     """Calls a module for every example of a batch, in inference mode.
 
     Attributes:
@@ -84,7 +83,7 @@ class _Inference:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Training:
+class _EachTraining:
     """The same in training mode."""
 
     call: Callable[..., Any]
@@ -145,10 +144,10 @@ def open_equinox(
     return OpenedModel(
         kind="equinox",
         params=params,
-        apply_fn=_Inference(call, axis_name),
+        apply_fn=_EachInference(call, axis_name),
         rebuild=_rebuild if trains or state is not None else _same,
         frozen=(*statistics(module), *moving),
-        training=Training(_Training(call, axis_name), moving) if trains else None,
+        training=Training(_EachTraining(call, axis_name), moving) if trains else None,
     )
 
 

@@ -21,7 +21,7 @@ Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Inference:
+class _LinenInference:
     """Calls a module in inference mode.
 
     Attributes:
@@ -41,7 +41,7 @@ class _Inference:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Training:
+class _LinenTraining:
     """The same in training mode, with the names of the mutable collections."""
 
     apply: Callable[..., Any]
@@ -109,12 +109,12 @@ def open_linen(
     ]
     training = None
     if trains:
-        apply = _Training(in_training.apply, call, given[1], collections)
+        apply = _LinenTraining(in_training.apply, call, given[1], collections)
         training = Training(apply, moving)
     return OpenedModel(
         kind="linen",
         params=variables,
-        apply_fn=_Inference(in_inference.apply, call, given[0]),
+        apply_fn=_LinenInference(in_inference.apply, call, given[0]),
         rebuild=_Rebuild(in_inference.apply),
         frozen=moving,
         training=training,
