@@ -6,6 +6,7 @@
 | (Equinox module, its `State`)       | one example | module and state                |
 | Flax NNX module                     | a batch     | a dictionary of its arrays      |
 | (Flax Linen module, its variables)  | a batch     | the variables                   |
+| Keras model (JAX backend)           | a batch     | a dictionary of its variables   |
 | (apply_fn, params)                  | a batch     | `params`; Python numbers stay   |
 
 A module in training mode also has a function for training: see `opened`.
@@ -24,6 +25,7 @@ from meanfield.checks import require
 from meanfield.trees import named_leaves
 
 from .equinox_modules import open_equinox, statistics
+from .keras_modules import open_keras
 from .linen_modules import in_mode, open_linen
 from .nnx_modules import open_nnx
 from .opened import Modes, OpenedModel
@@ -40,7 +42,7 @@ def open_model(model: Any, call: Call | None = None) -> OpenedModel:
     """Split a model into parameters and functions.
 
     Args:
-        model: one of the five kinds in the table.
+        model: one of the kinds in the table.
         call: ``call(module, x)``, how a module is called, if not as ``module(x)``.
 
     Raises:
@@ -57,6 +59,9 @@ def open_model(model: Any, call: Call | None = None) -> OpenedModel:
     pair = isinstance(model, tuple) and len(model) == 2
     if nnx is not None and isinstance(model, nnx.Module):
         return open_nnx(nnx, model, call)
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Model):
+        return open_keras(model, call)
     if isinstance(model, eqx.Module):
         return open_equinox(model, None, call)
     if pair and isinstance(model[1], eqx.nn.State):
@@ -79,9 +84,10 @@ def open_model(model: Any, call: Call | None = None) -> OpenedModel:
         return OpenedModel("function", params, apply_fn, rebuild, frozen, training)
     raise UnknownModelError(
         "`model` must be an Equinox module or its pair (module, state), a Flax NNX "
-        "module, or a pair (apply_fn, params) with apply_fn(params, x) on a batch x; "
-        f"got {type(model).__name__}. Pass a Flax Linen module as (module.apply, "
-        "variables), or with batch statistics or dropout as (module, variables)."
+        "module, a Keras model, or a pair (apply_fn, params) with apply_fn(params, x) "
+        f"on a batch x; got {type(model).__name__}. Pass a Flax Linen module as "
+        "(module.apply, variables), or with batch statistics or dropout as (module, "
+        "variables)."
     )
 
 
@@ -89,7 +95,7 @@ def in_training_mode(model: Any) -> Any:
     """A model with all its layers in training mode; a pair (apply_fn, params) as it is.
 
     Args:
-        model: one of the five kinds in the table; it is not changed.
+        model: one of the kinds in the table; it is not changed.
     """
     nnx, linen = (sys.modules.get(f"flax.{name}") for name in ("nnx", "linen"))
     pair = isinstance(model, tuple) and len(model) == 2

@@ -31,6 +31,7 @@ class Network:
         rebuild: ``rebuild(arrays)``, a model of the same kind with these arrays,
             whose shapes may differ from the old ones.
         call: how a rebuilt module is called, if not as ``module(x)``.
+        fixed_sizes: whether the model's layers take no smaller arrays.
         graphs: its graphs by shape and type of an example, staged when first needed.
     """
 
@@ -38,6 +39,7 @@ class Network:
     apply: Callable[[Arrays, Any], Any]
     rebuild: Callable[[Arrays], Any]
     call: Call | None = None
+    fixed_sizes: bool = False
     graphs: dict[Any, Any] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
@@ -71,7 +73,8 @@ def as_network(model: Any, call: Call | None = None) -> Network:
             return _resize_linen(opened), params
         return _RESIZED[opened.kind](opened.rebuild(params))
 
-    return Network(numbers, apply, rebuild, None if opened.kind == "linen" else call)
+    call = None if opened.kind == "linen" else call
+    return Network(numbers, apply, rebuild, call, opened.kind == "keras")
 
 
 def put_arrays(tree: Any, arrays: Arrays) -> Any:
@@ -114,5 +117,6 @@ def _resize_pair(pair: tuple[Callable[..., Any], Any]) -> Any:
 _RESIZED: dict[str, Callable[[Any], Any]] = {
     "equinox": resize_equinox,
     "nnx": resize_nnx,
+    "keras": lambda model: model,
     "function": _resize_pair,
 }

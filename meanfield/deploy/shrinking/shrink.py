@@ -81,7 +81,8 @@ def shrink(
 
     Args:
         model: an Equinox module, a Flax NNX module, or a pair (apply_fn, params), with
-            exact zeros where connections are absent.
+            exact zeros where connections are absent. A Keras model, whose layers take
+            no smaller arrays, is returned whole.
         probe: a batch of inputs on which the result is compared with the original; of
             several arrays (a dictionary, a tuple) all entries are kept.
         coalition: by layer (a parameter path without its last name), a boolean mask of
@@ -112,6 +113,15 @@ def shrink(
     """
     network = as_network(model, call)
     probe = as_batch(probe)
+    if network.fixed_sizes:
+        require(
+            not coalition,
+            "`coalition` needs a network whose layers take smaller arrays; those of "
+            "Keras do not. Write the network in Equinox or Flax, or as a function.",
+        )
+        return Shrunk(
+            network.rebuild(network.arrays), {}, _whole(network), 0.0, network
+        )
     with contextlib.suppress(_CodeFixesSizes):
         return _shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=False
@@ -139,10 +149,7 @@ def _shrink(
     tolerance: float,
     rigid: bool,
 ) -> Shrunk:
-    kept = {
-        name: tuple(map(np.arange, np.shape(array)))
-        for name, array in network.arrays.items()
-    }
+    kept = _whole(network)
     whole = probe.shape[1:] if is_one_array(probe) else ()
     inputs = list(map(np.arange, whole))
     graph = trace_symbolic(network, probe)
@@ -178,6 +185,14 @@ def _shrink(
     difference = _compare(expected, actual, tolerance)
     short = {i: kept for i, kept in enumerate(inputs) if len(kept) < whole[i]}
     return Shrunk(model, short, kept, difference, network)
+
+
+def _whole(network: Network) -> dict[str, tuple[np.ndarray, ...]]:
+    """All indices along each axis of each array."""
+    return {
+        name: tuple(map(np.arange, np.shape(array)))
+        for name, array in network.arrays.items()
+    }
 
 
 def _without_steps(

@@ -1,0 +1,96 @@
+"""Open a Keras model on the JAX backend: a dictionary of its variables, by path.
+
+It runs in inference mode, ``model(x, training=False)``, so dropout does nothing and
+batch statistics stay. What Keras does not train (a layer with `trainable` False,
+statistics, seeds) stays as it is.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from meanfield.checks import require
+
+from .opened import OpenedModel
+
+
+class _Keras(eqx.Module):
+    """A Keras model as a function of its variables' values.
+
+    Attributes:
+        model: the model, whose own values are never changed.
+        names: paths of its variables.
+        call: ``call(model, x)``.
+    """
+
+    model: Any = eqx.field(static=True)
+    names: tuple[str, ...] = eqx.field(static=True)
+    call: Callable[..., Any] = eqx.field(static=True)
+
+    def apply(self, params: Mapping[str, Any], x: Any) -> Any:
+        """Outputs for a batch."""
+        keras = sys.modules["keras"]
+        values = [params[name] for name in self.names]
+        mapping = list(zip(_numbers(self.model), values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return self.call(self.model, x)
+
+    def rebuild(self, params: Mapping[str, Any]) -> Any:
+        """A new model with these values."""
+        copy = sys.modules["keras"].models.clone_model(self.model)
+        if len(_numbers(copy)) != len(self.names):  # A subclass is not built yet.
+            copy.build_from_config(self.model.get_build_config())
+        for variable, name in zip(_numbers(copy), self.names, strict=True):
+            variable.assign(params[name])
+        return copy
+
+
+def _numbers(model: Any) -> list[Any]:
+    """The variables of a model, without the seeds of random layers."""
+    return [v for v in model.variables if jnp.issubdtype(v.value.dtype, jnp.inexact)]
+
+
+def _infer(model: Any, x: Any) -> Any:
+    return model(x, training=False)
+
+
+def open_keras(model: Any, call: Callable[..., Any] | None) -> OpenedModel:
+    """Take a Keras model apart.
+
+    Args:
+        model: a `keras.Model` that is built.
+        call: ``call(model, x)``, or None for ``model(x, training=False)``.
+
+    Raises:
+        ValueError: Keras has another backend, or the model is not built.
+    """
+    backend = sys.modules["keras"].config.backend()
+    require(
+        backend == "jax",
+        f"`model` of Keras must run on JAX; its backend is {backend}. Set the "
+        "environment variable KERAS_BACKEND=jax before Keras is imported.",
+    )
+    require(
+        model.built and bool(_numbers(model)),
+        "`model` of Keras must be built, so that it has its weights. Call it once on a "
+        "batch, or begin it with keras.Input.",
+    )
+    variables = _numbers(model)
+    names = tuple(variable.path for variable in variables)
+    require(
+        len(set(names)) == len(names),
+        "`model` of Keras must have a different path for each variable; got "
+        f"{sorted({name for name in names if names.count(name) > 1})} several times. "
+        "Give its layers names of their own.",
+    )
+    learned = {variable.path for variable in model.trainable_variables}
+    params = {
+        name: jnp.asarray(variable.value)
+        for name, variable in zip(names, variables, strict=True)
+    }
+    frozen = tuple(name for name in names if name not in learned)
+    network = _Keras(model, names, call or _infer)
+    return OpenedModel("keras", params, network.apply, network.rebuild, frozen)
