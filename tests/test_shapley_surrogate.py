@@ -4,13 +4,22 @@ import jax
 import numpy as np
 import pytest
 from oracles_shapley import table_game
+from threadpoolctl import threadpool_info
 
 from meanfield.games.designs import draw_pairs, num_pairs_of_size, spread_pairs
 from meanfield.games.exact import all_coalitions, marginal_values, shapley_weights
+from meanfield.games.kernel_choice import (
+    GRID,
+    PAIRS_FOR_SEARCH,
+    _Evidence,
+    _kernel,
+    weigh_kernels,
+)
 from meanfield.games.known_games import unanimity
 from meanfield.games.odd_kernel import OddKernel, mean_distance_power
 from meanfield.games.shapley import shapley_values
 from meanfield.games.surrogate import posterior
+from meanfield.games.threads import MOST_ROWS, one_thread
 
 
 def halves(n: int):
@@ -132,6 +141,63 @@ def test_the_surrogate_knows_its_error_over_games_of_many_kinds():
         error = np.abs(result.values - game.shapley_values)
         inside += np.mean(error <= 1.96 * result.standard_errors)
     assert 0.88 <= inside / count <= 0.99
+
+
+# The choice of the kernel
+
+
+def odd_parts(game, n: int, pairs: int, seed: int):
+    coalitions = spread_pairs(np.random.default_rng(seed), n, pairs)
+    odd = (game(coalitions) - game(~coalitions)) / 2
+    return coalitions, odd / np.abs(odd).max()
+
+
+def test_the_evidence_of_a_kernel_is_that_of_its_gaussian():
+    n, pairs = 8, 40
+    coalitions, odd = odd_parts(sum_of_unanimity(0, n), n, pairs, 0)
+    shape = (0.12, 2.5, 0.1, 1e-2, 1.0)
+    kernel = _kernel(n, shape)
+    sizes = coalitions.sum(1)
+    distances = (coalitions[:, None] != coalitions).sum(-1)
+    amplitude = kernel.amplitude()[sizes]
+    whole = kernel.gram(distances, sizes) + (kernel.surprise + 1e-9) * np.eye(pairs)
+    whole *= np.outer(amplitude, amplitude)
+    # With σ² = gᵀ k⁻¹ g / m the density of g is this, up to a constant.
+    variance = odd @ np.linalg.solve(whole, odd) / pairs
+    expected = -0.5 * (pairs * np.log(variance) + np.linalg.slogdet(whole)[1])
+    found = _Evidence(coalitions, odd)
+    np.testing.assert_allclose(found(shape), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_finds_what_all_kernels_would_choose(seed):
+    n, pairs = 9, 120
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=n)
+    game = {
+        0: sum_of_unanimity(seed, n),
+        1: lambda s: np.tanh(s @ weights),
+        2: table_game(rng.normal(size=2**n)),
+    }[seed]
+    coalitions, odd = odd_parts(game, n, pairs, seed)
+    assert pairs > PAIRS_FOR_SEARCH  # so that most of the search is on a part
+    evidence = _Evidence(coalitions, odd)
+    best = max(evidence(shape) for shape in itertools.product(*GRID))
+    by_kernel = {_kernel(n, shape): shape for shape in itertools.product(*GRID)}
+    (chosen, _), *_ = weigh_kernels(rng, coalitions, odd)
+    assert evidence(by_kernel[chosen]) > best - 1
+
+
+def test_small_matrices_are_worked_on_by_one_thread_and_large_ones_as_before():
+    threads = lambda: [
+        pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
+    ]
+    before = threads()
+    with one_thread(100):
+        assert set(threads()) == {1}
+    assert threads() == before
+    with one_thread(MOST_ROWS + 1):
+        assert threads() == before
 
 
 # Designs

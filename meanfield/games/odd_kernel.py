@@ -14,13 +14,15 @@ separate variance (b), because it gives all players the same and does not affect
 differences of values. Every pair of coalitions has an independent term (ε).
 """
 
-import equinox as eqx
+import dataclasses
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln
 
 
-class OddKernel(eqx.Module):
+@dataclasses.dataclass(frozen=True)
+class OddKernel:
     """The kernel without its scale σ²: tables over sizes and distances for n players.
 
     Args:
@@ -60,17 +62,7 @@ class OddKernel(eqx.Module):
         self, distances: Int[np.ndarray, "rows rows"], sizes: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows rows"]:
         """k / (c_s c_t) between coalitions, without the independent term ε."""
-        n = self.num_players
-        near = self.size_correlation(self.size_scale)
-        free = self.size_variance * self.size_correlation(1.0)
-        power = self.decay ** np.arange(n + 1)
-        here, across = np.ix_(sizes, sizes), np.ix_(sizes, n - sizes)
-        return (
-            near[here] * power[distances]
-            - near[across] * power[n - distances]
-            + free[here]
-            - free[across]
-        )
+        return GramParts(self.num_players, distances, sizes).gram(self)
 
     def shapley_covariance(self) -> tuple[Float[np.ndarray, " sizes"], float]:
         r"""Δ(t)/c_t for t = 0 … n (0 at the ends), Δ(t) = Cov(φ_i − φ_j, g(T)) with
@@ -102,6 +94,61 @@ class OddKernel(eqx.Module):
         covariance = np.zeros(n + 1)
         covariance[1:n] = inner + 2 * self.surprise * amplitude * weight
         return covariance, float(contrast_variance)
+
+
+class GramParts:
+    """Parts of the Gram matrices of some coalitions that many kernels share.
+
+    Args:
+        num_players: n.
+        distances: d of every two coalitions.
+        sizes: of the coalitions.
+    """
+
+    def __init__(
+        self,
+        num_players: int,
+        distances: Int[np.ndarray, "rows rows"],
+        sizes: Int[np.ndarray, " rows"],
+    ):
+        self._n, self._distances, self._sizes = num_players, distances, sizes
+        self._near: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+        self._powers: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+
+    @classmethod
+    def of(cls, coalitions: Bool[np.ndarray, "rows players"]) -> "GramParts":
+        """The parts of the coalitions with these members."""
+        signs = np.where(coalitions, 1.0, -1.0)
+        n = coalitions.shape[1]
+        distances = np.rint((n - signs @ signs.T) / 2).astype(np.int64)
+        return cls(n, distances, coalitions.sum(axis=1))
+
+    def gram(self, kernel: OddKernel) -> Float[np.ndarray, "rows rows"]:
+        """k / (c_s c_t), without the independent term ε."""
+        near, near_across = self._by_size(kernel, kernel.size_scale)
+        free, free_across = self._by_size(kernel, 1.0)
+        power, power_across = self._by_distance(kernel.decay)
+        rest = kernel.size_variance * (free - free_across)
+        return near * power - near_across * power_across + rest
+
+    def _by_size(
+        self, kernel: OddKernel, scale: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """r of S and T, and of S and N∖T."""
+        if scale not in self._near:
+            table = kernel.size_correlation(scale)[self._sizes]
+            self._near[scale] = (
+                table[:, self._sizes],
+                table[:, self._n - self._sizes],
+            )
+        return self._near[scale]
+
+    def _by_distance(self, decay: float) -> tuple[np.ndarray, np.ndarray]:
+        """z^d of S and T, and of S and N∖T."""
+        if decay not in self._powers:
+            power = decay ** np.arange(self._n + 1)
+            self._powers[decay] = power[self._distances], power[::-1][self._distances]
+        return self._powers[decay]
 
 
 def mean_distance_power(
