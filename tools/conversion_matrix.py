@@ -1,0 +1,114 @@
+"""Try every public model of the tests in every way, and write the page of the matrix.
+
+    python tools/conversion_matrix.py --cells cells.json --page PAGE.md
+    python tools/conversion_matrix.py --only haiku
+
+Rows are `tests/public_models.py`, columns `tests/conversions.py`. With `--cells`,
+finished rows are kept in that file, and a second call goes on where the first stopped.
+The packages are in the dependency group `models`; without one, its rows are left out.
+Ends with 1 if a cell is wrong, neither working nor refused for a reason.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conversions import COLUMNS, convert  # noqa: E402
+from public_models import MODELS  # noqa: E402
+
+HEAD = """# Conversion matrix
+
+What works on public models and layers, in small configurations. This page is written
+by `python tools/conversion_matrix.py --page docs/reference/conversion_matrix.md`, which
+runs every cell, on the packages of the dependency group `models`. The models are in
+`tests/public_models.py`, what a cell means in `tests/conversions.py`.
+
+| column | ✓ if |
+|---|---|
+{meanings}
+
+A number refers to the reason for a refusal, below. Eight bits are refused where they
+would change the outputs.
+
+"""
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="part of the names of the rows")
+    parser.add_argument("--cells", type=Path, help="JSON file of finished rows")
+    parser.add_argument("--page", type=Path, help="Markdown page to write")
+    options = parser.parse_args()
+    kept = options.cells is not None and options.cells.exists()
+    cells = json.loads(options.cells.read_text()) if kept else {}
+    wrong = 0
+    for name, make in MODELS.items():
+        if options.only not in name or name in cells:
+            continue
+        start = time.perf_counter()
+        try:
+            found = convert(make())
+        except ImportError as error:
+            print(f"{name}: left out, {error}")
+            continue
+        except Exception as error:  # Whatever a model raises is shown as wrong.
+            print(f"{name}: WRONG, {type(error).__name__}: {error}", flush=True)
+            wrong += 1
+            continue
+        cells[name] = found
+        refused = [column for column, cell in found.items() if cell != "yes"]
+        seconds = time.perf_counter() - start
+        print(f"{name}: {seconds:.0f} s, refused {refused or 'nothing'}", flush=True)
+        if options.cells is not None:
+            options.cells.write_text(json.dumps(cells, indent=1, ensure_ascii=False))
+    if options.page is not None:
+        ordered = {name: cells[name] for name in MODELS if name in cells}
+        options.page.write_text(page(ordered))
+    return 1 if wrong else 0
+
+
+def page(cells: dict[str, dict[str, str]]) -> str:
+    """The Markdown page of a matrix."""
+    meanings = "\n".join(f"| {n} | {_meaning(f)} |" for n, f in COLUMNS.items())
+    lines = [
+        "| model | " + " | ".join(COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    reasons: dict[str, int] = {}
+    for name, row in cells.items():
+        marks = []
+        for column in COLUMNS:
+            reason = row[column]
+            if reason == "yes":
+                marks.append("✓")
+            else:
+                marks.append(str(reasons.setdefault(reason, len(reasons) + 1)))
+        lines.append(f"| {name} | " + " | ".join(marks) + " |")
+    text = "\n".join(lines) + "\n\n## Refusals\n\n"
+    text += "".join(f"{n}. {_shown(reason)}\n" for reason, n in reasons.items())
+    return HEAD.format(meanings=meanings) + text
+
+
+def _meaning(column: Callable[..., Any]) -> str:
+    text = column.__doc__ or "a drawn network in such a file gives the same outputs"
+    text = " ".join(text.split())
+    return text[0].lower() + text[1:].rstrip(".")
+
+
+def _shown(reason: str) -> str:
+    """A message as Markdown, with what looks like markup left as it is."""
+    return reason.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())
