@@ -15,9 +15,7 @@ import typer
 
 from meanfield import deploy, learning, runs
 from meanfield.runs.cache import keep_programs
-from meanfield.runs.fields import OWN_MODEL
-from meanfield.runs.options import with_options
-from meanfield.runs.settings import (
+from meanfield.runs.command_settings import (
     AnalyzeSettings,
     CoalitionSettings,
     CreditSettings,
@@ -26,8 +24,10 @@ from meanfield.runs.settings import (
     PredictSettings,
     SampleSettings,
     ScoreSettings,
-    TrainSettings,
 )
+from meanfield.runs.fields import OWN_MODEL
+from meanfield.runs.options import with_options
+from meanfield.runs.settings import TrainSettings
 from meanfield.runs.stages import Interrupted, stage, told
 from meanfield.version import VERSION
 
@@ -61,17 +61,20 @@ def _version(wanted: bool | None) -> None:
 def start(
     version: Annotated[
         bool | None,
-        typer.Option("--version", callback=_version, is_eager=True, help="show it"),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="show the version"
+        ),
     ] = None,
     debug: Annotated[
-        bool, typer.Option("--debug", help="show where an error comes from")
+        bool, typer.Option("--debug", help="show the traceback of an error")
     ] = False,
     no_cache: Annotated[
         bool,
         typer.Option(
             "--no-cache",
-            help="keep no compiled programs in the user's cache folder (at most "
-            "500 MB; $MEANFIELD_CACHE names another folder, or says off)",
+            help="do not keep compiled programs for the next command (they take at "
+            "most 500 MB of your cache folder; $MEANFIELD_CACHE names another one, or "
+            "says off)",
         ),
     ] = False,
 ) -> None:
@@ -90,14 +93,14 @@ def start(
 @app.command()
 @with_options(TrainSettings)
 def train(settings: TrainSettings) -> None:
-    """Train an ensemble, score it, label its connections; makes a run folder."""
+    """Train an ensemble, score it and label its connections; makes a run folder."""
     done = settings.resume is not None and runs.train.is_finished(settings.resume)
     callbacks = [learning.log_json()] if settings.json_lines else []
     run = runs.train.train(settings, callbacks)
     if settings.json_lines:
         typer.echo(json.dumps({"run": str(run.folder.resolve()), **run.metrics}))
     elif done:
-        typer.echo(runs.tables.run_table(run.metrics))
+        typer.echo(_table(run))
         typer.echo(f"\n  {run.folder.resolve()} was finished already: nothing changed")
     else:
         _show(run)
@@ -157,11 +160,12 @@ def label(run: RunFolder, where: OpenSettings) -> None:
 @app.command()
 @with_options(SampleSettings, OpenSettings)
 def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> None:
-    """Draw sub-networks, shrink them, and write them with a verified card.
+    """Draw sub-networks, shrink them, and write them with a card of what was checked.
 
-    Rules: labels, important connections always and absent ones never, the others by
-    their probability; draw, each by its probability; median, those more likely there
-    than not; coalition, the strong coalitions that `meanfield coalitions` found.
+    By the rule labels, important connections stay, absent ones go, and the others are
+    drawn by their probability; by draw, all are drawn; by median, those stay that are
+    more likely there than not; by coalition, all are drawn, and neurons outside the
+    strong coalitions of `meanfield coalitions` are held at their mean.
     """
     _check_format(settings.format)
     if settings.rule not in runs.sample.RULES:
@@ -170,8 +174,8 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
     opened, dataset = _open(run, where)
     stage("drawing, shrinking, writing and checking sub-networks")
     card = runs.sample.sample(opened, dataset, **vars(settings))
-    typer.echo(runs.tables.card_table(card, opened.metrics))
-    note = runs.tables.nothing_removed(card)
+    typer.echo(runs.shipped.card_table(card, opened.metrics))
+    note = runs.shipped.nothing_removed(card)
     if note is not None:
         typer.echo(note)
     _wrote(settings.out or run / runs.folder.SUBNETWORKS)
@@ -186,7 +190,7 @@ def export(
     out: Annotated[Path, typer.Option(help="file to write; it must not exist")],
     settings: ExportSettings,
 ) -> None:
-    """Write a shipped sub-network in another format, loaded back and compared."""
+    """Convert a shipped sub-network to another format, load it back and compare."""
     _check_format(settings.format)
     stage("converting and comparing")
     done = runs.sample.export(archive, out=out, **vars(settings))
@@ -206,7 +210,7 @@ def serve_check(
     ] = None,
     model: Annotated[str | None, typer.Option(help=OWN_MODEL)] = None,
 ) -> None:
-    """Load every shipped file in its runtime; compare with the outputs on record."""
+    """Check that shipped files still give the outputs that they gave when shipped."""
     for done in runs.sample.serve_check(folder, signers, model):
         gap = done.largest_difference
         signed = "" if done.signer is None else f", signed by {done.signer}"
@@ -225,7 +229,7 @@ def sign(
 @app.command()
 @with_options(CreditSettings, OpenSettings)
 def credit(run: RunFolder, settings: CreditSettings, where: OpenSettings) -> None:
-    """Value every connection; writes credit.json, columns of connections.csv, plots."""
+    """Value every connection; writes credit.json, plots, columns of connections.csv."""
     with runs.folder.locked(run):
         opened, dataset = _open(run, where)
         stage("valuing the connections")
@@ -309,9 +313,14 @@ def _check_format(format: str) -> None:
 
 
 def _show(run: Any) -> None:
-    typer.echo(runs.tables.run_table(run.metrics))
+    typer.echo(_table(run))
     typer.echo("")
     _wrote(run.folder)
+
+
+def _table(run: Any) -> str:
+    names = run.config["data"].get("target_names") or ()
+    return runs.tables.run_table(run.metrics, names)
 
 
 def _wrote(path: Path) -> None:

@@ -230,20 +230,6 @@ def test_the_selective_rule_is_asked_for_by_a_word(monkeypatch, capsys, tmp_path
     assert search["temperature"] in [trial[0] for trial in search["trials"]]
 
 
-def test_what_cannot_shrink_says_so_and_names_the_setting():
-    card = {
-        "rule": "labels",
-        "labels": {"all": {"absent": 0.0}},
-        "source": {"labels": "certified: nothing can be removed within 0.01"},
-    }
-    note = runs.tables.nothing_removed(card)
-    assert "nothing can be removed within 0.01" in note
-    assert "--rule selective" in note
-    assert runs.tables.nothing_removed(card | {"rule": "draw"}) is None
-    some = {"labels": {"all": {"absent": 0.1}}}
-    assert runs.tables.nothing_removed(card | some) is None
-
-
 def test_two_processes_do_not_write_to_one_run(digits, monkeypatch, capsys):
     with runs.folder.locked(digits):
         code, _, err = run(monkeypatch, capsys, "label", digits)

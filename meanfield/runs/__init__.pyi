@@ -15,6 +15,7 @@ from . import (
     sample as sample,
     score as score,
     settings as settings,
+    shipped as shipped,
     tables as tables,
     train as train,
 )

@@ -21,10 +21,10 @@ from meanfield.physics.renormalization.network_phase import analyze_renormalizat
 from meanfield.tensors import check_npz
 from meanfield.trees import path_name
 
+from .command_settings import AnalyzeSettings
 from .documents import write_json, write_sealed
 from .folder import ANALYSIS, PLOTS, Run
 from .pictures import draw_analysis
-from .settings import AnalyzeSettings
 
 COMPLEXITY_EXAMPLES = 10_000
 DAMAGED = (safetensors.SafetensorError, zipfile.BadZipFile, zlib.error)

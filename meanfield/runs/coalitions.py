@@ -15,13 +15,13 @@ from meanfield.neurons.sequence import play_layers
 from meanfield.neurons.strong_links import link_test
 from meanfield.neurons.unit_shapley import UnitValues, unit_values
 
+from .command_settings import CoalitionSettings
 from .credit import known_credit
 from .documents import write_sealed
 from .folder import COALITIONS, Run
 from .label import find_labels
 from .pictures import draw_coalitions, draw_scales
 from .schemas import COALITIONS as COALITIONS_CHECK
-from .settings import CoalitionSettings
 
 GAME_EXAMPLES = 400
 

@@ -12,12 +12,12 @@ from meanfield.keys import key_of_seed
 from meanfield.neurons.one_sum import CreditSums, credit_sums
 from meanfield.plots.valuations import steepest_density
 
+from .command_settings import CreditSettings
 from .credit_columns import add_columns, read_values
 from .documents import write_sealed
 from .folder import CREDIT, Run
 from .pictures import draw_credit
 from .schemas import CREDIT as CREDIT_CHECK
-from .settings import CreditSettings
 
 LARGEST = 10
 

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 # Texts of options that several commands have.
-SEED = "of all random choices: the same seed, the same numbers"
-DATA_DIR = "folder of mnist and fashion_mnist (else $MEANFIELD_DATA)"
-OWN_MODEL = "FILE.py:FUNCTION of a network of one's own: the file is executed"
-INPUTS = (
-    "what an ONNX file takes: raw, the cells of the table or the numbers of the image,"
-    " to which it answers by name and in units; or features, what these become (else"
-    " raw for a table)"
-)
+SEED = "seed of all random choices: the same seed gives the same numbers"
+DATA_DIR = "folder of mnist and fashion_mnist (default: $MEANFIELD_DATA)"
+OWN_MODEL = "FILE.py:FUNCTION that makes your own network: the file is executed"
 NAMES = "NAME,NAME,…"
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 from meanfield import files
 from meanfield.checks import require
 
+from .command_settings import PredictSettings
 from .folder import Run
 from .predictions import read_rows, schema_of
-from .settings import PredictSettings
 
 
 def predict_file(

@@ -18,7 +18,7 @@ from meanfield.keys import key_of_seed
 from meanfield.prediction.evaluate import predict
 from meanfield.prediction.predictive import CHUNK
 
-from .settings import PredictSettings
+from .command_settings import PredictSettings
 from .tasks import target_columns
 
 # Likelihoods without a distribution function, from which bisection finds intervals.

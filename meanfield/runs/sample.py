@@ -1,6 +1,7 @@
 """Draw and export sub-networks of a run; check and convert exported ones."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from meanfield.keys import key_of_seed
 
 from .architecture import structure_of
 from .coalitions import strong_masks
+from .command_settings import ExportSettings, SampleSettings
 from .contract import input_contract
 from .folder import SUBNETWORKS, Run
 from .label import find_labels
-from .settings import ExportSettings, SampleSettings
+from .plain import plain_network
 from .standardization import describe
 
 __all__ = ["FORMATS", "RULES", "export", "sample", "serve_check"]
@@ -40,6 +42,7 @@ def sample(
     rule: str = SampleSettings.rule,
     together: bool = SampleSettings.together,
     inputs: str | None = SampleSettings.inputs,
+    plain: bool = SampleSettings.plain,
     seed: int = SampleSettings.seed,
 ) -> ModelCard:
     """Draw sub-networks, shrink them, and write them with a card; see `deploy.ship`.
@@ -82,6 +85,7 @@ def sample(
             "seed": seed,
         },
         raw=raw,
+        control=partial(plain_network, run, dataset) if plain else None,
     )
 
 

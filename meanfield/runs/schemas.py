@@ -240,5 +240,10 @@ CARD = record(
             )
         )
     },
-    {"source": record({}, {"targets": optional(record({"outputs": text()}))})},
+    {
+        "source": record({}, {"targets": optional(record({"outputs": text()}))}),
+        "control": record(
+            {}, dict.fromkeys(("accuracy", "rmse", "nll"), optional(number()))
+        ),
+    },
 )

@@ -14,10 +14,10 @@ from meanfield.prediction.evaluate import Metrics, evaluate
 from meanfield.prediction.predictive import average
 
 from .baselines import baselines, explained
+from .command_settings import ScoreSettings
 from .folder import Run
 from .mistakes import mistakes
 from .pictures import draw_predictions, draw_reliability
-from .settings import ScoreSettings
 from .stages import stage
 from .tasks import target_names
 
@@ -49,6 +49,9 @@ def score(
     if metrics.by_output is not None:
         each = zip(target_names(dataset), metrics.by_output, strict=True)
         found["by_target"] = [{"target": name, **scores} for name, scores in each]
+        for column, scores in zip(dataset.y_test.T, found["by_target"], strict=True):
+            if "rmse" in scores:
+                scores["r2"] = explained(scores["rmse"], column)
         found.pop("by_output")
     # The same call as in `evaluate`, so its compiled program is used again.
     means = average(run.ensemble, likelihood, x, y, **settings)

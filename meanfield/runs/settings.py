@@ -1,15 +1,15 @@
-"""The settings of every command, with names, defaults and help texts.
+"""The settings of `train`, with names, defaults and help texts.
 
-The options of the command line are made from these classes, and the functions of the
-commands take their defaults from them. Nothing heavy is imported here, so that
-``--help`` is fast.
+Those of the other commands are in `command_settings`. The options of the command line
+are made from these classes, and the functions of the commands take their defaults from
+them. Nothing heavy is imported here, so that ``--help`` is fast.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .fields import DATA_DIR, INPUTS, NAMES, OWN_MODEL, SEED, grid, setting, widths
+from .fields import DATA_DIR, NAMES, SEED, grid, setting, widths
 
 # Headings of the options of `train`; the first three are also parts of a configuration.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
@@ -27,11 +27,11 @@ class TrainSettings:
 
     data: str = setting(
         "digits",
-        "digits (embedded), mnist, fashion_mnist, a table (.csv, .tsv, .txt, .data) "
-        "or an .npz",
+        "what to learn from: digits (embedded), mnist, fashion_mnist, a table (.csv, "
+        ".tsv, .txt, .data) or an .npz",
         DATA,
     )
-    out: Path | None = setting(None, "run folder to write (else runs/NAME)", RUN)
+    out: Path | None = setting(None, "run folder to write (default: runs/NAME)", RUN)
     data_dir: str | None = setting(None, DATA_DIR, DATA, kept="data")
     target: str | None = setting(
         None,
@@ -42,54 +42,57 @@ class TrainSettings:
     )
     task: str | None = setting(
         None,
-        "classification, regression, counts or binary (else by the target)",
+        "classification, regression, counts or binary (default: by the target)",
         DATA,
     )
     likelihood: str | None = setting(
         None,
-        "categorical, bernoulli, poisson, gaussian, student_t; heteroscedastic"
-        " or heteroscedastic_student_t where noise depends on the input (else by "
-        "the task: categorical, bernoulli, poisson or gaussian)",
+        "distribution of the target around its prediction: categorical, bernoulli, "
+        "poisson, gaussian or student_t; heteroscedastic and heteroscedastic_student_t "
+        "let the noise depend on the input (default: by the task)",
         DATA,
         kept="model",
     )
     test_fraction: float = setting(
-        0.2, "part of a table or .npz kept for testing", DATA, kept="data"
+        0.2, "share of a table or .npz kept for testing", DATA, kept="data"
     )
     drop: str | None = setting(
         None, "columns to leave out", DATA, kept="data", metavar=NAMES
     )
     features: str | None = setting(
-        None, "columns to learn from (else all)", DATA, kept="data", metavar=NAMES
+        None, "columns to learn from (default: all)", DATA, kept="data", metavar=NAMES
     )
     sep: str | None = setting(
         None,
-        "between the cells of the table: a character, tab or space (else guessed)",
+        "what separates the cells of the table: one character, tab or space (default: "
+        "guessed)",
         DATA,
         kept="data",
     )
     decimal: str | None = setting(
-        None, "of the table's numbers: . or , (else guessed)", DATA, kept="data"
+        None, "decimal mark of the table: . or , (default: guessed)", DATA, kept="data"
     )
     header: bool | None = setting(
         None,
-        "whether the first row holds headings (else asked where it looks like data)",
+        "whether the first row holds headings (default: yes; you are asked if it looks "
+        "like data)",
         DATA,
         flags=("--header/--no-header",),
         kept="data",
     )
     missing: str = setting(
         "fill",
-        "values of the table: fill (the median and a feature that tells; or a category "
-        "of their own) or refuse",
+        "missing values: fill (numbers by the median, with a feature that marks them; "
+        "categories as one more category) or refuse",
         DATA,
         kept="data",
     )
     model: str = setting(
         "mlp",
-        "mlp; cnn, two convolutions before the hidden layers, for images; or "
-        "FILE.py:FUNCTION, a function (inputs, outputs, key) that returns an Equinox, "
-        "Flax NNX or Linen model or a pair (apply_fn, params): the file is executed",
+        "mlp; cnn, for images (two convolutions before the hidden layers); or "
+        "FILE.py:FUNCTION, your function (inputs, outputs, key) that returns an "
+        "Equinox, Flax NNX or Linen model or a pair (apply_fn, params): the file is "
+        "executed",
         LEARNING,
         kept="model",
     )
@@ -104,81 +107,92 @@ class TrainSettings:
     )
     epochs: int | None = setting(
         None,
-        "passes over the data (else 30; below 10,000 examples 60)",
+        "passes over the data (default: 30; below 10,000 examples 60)",
         LEARNING,
         kept="training",
         min=1,
     )
     batch_size: int | None = setting(
         None,
-        "examples a step (else 128; below 10,000 examples 32)",
+        "examples in a step (default: 128; below 10,000 examples 32)",
         LEARNING,
         kept="training",
         min=1,
     )
     patience: int | None = setting(
         None,
-        "epochs without a better score on a held-out tenth before it stops; 0: never "
-        "(else 20 for a table that is gone through more than 100 times)",
+        "stop after so many epochs without a better score on a held-out tenth, and "
+        "keep the best one; 0: never (default: 20 for a table with over 100 epochs)",
         LEARNING,
         kept="training",
         min=0,
     )
     learning_rate: float = setting(
-        2e-3, "of Adam; falls to 0 along a cosine", LEARNING, kept="training"
+        2e-3,
+        "first step size of Adam, which falls to 0 along a cosine",
+        LEARNING,
+        kept="training",
     )
     rule: str | None = setting(
         None,
-        "selective finds what can go, on a part that it holds out; published has no"
-        " prior; evidence has the prior below (else published, or evidence where"
-        " --inclusion-prob is given)",
+        "published: without a prior; evidence: with the prior below; selective: with "
+        "the strongest prior that costs nothing on a part it holds out, so that many "
+        "connections go (default: published, or evidence if --inclusion-prob is given)",
         PRIOR,
         kept="training",
     )
     inclusion_prob: float | None = setting(
-        None, "of the prior of --rule evidence (else 0.1)", PRIOR, kept="training"
+        None,
+        "--rule evidence: prior probability of a connection (default: 0.1)",
+        PRIOR,
+        kept="training",
     )
-    slab_scale: float = setting(0.1, "of that prior's slab", PRIOR, kept="training")
+    slab_scale: float = setting(
+        0.1, "--rule evidence: prior deviation of a weight", PRIOR, kept="training"
+    )
     temperature: float = setting(
         1.0,
-        "weight of the prior, 1 is the evidence bound; of --rule selective the highest",
+        "weight of the prior, 1 for the evidence bound; the largest one that --rule "
+        "selective tries",
         PRIOR,
         kept="training",
     )
     spikes: str = setting(
         "connection",
-        "connection: each has its own spike; unit: all that read one unit "
-        "share it, and sub-networks shrink (give --inclusion-prob)",
+        "what is there or not: each connection by itself; or unit, all connections "
+        "that leave a unit together",
         PRIOR,
         kept="training",
     )
     precision: str | None = setting(
         None,
-        "bfloat16 computes in it; parameters stay float32",
+        "type to compute in, such as bfloat16; parameters stay float32",
         LEARNING,
         kept="training",
     )
     accumulate: int = setting(
-        1, "parts that each batch goes through in", LEARNING, kept="training", min=1
+        1,
+        "parts to split each batch into, to save memory",
+        LEARNING,
+        kept="training",
+        min=1,
     )
     devices: tuple[int, int] | None = setting(
         None,
-        "devices that share each batch, or DATAxMODEL to split wide weights",
+        "devices that share each batch; DATAxMODEL also splits wide weights",
         LEARNING,
         metavar="N",
         parse=grid,
     )
     seed: int = setting(0, SEED, RUN, kept="training", min=0)
-    resume: Path | None = setting(
-        None, "go on with this run; its own settings hold", RUN
-    )
+    resume: Path | None = setting(None, "run to continue, with its own settings", RUN)
     overwrite: bool = setting(
         False, "replace the run in --out", RUN, flags=("--overwrite",)
     )
-    quiet: bool = setting(False, "no progress bar", RUN, flags=("--quiet",))
+    quiet: bool = setting(False, "show no progress bar", RUN, flags=("--quiet",))
     json_lines: bool = setting(
         False,
-        "a JSON object a line: each epoch, then the run",
+        "print JSON, an object a line: each epoch, then the run",
         RUN,
         flags=("--json",),
     )
@@ -208,93 +222,3 @@ def kept_names(part: str) -> list[str]:
     """Names of the settings that one part of a run's configuration stores."""
     fields = dataclasses.fields(TrainSettings)
     return [field.name for field in fields if field.metadata["kept"] == part]
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenSettings:
-    """Where the data of a run are, if they were moved."""
-
-    data: Path | None = setting(
-        None, "the file of the run, if it was moved; its contents are checked"
-    )
-    data_dir: str | None = setting(None, DATA_DIR)
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreSettings:
-    """Settings of ``meanfield evaluate``."""
-
-    num_samples: int = setting(32, "noise draws to average over", min=1)
-    seed: int = setting(0, SEED, min=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictSettings:
-    """Settings of ``meanfield predict``."""
-
-    out: Path | None = setting(None, "file to write (else predictions.csv)")
-    overwrite: bool = setting(False, "replace that file", flags=("--overwrite",))
-    num_samples: int = setting(64, "sub-networks to average over", min=1)
-    level: float = setting(0.95, "of the intervals of real targets")
-    seed: int = setting(0, SEED, min=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleSettings:
-    """Settings of ``meanfield sample``."""
-
-    num_networks: int = setting(
-        1, "how many to draw", flags=("-k", "--num-networks"), min=1
-    )
-    format: str = setting(
-        "safetensors", "safetensors, npz, onnx, onnx-int8 or stablehlo"
-    )
-    rule: str = setting("labels", "labels, draw, median or coalition")
-    out: Path | None = setting(None, "folder to make (else RUN/subnetworks)")
-    together: bool = setting(
-        False,
-        "also one ONNX file of all with uncertainty",
-        flags=("--together",),
-    )
-    inputs: str | None = setting(None, INPUTS)
-    seed: int = setting(0, SEED, min=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class CoalitionSettings:
-    """Settings of ``meanfield coalitions``."""
-
-    budget: int = setting(8_000, "coalitions to evaluate for each layer", min=1)
-    epsilon: float = setting(0.02, "part of the payoff that may be lost")
-    seed: int = setting(0, SEED, min=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class CreditSettings:
-    """Settings of ``meanfield credit``."""
-
-    by: str | None = setting(None, "class: also split the values by class")
-    examples: int = setting(2_000, "most examples the payoff averages over", min=1)
-    num_samples: int = setting(3, "draws of the noise for each example and node", min=2)
-    checks: int = setting(16, "sub-networks drawn to check the values; 0: none", min=0)
-    seed: int = setting(0, SEED, min=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class AnalyzeSettings:
-    """Settings of ``meanfield analyze``."""
-
-    weights: Path | None = setting(
-        None, "instead of a run: a .npz or .safetensors of named arrays"
-    )
-    out: Path | None = setting(None, "folder to write (else RUN, or analysis)")
-    seed: int = setting(0, SEED, min=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportSettings:
-    """Settings of ``meanfield export``."""
-
-    format: str = setting("onnx", "npz, onnx, onnx-int8 or stablehlo")
-    inputs: str | None = setting(None, INPUTS)
-    model: str | None = setting(None, OWN_MODEL)

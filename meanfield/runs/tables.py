@@ -6,14 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from meanfield.deploy.shipping.markdown import shown_score
 
+def run_table(metrics: Mapping[str, Any], targets: Sequence[str] = ()) -> str:
+    """The table that a person sees at the end.
 
-def run_table(metrics: Mapping[str, Any]) -> str:
-    """The table that a person sees at the end."""
+    Args:
+        metrics: of a run.
+        targets: names of its targets; the RMSE of a single one is in its units.
+    """
     names = {
         "accuracy": "test accuracy",
-        "rmse": "test RMSE",
+        "rmse": rmse_of(targets),
         "r2": "test R²",
         "nll": "test NLL (nats)",
         "ece": "calibration error (ECE)",
@@ -54,6 +57,13 @@ def run_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines + _promise(metrics.get("label_rule", {})))
 
 
+def rmse_of(targets: Sequence[str], words: str = "test RMSE") -> str:
+    """The name of the RMSE, with that of a single target, whose units it has."""
+    if len(targets) != 1:
+        return words
+    return f"{words} of {textwrap.shorten(targets[0], 14, placeholder='…')}"
+
+
 def _promise(rule: Mapping[str, Any]) -> list[str]:
     """What certified labels promise, and what removing each kind costs."""
     if "verdict" not in rule:
@@ -70,68 +80,6 @@ def _promise(rule: Mapping[str, Any]) -> list[str]:
         f"  {rule['payoff']} of the network of means {rule['full']:.4f}; without "
         f"{costs}",
     ]
-
-
-def nothing_removed(card: Mapping[str, Any]) -> str | None:
-    """What to set where the labels of a card let nothing go; None where they do."""
-    absent = card.get("labels", {}).get("all", {}).get("absent", 0.0)
-    if card["rule"] != "labels" or absent > 0:
-        return None
-    said = card.get("source", {}).get("labels", "no connection is absent")
-    return (
-        f"  nothing was removed: {said}. Train with --rule selective, which lets "
-        "connections go, or ship the likelier half by --rule median."
-    )
-
-
-# A sub-network that loses more than this part of the right answers says so.
-LOST = 0.005
-
-
-def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) -> str:
-    """The table that a person sees after `sample`: the whole network, what ships.
-
-    Args:
-        card: of what was shipped.
-        dense: scores of the whole ensemble, or None.
-    """
-    entries = card["subnetworks"]
-    rows = [("as drawn, whole", entries[0]["before"])]
-    rows += [(entry["file"], entry) for entry in entries]
-    metric = shown_score(entries[0])[0]
-    names = ("", metric, "NLL", "bytes", "weights", "non-zero", "multiply-adds")
-    table = [[*names, "µs, batch 1", "µs, batch 256"]]
-    for name, entry in rows:
-        cells = [name, shown_score(entry)[1], f"{entry['nll']:.4f}"]
-        for count in ("bytes", "num_weights", "num_nonzero", "macs"):
-            cells.append(f"{entry[count]:,}")
-        latency = entry.get("latency") or {}
-        cells += [_time(latency.get(n)) for n in ("batch_1_us", "batch_256_us")]
-        table.append(cells)
-    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
-    lines = [
-        f"  {name:<{widths[0]}}"
-        + "".join(f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))
-        for name, *cells in table
-    ]
-    return "\n".join(lines + _losses(entries, dense or {}))
-
-
-def _losses(entries: Sequence[Any], dense: Mapping[str, Any]) -> list[str]:
-    """A line for every sub-network that is clearly worse than the whole ensemble."""
-    whole = dense.get("accuracy")
-    if whole is None:
-        return []
-    return [
-        f"  {entry['file']} loses {100 * (whole - entry['accuracy']):.1f} points of "
-        f"accuracy against the ensemble's {whole:.4f}"
-        for entry in entries
-        if whole - entry.get("accuracy", whole) > LOST
-    ]
-
-
-def _time(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
 
 
 def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:

@@ -32,8 +32,9 @@ _KINDS: dict[str, type] = {
     "ensemble": dict,
     "source": dict,
     "inputs": str,
+    "control": dict,
 }
-_OPTIONAL = ("selection", "diversity", "ensemble", "inputs")
+_OPTIONAL = ("selection", "diversity", "ensemble", "inputs", "control")
 LABELS = tuple(label.name.lower() for label in Label)
 
 
@@ -77,6 +78,8 @@ class ModelCard(Mapping[str, Any]):
         diversity: how much the sub-networks differ.
         ensemble: the same as for a sub-network, for the file that contains all of them.
         source: the caller's description of their origin.
+        control: scores of a plain network of the size of the chosen one, trained as
+            long.
         inputs: "raw" if the files take raw inputs, as `source` describes them; else
             "features".
     """
@@ -93,6 +96,7 @@ class ModelCard(Mapping[str, Any]):
     ensemble: dict[str, Any] | None = None
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
     inputs: str = "features"
+    control: dict[str, Any] | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self._content()[name]

@@ -33,6 +33,9 @@ def to_markdown(card: Mapping[str, Any]) -> str:
             f"on {chosen['num_validation']} examples that took no part in the scores "
             "above.",
         ]
+    if "control" in card:
+        lines += ["", "## A plain network of that size, trained as long", ""]
+        lines += _table([("quantity", "value"), *_flat(card["control"])])
     if "ensemble" in card:
         lines += ["", "## The K networks in one file", ""]
         lines += _table([("quantity", "value"), *_flat(card["ensemble"])])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Data:
         measure: whether to time the networks.
         source: the caller's description of where the networks come from.
         raw: whether ONNX files take raw inputs, as the source describes them.
+        control: from the chosen network to the scores of another one of its size.
     """
 
     x: Any
@@ -60,6 +61,7 @@ class Data:
     measure: bool
     source: dict[str, Any]
     raw: bool
+    control: Callable[[Shrunk], Mapping[str, Any] | None] | None
 
     @property
     def probe(self) -> Any:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from meanfield.deploy.graph.inputs import (
     take_examples,
     taken_by_file,
 )
+from meanfield.deploy.shrinking.shrink import Shrunk
 from meanfield.files import scratch_folder, write_text
 from meanfield.learning.likelihoods import Categorical
 from meanfield.tensors import save_tree
@@ -58,6 +59,7 @@ def ship(
     measure: bool = True,
     source: Mapping[str, Any] | None = None,
     raw: bool = False,
+    control: Callable[[Shrunk], Mapping[str, Any] | None] | None = None,
 ) -> ModelCard:
     """Shrink, write, load back, compare and describe drawn sub-networks.
 
@@ -83,6 +85,8 @@ def ship(
             entry `targets` describes the outputs of the files, `input` their inputs.
         raw: whether ONNX files take raw inputs and answer by name and in units, as
             `source` describes them; see `export`.
+        control: from the shrunk network that is chosen to the scores of another one of
+            its size, which the card shows beside it, or to None.
 
     Returns:
         The contents of ``card.json``.
@@ -127,6 +131,7 @@ def ship(
         measure,
         dict(source or {}),
         raw,
+        control,
     )
     codes = getattr(labels, "labels", labels)
     with scratch_folder(out) as folder:
@@ -168,6 +173,9 @@ def _fill(
     spread = None
     if chosen[0] is not None:
         spread = measure_diversity(chosen, [one.masks for one in subnetworks])
+    selection = _select(written, data)
+    best = written[0 if selection is None else selection["best"]].shrunk
+    other = None if data.control is None else data.control(best)
     return ModelCard(
         version=CARD_VERSION,
         format=data.format,
@@ -176,11 +184,12 @@ def _fill(
         subnetworks=[one.entry for one in written],
         labels=label_fractions(codes),
         versions=package_versions(),
-        selection=_select(written, data),
+        selection=selection,
         diversity=None if spread is None else vars(spread),
         ensemble=ensemble,
         source=data.source,
         inputs="raw" if data.raw else "features",
+        control=None if other is None else dict(other),
     )
 
 

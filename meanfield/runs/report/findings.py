@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meanfield.runs.folder import Run
+from meanfield.runs.tables import rmse_of
 
 from .page import details, missing, short, table
 from .parts import KINDS, command_for, picture, plot
@@ -13,6 +14,7 @@ from .shares import values
 SCORES = {
     "accuracy": "accuracy",
     "rmse": "root mean square error",
+    "r2": "R², share of the variance explained",
     "nll": "negative log-likelihood (nats)",
     "brier": "Brier score",
     "ece": "expected calibration error",
@@ -24,14 +26,22 @@ SCORES = {
 def quality(run: Run) -> str:
     """The section on scores and calibration."""
     metrics, command = run.metrics, command_for("evaluate", run)
+    rivals = metrics.get("baselines", {})
+    names = run.config["data"].get("target_names") or ()
+    words = SCORES | {"rmse": rmse_of(names, SCORES["rmse"])}
     rows = [
-        (text, short(metrics[name]))
-        for name, text in SCORES.items()
+        (
+            text,
+            short(metrics[name]),
+            *(short(rival[name]) if name in rival else "" for rival in rivals.values()),
+        )
+        for name, text in words.items()
         if metrics.get(name) is not None
     ]
     if not any(metrics.get(name) is not None for name in ("accuracy", "rmse", "nll")):
         return missing("scores on its test data", command)
-    page = table(("on the test data", "value"), rows, numbers=(1,)) + _by_target(run)
+    head = ("on the test data", "ensemble", *rivals)
+    page = table(head, rows, range(1, len(head))) + _by_target(run)
     if metrics.get("accuracy") is None:
         return page + _predictions(run, command)
     gap = metrics.get("ece")

@@ -2,9 +2,11 @@
 
 import html
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from meanfield.runs.folder import Run
+from meanfield.runs.tables import rmse_of
 
 from .derived import cards
 from .page import listing, short
@@ -44,7 +46,9 @@ def _quality(run: Run) -> str:
     spread = "" if error is None else f" ± {100 * error:.2f} (one standard error)"
     r2 = metrics.get("r2")
     share = "" if r2 is None else f", R² = {r2:.3f}"
-    words = {"accuracy": "accuracy", "rmse": "root mean square error"}[name]
+    targets = run.config["data"].get("target_names") or ()
+    rmse = rmse_of(targets, "root mean square error")
+    words = {"accuracy": "accuracy", "rmse": rmse}[name]
     of = (
         f" on {metrics['num_examples']:,} examples" if "num_examples" in metrics else ""
     )
@@ -113,22 +117,27 @@ def _labels(run: Run) -> str:
 def _ships(run: Run) -> str:
     """The smallest sub-network that was shipped, against the network as drawn."""
     entries = [
-        (entry.get("bytes", math.inf), folder, entry)
+        (entry.get("bytes", math.inf), folder, entry, card)
         for folder, card in cards(run).items()
         for entry in card["subnetworks"]
     ]
     if not entries:
         return f"Ships: nothing yet; run {command_for('sample', run)}."
-    size, folder, entry = min(entries, key=lambda found: found[0])
-    before = entry.get("before", {}).get("bytes")
-    smaller = "" if before in (None, size) else f" (as drawn: {before:,})"
-    score = next(
-        (
-            f", {name} {_number(entry[name], '%' if name == 'accuracy' else '')}"
-            for name in ("accuracy", "rmse")
-            if entry.get(name) is not None
-        ),
-        "",
-    )
-    removed = "" if smaller else "; nothing could be removed"
-    return f"Ships: {folder}/{entry['file']}, {size:,} bytes{smaller}{score}{removed}."
+    size, folder, entry, card = min(entries, key=lambda found: found[0])
+    before = entry.get("before", {})
+    smaller = f" (as drawn: {before['bytes']:,})" if "bytes" in before else ""
+    text = f"Ships: {folder}/{entry['file']}, {size:,} bytes{smaller}{_score(entry)}"
+    if "control" in card:
+        text += (
+            f"; a plain network of that size, trained as long{_score(card['control'])}"
+        )
+    if before.get("num_weights") == entry.get("num_weights"):
+        text += "; no whole unit could be removed"
+    return text + "."
+
+
+def _score(entry: Mapping[str, Any]) -> str:
+    for name, unit in (("accuracy", "%"), ("rmse", "")):
+        if entry.get(name) is not None:
+            return f", {name} {_number(entry[name], unit)}"
+    return ""

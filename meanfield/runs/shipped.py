@@ -1,0 +1,99 @@
+"""What is printed after `sample`: dense, shipped and plain in one table.
+
+| row               | what it is                                                       |
+|-------------------|------------------------------------------------------------------|
+| as drawn, whole   | the first sub-network before units were removed                  |
+| subnetwork-0.F …  | the files                                                        |
+| plain, that size  | an ordinary network of the chosen file's widths, trained as long |
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meanfield.deploy.shipping.markdown import shown_score
+
+# A sub-network that loses more than this part of the right answers says so.
+LOST = 0.005
+COUNTS = ("bytes", "num_weights", "num_nonzero", "macs")
+
+
+def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) -> str:
+    """The table of a card, and a line for every file that loses accuracy.
+
+    Args:
+        card: of what was shipped.
+        dense: scores of the whole ensemble, or None.
+    """
+    entries = card["subnetworks"]
+    rows = [("as drawn, whole", entries[0]["before"])]
+    rows += [(entry["file"], entry) for entry in entries]
+    if "control" in card:
+        rows += [("plain, that size", card["control"])]
+    metric = shown_score(entries[0])[0]
+    names = ("", metric, "NLL", "bytes", "weights", "non-zero", "multiply-adds")
+    table = [[*names, "µs, batch 1", "µs, batch 256"]]
+    for name, entry in rows:
+        cells = [name, shown_score(entry)[1], f"{entry['nll']:.4f}"]
+        cells += [f"{entry[n]:,}" if n in entry else "–" for n in COUNTS]
+        latency = entry.get("latency") or {}
+        cells += [_time(latency.get(n)) for n in ("batch_1_us", "batch_256_us")]
+        table.append(cells)
+    widths = [max(map(len, column)) + 2 for column in zip(*table, strict=True)]
+    lines = [
+        f"  {name:<{widths[0]}}"
+        + "".join(f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))
+        for name, *cells in table
+    ]
+    return "\n".join(lines + _losses(entries, dense or {}) + _plain(card))
+
+
+def nothing_removed(card: Mapping[str, Any]) -> str | None:
+    """Why nothing got smaller, and what to set; None where something did."""
+    absent = card.get("labels", {}).get("all", {}).get("absent", 0.0)
+    if card["rule"] == "labels" and absent == 0:
+        said = card.get("source", {}).get("labels", "no connection is absent")
+        return f"  nothing was removed: {said}. {REMEDY}"
+    smaller = [
+        entry["num_weights"] < entry["before"]["num_weights"]
+        for entry in card["subnetworks"]
+    ]
+    if any(smaller):
+        return None
+    return (
+        "  no whole unit was removed: the zeros are scattered, and make a file neither "
+        f"smaller nor faster. {REMEDY}"
+    )
+
+
+REMEDY = (
+    "Train with --rule selective, which lets connections and with them whole units go."
+)
+
+
+def _plain(card: Mapping[str, Any]) -> list[str]:
+    """What the plain network is, in a line."""
+    control = card.get("control")
+    if control is None:
+        return []
+    widths = " → ".join(map(str, control["widths"]))
+    return [
+        f"  plain, that size: an ordinary network {widths}, trained for "
+        f"{control['epochs']} epochs in {control['seconds']:.0f} s"
+    ]
+
+
+def _losses(entries: Sequence[Any], dense: Mapping[str, Any]) -> list[str]:
+    """A line for every sub-network that is clearly worse than the whole ensemble."""
+    whole = dense.get("accuracy")
+    if whole is None:
+        return []
+    return [
+        f"  {entry['file']} loses {100 * (whole - entry['accuracy']):.1f} points of "
+        f"accuracy against the ensemble's {whole:.4f}"
+        for entry in entries
+        if whole - entry.get("accuracy", whole) > LOST
+    ]
+
+
+def _time(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
