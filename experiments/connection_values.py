@@ -2,7 +2,7 @@
 
 - removal: a trained network loses the connections of largest value (deletion), or keeps
   only those of largest score (insertion), beside other scores. Accuracy of the network
-  of posterior means on test images, biases kept.
+  of posterior means on test images, biases kept. Finished seeds are not repeated.
 - orders: Shapley values of all connections of a small network on digits by sampled
   permutations, with the reference's own error, against `connection_values`.
 - scaling: seconds and memory for a million and ten million connections.
@@ -35,6 +35,7 @@ import numpy as np
 from fashion_cnn import CNN
 from flax import nnx
 from matplotlib.figure import Figure
+from shared import resumed
 
 import meanfield as mf
 from meanfield.data import load
@@ -43,19 +44,16 @@ from meanfield.files import atomic_path, write_text
 
 OUT = Path("runs/connection_values")
 PARTS = ("removal", "orders", "scaling")
+IMAGES = {"hidden": (100, 100), "epochs": 20, "batch_size": 128, "examples": 2000}
 SETTINGS = {
     "digits": {"hidden": (24, 24), "epochs": 60, "batch_size": 32, "examples": 1000},
-    "mnist": {"hidden": (100, 100), "epochs": 20, "batch_size": 128, "examples": 2000},
-    "fashion_mnist": {
-        "hidden": (100, 100),
-        "epochs": 20,
-        "batch_size": 128,
-        "examples": 2000,
-    },
+    "mnist": IMAGES,
+    "fashion_mnist": IMAGES,
 }
 SEEDS = 5
 CHANNELS, CNN_WIDTH = (8, 16), 64
 TEST_EXAMPLES = 5000
+SHOWN = 2000  # connections in the figure
 REMOVED = (0.0025, 0.005, 0.01, 0.02, 0.05)
 KEPT = (0.5, 0.2, 0.1, 0.05, 0.03)
 ORDERS, ORDER_EXAMPLES, ORDER_SAMPLES = 480, 200, 64
@@ -87,8 +85,7 @@ def main() -> None:
         settings["epochs"] = epochs or settings["epochs"]
         settings |= {"model": arguments.model, "images": arguments.images}
         settings["examples"] = arguments.examples or settings["examples"]
-        dataset = load(arguments.data, data_dir=arguments.data_dir)
-        removal(dataset, settings, seeds, arguments.out)
+        removal(arguments.data, arguments.data_dir, settings, seeds, arguments.out)
     found = {}
     if "orders" in arguments.parts:
         found["orders"] = orders(QUICK["orders"] if quick else ORDERS, quick)
@@ -129,50 +126,66 @@ def images(x, dataset, settings: dict):
     return x.reshape(len(x), -1)
 
 
-def removal(dataset, settings: dict, seeds: int, out: Path) -> None:
+def removal(data: str, data_dir, settings: dict, seeds: int, out: Path) -> None:
     """Deletion and insertion by every score; a table, a CSV file and a figure."""
-    test = images(dataset.x_test, dataset, settings)[:TEST_EXAMPLES]
-    rows = []
-    for seed in range(seeds):
-        ensemble, (x, y) = train(dataset, settings, seed)
-        chosen = slice(0, settings["examples"])
-        data = x[chosen], y[chosen]
-        credit, seconds = timed(ensemble, data, jax.random.key(100 + seed))
-        report(credit, seconds, seed)
-        score = scores(ensemble, data, credit, jax.random.key(200 + seed))
-        accuracy = accuracy_of(ensemble, test, dataset.y_test[: len(test)])
-        whole = accuracy(np.ones(ensemble.num_weights, np.float32))
-        for ranking, values in score.items():
-            order = np.argsort(-values, kind="stable")
-            for kind, shares in (("removed", REMOVED), ("kept", KEPT)):
-                for share in shares:
-                    mask = np.zeros(len(order), np.float32)
-                    mask[order[: round(share * len(order))]] = 1
-                    mask = 1 - mask if kind == "removed" else mask
-                    rows.append((seed, ranking, kind, share, accuracy(mask), whole))
+    dataset = load(data, data_dir=data_dir)
+    cases = [{"data": data, "seed": seed, **settings} for seed in range(seeds)]
+    found = resumed(
+        out / "removal.jsonl", cases, lambda case: take_apart(dataset, case)
+    )
+    for case in found:
+        print(case["report"])
+    rows = [
+        (case["seed"], *row, case["whole"]) for case in found for row in case["rows"]
+    ]
     names = ("seed", "score", "kind", "share", "accuracy", "whole")
     with atomic_path(out / "removal.csv") as path, path.open("w", newline="") as file:
         csv.writer(file).writerows([names, *rows])
     table(rows)
-    draw(rows, ensemble, credit, out / "removal.png")
+    draw(rows, found[-1], out / "removal.png")
 
 
-def timed(ensemble, data, key):
-    """Values, and seconds of a second call, when nothing is compiled any more."""
-    mf.connection_values(ensemble, data, key=key, num_checks=0)
-    start = time.perf_counter()
-    mf.connection_values(ensemble, data, key=key, num_checks=0)
-    seconds = time.perf_counter() - start
-    return mf.connection_values(ensemble, data, key=key), seconds
+def take_apart(dataset, case: dict) -> dict:
+    """One network: trained, valued, and without or with some connections alone."""
+    seed = case["seed"]
+    ensemble, (x, y) = train(dataset, case, seed)
+    chosen = slice(0, case["examples"])
+    data = x[chosen], y[chosen]
+    credit = mf.connection_values(ensemble, data, key=jax.random.key(100 + seed))
+    test = images(dataset.x_test, dataset, case)[:TEST_EXAMPLES]
+    accuracy = accuracy_of(ensemble, test, dataset.y_test[: len(test)])
+    rows = []
+    score = scores(ensemble, data, credit, jax.random.key(200 + seed))
+    for ranking, values in score.items():
+        order = np.argsort(-values, kind="stable")
+        for kind, shares in (("removed", REMOVED), ("kept", KEPT)):
+            for share in shares:
+                mask = np.zeros(len(order), np.float32)
+                mask[order[: round(share * len(order))]] = 1
+                mask = 1 - mask if kind == "removed" else mask
+                rows.append((ranking, kind, share, accuracy(mask)))
+    some = np.random.default_rng(0).permutation(len(order))[:SHOWN]
+    check = credit.check
+    return {
+        "rows": rows,
+        "whole": accuracy(np.ones(len(order), np.float32)),
+        "report": report(credit, seed),
+        "path": [credit.nodes.tolist(), credit.path_payoff.tolist()],
+        "drawn": [
+            part.tolist()
+            for part in (check.nodes, check.drawn_payoff, check.drawn_errors)
+        ],
+        "points": [score[name][some].tolist() for name in ("magnitude", "value")],
+    }
 
 
-def report(credit, seconds: float, seed: int) -> None:
+def report(credit, seed: int) -> str:
     """One line about a run of `connection_values`."""
     percent = 100 / (credit.payoff - credit.empty_payoff)
     gap, error = percent * credit.efficiency_gap, percent * credit.gap_error
-    print(
+    return (
         f"seed {seed}: {credit.num_players} connections, {credit.num_examples} images, "
-        f"{credit.num_passes} passes, {seconds:.2f} s; payoff {credit.payoff:.4f}, "
+        f"{credit.num_passes} passes; payoff {credit.payoff:.4f}, "
         f"empty {credit.empty_payoff:.4f}, gap {gap:.3f} ± {error:.3f} %; check: "
         f"{credit.check.verdict}, largest difference "
         f"{100 * credit.check.largest_difference:.1f} %"
@@ -261,39 +274,26 @@ def table(rows) -> None:
         print(f"{ranking:10}", *(f"{np.mean(c):6.2f}±{np.std(c):5.2f}" for c in cells))
 
 
-def draw(rows, ensemble, credit, path: Path) -> None:
-    """Deletion, insertion, payoff against density, values against magnitude."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
+def draw(rows, last: dict, path: Path) -> None:
+    """Deletion, insertion; of the last seed payoff by density, value by magnitude."""
+    figure = Figure((11, 7), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     for axis, kind in zip(axes, ("removed", "kept"), strict=False):
         for ranking in dict.fromkeys(row[1] for row in rows):
             mine = [row for row in rows if row[1] == ranking and row[2] == kind]
             shares = sorted({row[3] for row in mine})
             mean = [np.mean([r[4] for r in mine if r[3] == share]) for share in shares]
-            axis.plot(
-                [100 * share for share in shares], mean, "o-", ms=3, label=ranking
-            )
+            axis.plot(100 * np.array(shares), mean, "o-", ms=3, label=ranking)
         axis.set_xscale("log")
-        axis.set_xlabel(f"connections {kind} (%)")
-        axis.set_ylabel("test accuracy (%)")
+        axis.set(xlabel=f"connections {kind} (%)", ylabel="test accuracy (%)")
     axes[0].legend(frameon=False, fontsize="small")
-    check = credit.check
-    axes[2].plot(credit.nodes, credit.path_payoff, "o-", ms=3, label="Gaussian")
-    axes[2].errorbar(
-        check.nodes,
-        check.drawn_payoff,
-        check.drawn_errors,
-        fmt="s",
-        ms=3,
-        label="drawn",
-    )
-    axes[2].set_xlabel("density t of the connections")
-    axes[2].set_ylabel("payoff")
+    axes[2].plot(*last["path"], "o-", ms=3, label="Gaussian")
+    nodes, payoffs, errors = last["drawn"]
+    axes[2].errorbar(nodes, payoffs, errors, fmt="s", ms=3, label="drawn")
+    axes[2].set(xlabel="density t of the connections", ylabel="payoff")
     axes[2].legend(frameon=False, fontsize="small")
-    means = flat({name: w.mean for name, w in ensemble.weights().items()})
-    axes[3].plot(np.abs(means), flat(credit.values), ".", ms=1, rasterized=True)
-    axes[3].set_xlabel("absolute mean weight")
-    axes[3].set_ylabel("value")
+    axes[3].plot(*last["points"], ".", ms=1, rasterized=True)
+    axes[3].set(xlabel="absolute mean weight", ylabel="value")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
