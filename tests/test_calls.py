@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import meanfield as mf
+from meanfield.deploy.graph.sizes import resize_equinox
 
 X = jnp.asarray(np.random.default_rng(1).normal(size=(12, 4)), jnp.float32)
 Y = jnp.arange(12) % 3
@@ -163,3 +164,19 @@ def test_the_single_array_of_a_pair_can_be_frozen_and_python_leaves_stay_static(
     alone = lambda params, x: x @ params
     with pytest.raises(ValueError, match="no weight to make random"):
         mf.Ensemble.from_model((alone, jnp.ones((4, 3))), frozen="params")
+
+
+def test_a_network_that_is_itself_a_layer_is_the_layer_of_the_empty_path():
+    layer = eqx.nn.Linear(4, 3, key=jax.random.key(0))
+    ensemble = mf.Ensemble.from_model(layer, key=jax.random.key(1))
+    assert mf.NeuronGame(ensemble, "", (X, Y)).num_players == 3
+
+
+def test_stacked_layers_and_weights_that_are_no_arrays_keep_their_sizes():
+    stacked = eqx.filter_vmap(lambda k: eqx.nn.Linear(3, 4, key=k))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+    wrapped = eqx.tree_at(lambda m: m.weight, stacked, (stacked.weight,))
+    for layer in (stacked, wrapped):
+        resized = resize_equinox(layer)
+        assert (resized.in_features, resized.out_features) == (3, 4)

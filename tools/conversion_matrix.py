@@ -48,9 +48,7 @@ def main() -> int:
     parser.add_argument("--cells", type=Path, help="JSON file of finished rows")
     parser.add_argument("--page", type=Path, help="Markdown page to write")
     options = parser.parse_args()
-    kept = options.cells is not None and options.cells.exists()
-    cells = json.loads(options.cells.read_text()) if kept else {}
-    wrong = 0
+    cells, wrong = _finished(options.cells), 0
     for name, make in MODELS.items():
         if options.only not in name or name in cells:
             continue
@@ -64,7 +62,7 @@ def main() -> int:
             print(f"{name}: WRONG, {type(error).__name__}: {error}", flush=True)
             wrong += 1
             continue
-        cells[name] = found
+        cells = _finished(options.cells, cells) | {name: found}
         refused = [column for column, cell in found.items() if cell != "yes"]
         seconds = time.perf_counter() - start
         print(f"{name}: {seconds:.0f} s, refused {refused or 'nothing'}", flush=True)
@@ -74,6 +72,11 @@ def main() -> int:
         ordered = {name: cells[name] for name in MODELS if name in cells}
         options.page.write_text(page(ordered))
     return 1 if wrong else 0
+
+
+def _finished(path: Path | None, cells: Any = None) -> dict[str, dict[str, str]]:
+    """The finished rows of a file, to which another call may have added some."""
+    return json.loads(path.read_text()) if path and path.exists() else cells or {}
 
 
 def page(cells: dict[str, dict[str, str]]) -> str:

@@ -62,14 +62,14 @@ def find_units(program: Program, layer: str) -> Units:
     Args:
         program: the network.
         layer: a parameter path without its last name, such as ``"layers/1"``, or the
-            path of a recurrent cell.
+            path of a recurrent cell; empty for a network that is itself a layer.
 
     Raises:
         ValueError: there is no such layer, or its units cannot be told apart.
     """
     layers = layer_names(program)
     require(
-        any(name.startswith(f"{layer}/") for name in _weights(program)),
+        any(_is_below(name, layer) for name in _weights(program)),
         f"`layer` must be a layer with weights; got {layer!r}. There are {layers}.",
     )
     units = units_or_none(program, layer)
@@ -88,7 +88,7 @@ def units_or_none(program: Program, layer: str) -> Units | None:
     """The output units of a layer; None where they cannot be told apart."""
     weights = _weights(program)
     own = {p for name, p in weights.items() if name.rpartition("/")[0] == layer}
-    inside = {p for name, p in weights.items() if name.startswith(f"{layer}/")}
+    inside = {p for name, p in weights.items() if _is_below(name, layer)}
     found = _first_use(program, own, (*PRODUCTS, "scan")) if own else None
     if not own:
         found = _first_use(program, inside, ("scan",))
@@ -100,6 +100,10 @@ def units_or_none(program: Program, layer: str) -> Units | None:
     if program.steps[number].eqn.primitive.name == "scan":
         return _in_loop(program, number, sides)
     return _behind_product(program, number, sides[0])
+
+
+def _is_below(name: str, layer: str) -> bool:
+    return not layer or name.startswith(f"{layer}/")
 
 
 def attention_names(program: Program) -> list[str]:

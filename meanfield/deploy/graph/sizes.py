@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 
 
 def resize_equinox(tree: Any) -> Any:
@@ -27,7 +28,13 @@ def resize_equinox(tree: Any) -> Any:
 
 
 def _equinox_sizes(layer: Any) -> dict[str, Any]:
-    """Static sizes of one layer, whose parts already have the right sizes."""
+    """Static sizes of one layer, whose parts already have the right sizes.
+
+    Arrays may have more axes in front, those of layers stacked for a loop. A weight
+    that is not an array, such as a masked one, keeps its sizes.
+    """
+    if not hasattr(getattr(layer, "weight", np.zeros(0)), "shape"):
+        return {}
     for kind, sizes in _EQUINOX.items():
         if isinstance(layer, kind):
             return sizes(layer)
@@ -35,13 +42,13 @@ def _equinox_sizes(layer: Any) -> dict[str, Any]:
 
 
 def _linear(layer: Any) -> dict[str, Any]:
-    out, inputs = layer.weight.shape
+    out, inputs = layer.weight.shape[-2:]
     sizes = {"out_features": out, "in_features": inputs}
     return {k: v for k, v in sizes.items() if getattr(layer, k) != "scalar"}
 
 
 def _conv(layer: Any) -> dict[str, Any]:
-    out, inputs = layer.weight.shape[:2]
+    out, inputs = layer.weight.shape[-layer.num_spatial_dims - 2 :][:2]
     # One channel per group is a depthwise convolution, with a group for each channel.
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
     groups = out if depthwise else layer.groups
@@ -50,8 +57,8 @@ def _conv(layer: Any) -> dict[str, Any]:
 
 def _cell(layer: Any) -> dict[str, Any]:
     return {
-        "input_size": layer.weight_ih.shape[1],
-        "hidden_size": layer.weight_hh.shape[1],
+        "input_size": layer.weight_ih.shape[-1],
+        "hidden_size": layer.weight_hh.shape[-1],
     }
 
 
@@ -67,12 +74,12 @@ def _mlp(layer: Any) -> dict[str, Any]:
 
 def _embedding(layer: Any) -> dict[str, Any]:
     return dict(
-        zip(("num_embeddings", "embedding_size"), layer.weight.shape, strict=True)
+        zip(("num_embeddings", "embedding_size"), layer.weight.shape[-2:], strict=True)
     )
 
 
 def _channels(layer: Any) -> dict[str, Any]:
-    return {} if layer.weight is None else {"channels": layer.weight.shape[0]}
+    return {} if layer.weight is None else {"channels": layer.weight.shape[-1]}
 
 
 def _batch_norm(layer: Any) -> dict[str, Any]:
