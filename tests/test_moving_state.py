@@ -136,9 +136,10 @@ def test_an_equinox_module_gets_a_key_for_every_example():
     assert point.training is not None
     masked, state = point.training(point.params, X, KEY)
     whole = jax.vmap(net.layer)(X)
-    np.testing.assert_allclose(point(X, key=KEY), whole, rtol=1e-6)
+    # Compiled and not compiled: equal but for rounding.
+    np.testing.assert_allclose(point(X, key=KEY), whole, rtol=1e-5, atol=1e-6)
     kept = np.asarray(masked != 0)
-    np.testing.assert_allclose(masked, 2 * kept * whole, rtol=1e-6)
+    np.testing.assert_allclose(masked, 2 * kept * whole, rtol=1e-5, atol=1e-6)
     assert 0.2 < kept.mean() < 0.8
     assert len(np.unique(kept, axis=0)) > 1
     assert state == {}
@@ -178,7 +179,9 @@ def test_the_mode_of_a_linen_module_may_be_a_field():
         ensemble = mf.Ensemble.from_points((LinenField(train=train), variables))
         assert (ensemble.training is None) == (train is False)
         net, own = ensemble.sample(KEY)
-        np.testing.assert_allclose(ensemble(X, key=KEY), net.apply(own, X), rtol=1e-6)
+        np.testing.assert_allclose(
+            ensemble(X, key=KEY), net.apply(own, X), rtol=1e-5, atol=1e-6
+        )
 
 
 class LinenFixed(linen.Module):

@@ -94,17 +94,17 @@ def test_statistics_can_be_estimated_again_under_noise(trained):
     # Noise in the pre-activations has variance Σ x² V, less what the batch mean takes.
     noise = 23 / 24 * (jnp.square(X) @ var).mean(0)
     expected = jnp.var(X @ mean, axis=0) + noise
-    assert (noise / expected).min() > 0.1
+    assert (noise / expected).max() > 0.3
     found = [
         mf.ensemble.estimate_statistics(
             ensemble, X, key=key, batch_size=24, num_steps=120
         ).state()
-        for key in jax.random.split(KEY, 30)
+        for key in jax.random.split(KEY, 6)
     ]
     means = [np.mean(a, axis=0) for a in zip(*map(dict.values, found), strict=True)]
     errors = [np.abs(a / expected - 1).max() for a in means if a.shape == (6,)]
-    # A variance of 24 draws has relative error √(2/24), less in 30 · 19 batches.
-    assert min(errors) < 5 * (2 / 24 / 30 / 19) ** 0.5
+    # A variance of 24 draws has relative error √(2/24), less in 6 · 19 batches.
+    assert min(errors) < 5 * (2 / 24 / 6 / 19) ** 0.5
 
 
 def test_a_drawn_network_is_shrunk_and_exported_with_its_statistics(trained, tmp_path):
