@@ -16,6 +16,7 @@ from meanfield.ensemble.networks import mlp
 from meanfield.learning.results import FitResult
 from meanfield.runs.documents import write_json
 from meanfield.runs.folder import save_run
+from meanfield.runs.report.opening import prior_of
 
 CONFIG = {
     "format": 1,
@@ -305,7 +306,7 @@ def test_the_page_opens_with_a_verdict_in_five_lines(whole):
     found = re.search(r'<ul class="verdict">(.*?)</ul>', page).group(1)
     lines = re.findall(r"<li>(.*?)</li>", found)
     assert lines[:3] == [
-        "Trained: 42 random weights, 2 epochs; finished.",
+        "Trained: a distribution for each of 42 connections, 2 epochs; finished.",
         # √(0.91 · 0.09 / 400) = 0.0143
         "How good: accuracy 91.00 % ± 1.43 (one standard error) on 400 examples "
         "(base rate 40.00 %).",
@@ -342,3 +343,21 @@ def test_calibration_is_judged_by_what_the_examples_can_tell(
     shutil.copytree(bare, folder)
     write_json(folder / "metrics.json", scores | {"num_examples": 100})
     assert said in runs.report.write_report(folder).read_text()
+
+
+@pytest.mark.parametrize(
+    ("training", "search", "said"),
+    [
+        ({"rule": "published"}, {}, "none: generalized back-propagation as published"),
+        ({"rule": "evidence"}, {}, "inclusion probability 0.1, slab scale 0.2"),
+        ({"rule": "evidence", "inclusion_prob": 0.3}, {}, "inclusion probability 0.3"),
+        (
+            {"rule": "selective"},
+            {"temperature": 0.032, "price": 16.9},
+            "temperature 0.032, price of a connection 16.9 nats",
+        ),
+    ],
+)
+def test_the_prior_is_the_one_of_the_rule(training, search, said):
+    whole = {"inclusion_prob": None, "slab_scale": 0.2, "temperature": 1.0} | training
+    assert said in prior_of(whole, search)

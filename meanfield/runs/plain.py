@@ -60,7 +60,7 @@ def plain_network(run: Any, dataset: Dataset, shrunk: Shrunk) -> dict[str, Any] 
         network = at_mean_rate(network, y)
     learned, likelihood = train_plain(
         (network, build_likelihood(model["likelihood"], model["targets"])),
-        (jnp.asarray(x), jnp.asarray(y)),
+        (x, y),
         epochs=epochs,
         batch_size=schedule(settings, len(x))[1],
         learning_rate=training.get("learning_rate", TrainSettings.learning_rate),
@@ -79,7 +79,7 @@ def plain_network(run: Any, dataset: Dataset, shrunk: Shrunk) -> dict[str, Any] 
 
 def train_plain(
     start: tuple[Any, Any],
-    data: tuple[jax.Array, jax.Array],
+    data: tuple[Any, Any],
     *,
     epochs: int,
     batch_size: int,
@@ -99,7 +99,7 @@ def train_plain(
     Returns:
         The trained network and likelihood.
     """
-    x, y = data
+    x, y = map(jnp.asarray, data)
     steps = len(x) // batch_size
     optimizer = cosine_adam(learning_rate, epochs * steps)
     params, static = eqx.partition(start, eqx.is_inexact_array)

@@ -69,7 +69,7 @@ def _promise(rule: Mapping[str, Any]) -> list[str]:
     if "verdict" not in rule:
         return []
     costs = ", ".join(
-        f"the {kind} {after:.4f}" for kind, after in rule["without"].items()
+        f"{after:.4f} without the {kind}" for kind, after in rule["without"].items()
     )
     said = textwrap.fill(
         rule["verdict"], 76, initial_indent="  ", subsequent_indent="  "
@@ -77,7 +77,7 @@ def _promise(rule: Mapping[str, Any]) -> list[str]:
     return [
         "",
         said,
-        f"  {rule['payoff']} of the network of means {rule['full']:.4f}; without "
+        f"  {rule['payoff']} of the network of means: {rule['full']:.4f} whole, "
         f"{costs}",
     ]
 

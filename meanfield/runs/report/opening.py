@@ -12,6 +12,7 @@ from typing import Any
 from meanfield.checks import require
 from meanfield.runs.config import CONFIG
 from meanfield.runs.folder import CONNECTIONS, HISTORY, METRICS, Run
+from meanfield.runs.learn import INCLUSION_PROB
 
 from .page import missing, short, table
 from .parts import command_for, is_own, plot
@@ -30,10 +31,10 @@ def trained(run: Run) -> str:
         ("likelihood", config["model"]["likelihood"].replace("_", " ")),
         *_predicted(config["data"]),
         ("layers", " – ".join(map(str, [*widths, config["model"]["outputs"]]))),
-        ("random weights", short(metrics.get("num_weights"))),
+        ("connections, each a distribution", short(metrics.get("num_weights"))),
         ("epochs", short(metrics.get("epochs"))),
         ("training time", "–" if seconds is None else f"{seconds:.1f} seconds"),
-        ("prior", _prior(config["training"])),
+        ("prior", prior_of(config["training"], metrics.get("search", {}))),
         ("training ended", metrics.get("stopped", "–")),
     ]
     return (
@@ -54,8 +55,12 @@ def reproduce(run: Run) -> str:
     if Path(data["source"]).suffix:
         words += ["--test-fraction", str(data["test_fraction"])]
     words += ["--hidden", ",".join(map(str, model["hidden"]))]
+    prior = training["inclusion_prob"] or training.get("rule") in (
+        "evidence",
+        "selective",
+    )
     for name, value in training.items():
-        if value is not None and (training["inclusion_prob"] or name not in OF_PRIOR):
+        if value is not None and (prior or name not in OF_PRIOR):
             words += [f"--{name.replace('_', '-')}", str(value)]
     rows = sorted(run.config["versions"].items())
     known = run.bare or "connections_sha256" in run.metrics
@@ -109,10 +114,19 @@ def _losses(path: Path, sha256: str | None) -> list[float]:
         ) from error
 
 
-def _prior(training: Mapping[str, Any]) -> str:
-    if training.get("inclusion_prob") is None:
+def prior_of(training: Mapping[str, Any], search: Mapping[str, Any]) -> str:
+    """The prior of a run in words; for the selective rule what its search found."""
+    if training.get("rule") == "selective":
+        found = (
+            f": temperature {short(search['temperature'])}, price of a connection "
+            f"{short(search['price'])} nats"
+            if search
+            else ""
+        )
+        return f"found by the selective rule{found}"
+    if training.get("inclusion_prob") is None and training.get("rule") != "evidence":
         return "none: generalized back-propagation as published"
     return (
-        f"inclusion probability {training['inclusion_prob']}, slab scale "
-        f"{training['slab_scale']}, temperature {training['temperature']}"
+        f"inclusion probability {training['inclusion_prob'] or INCLUSION_PROB}, slab "
+        f"scale {training['slab_scale']}, temperature {training['temperature']}"
     )

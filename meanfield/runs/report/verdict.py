@@ -26,7 +26,8 @@ def _size(run: Run) -> str:
     metrics = run.metrics
     ended = metrics.get("stopped", "not known")
     return (
-        f"Trained: {short(metrics.get('num_weights'))} random weights, "
+        f"Trained: a distribution for each of {short(metrics.get('num_weights'))} "
+        f"connections, "
         f"{short(metrics.get('epochs'))} epochs; {ended}."
     )
 
@@ -131,7 +132,7 @@ def _ships(run: Run) -> str:
         text += (
             f"; a plain network of that size, trained as long{_score(card['control'])}"
         )
-    if before.get("num_weights") == entry.get("num_weights"):
+    if "num_weights" in entry and before.get("num_weights") == entry["num_weights"]:
         text += "; no whole unit could be removed"
     return text + "."
 
