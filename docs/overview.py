@@ -67,7 +67,8 @@ def main() -> None:
     figure.colorbar(image, ax=axes[1], fraction=0.046)
     pair = digits.x_test, digits.y_test
     damage = mf.credit.perturb_connections(ensemble, labels, pair, key=key)
-    mf.plots.perturbation_curves(damage, axes[2]).set(title="removing connections")
+    curves = mf.plots.perturbation_curves(damage, axes[2])
+    curves.set(title="removing connections", ylim=(0, 1.4), yticks=[0, 0.5, 1])
     figure.tight_layout()
     TO.parent.mkdir(exist_ok=True)
     figure.savefig(TO, dpi=100)

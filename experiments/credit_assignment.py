@@ -167,6 +167,7 @@ def train(setting: Setting, data, seed: int, ordinary: bool = False):
         optimizer=optimizer(setting, ordinary),
         parametrization=mf.learning.Projected(),
         progress=False,
+        prior=None,
     ).ensemble
 
 

@@ -86,6 +86,7 @@ def main() -> None:
         epochs=epochs,
         batch_size=BATCH_SIZE,
         optimizer=optax.adam(optax.cosine_decay_schedule(STEP_SIZE, steps)),
+        prior=None,
     )
     seconds = time.perf_counter() - began
     ensemble = result.ensemble

@@ -218,7 +218,9 @@ def ensembles_compared(images: tuple[np.ndarray, ...], seeds: int, epochs: int) 
             key = jax.random.key(seed)
             network = mlp(widths, key=key)
             ensemble = mf.Ensemble.from_model(network, key=key, initial=initial)
-            result = mf.fit(ensemble, (x, y), key=key, epochs=epochs, progress=False)
+            result = mf.fit(
+                ensemble, (x, y), key=key, epochs=epochs, progress=False, prior=None
+            )
             metrics = mf.evaluate(result.ensemble, (x_test, y_test), key=key)
             scores.append(metrics.accuracy)
             before.append(_spread(ensemble))

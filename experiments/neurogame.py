@@ -149,7 +149,7 @@ def run(
         model = mf.deploy.shrink(result.ensemble.mean_network(), judges[0][:64]).model
         units = result.num_active
     else:
-        result = mf.fit(mf.Ensemble.from_points(model), **common)
+        result = mf.fit(mf.Ensemble.from_points(model), prior=None, **common)
         model, units = result.ensemble.mean_network(), sum(widths)
     seconds = time.process_time() - start
     x = kind.enter(task.test[0])

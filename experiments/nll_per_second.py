@@ -75,7 +75,7 @@ class Trainer:
             optimizer=optax.adam(step_size),
             augment=shift_images(self.shape, 1) if moved else None,
             progress=False,
-            **settings,
+            **{"prior": None, **settings},
         )
         return result.ensemble, result.history["seconds"]
 

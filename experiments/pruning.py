@@ -94,6 +94,7 @@ def train(dataset, settings, seed: int) -> mf.Ensemble:
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         progress=False,
+        prior=None,
     ).ensemble
 
 

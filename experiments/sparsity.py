@@ -259,6 +259,7 @@ def learn_dense(images: Images, widths, epochs: int, batch: int, seed: int):
         ),
         augment=shift_images(images.shape, SHIFT),
         progress=False,
+        prior=None,
     )
     return result.ensemble.mean_network()
 

@@ -102,6 +102,7 @@ def train(data, x, width: int, epochs: int, ordinary: bool = False) -> mf.FitRes
         batch_size=BATCH_SIZE,
         optimizer=optimizer(epochs * (len(x) // BATCH_SIZE), ordinary),
         parametrization=mf.learning.Projected(),
+        prior=None,
     )
 
 

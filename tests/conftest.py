@@ -8,6 +8,16 @@ import pytest
 # The user's cache folder is not for tests, and parallel workers would share it.
 os.environ["MEANFIELD_CACHE"] = "off"
 
+# Most of the suite's time went into optimising programs that run once. They compute the
+# same, to rounding; MEANFIELD_TESTS=optimized compiles as users do, and so does what is
+# marked `optimized`.
+UNOPTIMIZED = "jax_disable_most_optimizations"
+QUICKLY = os.environ.get("MEANFIELD_TESTS") != "optimized"
+jax.config.update(UNOPTIMIZED, QUICKLY)
+if QUICKLY and jax.__version_info__ < (0, 11):  # Later ones do not know this flag.
+    flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+
 # Each compiled program of JAX on a CPU holds some memory maps. Linux allows a process
 # 65,530 of them, and the compiler dies of a segmentation fault at the next.
 MOST_MAPS = 20_000
@@ -20,6 +30,15 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set MEANFIELD_DATA to a folder with real data sets")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile without optimisation, but for tests marked `optimized`."""
+    as_users_do = request.node.get_closest_marker("optimized") is not None
+    jax.config.update(UNOPTIMIZED, QUICKLY and not as_users_do)
+    yield
+    jax.config.update(UNOPTIMIZED, QUICKLY)
 
 
 @pytest.fixture(autouse=True, scope="module")

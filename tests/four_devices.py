@@ -41,7 +41,7 @@ def learn(width, data=(X, Y), epochs=100, batch_size=BATCH, **settings):
         batch_size=batch_size,
         optimizer=optax.adam(1e-3),
         progress=False,
-        **settings,
+        **{"prior": None, **settings},
     )
 
 

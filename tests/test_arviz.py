@@ -35,6 +35,7 @@ def fitted():
         epochs=600,
         batch_size=20,
         progress=False,
+        prior=None,
     )
     return result, x, y
 

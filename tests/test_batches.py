@@ -23,6 +23,7 @@ def ensemble():
 
 def learn(ensemble, data=(X, Y), **settings):
     defaults = {"key": KEY, "epochs": 1, "batch_size": 8, "progress": False}
+    defaults["prior"] = None
     return mf.fit(ensemble, data, **defaults | settings)
 
 

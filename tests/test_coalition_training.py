@@ -309,6 +309,7 @@ def test_everybody_belonging_is_plain_training():
         batch_size=20,
         optimizer=OPTIMIZER,
         progress=False,
+        prior=None,
     )
     np.testing.assert_allclose(result.history["nll"], whole.history["nll"], rtol=1e-5)
 

@@ -249,6 +249,7 @@ def test_a_trained_ensemble_has_its_curve_and_its_spread():
         epochs=3,
         batch_size=40,
         callbacks=(trace,),
+        prior=None,
     )
     assert trace.steps == [1, 2, 3]
     trained = layer_activations(result.ensemble.mean_network(), x)

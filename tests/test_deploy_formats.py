@@ -112,7 +112,9 @@ def test_common_layers_survive_export(layers, shape, tmp_path):
     expected = run(model, x)
     for predict in runtimes(model, x, tmp_path):
         for size in (5, 2):
-            np.testing.assert_allclose(predict(x[:size]), expected[:size], atol=1e-5)
+            np.testing.assert_allclose(
+                predict(x[:size]), expected[:size], rtol=1e-6, atol=1e-5
+            )
 
 
 def test_attention_and_embedding_survive_export(tmp_path):

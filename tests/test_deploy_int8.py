@@ -112,7 +112,7 @@ def digits():
     network = eqx.nn.MLP(64, 10, 32, 2, key=KEY)
     ensemble = mf.Ensemble.from_model(network, key=jax.random.key(1))
     train = data.x_train, data.y_train
-    result = mf.fit(ensemble, train, key=KEY, epochs=8, progress=False)
+    result = mf.fit(ensemble, train, key=KEY, epochs=8, progress=False, prior=None)
     return result.ensemble, data
 
 

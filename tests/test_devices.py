@@ -135,7 +135,7 @@ def test_the_network_computes_in_bfloat16_and_learns_in_float32():
     products = re.findall(r":(\w+)\[\d+,\d+\] = dot_general", str(program))
     assert products == 4 * ["bf16"]  # G and Δ² of two layers
     settings = {"key": KEY, "epochs": 60, "batch_size": 8, "progress": False}
-    settings["optimizer"] = optax.adam(1e-2)
+    settings |= {"optimizer": optax.adam(1e-2), "prior": None}
     wide = mf.fit(ensemble, (X, Y), **settings)
     narrow = mf.fit(ensemble, (X, Y), compute_dtype="bfloat16", **settings)
     for weight in narrow.ensemble.weights().values():
@@ -156,4 +156,12 @@ def test_the_network_computes_in_bfloat16_and_learns_in_float32():
 def test_what_cannot_be_computed_with_is_refused(change, message):
     ensemble = mf.Ensemble.from_model(eqx.nn.MLP(3, 2, 8, 1, key=KEY), key=KEY)
     with pytest.raises(ValueError, match=message):
-        mf.fit(ensemble, (X, Y), key=KEY, batch_size=8, progress=False, **change)
+        mf.fit(
+            ensemble,
+            (X, Y),
+            key=KEY,
+            batch_size=8,
+            prior=None,
+            progress=False,
+            **change,
+        )

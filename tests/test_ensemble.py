@@ -68,7 +68,9 @@ def test_a_model_comes_back_as_the_type_it_was(name):
 def test_learning_leaves_running_statistics_alone(name):
     ensemble = mf.Ensemble.from_model(models()[name], key=KEY)
     y = jnp.array([0, 1, 1, 0, 1])
-    result = mf.fit(ensemble, (X, y), key=KEY, epochs=2, batch_size=5, progress=False)
+    result = mf.fit(
+        ensemble, (X, y), key=KEY, epochs=2, batch_size=5, progress=False, prior=None
+    )
     before, after = (
         {mf_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(e.params)}
         for e in (ensemble, result.ensemble)

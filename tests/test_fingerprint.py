@@ -25,6 +25,7 @@ def network(activation=jax.nn.relu):
 
 def learn(folder, data=(X, Y), *, ensemble=None, **settings):
     settings = {"optimizer": optax.adam(1e-2), "key": KEY, "epochs": 1} | settings
+    settings = {"prior": None} | settings
     settings |= {"batch_size": 16, "progress": False, "checkpoint": folder}
     return mf.fit(ensemble or network(), data, **settings)
 

@@ -21,6 +21,7 @@ def ensemble():
 
 def learn(ensemble, data=(X, Y), **settings):
     defaults = {"key": KEY, "epochs": 3, "batch_size": 16, "progress": False}
+    defaults["prior"] = None
     return mf.fit(ensemble, data, **defaults | settings)
 
 
@@ -168,6 +169,7 @@ def test_learned_noise_finds_the_noise_of_the_data():
         batch_size=32,
         optimizer=optax.adam(optax.cosine_decay_schedule(2e-2, 960)),
         progress=False,
+        prior=None,
     )
     assert abs(float(result.likelihood.scale) - 0.3) < 0.05
 

@@ -168,6 +168,7 @@ def trained(problem, untrained):
             parametrization=parametrization,
             callbacks=[lambda report, seen=epochs: seen.append(report.ensemble)],
             progress=False,
+            prior=None,
         )
         found[type(parametrization)] = epochs[0], epochs[-1]
     return found

@@ -32,6 +32,7 @@ def learn(x, y, **options):
     net = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
     ensemble = mf.Ensemble.from_model(net, key=KEY)
     settings = {"epochs": 1, "batch_size": 20, "progress": False, "key": KEY}
+    settings["prior"] = None
     return mf.fit(ensemble, (x, y), **settings | options)
 
 
@@ -72,7 +73,13 @@ def test_the_history_averages_examples_not_batches():
     net = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
     certain = mf.Ensemble.from_points(net)
     found = mf.fit(
-        certain, parts, key=KEY, epochs=1, optimizer=optax.sgd(0.0), progress=False
+        certain,
+        parts,
+        key=KEY,
+        epochs=1,
+        optimizer=optax.sgd(0.0),
+        progress=False,
+        prior=None,
     )
     logits = jax.vmap(net)(jnp.asarray(X, jnp.float32))
     each = -jax.nn.log_softmax(logits)[np.arange(60), Y]
@@ -305,7 +312,9 @@ def test_fit_warns_of_raw_images():
     ensemble = mf.Ensemble.from_model(net, key=KEY)
     data = PIXELS.reshape(12, 64).astype(np.float32), np.arange(12) % 2
     with pytest.warns(UserWarning, match="look like raw images.*0 to 25"):
-        mf.fit(ensemble, data, key=KEY, epochs=1, batch_size=4, progress=False)
+        mf.fit(
+            ensemble, data, key=KEY, epochs=1, batch_size=4, progress=False, prior=None
+        )
 
 
 @pytest.mark.parametrize(

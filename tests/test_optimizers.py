@@ -28,6 +28,7 @@ def one_step(ensemble, factors):
         optimizer=optimizer,
         parametrization=mf.learning.Unconstrained(),
         progress=False,
+        prior=None,
     )
     return mf.learning.Unconstrained().encode(
         result.ensemble.weights()["layers/0/weight"]
@@ -77,6 +78,7 @@ def test_a_line_search_is_told_the_loss_at_other_places(ensemble):
         optimizer=optax.lbfgs(linesearch=search),
         accumulate=2,
         progress=False,
+        prior=None,
     )
     assert found.history["nll"][-1] < 0.6 * found.history["nll"][0]
 
@@ -99,4 +101,12 @@ def test_a_line_search_is_told_the_loss_at_other_places(ensemble):
 @pytest.mark.filterwarnings("ignore:.*")
 def test_what_is_no_optimizer_of_a_loss_is_refused(ensemble, optimizer, message):
     with pytest.raises(ValueError, match=message):
-        mf.fit(ensemble, (X, Y), key=KEY, epochs=1, batch_size=16, optimizer=optimizer)
+        mf.fit(
+            ensemble,
+            (X, Y),
+            key=KEY,
+            epochs=1,
+            batch_size=16,
+            optimizer=optimizer,
+            prior=None,
+        )

@@ -268,6 +268,7 @@ def test_important_connections_of_a_trained_network_matter_more_than_others():
         epochs=20,
         batch_size=64,
         progress=False,
+        prior=None,
     )
     labels = label_connections(result.ensemble)
     assert 0.02 < labels.overall["important"] < 0.3

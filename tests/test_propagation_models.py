@@ -127,6 +127,7 @@ def test_certain_weights_give_the_ordinary_network_and_absent_ones_silence(name)
     assert not np.allclose(noisy, ordinary(params), atol=1e-2)
 
 
+@pytest.mark.optimized
 @every_model
 def test_the_products_of_the_means_have_their_factors_in_the_ordinary_order(name):
     # W x and xᵀ Wᵀ go to kernels that may sum in different orders.
@@ -148,6 +149,7 @@ def products(program):
     return Counter(re.findall(r"= (\w+\[[\d,]*\])\S* dot\(", program))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "name",
     [
@@ -169,6 +171,7 @@ def test_certain_weights_compiled_with_the_optimiser_differ_in_last_digits_at_mo
     assert np.abs(got - ordinary).max() <= 8 * unit
 
 
+@pytest.mark.optimized
 @every_model_without_a_loop
 def test_certain_weights_give_the_ordinary_network_to_the_bit_outside_jit(name):
     apply, _, params, x = ZOO[name]()

@@ -25,6 +25,8 @@ from meanfield.interop.sklearn.frames import FrameEncoder
 # Equal settings wherever possible: fits of equal shape share one compiled program.
 SMALL = {
     "hidden": (8,),
+    "prior": mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned"),
+    "temperature": 0.05,
     "epochs": 60,
     "learning_rate": 0.02,
     "num_samples": 8,

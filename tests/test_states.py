@@ -90,6 +90,7 @@ def test_the_statistics_of_equinox_are_not_learned(as_pair):
     given = ((lambda m, x: jax.vmap(m)(x)), model) if as_pair else model
     ensemble = mf.Ensemble.from_model(given)
     settings = {"key": KEY, "epochs": 2, "batch_size": 6, "progress": False}
+    settings["prior"] = None
     result = mf.fit(ensemble, (X, Y), **settings)
     before = jax.tree.leaves(state)
     after = jax.tree.leaves(result.ensemble.params.state)

@@ -38,6 +38,7 @@ def measure(devices: int) -> None:
         batch_size=BATCH,
         mesh=None if devices == 1 else mf.learning.device_mesh(devices),
         progress=False,
+        prior=None,
     )
     # The first epoch compiles.
     seconds = min(result.history["seconds"][1:])

@@ -92,6 +92,7 @@ def rounds(width: int, repeats: int) -> dict[str, tuple[float, float]]:
         optimizer=optimizer,
         callbacks=[after_epoch],
         progress=False,
+        prior=None,
     )
     # The first of each holds the compilation.
     return {name: tuple(np.median(rows[1:], axis=0)) for name, rows in seconds.items()}

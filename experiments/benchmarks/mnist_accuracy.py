@@ -46,6 +46,7 @@ def train_ensemble(images, seed):
         epochs=EPOCHS,
         batch_size=BATCH,
         progress=False,
+        prior=None,
     )
     return result.ensemble, time.perf_counter() - start
 

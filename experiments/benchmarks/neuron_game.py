@@ -79,6 +79,7 @@ def trained():
         epochs=EPOCHS,
         batch_size=32,
         progress=False,
+        prior=None,
     )
     return result.ensemble, (digits.x_train[:EXAMPLES], digits.y_train[:EXAMPLES])
 

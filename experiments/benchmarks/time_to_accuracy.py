@@ -106,6 +106,7 @@ def run_meanfield(images, started, seed, epochs, step_size):
         optimizer=cosine_adam(step_size, epochs * (len(images.x_train) // BATCH)),
         callbacks=[lambda report: see(accuracy(report.ensemble))],
         progress=False,
+        prior=None,
     )
 
 

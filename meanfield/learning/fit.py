@@ -24,7 +24,6 @@ from .likelihoods import Categorical
 from .loop import Loop
 from .optimizers import check_optimizer, default_optimizer
 from .parametrization import AbstractParametrization, Projected, Unconstrained
-from .priors import SpikeSlabPrior
 from .results import EpochReport, FitResult, Search
 from .schedule import RISING
 from .search import Trials, message_length
@@ -33,10 +32,9 @@ from .selective import (
     PARAMETRIZATION,
     check_selective,
     held_examples,
+    resolve_prior,
     selective_epochs,
     selective_optimizer,
-    selective_rule,
-    selective_start,
 )
 from .sharding import Layout
 from .state import starting_state
@@ -52,7 +50,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int = 128,
     optimizer: Any = None,
-    prior: Any = None,
+    prior: Any = "selective",
     temperature: Temperature = 1.0,
     parametrization: AbstractParametrization | None = None,
     validation: tuple[Any, ...] | None = None,
@@ -73,10 +71,12 @@ def fit(
 
         loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
-    in nats per example. Without a prior this is the published rule; with one it is the
-    negative evidence bound. Point values (biases, norm scales) are learned too. A model
-    in training mode is called in that mode: dropout draws a mask in every step, and
-    batch statistics follow the noisy activations.
+    in nats per example. By default the selective rule finds, on a part of the data that
+    it holds out meanwhile, how many connections can go; with a prior this is the
+    negative evidence bound, and with ``prior=None`` the published rule. Point values
+    (biases, norm scales) are learned too. A model in training mode is called in that
+    mode: dropout draws a mask in every step, and batch statistics follow the noisy
+    activations.
 
     Args:
         ensemble: the initial ensemble; it is not changed.
@@ -91,15 +91,16 @@ def fit(
             random order that do not fill a batch are left out of that epoch.
         optimizer: any Optax optimizer. Default: Adam with a step size that falls from
             0.002 to 0 along a cosine.
-        prior: "selective" or `Selective(...)`, the rule that finds temperature and
-            price of a connection by a part of the data that it holds out meanwhile (or
-            by `validation`, if `data` is an iterable); `SpikeSlabPrior`, a mapping from
-            path names to priors; or None, the published rule.
+        prior: "selective" (default) or `Selective(...)`, the rule that finds
+            temperature and price of a connection in short runs, by a part of the data
+            that it holds out meanwhile (or by `validation`, if `data` is an iterable);
+            `SpikeSlabPrior`, a mapping from path names to priors; or None, the
+            published rule. A network without random weights is trained without.
         temperature: weight T ≥ 0 of the KL term, a number or a schedule (a function of
             the step). A warm-up over 500 steps is `optax.linear_schedule(0.0, 1.0,
             500)`. Under the selective rule the highest that it may reach.
         parametrization: `Projected()` (default without a prior) or `Unconstrained()`
-            (default with one).
+            (default with one, and under the selective rule).
         validation: arrays (x, y), or (x, y, weights), scored after every epoch.
         patience: stop after this number of epochs without a better validation NLL, and
             return the best epoch's ensemble. Under the selective rule only epochs with
@@ -153,9 +154,7 @@ def fit(
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
     ensemble = ensemble if noise is None else ensemble.with_noise(noise)
-    rule = selective_rule(prior)
-    if rule is not None:
-        prior, ensemble = SpikeSlabPrior(), selective_start(ensemble)
+    rule, prior, ensemble = resolve_prior(prior, ensemble)
     arguments = check_arguments(
         ensemble,
         data,
@@ -185,7 +184,7 @@ def fit(
         if price is None:
             price = message_length(ensemble.num_weights, arguments.num_data)
         parametrization = parametrization or PARAMETRIZATION
-        optimizer = optimizer or selective_optimizer(ensemble)
+        optimizer = optimizer or selective_optimizer()
     if parametrization is None:
         parametrization = Projected() if prior is None else Unconstrained()
     if isinstance(parametrization, Projected) and prior is not None:

@@ -30,8 +30,9 @@ from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.spikeslab import SpikeSlab
 
-from .optimizers import STEP_SIZE, scale_steps, steady_adam
+from .optimizers import STEP_SIZE, scale_steps
 from .parametrization import Unconstrained
+from .priors import SpikeSlabPrior
 from .training import Weighted
 
 # A logit of π has to change from −3 to 7, a slab mean by only about 0.1.
@@ -102,6 +103,24 @@ def selective_rule(prior: Any) -> Selective | None:
     return prior if isinstance(prior, Selective) else None
 
 
+def resolve_prior(
+    prior: Any, ensemble: Ensemble
+) -> tuple[Selective | None, Any, Ensemble]:
+    """The selective rule or None, the prior, and the ensemble to start from.
+
+    A network without random weights has nothing that could go: it needs no rule.
+
+    Raises:
+        ValueError: a string other than "selective".
+    """
+    rule = selective_rule(prior)
+    if rule is None:
+        return None, prior, ensemble
+    if not ensemble.weights():
+        return None, None, ensemble
+    return rule, SpikeSlabPrior(), selective_start(ensemble)
+
+
 def selective_start(ensemble: Ensemble) -> Ensemble:
     """The ensemble with π = 0.05 in every tensor whose π is 0 everywhere.
 
@@ -120,14 +139,9 @@ def selective_start(ensemble: Ensemble) -> Ensemble:
     return ensemble.with_weights(fresh)
 
 
-def selective_optimizer(ensemble: Ensemble) -> optax.GradientTransformation:
+@functools.lru_cache  # The same object each time: a second run compiles nothing.
+def selective_optimizer() -> optax.GradientTransformation:
     """Adam, with larger steps of spikes and of slab widths."""
-    return _faster_adam() if ensemble.weights() else steady_adam(STEP_SIZE)
-
-
-@functools.lru_cache
-def _faster_adam() -> optax.GradientTransformation:
-    """The same object each time, so that a second run finds its program compiled."""
     return optax.chain(
         optax.scale_by_adam(),
         scale_steps(FASTER),

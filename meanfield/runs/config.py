@@ -120,8 +120,8 @@ def resumed(settings: TrainSettings) -> TrainSettings:
         if name in config[part]
     }
     kept["hidden"] = tuple(kept["hidden"])
-    before = TrainSettings(inclusion_prob=kept.get("inclusion_prob"))
-    kept.setdefault("rule", before.learning_rule)
+    evidence = kept.get("inclusion_prob") is not None
+    kept.setdefault("rule", "evidence" if evidence else "published")
     kept.setdefault("patience", 0)
     source, task = config["data"]["source"], config["data"]["task"]
     kept["task"] = task if Path(source).suffix else None

@@ -18,6 +18,7 @@ from meanfield.learning.fit import fit
 from meanfield.learning.optimizers import cosine_adam
 from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
+from meanfield.learning.selective import SMALL_SHARE
 from meanfield.learning.sharding import device_mesh
 
 from .architecture import (
@@ -123,7 +124,13 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
     """Epochs and batch size; by the number of examples where none are given."""
     small = num_examples < SMALL
     epochs = settings.epochs or (60 if small else 30)
-    return epochs, min(settings.batch_size or (32 if small else 128), num_examples)
+    if settings.batch_size is not None:
+        return epochs, min(settings.batch_size, num_examples)
+    # The selective rule holds out a quarter of a few examples.
+    most = num_examples
+    if settings.learning_rule == "selective" and small:
+        most = max(1, int(num_examples * (1 - SMALL_SHARE)))
+    return epochs, min(32 if small else 128, most)
 
 
 def _is_floating(name: str) -> bool:

@@ -135,9 +135,9 @@ class TrainSettings:
     )
     rule: str | None = setting(
         None,
-        "published: without a prior; evidence: with the prior below; selective: with "
-        "the strongest prior that costs nothing on a part it holds out, so that many "
-        "connections go (default: published, or evidence if --inclusion-prob is given)",
+        "selective: with the strongest prior that costs nothing on a part it holds out, "
+        "so that many connections go; published: without a prior; evidence: with the "
+        "prior below (default: selective, or evidence if --inclusion-prob is given)",
         PRIOR,
         kept="training",
     )
@@ -205,8 +205,7 @@ class TrainSettings:
     @property
     def learning_rule(self) -> str:
         """The rule that is meant where none is named."""
-        evidence = "evidence" if self.inclusion_prob is not None else "published"
-        return self.rule or evidence
+        return self.rule or ("selective" if self.inclusion_prob is None else "evidence")
 
     @property
     def progress(self) -> bool:

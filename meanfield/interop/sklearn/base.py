@@ -31,6 +31,11 @@ from .frames import FrameEncoder, has_categories
 from .weighting import counted, in_order, repeated
 
 BLOCK = 256
+# Where the selective rule does not decide them.
+EPOCHS, LEARNING_RATE = 100, 5e-3
+# A single pass is no run that the selective rule could plan.
+PASS_PRIOR = SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
+PASS_TEMPERATURE = 0.05
 
 
 class MeanFieldEstimator(BaseEstimator):
@@ -47,11 +52,11 @@ class MeanFieldEstimator(BaseEstimator):
         hidden: Any = (100,),
         *,
         model: Callable[..., Any] | None = None,
-        prior: Any = "default",
-        temperature: Any = 0.05,
-        epochs: Any = 100,
+        prior: Any = "selective",
+        temperature: Any = 1.0,
+        epochs: Any = None,
         batch_size: Any = "auto",
-        learning_rate: Any = 5e-3,
+        learning_rate: Any = None,
         early_stopping: bool = False,
         validation_fraction: Any = 0.1,
         patience: Any = 10,
@@ -82,14 +87,20 @@ class MeanFieldEstimator(BaseEstimator):
     def _check_settings(self) -> None:
         """Raise for settings out of range, before any data are read."""
         rules = {
-            "epochs": (_is_count, "a whole number ≥ 1"),
+            "epochs": (
+                lambda value: value is None or _is_count(value),
+                "None or a whole number ≥ 1",
+            ),
             "num_samples": (_is_count, "a whole number ≥ 1"),
             "patience": (_is_count, "a whole number ≥ 1"),
             "batch_size": (
                 lambda value: value == "auto" or _is_count(value),
                 '"auto" or a whole number ≥ 1',
             ),
-            "learning_rate": (lambda v: _is_real(v) and v > 0, "a positive number"),
+            "learning_rate": (
+                lambda v: v is None or (_is_real(v) and v > 0),
+                "None or a positive number",
+            ),
             "temperature": (
                 lambda v: callable(v) or (_is_real(v) and v >= 0),
                 "a number ≥ 0 or a schedule",
@@ -107,6 +118,11 @@ class MeanFieldEstimator(BaseEstimator):
         for name, (fits, needed) in rules.items():
             value = getattr(self, name)
             require(fits(value), f"`{name}` must be {needed}; got {value!r}.")
+        require(
+            self.learning_rate is None or selective_rule(self.prior) is None,
+            "`learning_rate` must be None under the selective rule, whose steps are "
+            f"its own; got {self.learning_rate!r}. Leave it out, or pass another `prior`.",
+        )
 
     def _start(self, num_features: int, num_outputs: int) -> None:
         self._seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -163,12 +179,11 @@ class MeanFieldEstimator(BaseEstimator):
             )
             setattr(self, name, eqx.combine(filled, rest))
 
-    def _learn(
-        self, x: Any, y: Any, weights: Any, epochs: int, schedule: bool
-    ) -> FitResult:
+    def _learn(self, x: Any, y: Any, weights: Any, whole_run: bool) -> FitResult:
+        """Learn in a whole run, or in one pass more."""
         x, y, weights = in_order(*counted(x, y, weights))
         validation, patience = None, None
-        if self.early_stopping and schedule:
+        if self.early_stopping and whole_run:
             x, y, weights, validation = self._hold_out(x, y, weights)
             patience = self.patience
         x, y, weights = repeated(x, y, weights)
@@ -176,24 +191,23 @@ class MeanFieldEstimator(BaseEstimator):
         if batch_size == "auto":
             batch_size = min(64, -(-len(x) // 8))
         batch_size = min(int(batch_size), len(x))
-        steps = epochs * (len(x) // batch_size)
-        rate = self.learning_rate
-        default = self.prior == "default"
-        settings = {
-            "prior": SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
-            if default
-            else self.prior,
-            "temperature": self.temperature,
-            "epochs": epochs,
-            "optimizer": cosine_adam(rate, steps) if schedule else steady_adam(rate),
-        }
-        if not default and selective_rule(self.prior) is not None:
+        rate = self.learning_rate or LEARNING_RATE
+        settings = {"prior": self.prior, "temperature": self.temperature}
+        if not whole_run:
+            settings |= {"epochs": 1, "optimizer": steady_adam(rate)}
+            if selective_rule(self.prior) is not None:
+                settings |= {"prior": PASS_PRIOR, "temperature": PASS_TEMPERATURE}
+        elif selective_rule(self.prior) is not None:
             require(
-                schedule,
-                "`prior` must not be the selective rule in `partial_fit`, because this "
-                "rule plans a whole run. Use `fit`, or another prior.",
+                len(x) > 1,
+                "`X` must have 2 examples at least, for one is held out meanwhile; got "
+                "n_samples=1. Pass more, or another `prior`.",
             )
-            settings = {"prior": self.prior}
+            settings["epochs"] = self.epochs
+        else:
+            epochs = self.epochs or EPOCHS
+            steps = epochs * (len(x) // batch_size)
+            settings |= {"epochs": epochs, "optimizer": cosine_adam(rate, steps)}
         result = fit(
             self.ensemble_,
             (x, y),

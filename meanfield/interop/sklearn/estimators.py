@@ -27,15 +27,19 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         hidden: widths of the hidden layers.
         model: instead of `hidden`, a function ``model(num_features, num_outputs, *,
             key)`` that makes an Equinox module acting on one example.
-        prior: "default", a spike-and-slab prior with inclusion probability ½ and slab
-            scales learned for each layer; "selective" or a `Selective`, the rule that
-            chooses temperature, epochs and step sizes itself; a `SpikeSlabPrior`; or
-            None for the published rule without a prior.
-        temperature: weight of the prior's KL term. 1 is the evidence bound, which
-            underfits a few hundred examples; the default is a cold posterior.
-        epochs: passes over the data (at most, with early stopping).
+        prior: "selective" or a `Selective`, the rule that chooses temperature, epochs
+            and step sizes itself, on a part of the examples that it holds out
+            meanwhile; a `SpikeSlabPrior`; or None for the published rule without a
+            prior. `partial_fit` cannot plan a run: there, under the selective rule, it
+            is a prior with inclusion probability ½ and learned slab scales, at
+            temperature 0.05.
+        temperature: weight of the prior's KL term, 1 for the evidence bound; under the
+            selective rule the highest that it may reach.
+        epochs: passes over the data (at most, with early stopping). None: as many as
+            the selective rule needs, 4,000 steps at least; with other priors 100.
         batch_size: examples a step; "auto" is an eighth of them, at most 64.
-        learning_rate: first step of Adam, falling to 0 along a cosine.
+        learning_rate: first step of Adam, falling to 0 along a cosine; None: 0.005, or
+            the selective rule's own.
         early_stopping: hold out part of the data, and stop when the loss on it no
             longer falls.
         validation_fraction: the part of the data that is held out.
@@ -78,7 +82,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         features = self.encoder_.apply(X)
         self.likelihood_ = self._likelihood()
         self._start(features.shape[1], len(self.classes_))
-        self._learn(features, codes, weights, self.epochs, schedule=True)
+        self._learn(features, codes, weights, whole_run=True)
         return self
 
     def partial_fit(
@@ -95,7 +99,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         features = self.encoder_.apply(X)
         if first:
             self._start(features.shape[1], len(self.classes_))
-        self._learn(features, codes, weights, 1, schedule=False)
+        self._learn(features, codes, weights, whole_run=False)
         return self
 
     def _prepare(self, X: Any, y: Any, weights: Any, reset: bool) -> Any:
@@ -144,11 +148,11 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         hidden: widths of the hidden layers.
         model: as for `MeanFieldClassifier`.
         prior: as for `MeanFieldClassifier`.
-        temperature: weight of the prior's KL term. 1 is the evidence bound, which
-            underfits a few hundred examples; the default is a cold posterior.
-        epochs: passes over the data (at most, with early stopping).
+        temperature: as for `MeanFieldClassifier`.
+        epochs: as for `MeanFieldClassifier`.
         batch_size: examples a step; "auto" is an eighth of them, at most 64.
-        learning_rate: first step of Adam, falling to 0 along a cosine.
+        learning_rate: first step of Adam, falling to 0 along a cosine; None: 0.005, or
+            the selective rule's own.
         early_stopping: hold out part of the data, and stop when the loss on it no
             longer falls.
         validation_fraction: the part of the data that is held out.
@@ -178,7 +182,7 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         X, y, weights = self._prepare(X, y, sample_weight, reset=True)
         self._begin(X, y, weights)
         features = self.encoder_.apply(X)
-        self._learn(features, self._scaled(y), weights, self.epochs, schedule=True)
+        self._learn(features, self._scaled(y), weights, whole_run=True)
         return self
 
     def partial_fit(
@@ -190,7 +194,7 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         if first:
             self._begin(X, y, weights)
         features = self.encoder_.apply(X)
-        self._learn(features, self._scaled(y), weights, 1, schedule=False)
+        self._learn(features, self._scaled(y), weights, whole_run=False)
         return self
 
     def _begin(self, X: Any, y: np.ndarray, weights: Any) -> None:

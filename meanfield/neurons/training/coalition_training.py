@@ -135,7 +135,8 @@ def train_coalitions(
             evaluation units are active at random with this probability; with T = 0
             only members are active.
         regularizer: λ ≥ 0, see `CoalitionRestriction`.
-        **settings: further arguments of `fit` (batch_size, optimizer, prior, …).
+        **settings: further arguments of `fit` (batch_size, optimizer, …); `prior` is
+            None by default, the published rule.
 
     Returns:
         A `CoalitionResult`.
@@ -193,6 +194,8 @@ def train_coalitions(
         key=play_key,
     )
     games = CoalitionRounds(found, held, rules)
+    settings = {"prior": None, **settings}
+    settings["callbacks"] = (games, *settings.get("callbacks", ()))
     result = fit(
         ensemble,
         learned_from,
@@ -200,7 +203,7 @@ def train_coalitions(
         key=fit_key,
         epochs=epochs,
         restriction=games.restriction(),
-        **{**settings, "callbacks": (games, *settings.get("callbacks", ()))},
+        **settings,
     )
     return CoalitionResult(
         silence(result.ensemble, games.masks, found.sources, forget=True),
