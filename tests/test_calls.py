@@ -56,7 +56,13 @@ def case(request):
     model = make()
     ensemble = mf.Ensemble.from_model(model, call=encode)
     result = mf.fit(
-        ensemble, (X, Y), key=jax.random.key(1), epochs=1, batch_size=4, progress=False
+        ensemble,
+        (X, Y),
+        key=jax.random.key(1),
+        epochs=1,
+        batch_size=4,
+        progress=False,
+        prior=None,
     )
     return model, run, ensemble, result.ensemble
 
@@ -119,7 +125,13 @@ def test_frozen_parameters_are_neither_random_nor_learned(frozen):
     ensemble = mf.Ensemble.from_model(model, key=jax.random.key(1), frozen=frozen)
     assert list(ensemble.weights()) == ["layers/1/weight"]
     trained = mf.fit(
-        ensemble, (X, Y), key=jax.random.key(1), epochs=1, batch_size=4, progress=False
+        ensemble,
+        (X, Y),
+        key=jax.random.key(1),
+        epochs=1,
+        batch_size=4,
+        progress=False,
+        prior=None,
     ).ensemble
     drawn = trained.sample(jax.random.key(2))
     for one, other in zip(drawn.layers, model.layers, strict=True):
@@ -153,7 +165,13 @@ def test_the_single_array_of_a_pair_can_be_frozen_and_python_leaves_stay_static(
 
     ensemble = mf.Ensemble.from_model((apply, params))
     result = mf.fit(
-        ensemble, (X, Y), key=jax.random.key(1), epochs=1, batch_size=4, progress=False
+        ensemble,
+        (X, Y),
+        key=jax.random.key(1),
+        epochs=1,
+        batch_size=4,
+        progress=False,
+        prior=None,
     )
     _, drawn = result.ensemble.sample(jax.random.key(2))
     assert {k: v for k, v in drawn.items() if k != "w"} == {

@@ -21,10 +21,10 @@ def rows(tmp_path_factory):
     ("settings", "patience"),
     [
         ({}, None),
-        ({"epochs": 500}, PATIENCE),
-        ({"epochs": 500, "patience": 0}, None),
+        ({"epochs": 500}, None),
+        ({"epochs": 500, "rule": "published"}, PATIENCE),
+        ({"epochs": 500, "rule": "published", "patience": 0}, None),
         ({"patience": 3}, 3),
-        ({"epochs": 500, "rule": "selective"}, None),
     ],
 )
 def test_a_table_that_is_gone_through_often_is_watched(rows, settings, patience):

@@ -13,7 +13,7 @@ from training_networks import KEY, X, Y, model, numbers, trained_by_hand
 
 import meanfield as mf
 
-SETTINGS = {"key": KEY, "progress": False}
+SETTINGS = {"key": KEY, "prior": None, "progress": False}
 
 
 def same(one, other):

@@ -102,6 +102,7 @@ def test_a_run_on_ones_own_network_is_kept_with_its_file(tmp_path):
         out,
         model=f"{path}:make",
         epochs=30,
+        rule="published",
         learning_rate=0.02,
         quiet=True,
     )

@@ -54,7 +54,9 @@ MODEL = Sum(jax.random.key(0))
 def trained(call=None):
     ensemble = mf.Ensemble.from_model(MODEL, key=KEY, call=call)
     x = NAMED if call is None else WHOLE
-    return mf.fit(ensemble, (x, Y), key=KEY, epochs=2, batch_size=16, progress=False)
+    return mf.fit(
+        ensemble, (x, Y), key=KEY, epochs=2, batch_size=16, progress=False, prior=None
+    )
 
 
 FUNCTIONS = {

@@ -44,7 +44,9 @@ class Noisy(nnx.Module):
 
 def test_a_state_that_decides_nothing_is_moved_by_fit_alone():
     ensemble = mf.Ensemble.from_model(Net(Counter()))
-    result = mf.fit(ensemble, (X, Y), key=KEY, epochs=2, batch_size=6, progress=False)
+    result = mf.fit(
+        ensemble, (X, Y), key=KEY, epochs=2, batch_size=6, progress=False, prior=None
+    )
     assert result.ensemble(X, key=KEY).shape == (12, 4)
     assert float(result.ensemble.sample(KEY).layer.calls.get_value()) == 4
 

@@ -21,7 +21,7 @@ from training_networks import (
 
 import meanfield as mf
 
-SETTINGS = {"key": KEY, "progress": False}
+SETTINGS = {"key": KEY, "prior": None, "progress": False}
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 

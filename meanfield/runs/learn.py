@@ -18,7 +18,6 @@ from meanfield.learning.fit import fit
 from meanfield.learning.optimizers import cosine_adam
 from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
-from meanfield.learning.selective import SMALL_SHARE
 from meanfield.learning.sharding import device_mesh
 
 from .architecture import (
@@ -126,10 +125,9 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
     epochs = settings.epochs or (60 if small else 30)
     if settings.batch_size is not None:
         return epochs, min(settings.batch_size, num_examples)
-    # The selective rule holds out a quarter of a few examples.
-    most = num_examples
-    if settings.learning_rule == "selective" and small:
-        most = max(1, int(num_examples * (1 - SMALL_SHARE)))
+    # The selective rule needs some thousand steps, and epochs of one step are slow.
+    many = -(-num_examples // 8)
+    most = many if settings.learning_rule == "selective" else num_examples
     return epochs, min(32 if small else 128, most)
 
 
@@ -172,7 +170,7 @@ def checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
     require(
         rule != "selective" or rate == TrainSettings.learning_rate,
         f"`learning_rate` belongs to the rules published and evidence; got {rate} with "
-        "the rule selective, whose steps are its own. Leave it out.",
+        "the rule selective, whose steps are its own. Leave it out, or give another `rule`.",
     )
     if rule == "selective":
         return rule

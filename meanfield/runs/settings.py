@@ -107,14 +107,16 @@ class TrainSettings:
     )
     epochs: int | None = setting(
         None,
-        "passes over the data (default: 30; below 10,000 examples 60)",
+        "passes over the data (default: as many as 4,000 steps need, 30 at least; without "
+        "the selective rule 30, below 10,000 examples 60)",
         LEARNING,
         kept="training",
         min=1,
     )
     batch_size: int | None = setting(
         None,
-        "examples in a step (default: 128; below 10,000 examples 32)",
+        "examples in a step (default: 128; below 10,000 examples 32, and for the "
+        "selective rule an eighth of them at most)",
         LEARNING,
         kept="training",
         min=1,

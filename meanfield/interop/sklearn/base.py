@@ -120,8 +120,8 @@ class MeanFieldEstimator(BaseEstimator):
             require(fits(value), f"`{name}` must be {needed}; got {value!r}.")
         require(
             self.learning_rate is None or selective_rule(self.prior) is None,
-            "`learning_rate` must be None under the selective rule, whose steps are "
-            f"its own; got {self.learning_rate!r}. Leave it out, or pass another `prior`.",
+            "`learning_rate` must be None under the selective rule, which has steps of "
+            f"its own; got {self.learning_rate!r}. Leave it out, or pass a `prior`.",
         )
 
     def _start(self, num_features: int, num_outputs: int) -> None:
