@@ -64,6 +64,7 @@ class Converted:
             epochs=1,
             batch_size=16,
             progress=False,
+            prior=None,
         )
         assert np.isfinite(result.history["nll"]).all()
         return result.ensemble

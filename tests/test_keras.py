@@ -39,7 +39,9 @@ def network():
 def trained():
     model = network()
     ensemble = mf.Ensemble.from_model(model, frozen="sequential/last/bias")
-    result = mf.fit(ensemble, (X, Y), key=KEY, epochs=2, batch_size=16, progress=False)
+    result = mf.fit(
+        ensemble, (X, Y), key=KEY, epochs=2, batch_size=16, progress=False, prior=None
+    )
     return model, ensemble, result.ensemble
 
 

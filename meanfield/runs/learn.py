@@ -170,7 +170,8 @@ def checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
     require(
         rule != "selective" or rate == TrainSettings.learning_rate,
         f"`learning_rate` belongs to the rules published and evidence; got {rate} with "
-        "the rule selective, whose steps are its own. Leave it out, or give another `rule`.",
+        "the rule selective, whose steps are its own. Leave it out, or give another "
+        "`rule`.",
     )
     if rule == "selective":
         return rule

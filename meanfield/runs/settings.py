@@ -107,8 +107,8 @@ class TrainSettings:
     )
     epochs: int | None = setting(
         None,
-        "passes over the data (default: as many as 4,000 steps need, 30 at least; without "
-        "the selective rule 30, below 10,000 examples 60)",
+        "passes over the data (default: as many as 4,000 steps need, at least 30; "
+        "without the selective rule 30, below 10,000 examples 60)",
         LEARNING,
         kept="training",
         min=1,
@@ -137,9 +137,9 @@ class TrainSettings:
     )
     rule: str | None = setting(
         None,
-        "selective: with the strongest prior that costs nothing on a part it holds out, "
-        "so that many connections go; published: without a prior; evidence: with the "
-        "prior below (default: selective, or evidence if --inclusion-prob is given)",
+        "selective: with the strongest prior that costs nothing on a part it holds "
+        "out, so that many connections go; published: without a prior; evidence: with "
+        "the prior below (default: selective, or evidence with --inclusion-prob)",
         PRIOR,
         kept="training",
     )
