@@ -126,9 +126,10 @@ def accuracies(kind: str, seed: int, data, epochs: int) -> dict[str, float]:
     train, (x, y) = (data.x_train, data.y_train), (data.x_test, data.y_test)
     start, fit_key, test_key = jax.random.split(jax.random.key(seed), 3)
     settings = {"epochs": epochs, "batch_size": BATCH_SIZE, "progress": False}
+    settings["prior"] = None
     fit = lambda ensemble: mf.fit(ensemble, train, key=fit_key, **settings).ensemble
     right = lambda outputs: float((np.asarray(outputs).argmax(1) == y).mean())
-    ensemble = fit(mf.Ensemble.from_model(make(kind, seed), key=start), prior=None)
+    ensemble = fit(mf.Ensemble.from_model(make(kind, seed), key=start))
     score = functools.partial(
         mf.evaluate, ensemble, (x, y), key=test_key, num_samples=DRAWS
     )
@@ -141,8 +142,8 @@ def accuracies(kind: str, seed: int, data, epochs: int) -> dict[str, float]:
     ]
     model = make(kind, seed)
     names = tuple(mf.Ensemble.from_points(model).state())
-    held = fit(mf.Ensemble.from_model(model, key=start, frozen=names), prior=None)
-    point = fit(mf.Ensemble.from_points(model), prior=None).mean_network()
+    held = fit(mf.Ensemble.from_model(model, key=start, frozen=names))
+    point = fit(mf.Ensemble.from_points(model)).mean_network()
     found = {
         "evaluate": score().accuracy,
         "subnetworks": score(of="subnetworks").accuracy,
