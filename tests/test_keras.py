@@ -6,6 +6,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import meanfield as mf
@@ -96,3 +97,24 @@ def test_what_keras_cannot_do_is_refused(trained):
         mf.deploy.shrink(drawn, X, coalition=coalition)
     with pytest.raises(ValueError, match="`model` of Keras must be built"):
         mf.Ensemble.from_model(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_batch_statistics_of_keras_move_and_its_masks_are_drawn_in_training():
+    model = network()
+    point = mf.Ensemble.from_points(model)
+    settings = {"epochs": 3, "batch_size": 64, "optimizer": optax.sgd(0.0)}
+    result = mf.fit(point, (X, Y), key=KEY, progress=False, **settings)
+    assert len(set(result.history["nll"])) == 3  # the masks differ
+    for _ in range(3):  # in Keras itself
+        model(X, training=True)
+    learned = result.ensemble.mean_network()
+    for one, other in zip(model.variables, learned.variables, strict=True):
+        if one.dtype == "float32":
+            np.testing.assert_allclose(other.value, one.value, rtol=1e-4, atol=1e-6)
+    shipped = learned(X, training=False)
+    np.testing.assert_allclose(result.ensemble(X, key=KEY), shipped, atol=1e-5)
+    again = mf.ensemble.estimate_statistics(
+        learned, X, key=KEY, batch_size=64, num_steps=2000
+    )
+    first, norm = again.layers[0], again.layers[1]
+    np.testing.assert_allclose(norm.moving_mean, first(X).mean(0), atol=1e-3)

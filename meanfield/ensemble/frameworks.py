@@ -92,7 +92,7 @@ def open_model(model: Any, call: Call | None = None) -> OpenedModel:
 
 
 def in_training_mode(model: Any) -> Any:
-    """A model with all its layers in training mode; a pair (apply_fn, params) as it is.
+    """A model with all its layers in training mode; Keras models and functions as is.
 
     Args:
         model: one of the kinds in the table; it is not changed.

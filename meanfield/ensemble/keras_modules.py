@@ -1,20 +1,21 @@
 """Open a Keras model on the JAX backend: a dictionary of its variables, by path.
 
-It runs in inference mode, ``model(x, training=False)``, so dropout does nothing and
-batch statistics stay. What Keras does not train (a layer with `trainable` False,
-statistics, seeds) stays as it is.
+In training it is called as ``model(x, training=True)``, which moves batch statistics
+and draws masks by the key of the run; else as ``model(x, training=False)``. What
+Keras does not train (a layer with `trainable` False) stays as it is.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from meanfield.checks import require
 
-from .opened import OpenedModel
+from .opened import OpenedModel, Training, mode_arguments
 
 
 class _Keras(eqx.Module):
@@ -31,12 +32,32 @@ class _Keras(eqx.Module):
     call: Callable[..., Any] = eqx.field(static=True)
 
     def apply(self, params: Mapping[str, Any], x: Any) -> Any:
-        """Outputs for a batch."""
-        keras = sys.modules["keras"]
+        """Outputs for a batch in inference mode."""
+        with self._scope(params):
+            return self.call(self.model, x, **mode_arguments(self.call, False))
+
+    def train(
+        self, params: Mapping[str, Any], x: Any, key: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Outputs for a batch in training mode, and all variables after the call."""
+        own, key = jax.random.split(key)
+        seeds = _seeds(self.model)
+        keys = jax.random.split(key, len(seeds))
+        drawn = [
+            (seed, jax.random.bits(one, seed.shape, "uint32").astype(seed.dtype))
+            for seed, one in zip(seeds, keys, strict=True)
+        ]
+        with self._scope(params, drawn) as scope:
+            given = mode_arguments(self.call, True, own)
+            outputs = self.call(self.model, x, **given)
+            after = [scope.get_current_value(v) for v in _numbers(self.model)]
+        named = zip(self.names, after, strict=True)
+        return outputs, {n: params[n] if v is None else v for n, v in named}
+
+    def _scope(self, params: Mapping[str, Any], seeds: Sequence[Any] = ()) -> Any:
         values = [params[name] for name in self.names]
-        mapping = list(zip(_numbers(self.model), values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return self.call(self.model, x)
+        mapping = [*zip(_numbers(self.model), values, strict=True), *seeds]
+        return sys.modules["keras"].StatelessScope(state_mapping=mapping)
 
     def rebuild(self, params: Mapping[str, Any]) -> Any:
         """A new model with these values."""
@@ -53,8 +74,13 @@ def _numbers(model: Any) -> list[Any]:
     return [v for v in model.variables if jnp.issubdtype(v.value.dtype, jnp.inexact)]
 
 
-def _infer(model: Any, x: Any) -> Any:
-    return model(x, training=False)
+def _seeds(model: Any) -> list[Any]:
+    """The states of the random layers of a model."""
+    return [v for v in model.variables if v.dtype == "uint32"]
+
+
+def _call_itself(model: Any, x: Any, training: bool) -> Any:
+    return model(x, training=training)
 
 
 def open_keras(model: Any, call: Callable[..., Any] | None) -> OpenedModel:
@@ -62,7 +88,8 @@ def open_keras(model: Any, call: Callable[..., Any] | None) -> OpenedModel:
 
     Args:
         model: a `keras.Model` that is built.
-        call: ``call(model, x)``, or None for ``model(x, training=False)``.
+        call: ``call(model, x)`` or ``call(model, x, training)``, or None for
+            ``model(x, training=training)``.
 
     Raises:
         ValueError: Keras has another backend, or the model is not built.
@@ -92,5 +119,8 @@ def open_keras(model: Any, call: Callable[..., Any] | None) -> OpenedModel:
         for name, variable in zip(names, variables, strict=True)
     }
     frozen = tuple(name for name in names if name not in learned)
-    network = _Keras(model, names, call or _infer)
-    return OpenedModel("keras", params, network.apply, network.rebuild, frozen)
+    network = _Keras(model, names, call or _call_itself)
+    training = Training(network.train, frozen) if frozen or _seeds(model) else None
+    return OpenedModel(
+        "keras", params, network.apply, network.rebuild, frozen, training
+    )
