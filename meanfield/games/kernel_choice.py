@@ -7,10 +7,10 @@ parts g of pairs with amplitudes c is
     −½ {m ln[(g/c)ᵀ R⁻¹ (g/c) / m] + ln |R|} − Σ ln c,        R = k / (c cᵀ).
 
 The grid is searched one hyperparameter at a time, starting from an additive and from a
-non-additive kernel: with many pairs first on a part of them, because a factor costs the
-cube of their number, and from the best of these once more on all. Almost half of the
-prior mass is on additive games, because they are common and a few evaluations are not
-informative.
+non-additive kernel. With many pairs it is searched on a part of them, because a factor
+costs the cube of their number; the best kernels are compared on all pairs, and from the
+winner the search goes on there. Almost half of the prior mass is on additive games,
+because they are common and a few evaluations are not informative.
 """
 
 import numpy as np
@@ -21,6 +21,7 @@ from .odd_kernel import GramParts, OddKernel
 
 PAIRS_FOR_CHOICE = 256  # pairs on which kernels are compared
 PAIRS_FOR_SEARCH = 96  # and of these for most of the search
+FINALISTS = 8  # kernels of that search that are compared on all pairs
 
 # ρ, ℓ (in units of log odds), b, ε, γ; b and ε in parts of the variance of K.
 GRID = (
@@ -52,18 +53,16 @@ def weigh_kernels(
     renormalised.
     """
     evidence = _Evidence(*_part(rng, coalitions, odd, PAIRS_FOR_CHOICE))
-    starts: tuple[Shape, ...] = STARTS
     if len(evidence.odd) > PAIRS_FOR_SEARCH:
         rough = _Evidence(
             *_part(rng, evidence.coalitions, evidence.odd, PAIRS_FOR_SEARCH)
         )
         for start in STARTS:
             _climb(rough, start, CYCLES)
-        starts = (ADDITIVE, max(rough.seen, key=rough))
-        evidence(ADDITIVE)
-        _climb(evidence, starts[1], 1)
+        best = sorted(rough.seen, key=rough, reverse=True)[:FINALISTS]
+        _climb(evidence, max(ADDITIVE, *best, key=evidence), 1)
     else:
-        for start in starts:
+        for start in STARTS:
             _climb(evidence, start, CYCLES)
     shapes, logs = list(evidence.seen), np.array(list(evidence.seen.values()))
     weights = np.exp(logs - logs.max())
