@@ -6,6 +6,12 @@ from typing import Any
 from .tables import column_width
 
 LABELS = ("important", "absent", "variable")
+# What the payoffs of drawn sub-networks say about the values.
+CHECKED = {
+    "agrees": "agree with the values",
+    "differs": "DIFFER from the values: do not trust these",
+    "cannot tell": "are too few to check the values",
+}
 
 
 def credit_table(found: Mapping[str, Any]) -> str:
@@ -14,15 +20,14 @@ def credit_table(found: Mapping[str, Any]) -> str:
     lines = [
         f"  {name}: {found['payoff']:.4f} with all connections, "
         f"{found['empty_payoff']:.4f} with none",
-        f"  payoff rises fastest at density {found['path']['steepest']:.2f}",
+        "  it rises fastest where "
+        f"{100 * found['path']['steepest']:.0f} % of the connections are there",
     ]
     check = found["check"]
     if check is not None:
-        difference = 100 * check["largest_difference"]
-        words = {"agrees": "agree", "differs": "DIFFER: do not trust the values"}
         lines.append(
-            f"  drawn sub-networks {words.get(check['verdict'], 'cannot tell')} "
-            f"(largest difference {difference:.1f} % of what there is to share)"
+            f"  drawn sub-networks {CHECKED[check['verdict']]} (largest difference "
+            f"{100 * check['largest_difference']:.1f} % of the payoff gained)"
         )
     lines += ["", *scale_lines(found["scales"])]
     if found["by_class"]:
@@ -75,7 +80,7 @@ def scale_lines(
 def coalitions_table(found: Mapping[str, Any]) -> str:
     """The tables that a person sees after `coalitions`."""
     wide = column_width(found["layers"], 16)
-    head = f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of':>9}"
+    head = f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of all':>9}"
     lines = [head + "   label game, credit (important, absent, variable)"]
     for layer, entry in found["layers"].items():
         game, credit = (
