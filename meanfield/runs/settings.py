@@ -124,7 +124,7 @@ class TrainSettings:
     patience: int | None = setting(
         None,
         "stop after so many epochs without a better score on a held-out tenth, and "
-        "keep the best one; 0: never (default: 20 for a table with over 100 epochs)",
+        "keep the best one (default: 0, never)",
         LEARNING,
         kept="training",
         min=0,
