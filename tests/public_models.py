@@ -241,9 +241,9 @@ def vision_transformer() -> Model:
 def convnext() -> Model:
     from equimo.models.convnext import ConvNeXt
 
-    model = ConvNeXt(1, depths=[1, 1], dims=[4, 6], num_classes=3, key=KEY)
+    model = ConvNeXt(1, depths=[1, 1], dims=[4, 4], num_classes=3, key=KEY)
     call = lambda m, x: m(x, key=jax.random.key(0), inference=True)
-    return equinox(model, signal(EXAMPLES, 1, 16, 16), call)
+    return equinox(model, signal(EXAMPLES, 1, 8, 8), call)
 
 
 @row("equimo Mamba2Mixer")

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import meanfield as mf
+from meanfield.deploy.graph.network import as_network
 from meanfield.deploy.graph.sizes import resize_equinox
 
 X = jnp.asarray(np.random.default_rng(1).normal(size=(12, 4)), jnp.float32)
@@ -188,6 +189,13 @@ def test_a_network_that_is_itself_a_layer_is_the_layer_of_the_empty_path():
     layer = eqx.nn.Linear(4, 3, key=jax.random.key(0))
     ensemble = mf.Ensemble.from_model(layer, key=jax.random.key(1))
     assert mf.NeuronGame(ensemble, "", (X, Y)).num_players == 3
+
+
+def test_a_module_that_keeps_its_random_streams_is_taken_apart_for_export():
+    model = NNXCoder(nnx.Rngs(0))
+    model.rngs = nnx.Rngs(1)
+    network = as_network(model, encode)
+    assert network.rebuild(network.arrays).first.out_features == 5
 
 
 def test_stacked_layers_and_weights_that_are_no_arrays_keep_their_sizes():

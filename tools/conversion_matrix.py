@@ -11,6 +11,7 @@ Ends with 1 if a cell is wrong, neither working nor refused for a reason.
 
 import argparse
 import json
+import re
 import sys
 import time
 import warnings
@@ -108,7 +109,8 @@ def _meaning(column: Callable[..., Any]) -> str:
 
 
 def _shown(reason: str) -> str:
-    """A message as Markdown, with what looks like markup left as it is."""
+    """A message as Markdown, without folders of this machine."""
+    reason = re.sub(r"/\S*/(tests|site-packages)/", "", reason)
     return reason.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 

@@ -68,7 +68,8 @@ def ship(
         out: a folder to make; it may exist if it is empty. It is written whole or not
             at all.
         data: test inputs and targets (x, y) for the reported scores; the first inputs
-            are the probe on which files are compared.
+            are the probe on which files are compared. Inputs may be a dictionary, a
+            tuple or a list of arrays.
         format: "safetensors", "numpy" (or "npz"), "onnx", "onnx-int8", "stablehlo".
         likelihood: from outputs to a distribution of the targets.
         validation: inputs and targets by which the best of the K networks is chosen;
