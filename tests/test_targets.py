@@ -118,8 +118,8 @@ def test_every_command_works_on_a_regression(prices, monkeypatch, capsys, tmp_pa
     assert {"predictions-0.png", "predictions-1.png", "coverage.png"} <= plots
     assert "reliability.png" not in plots
     page = (prices / "report.html").read_text()
-    # Missing: values of connections, physics, and sub-networks, which went elsewhere.
-    assert page.count('class="missing"') == 3
+    # Missing: physics, and sub-networks, which went elsewhere.
+    assert page.count('class="missing"') == 2
     assert "Reliability" not in page
     assert "accuracy" not in page
     assert "price, heat" in page
