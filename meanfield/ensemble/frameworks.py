@@ -28,7 +28,7 @@ from .equinox_modules import open_equinox, statistics
 from .keras_modules import open_keras
 from .linen_modules import in_mode, open_linen
 from .nnx_modules import open_nnx
-from .opened import Modes, OpenedModel
+from .opened import Modes, OpenedModel, training_of
 
 
 class UnknownModelError(TypeError, ValueError):
@@ -79,7 +79,7 @@ def open_model(model: Any, call: Call | None = None) -> OpenedModel:
         frozen = (*_not_learned(params), *statistics(params))
         rebuild, training = _Pair(apply_fn), None
         if isinstance(apply_fn, Modes):
-            training = apply_fn.training(params)
+            training = training_of(apply_fn, params)
             frozen = (*frozen, *training.moving)
         return OpenedModel("function", params, apply_fn, rebuild, frozen, training)
     raise UnknownModelError(

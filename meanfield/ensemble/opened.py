@@ -86,11 +86,12 @@ class Modes:
         """Outputs for a batch in inference mode."""
         return self.infer(params, x)
 
-    def training(self, params: Any) -> Training:
-        """The network in training mode."""
-        names = named_leaves(params)
-        state = tuple(n for n in names if any(is_inside(n, s) for s in self.state))
-        return Training(_Named(self.train), state)
+
+def training_of(modes: Modes, params: Any) -> Training:
+    """The network in training mode."""
+    names = named_leaves(params)
+    state = tuple(n for n in names if any(is_inside(n, s) for s in modes.state))
+    return Training(_Named(modes.train), state)
 
 
 @dataclasses.dataclass(frozen=True)

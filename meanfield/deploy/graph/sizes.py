@@ -127,9 +127,9 @@ def resize_nnx(model: Any) -> Any:
         elif isinstance(layer, nnx.Embed):
             layer.num_embeddings, layer.features = _shape(layer.embedding)
     # A cell reads its sizes from its dense parts, whose sizes are already set.
-    for _, cell in nnx.iter_graph(model):
-        if not isinstance(cell, nnx.Module):  # `nnx.Rngs` has every attribute.
-            continue
+    modules = [n for _, n in nnx.iter_graph(model) if isinstance(n, nnx.Module)]
+    cell: Any
+    for cell in modules:  # `nnx.Rngs`, which is none, has every attribute.
         for inner, outer in (("dense_h", "dense_i"), ("hi", "ii")):
             if hasattr(cell, "hidden_features") and hasattr(cell, inner):
                 cell.hidden_features = getattr(cell, inner).in_features
