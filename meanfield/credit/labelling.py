@@ -53,7 +53,8 @@ def label_connections(
         important  their removal costs at least four fifths of v(N) − v(∅)
         variable   the rest
 
-    where both statements hold with confidence 1 − α. One half of the examples ranks the
+    where both statements hold at once with confidence 1 − α, and v(N) − v(∅) is the
+    payoff with all connections less that with none. One half of the examples ranks the
     connections, the other half is for the certificate (see
     `meanfield.credit.certificates`). If there are too few examples, or no connection
     can be removed, `.certificate.verdict` says so.
@@ -63,10 +64,10 @@ def label_connections(
         important  π ≤ τ and Φ(−|m|/√Ξ) ≤ τ      absent  π ≥ 1 − τ      else variable
 
     τ = 0 is the published, exact rule: important if π = 0 and Ξ = 0, absent if π = 1,
-    else variable. By default τ = 0 if π = 0 or Ξ = 0 holds exactly for any connection
-    of the ensemble, and τ = 0.1 otherwise. Exact zeros occur with the projected
-    parametrization and before training, but not with logits, where logit π or ln √Ξ
-    would have to fall below −100. With a prior Ξ stays positive even when it is
+    else variable. By default τ = 0 if π = 0 or Ξ = 0 holds exactly for at least one
+    connection of the ensemble, and τ = 0.1 otherwise. Exact zeros occur with the
+    projected parametrization and before training, but not with logits, where logit π or
+    ln √Ξ would have to fall below −100. With a prior Ξ stays positive even when it is
     projected: pass `tolerance` then.
 
     The gradient of a connection is exactly zero on all the data if its input is always

@@ -43,10 +43,13 @@ def ranks_of(scores: Mapping[str, np.ndarray]) -> Ranks:
 
 
 class NestedSets:
-    """Both searches: sets suggested by one half of the examples, tested on the other.
+    """Two searches, for removable and for important connections.
+
+    Each tests on one half of the examples the sets that the other half suggests.
 
     Args:
-        choosing: function of ranks and a size: payoffs of the choosing examples.
+        choosing: function of ranks and a size: payoffs of the choosing examples without
+            the `size` connections of lowest rank.
         certifying: the same for the certifying examples.
         total: number of connections.
         alpha: level of each search.
@@ -100,7 +103,7 @@ class NestedSets:
         """The smallest certified size, the bound on the loss, and the verdict."""
         most = self.total - num_absent
         if most == 0:
-            return 0, math.nan, "nothing is important, for all can go"
+            return 0, math.nan, "nothing is important: all connections can be removed"
         whole, none = self.choosing(ranks, 0), self.choosing(ranks, self.total)
 
         def carries(size: int) -> bool:
@@ -119,8 +122,8 @@ class NestedSets:
             return (
                 0,
                 math.nan,
-                "cannot tell what is important: removing all that is not absent does "
-                f"not surely cost {SHARE:g} of v(N) − v(∅) = "
+                "cannot tell what is important: it is not certain that removing all "
+                f"that is not absent costs {SHARE:g} of v(N) − v(∅) = "
                 f"{float((self.full - self.empty).mean()):.3g}",
             )
         return best, bound, f"the payoff rests on {best:,}"

@@ -22,8 +22,9 @@ chunk with a known probability ρ:
 So the spread over examples is found without a gradient for each example.
 
 All nodes of a draw have the same noise, with a sign that alternates from node to node.
-With the same noise the gradients add up to a difference of two payoffs, so that Σφ
-hardly varies; and neighbouring nodes with opposite noise are nearly an antithetic pair.
+If the noise is the same, the gradients add up to a difference of two payoffs under it,
+so that Σφ hardly varies; and neighbouring nodes with opposite noise are nearly an
+antithetic pair.
 On digits (64-24-24-10, 200 examples), compared with independent noise for each node,
 the variance of Σφ is one twelfth and that of the values three quarters.
 """
@@ -72,8 +73,9 @@ def cut(
 
     Args:
         groups: group of every example, 0, 1, ….
-        chunk_size: most examples in a chunk; None for a 32nd of all, at least 8
-            and at most 256. A group of two or more examples has at least two chunks.
+        chunk_size: largest number of examples in a chunk; None for a 32nd of all, at
+            least 8 and at most 256. A group of two or more examples has at least two
+            chunks.
         key: a `jax.random.key` for the random order.
     """
     rng = numpy_generator(key)
@@ -104,7 +106,8 @@ class Integral(eqx.Module):
     Args:
         by_group: Σ_x φ(x) over the examples of each group, (groups, *players).
         noise: variance of Σ_x φ(x) over the draws of the noise.
-        squares: Σ_c (square of a chunk's sum, corrected) / (1 − ρ).
+        squares: Σ_c (unbiased square of a chunk's sum + ρ · its noise variance) /
+            (1 − ρ).
         payoffs: payoff of every example and draw at t = 0, at the nodes and at t = 1.
         rates: Σ_i ∂f/∂s_i over each array of players: its part of df/dt.
     """
@@ -243,11 +246,7 @@ def root_mean_square(
 def payoffs_by_example(
     integral: Integral, chunks: Chunks, num_examples: int
 ) -> tuple[Float[np.ndarray, "times examples"], Float[np.ndarray, "times examples"]]:
-    """f at t = 0, the nodes and t = 1 for every example, and its noise variance.
-
-    Raises:
-        ValueError: a payoff is not finite.
-    """
+    """f at t = 0, the nodes and t = 1 for every example, and its noise variance."""
     seen = np.asarray(integral.payoffs, np.float64)
     draws = seen.shape[1]
     mean = np.zeros((seen.shape[2], num_examples))

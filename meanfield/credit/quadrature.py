@@ -1,13 +1,15 @@
 r"""Quadrature nodes and weights for values that are integrals along a path.
 
-A value is an integral over the density t of the players in the coalition,
+A value is an integral over the share t of the players in the coalition,
 
-    φ = ∫₀¹ b(t) g(t) dt  ≈  Σ_k w_k g(t_k).
+    φ = ∫₀¹ b(t) g(t) dt  ≈  Σ_k w_k g(t_k),
 
+with g the derivative of the payoff along the player's gate (see `path_integral`).
 b = 1 gives the Shapley value, all mass at t = ½ the Banzhaf value, and any density b a
 semivalue. The error is estimated by embedded rules. The columns of N are orthonormal
 vectors orthogonal to all polynomials of degree n − 3 at the n nodes. A rule w + ‖w‖ N u
-with ‖u‖ = 1 still integrates these polynomials exactly, and differs from w by at most
+with ‖u‖ = 1 still integrates these polynomials exactly, and its integral of g differs
+from that of w by at most
 
     |ΔI| = ‖w‖ ‖Nᵀ g‖.
 
@@ -62,7 +64,7 @@ class Rule:
 
 
 def choose_rule(weighting: Weighting, num_nodes: int) -> Rule:
-    """Gauss rule for a weight function on the density t.
+    """Gauss rule for a weight function on the share t of players in the coalition.
 
     Args:
         weighting: None for b = 1; "banzhaf" for t = ½ alone; a pair (a, b) of positive

@@ -24,7 +24,7 @@ MAX_CLASSES = 1000
 MAX_NUMBERED_CLASSES = 20
 # Larger inputs are reported: a network learns slowly from them.
 LARGE = 20.0
-# Images with larger values have the range of bytes, though resizing made them floats.
+# Images with a value this large have the range of bytes, even if they are floats.
 BYTE_LIKE = 32
 
 
@@ -37,12 +37,12 @@ def arrays(
 ) -> Dataset:
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
-    `x_train` and `y_train` may be used for `x` and `y`. Features are used as they are,
-    except bytes (uint8) and images of numbers from 0 to 255, which are divided by 255;
-    all axes after the first are flattened. If `y` has one entry per example, it holds
-    labels when these are whole numbers, booleans or texts (the classes are the sorted
-    distinct values). If it has several, they are binary answers when all are 0 or 1, as
-    whole numbers or booleans. Everything else is a target of a regression.
+    `x_train` and `y_train` may stand in place of `x` and `y`. Features are used as they
+    are, except bytes (uint8) and images of numbers from 0 to 255, which are divided by
+    255; all axes after the first are flattened. If `y` has one entry per example, it
+    holds labels when these are whole numbers, booleans or texts (the classes are the
+    sorted distinct values). If it has several, they are binary answers when all are 0
+    or 1, as whole numbers or booleans. Everything else is a target of a regression.
 
     Args:
         path: of the file. It is never unpickled.
@@ -81,7 +81,7 @@ def arrays(
     else:
         require_finite("y", labels.reshape(len(labels), -1), None)
         if task is None:
-            whole = y.dtype.kind in "iub"  # several, or they would be classes
+            whole = y.dtype.kind in "iub"  # whole numbers here: several an example
             task = guess_task("y", labels) if whole else "regression"
         require_task("y", labels, task, None)
     if "x_test" in held or "y_test" in held:

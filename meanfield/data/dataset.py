@@ -22,11 +22,12 @@ class Dataset:
 
     Args:
         name: what the data set is called.
-        task: "classification", one class an example; or numbers, one or several an
-            example: "regression", "counts" 0, 1, 2, …, or "binary" answers 0 and 1.
+        task: "classification", with one class for each example; or "regression",
+            "counts" (0, 1, 2, …) or "binary" (0 or 1), with one number for each
+            example or several.
         x_train: features, one flat row an example; see `as_images`.
-        y_train: labels 0 … C − 1 (int32); or targets in their own units (float32),
-            with an axis of its own where an example has several.
+        y_train: labels 0 … C − 1 (int32); or targets in their own units (float32), of
+            shape (examples,), or (examples, targets) where an example has several.
         x_test: features of the test examples.
         y_test: labels or targets of the test examples.
         feature_names: one name for each feature, or None where they are pixels.
@@ -145,10 +146,10 @@ def require_task(
     values = _columns(values)
     if task == "counts":
         good, needed = (values >= 0) & (values % 1 == 0), "counts 0, 1, 2, …"
-        advice = "a Poisson likelihood allows no other; choose another for such targets"
+        advice = "or choose another likelihood: Poisson allows no such targets"
     elif task == "binary":
         good, needed = (values == 0) | (values == 1), "answers 0 or 1"
-        advice = "a Bernoulli likelihood allows no other; choose another for such ones"
+        advice = "or choose another likelihood: Bernoulli allows no such answers"
     else:
         return
     if not good.all():
@@ -156,7 +157,7 @@ def require_task(
         where = f"column {column}" if columns is None else f"column {columns[column]!r}"
         raise ValueError(
             f"`{name}` must be {needed} for task {task!r}; got {values[row, column]:g} "
-            f"in row {row}, {where} (counted from 0). Correct the row: {advice}."
+            f"in row {row}, {where} (counted from 0). Correct the row, {advice}."
         )
 
 
@@ -188,7 +189,7 @@ def require_known_task(task: Any) -> None:
 
 
 def _columns(values: np.ndarray) -> np.ndarray:
-    """Targets with one column each."""
+    """The values as a matrix: all axes after the first become columns."""
     return values.reshape(len(values), -1)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 
 from meanfield.checks import require
 
-# Most bytes of an unpacked file.
+# Largest size of an unpacked file, in bytes.
 MAX_BYTES = 2**32
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 

@@ -33,12 +33,13 @@ class Column:
     Args:
         name: the column's heading.
         kind: "number" or "category".
-        mean: of the training rows (numbers).
-        std: of the training rows (numbers); 1 where the column is constant.
-        categories: the known texts, in the order of their features (categories); the
-            empty text stands for a missing cell.
+        mean: mean of the training rows, of a column of numbers.
+        std: standard deviation of the same rows; 1 where the column is constant.
+        categories: the known texts of a column of categories, in the order of their
+            features; the empty text stands for a missing cell.
         fill: what a missing number is replaced with, the median of the training rows;
-            a second feature then tells which were. None where none was missing.
+            a second feature then marks the rows where it was missing. None where no
+            training row lacked it.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Column:
         return tuple(f"{self.name}={text or NO_VALUE}" for text in self.categories)
 
     def encode(self, frame: pd.DataFrame) -> Float64[np.ndarray, "rows features"]:
-        """Its features of the rows of a table; see `TableSchema.encode`."""
+        """The column's features, for the rows of a table; see `TableSchema.encode`."""
         cells = cells_of(frame, self.name)
         if self.kind == "category":
             codes = codes_of(cells, self.name, self.categories)
@@ -116,10 +117,10 @@ class TableSchema:
             frame: a table with (at least) the feature columns.
 
         Raises:
-            ValueError: a column is absent, a cell is not a number where one is
-                needed, missing where none was in training, or a category that
-                training never saw; column, row (counted from 0 below the heading) and
-                value are named, and all such columns at once.
+            ValueError: a column is absent; or a cell is not a number where one is
+                needed, is missing where none was in training, or is a category that
+                training never saw. The message names all such columns, each with a row
+                (counted from 0 below the heading) and a value.
         """
         missing = [c.name for c in self.columns if c.name not in frame.columns]
         require(

@@ -41,15 +41,15 @@ def random_weights(
         model: the model.
         opened: the same, taken apart.
         frozen: path names of further arrays that stay as they are.
-        key: the others are as for `Ensemble.from_model`.
-        initial: see there.
-        where: see there.
-        spikes: see there.
-        example: see there.
-        noise: see there.
+        key: as for `Ensemble.from_model`, like the five that follow.
+        initial: as there.
+        where: as there.
+        spikes: as there.
+        example: as there.
+        noise: as there.
 
     Raises:
-        ValueError: as there.
+        ValueError: as for `Ensemble.from_model`.
     """
     params = opened.params
     start = choose_initial(initial, key)
@@ -70,9 +70,9 @@ def random_weights(
     ]
     require(
         bool(selected),
-        "`model` has no weight to make random: no floating-point array of two or "
-        "more dimensions (or none that `where` accepts and `frozen` does not "
-        f"name); its arrays are {_describe(params)}. Check the model, or pass "
+        "`model` has no weight to make random: no floating-point array of two or more "
+        "dimensions is left that `frozen` does not name (with `where`: none that it "
+        f"accepts); its arrays are {_describe(params)}. Check the model, or pass "
         "`where`.",
     )
     leaves = named_leaves(params)

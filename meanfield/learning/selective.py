@@ -2,13 +2,13 @@ r"""The selective rule: the evidence bound at a temperature that it finds itself
 
     loss = mean NLL + T · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / n,     ln((1 − ρ)/ρ) = c
 
-with s of each layer learned by empirical Bayes. The temperature T decides how much the
-data must say for a number to be kept, the price c (nats) what a connection costs beside
-that. No T serves noisy tables and clean images: it is found on held-out examples (see
-`search`). T rises over the first two fifths of a run, so that connections leave one
-after the other and the rest adapts; the optimizer's steps shrink along a cosine. Spikes
-can travel: their logits take ten times the step of slab means, and all connections
-start as present with probability 0.95.
+with s of each layer learned by empirical Bayes. The temperature T sets how strongly the
+data must support a connection for it to be kept; the price c (nats) is what it costs in
+addition. No single T suits both noisy tables and clean images, so T is found on
+held-out examples (see `search`). T rises over the first two fifths of a run, so that
+connections leave one after the other and the rest adapts; the optimizer's steps shrink
+along a cosine. Spike probabilities can change far: their logits take ten times the step
+of slab means, and all connections start as present with probability 0.95.
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
@@ -40,7 +40,8 @@ FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 PARAMETRIZATION = Unconstrained(smallest_prob=1e-4)
 SPIKE_PROB = 0.05
 LARGEST_PRICE = 80.0
-# Held out at least: a quarter, or so many, and never more than the last.
+# Examples held out: at least a quarter of them or 500, whichever is fewer, and at most
+# 10,000.
 SMALL_SHARE, ENOUGH, LARGEST = 0.25, 500, 10_000
 EPOCHS, STEPS = 30, 4000
 
@@ -54,9 +55,9 @@ class Selective:
             smaller network.
         price: c, in nats a connection. None: ln W + ½ ln n, for W connections and n
             examples.
-        held_out: part of the examples that is held out while the temperature is
-            sought: at most 10,000, and of fewer than 3,333 examples a quarter or 500.
-            The run that follows learns from all.
+        held_out: share of the examples that is held out while the temperature is
+            sought; at least a quarter of them or 500, whichever is fewer, and at most
+            10,000. The run that follows learns from all.
 
     Raises:
         ValueError: a setting out of its range.
@@ -108,7 +109,8 @@ def resolve_prior(
 ) -> tuple[Selective | None, Any, Ensemble]:
     """The selective rule or None, the prior, and the ensemble to start from.
 
-    A network without random weights has nothing that could go: it needs no rule.
+    A network without random weights has nothing that could be removed: it needs no
+    rule.
 
     Raises:
         ValueError: a string other than "selective".

@@ -1,14 +1,15 @@
 r"""The credit of connections added up: to neurons, to layers, to the payoff.
 
-A neuron is given the values of the connections that come into it, a layer those of its
-neurons. Every connection comes into exactly one unit, so that at all three scales the
-sum is the same,
+A neuron is given the sum of the values of the connections that come into it, a layer
+the sum of its neurons'. Every connection comes into exactly one unit, so that the sum
+is the same at all three scales,
 
-    Σ_connections φ = Σ_neurons φ_in = Σ_layers φ = v(N) − v(∅) + gap,
+    Σ_connections φ = Σ_neurons φ_in = Σ_layers φ = v(N) − v(∅) + gap.
 
-the gain of the game whose players are connections. The values that neurons have in a
-game of their own (`unit_values`) add up to the gain of that game, which is another one:
-there a unit leaves as a whole, is held at its mean, and the outputs are no players.
+Here v(N) − v(∅) is the gain of the game whose players are connections. Neurons as
+players (`unit_values`) are another game, and their values add up to the gain of that
+one: there a unit leaves as a whole, is held at its mean, and the outputs are no
+players.
 """
 
 import dataclasses

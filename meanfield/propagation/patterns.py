@@ -21,7 +21,7 @@ def is_step(node: Any, name: str) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same; several objects may stand for one root."""
+    """Whether two values are the same: one object, or two that stand for one root."""
     if one is other:
         return True
     both = isinstance(one, Deferred) and isinstance(other, Deferred)
@@ -29,7 +29,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def skip(node: Any, names: Any) -> Any:
-    """The value before all final steps of these names."""
+    """The value before the last steps, as long as these have one of these names."""
     while isinstance(node, Deferred) and node.name in names:
         node = node.inputs[0]
     return node
@@ -184,7 +184,10 @@ def wide_moments(entries: Deferred) -> tuple[Any, Any]:
 
 
 def on_last(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable:
-    """Apply a formula for moments of the last axis to merged axes; keep the shape."""
+    """A function that applies a formula for the last axis to `axes`, merged into one.
+
+    The formula gives moments of the same shape, which is kept.
+    """
     kept = tuple(size for axis, size in enumerate(shape) if axis not in axes)
     inner = tuple(shape[axis] for axis in axes)
     ends = tuple(range(-len(axes), 0))
@@ -197,7 +200,7 @@ def on_last(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable
 
 
 def reduced(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable:
-    """Apply a formula for moments that removes the last axis to merged axes."""
+    """A function that applies a formula to `axes`, merged into one and reduced."""
 
     def take() -> Any:
         parts = form(*(join_last(part, axes) for part in wide_moments(entries)))

@@ -36,12 +36,12 @@ def plain_network(run: Any, dataset: Dataset, shrunk: Shrunk) -> dict[str, Any] 
     """Train a plain network of the size of a shrunk one, and score it.
 
     Args:
-        run: whose network was shrunk.
+        run: the run whose network was shrunk.
         dataset: its data; the scores are of the test examples.
         shrunk: the network that ships.
 
     Returns:
-        Scores, widths, numbers of weights, epochs and seconds; None if no unit was
+        Scores, widths, the number of weights, epochs and seconds; None if no unit was
         removed, or if the network is not a perceptron.
     """
     model, training = run.config["model"], run.config["training"]

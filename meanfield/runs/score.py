@@ -31,7 +31,7 @@ def score(
 ) -> Metrics:
     """Score a run on its test set, in the units of the data; updates its metrics.
 
-    Also plots the calibration and, for real targets, the predictions.
+    Also plots the calibration (classes, answers 0 or 1) or the predictions (others).
     """
     stage(f"scoring {len(dataset.x_test):,} test examples")
     key = jax.random.fold_in(key_of_seed(seed), 2)
@@ -69,10 +69,10 @@ def score(
 def standard_errors(
     scores: Mapping[str, Any], means: Mapping[str, np.ndarray], y: np.ndarray
 ) -> dict[str, float]:
-    """How far scores would move with other test examples, one standard error.
+    """How far scores would move with other test examples: their standard errors.
 
-    A mean over n examples moves by its deviation over √n; the root of a mean square by
-    that of the mean square over 2 RMSE.
+    That of a mean over n examples is the standard deviation of its terms over √n; that
+    of an RMSE is the standard error of the mean square over 2 RMSE.
 
     Args:
         scores: of the test data.

@@ -12,7 +12,7 @@ from typing import Any
 
 from meanfield.deploy.shipping.markdown import shown_score
 
-# A sub-network that loses more than this part of the right answers says so.
+# A sub-network whose accuracy is below the ensemble's by more than this gets a line.
 LOST = 0.005
 COUNTS = ("bytes", "num_weights", "num_nonzero", "macs")
 
@@ -66,7 +66,7 @@ def nothing_removed(card: Mapping[str, Any]) -> str | None:
 
 
 REMEDY = (
-    "Train with --rule selective, which lets connections and with them whole units go."
+    "Train with --rule selective, which removes connections, and whole units with them."
 )
 
 

@@ -44,7 +44,8 @@ class Archive:
 
     Attributes:
         arrays: the network's arrays by path, including zeros.
-        kept_inputs: for each axis of one example, the indices it reads, if not all.
+        kept_inputs: for each axis of one example, the indices that the network reads,
+            if not all.
         labels: small integers for each weight by path, if they were stored.
         about: all other stored information, as JSON values.
     """

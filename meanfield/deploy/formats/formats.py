@@ -8,8 +8,8 @@
 | `onnx-int8`   | `.int8.onnx`        | the same, with 8-bit numbers (see `quantize`)  |
 | `stablehlo`   | `.stablehlo`        | `jax.export`, for about six months             |
 
-`npz` is another name for `numpy`. All formats take whole inputs; entries that a shrunk
-network does not read are removed inside the file (an archive lists them).
+`npz` is another name for `numpy`. All formats take whole inputs: the file itself drops
+the entries that a shrunk network does not read (an archive lists those that it reads).
 """
 
 import contextlib
@@ -70,7 +70,8 @@ class Exported:
             back, and of the network on the probe (for int8: of the probabilities).
         agreement: for int8 and classes, part of the probe on which file and network
             predict the same class.
-        precision: for int8, the numbers that are integers: see `quantize.PRECISIONS`.
+        precision: for int8, which weights and activations are integers: see the table
+            of `quantize`.
     """
 
     path: Path
@@ -105,13 +106,14 @@ def export(
             (apply_fn, params).
         path: the file to write; it must not exist.
         probe: a batch of whole inputs for the comparison: an array, or a tree of arrays
-            (dictionary, tuple), which the file then takes by name: ``{"a": …}``,
-            ``{"0": …}``, and ``{"graph/nodes": …}`` for an array inside.
+            (dictionary, tuple). A file takes the arrays of a tree by name: "a" for the
+            key of a dictionary, "0" for the first place of a tuple, "graph/nodes" for
+            an array further inside.
         format: "safetensors", "numpy", "onnx", "onnx-int8" or "stablehlo".
         dtype: type of the numbers in an archive, "float32" or "float16".
-        tolerance: largest difference allowed, relative to outputs larger than 1. For
-            int8, probabilities may differ by 0.02, and 99 % of the predicted classes
-            must agree, on a probe of at least 50 examples.
+        tolerance: largest difference allowed, relative to max(1, the largest output).
+            For int8, probabilities may differ by 0.02, and 99 % of the predicted
+            classes must agree, on a probe of at least 50 examples.
         link: for int8, from outputs to probabilities: "softmax", "sigmoid", or "none"
             for real targets.
         calibration: a batch of whole inputs for the ranges of int8; the probe if not
@@ -121,8 +123,10 @@ def export(
         fallback: "jax2onnx" to use that package if the ONNX writer does not know an
             operation.
         call: how the module is called, as in `Ensemble.from_model`.
-        raw: for ONNX, whether the file takes raw rows or images and answers by name
-            and in units, as the parts `input` and `targets` of `about["source"]` say.
+        raw: for ONNX, whether the preprocessing and the meaning of the outputs go into
+            the file, as the parts `input` and `targets` of `about["source"]` give them:
+            it then takes raw rows or images, and gives names of classes, or numbers in
+            the targets' units.
 
     Returns:
         The path, the number of bytes, and the largest difference found.
@@ -148,8 +152,8 @@ def export(
     )
     require(
         not raw or format in RAW,
-        f"`raw` is for the formats {' and '.join(RAW)}, whose files can hold how "
-        f"inputs are made; got {format!r}.",
+        f"`raw` is for the formats {' and '.join(RAW)}, whose files can contain the "
+        f"preprocessing; got {format!r}.",
     )
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")

@@ -16,7 +16,7 @@ from meanfield.files import atomic_path, write_text
 from .numpy_runtime import FORMAT
 
 RUNTIME = "numpy_runtime.py"
-# The format of a network with one input, which older runtimes read too.
+# Format number of a file with one input; older runtimes read such files too.
 OF_ONE_INPUT = 1
 
 

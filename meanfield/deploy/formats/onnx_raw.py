@@ -2,11 +2,11 @@
 
     columns → features → the network → output → class, probabilities | mean, deviation
               ‾‾‾‾‾‾‾‾                          ‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾
-Both added parts are made from what the card says: the input contract, and the meaning
-of the outputs. A table's file has one input for each column, an array (batch, 1), see
-`raw_inputs`; a number that may not be missing gives NaN if it is, and a category that
-training never saw is refused, as `meanfield predict` refuses it. The network's own
-output is the last one.
+The two underlined parts are added. They are made from what the model card says: the
+input contract, and the meaning of the outputs. The file of a table has one input for
+each column, an array (batch, 1); see `raw_inputs`. A missing number gives NaN if none
+was missing in training. A category that training never saw is refused, as
+`meanfield predict` refuses it. The network's own output is the last one.
 """
 
 import math
@@ -23,7 +23,7 @@ from .onnx_emitter import onnx_type
 from .raw_inputs import INPUT
 
 NETWORK = "network/"
-# Operators for texts stand in a second set, whose third version goes with opset 17.
+# The operators for texts are in a second set, whose version 3 goes with opset 17.
 TEXTS, TEXTS_VERSION = "ai.onnx.ml", 3
 
 
@@ -32,14 +32,17 @@ def take_raw(model: Any, source: Mapping[str, Any]) -> Any:
 
     Args:
         model: of a network, with input `input` and one output.
-        source: with the parts `input` and `targets` of a card's source.
+        source: the source of a card, of which the parts `input` and `targets` are used.
 
     Returns:
-        A model whose inputs are the columns of the table, or one raw array; and whose
-        outputs are, for classes, the name of the most probable one and the
-        probabilities; for answers 0 or 1, the answer and the probability of 1; for
-        numbers, mean and deviation of each target in its own units; named as in the
-        predictions of a run. The last output is the network's own.
+        A model whose inputs are the columns of the table, or one raw array. Its outputs
+        are named as in the predictions of a run:
+
+        - classes: the name of the most probable one, and the probabilities;
+        - answers 0 or 1: the answer, and the probability of 1;
+        - numbers: mean and deviation of each target, in its own units.
+
+        The last output is the network's own.
 
     Raises:
         ValueError: two names are equal, or the source does not say enough.
@@ -49,7 +52,7 @@ def take_raw(model: Any, source: Mapping[str, Any]) -> Any:
     noisy = targets.get("likelihood") in ("gaussian", "student_t")
     require(
         "kind" in contract and "names" in targets and ("noise" in targets or not noisy),
-        "the card must say how inputs are made and what outputs mean; that of an "
+        "the card must say how inputs are made and what outputs mean; a card of an "
         "earlier version did not. Ship again, or with inputs='features'.",
     )
     wrapped = onnx.compose.add_prefix(model, NETWORK)
@@ -186,7 +189,7 @@ def _one_hot(around: _Around, column: Mapping[str, Any]) -> str:
 
 
 def codes_of(column: Mapping[str, Any]) -> dict[str, int]:
-    """The number of every text that means a category, as the table was read."""
+    """The number of the category for every text that is read as one."""
     known = {text or "": number for number, text in enumerate(column["one_hot"])}
     codes = dict.fromkeys(column.get("read_as_missing", ()), known.get("", -1)) | known
     for text, number in known.items() if column.get("any_case") else ():
@@ -244,7 +247,7 @@ def _moments(
         return rate, around.emit("Sqrt", [rate])
     count, scale = len(targets["names"]), number(targets["scale"])
     df = targets.get("df")
-    # Of Student's distribution with df > 2; a normal one has the deviation 1.
+    # The deviation of Student's distribution (df > 2) or a normal one, both of scale 1.
     wide = 1.0 if df is None else math.sqrt(df / (df - 2))
 
     def columns(first: int) -> str:
