@@ -169,7 +169,7 @@ class NoWeights(eqx.Module):
             eqx.nn.Linear(3, 2, key=KEY),
             {"where": lambda name, array: False},
             ValueError,
-            "or none that `where` accepts",
+            "with `where`: none that it accepts",
         ),
     ],
 )
