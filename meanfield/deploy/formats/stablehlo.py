@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import jax
+import jax.export  # Older versions of JAX do not import it themselves.
 import jax.numpy as jnp
 import numpy as np
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.export  # Older versions of JAX do not import it themselves.
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
