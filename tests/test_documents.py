@@ -85,6 +85,14 @@ def test_every_public_name_can_be_loaded():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_keeps_nothing_of_the_machine_that_ran_it(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", "leave warnings out"
+            assert not re.search("site-packages|/(home|root|Users)/", str(output))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     assert any(cell.get("outputs") for cell in notebook.cells), "commit it executed"
