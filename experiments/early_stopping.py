@@ -92,6 +92,7 @@ def score(name: str, seed: int, epochs: int, patience: int | None) -> dict[str, 
         optimizer=cosine_adam(2e-3, epochs * (len(data[0]) // BATCH)),
         validation=validation,
         patience=patience,
+        prior=None,
         progress=False,
     )
     metrics = mf.evaluate(
