@@ -51,12 +51,8 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def case(request):
-    make, run = MODELS[request.param]
-    model = make()
-    ensemble = mf.Ensemble.from_model(model, call=encode)
-    result = mf.fit(
+def fitted(ensemble):
+    return mf.fit(
         ensemble,
         (X, Y),
         key=jax.random.key(1),
@@ -65,6 +61,14 @@ def case(request):
         progress=False,
         prior=None,
     )
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    make, run = MODELS[request.param]
+    model = make()
+    ensemble = mf.Ensemble.from_model(model, call=encode)
+    result = fitted(ensemble)
     return model, run, ensemble, result.ensemble
 
 
@@ -125,15 +129,7 @@ def test_frozen_parameters_are_neither_random_nor_learned(frozen):
     model = eqx.nn.MLP(4, 3, 5, 1, key=jax.random.key(0))
     ensemble = mf.Ensemble.from_model(model, key=jax.random.key(1), frozen=frozen)
     assert list(ensemble.weights()) == ["layers/1/weight"]
-    trained = mf.fit(
-        ensemble,
-        (X, Y),
-        key=jax.random.key(1),
-        epochs=1,
-        batch_size=4,
-        progress=False,
-        prior=None,
-    ).ensemble
+    trained = fitted(ensemble).ensemble
     drawn = trained.sample(jax.random.key(2))
     for one, other in zip(drawn.layers, model.layers, strict=True):
         same = (
@@ -165,15 +161,7 @@ def test_the_single_array_of_a_pair_can_be_frozen_and_python_leaves_stay_static(
         )
 
     ensemble = mf.Ensemble.from_model((apply, params))
-    result = mf.fit(
-        ensemble,
-        (X, Y),
-        key=jax.random.key(1),
-        epochs=1,
-        batch_size=4,
-        progress=False,
-        prior=None,
-    )
+    result = fitted(ensemble)
     _, drawn = result.ensemble.sample(jax.random.key(2))
     assert {k: v for k, v in drawn.items() if k != "w"} == {
         "power": 2,
