@@ -124,7 +124,8 @@ class TrainSettings:
     patience: int | None = setting(
         None,
         "stop after so many epochs without a better score on a held-out tenth, and "
-        "keep the best one (default: 0, never)",
+        "keep the best one; 0: never (default: 20 for a table with over 100 epochs, "
+        "except under the selective rule)",
         LEARNING,
         kept="training",
         min=0,

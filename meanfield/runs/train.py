@@ -29,7 +29,7 @@ from .config import (
 from .decided import decided
 from .documents import write_json
 from .folder import ENSEMBLE, Run, load_run
-from .held_out import hold_out
+from .held_out import hold_out, patience_of
 from .label import label
 from .learn import CHECKPOINTS, checked_prior, learn
 from .pictures import draw_history
@@ -94,7 +94,7 @@ def train(
         config["model"]["targets"] = read_config(out)["model"]["targets"]
         refuse_other_data(out, config)
     data = dataset.x_train, standard.standardise(dataset.y_train)
-    patience, validation = settings.patience or None, None
+    patience, validation = patience_of(settings, dataset), None
     if patience is not None:
         data, validation = hold_out(dataset, data, settings.seed)
     if settings.resume is not None and out.name == NEXT:
