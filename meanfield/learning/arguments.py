@@ -55,6 +55,7 @@ def check_arguments(
     num_data: Any,
     sample_weight: Any,
     augment: Any,
+    hold: Any,
 ) -> Arguments:
     """Check all arguments of `fit`; they are described there.
 
@@ -67,6 +68,7 @@ def check_arguments(
         f"{num_data}. It is the number of training examples that the KL term is "
         "divided by.",
     )
+    _check_hold(ensemble, hold)
     arrays = array_data(data)
     validation = _check_numbers(epochs, batch_size, temperature, patience, validation)
     compute_dtype = _check_compute(accumulate, compute_dtype)
@@ -125,6 +127,16 @@ def _check_numbers(epochs, batch_size, temperature, patience, validation) -> Any
         f"`patience` must be at least 1 and needs `validation` data; got {patience}.",
     )
     return None if validation is None else _held_out(validation)
+
+
+def _check_hold(ensemble: Ensemble, hold: Any) -> None:
+    require(hold in (None, "means"), f"`hold` must be 'means' or None; got {hold!r}.")
+    require(
+        hold is None or bool(ensemble.weights()),
+        "`hold='means'` must leave something to learn, π and Ξ of random weights; the "
+        "ensemble has none. Make it by Ensemble.from_model(model) without a key, whose "
+        "slab means are the weights of a trained model.",
+    )
 
 
 def _is_weight(value: Any) -> bool:

@@ -82,6 +82,7 @@ def run_fingerprint(
         "compute_dtype": recipe.compute_dtype and str(recipe.compute_dtype),
         "augmented": True if recipe.augment is not None else None,
         "drawn": list(recipe.fixed[0].drawn) or None,
+        "hold": recipe.hold,
     }
 
 

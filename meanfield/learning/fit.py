@@ -65,6 +65,7 @@ def fit(
     restriction: AbstractRestriction | None = None,
     augment: Callable[..., Any] | None = None,
     noise: Noise | None = None,
+    hold: str | None = None,
     progress: bool = True,
 ) -> FitResult:
     r"""Learn an ensemble by generalized back-propagation.
@@ -128,6 +129,9 @@ def fit(
             either; by default that of the ensemble, see `Ensemble.with_noise`. Weights
             are drawn once per batch; with ``accumulate=n`` once for each of n parts of
             it. The result's ensemble has the same noise.
+        hold: "means" learns π and Ξ around a trained network: slab means, point values
+            and the network's own state stay equal to the bit, and it is called in
+            inference mode. (A parameter of the likelihood is learned.)
         progress: whether to show a progress bar.
 
     Returns:
@@ -170,6 +174,7 @@ def fit(
         num_data=num_data,
         sample_weight=sample_weight,
         augment=augment,
+        hold=hold,
     )
     arrays, validation = arguments.arrays, arguments.validation
     given = None if arrays is None else len(jax.tree.leaves(arrays[0])[0])
@@ -189,7 +194,7 @@ def fit(
         parametrization = Projected() if prior is None else Unconstrained()
     if isinstance(parametrization, Projected) and prior is not None:
         parametrization = Projected(max(parametrization.smallest_var, 1e-8))
-    learned, fixed = split_learned(ensemble, likelihood, parametrization)
+    learned, fixed = split_learned(ensemble, likelihood, parametrization, hold)
     if optimizer is None:
         optimizer = default_optimizer(steps)
     check_optimizer(optimizer, learned)
@@ -204,6 +209,7 @@ def fit(
         compute_dtype=arguments.compute_dtype,
         restriction=restriction,
         augment=augment,
+        hold=hold,
     )
     state = starting_state(learned, recipe.optimizer, ensemble.state())
     layout = Layout(mesh, None if arrays is None else batch_size, accumulate)
@@ -239,13 +245,7 @@ def fit(
     history, first = {}, 0
     if checkpoint is not None:
         fingerprint = run_fingerprint(
-            recipe,
-            state,
-            key,
-            data,
-            arrays,
-            batch_size=batch_size,
-            patience=patience,
+            recipe, state, key, data, arrays, batch_size=batch_size, patience=patience
         )
         if rule is not None:
             fingerprint["prior"], fingerprint["epochs"] = str(rule), epochs

@@ -75,11 +75,12 @@ class Projected(AbstractParametrization):
 
     def project(self, numbers: SpikeSlab) -> SpikeSlab:
         """Clip π to [0, 1] and Ξ to [Ξ_min, ∞)."""
-        return SpikeSlab(
+        # Held means are None here.
+        spread = (
             jnp.clip(numbers.spike_prob, 0, 1),
-            numbers.slab_mean,
             jnp.maximum(numbers.slab_var, self.smallest_var),
         )
+        return eqx.tree_at(lambda n: (n.spike_prob, n.slab_var), numbers, spread)
 
 
 class _Numbers(eqx.Module):
@@ -212,6 +213,18 @@ def project_all(parametrization: AbstractParametrization, numbers: Any) -> Any:
         numbers,
         is_leaf=_is_numbers,
     )
+
+
+def spread_alone(numbers: Any) -> Any:
+    """A tree of booleans: True for the parameters of π and Ξ, else False."""
+
+    def mask(leaf: Any) -> Any:
+        if not _is_numbers(leaf):
+            return False
+        whole = jax.tree.map(lambda _: True, leaf)
+        return eqx.tree_at(lambda n: n.slab_mean, whole, False)
+
+    return jax.tree.map(mask, numbers, is_leaf=_is_numbers)
 
 
 def divergence_of(

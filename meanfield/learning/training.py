@@ -30,6 +30,7 @@ from .parametrization import (
     divergence_of,
     encode_all,
     project_all,
+    spread_alone,
 )
 from .precision import computed_in, trained_in
 from .priors import total_kl
@@ -75,6 +76,7 @@ class Recipe(eqx.Module):
     accumulate: int = eqx.field(static=True, default=1)
     compute_dtype: Any = eqx.field(static=True, default=None)
     shard_batch: Any = eqx.field(static=True, default=None)
+    hold: str | None = eqx.field(static=True, default=None)
     restriction: AbstractRestriction | None = None
     augment: Any = eqx.field(static=True, default=None)
     schedule: Schedule | None = None
@@ -90,15 +92,21 @@ class Recipe(eqx.Module):
 
 
 def split_learned(
-    ensemble: Ensemble, likelihood: Any, parametrization: AbstractParametrization
+    ensemble: Ensemble,
+    likelihood: Any,
+    parametrization: AbstractParametrization,
+    hold: str | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Split ensemble and likelihood into two trees: learned parameters and the rest."""
     numbers = encode_all(parametrization, ensemble.params)
-    frozen = set(ensemble.frozen)
-    names = iter(named_leaves(numbers))
-    mask = jax.tree.map(
-        lambda leaf: next(names) not in frozen and eqx.is_inexact_array(leaf), numbers
-    )
+    if hold == "means":
+        mask = spread_alone(numbers)
+    else:
+        frozen, names = set(ensemble.frozen), iter(named_leaves(numbers))
+        mask = jax.tree.map(
+            lambda leaf: next(names) not in frozen and eqx.is_inexact_array(leaf),
+            numbers,
+        )
     whole = (eqx.tree_at(lambda e: e.params, ensemble, numbers), likelihood)
     masks = (
         eqx.tree_at(lambda e: e.params, ensemble, mask),
@@ -124,7 +132,8 @@ def losses(
         key, own_key = jax.random.split(key)
         ensemble = recipe.restriction.restrict(whole, own_key)
         costs["penalty"] = recipe.restriction.penalty(whole, x)
-    if ensemble.training is None:
+    # A network that is held is called as it is evaluated.
+    if ensemble.training is None or recipe.hold == "means":
         apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
         network = mean_field(apply_fn, noise=ensemble.noise)
         outputs = network(ensemble.params, x, key=key)
