@@ -209,6 +209,43 @@ def test_one_scale_serves_training_and_test_images(tmp_path):
     assert table_like.x_train.max() > 1
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "divisor"),
+    [
+        (0, 255, np.uint8, 255),
+        (0, 250, float, 255),
+        (0, 200, np.int64, 255),
+        (0, 16, np.uint8, 16),
+        (0, 16, float, 16),
+        (3, 100, np.int32, 100),
+        (0, 1, np.uint8, 1),
+        (0, 1, float, 1),
+        (0, 4095, np.uint16, 4095),
+        (-1000, 3000, np.int16, 3000),
+        (-3, 2, float, 1),
+    ],
+)
+def test_images_are_scaled_by_the_range_that_occurs(tmp_path, low, high, kind, divisor):
+    x = np.linspace(low, high, 20 * 12).astype(kind).reshape(20, 4, 3)
+    path = save(tmp_path / "images.npz", x=x, y=np.arange(20) % 2)
+    found = arrays(path)
+    assert found.divisor == divisor
+    both = np.concatenate([found.x_train, found.x_test])
+    whole = np.sort(x.reshape(20, 12), 0) / divisor
+    np.testing.assert_allclose(np.sort(both, 0), whole, rtol=1e-6, atol=1e-7)
+    top = 255 if divisor == 255 else high
+    said = f"inputs of 4 × 3, {min(low, 0)} to {top}: divided by {divisor}"
+    assert found.notes == (() if divisor == 1 else (said,))
+
+
+def test_images_of_two_ranges_are_refused(tmp_path):
+    images, y = RNG.integers(0, 256, (20, 4, 4)).astype(float), np.arange(20) % 2
+    images[0, 0, 0] = 255
+    path = save(tmp_path / "two.npz", x=images, y=y, x_test=images / 255, y_test=y)
+    with pytest.raises(ValueError, match="up to 255 to train with, and up to 1 to"):
+        arrays(path)
+
+
 def test_numbers_too_small_for_float32_are_refused_in_a_file(tmp_path):
     path = save(tmp_path / "small.npz", x=X * 1e-60, y=Y)
     with pytest.raises(ValueError, match="`x` holds numbers too small for float32"):

@@ -17,15 +17,12 @@ from .dataset import (
     require_task,
     split_rows,
 )
+from .scaling import divisor_of, notes
 
 # Whole numbers with more distinct values than this are targets, not labels.
 MAX_CLASSES = 1000
 # Real numbers with more distinct values than this are measurements, not classes.
 MAX_NUMBERED_CLASSES = 20
-# Larger inputs are reported: a network learns slowly from them.
-LARGE = 20.0
-# Images with a value this large have the range of bytes, even if they are floats.
-BYTE_LIKE = 32
 
 
 def arrays(
@@ -38,11 +35,12 @@ def arrays(
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
     `x_train` and `y_train` may stand in place of `x` and `y`. Features are used as they
-    are, except bytes (uint8) and images of numbers from 0 to 255, which are divided by
-    255; all axes after the first are flattened. If `y` has one entry per example, it
-    holds labels when these are whole numbers, booleans or texts (the classes are the
-    sorted distinct values). If it has several, they are binary answers when all are 0
-    or 1, as whole numbers or booleans. Everything else is a target of a regression.
+    are, except bytes (uint8) and images, which are divided by one number: 255, where
+    they reach from 0 to nearly that, else their largest, if it is above 1. All axes
+    after the first are flattened. If `y` has one entry per example, it holds labels
+    when these are whole numbers, booleans or texts (the classes are the sorted distinct
+    values). If it has several, they are binary answers when all are 0 or 1, as whole
+    numbers or booleans. Everything else is a target of a regression.
 
     Args:
         path: of the file. It is never unpickled.
@@ -71,7 +69,7 @@ def arrays(
     held = _read(Path(path))
     x, y = _pair(held, path, ("x", "y") if "x" in held else ("x_train", "y_train"))
     image_shape = x.shape[1:] if x.ndim > 2 else None
-    divisor = _divisor(held, path)
+    divisor = divisor_of(held, path)
     x, class_names = _flat("x", x, divisor), _class_names(y, path, task)
     # Checked before the split, so that an error names the row of the file.
     require_finite("x", x, None)
@@ -117,24 +115,9 @@ def arrays(
         class_names=class_names,
         image_shape=image_shape,
         provenance=f"arrays of {Path(path).name}"
-        + (f", inputs divided by {divisor}" if divisor != 1 else ""),
-        divisor=float(divisor),
-        notes=_notes(held, divisor, x_train),
-    )
-
-
-def _notes(held: dict[str, np.ndarray], divisor: int, x: np.ndarray) -> tuple[str, ...]:
-    """What a person should know of how the inputs are used."""
-    shape = next(held[name].shape[1:] for name in ("x", "x_train") if name in held)
-    size = " × ".join(map(str, shape))
-    if divisor != 1:
-        return (f"inputs of {size}, 0 to 255: divided by {divisor}",)
-    low, high = float(x.min()), float(x.max())
-    if max(-low, high) <= LARGE:
-        return ()
-    return (
-        f"inputs reach from {low:.4g} to {high:.4g} and are used as they are: bring "
-        "them to about −1 to 1 if training is slow",
+        + (f", inputs divided by {divisor:g}" if divisor != 1 else ""),
+        divisor=divisor,
+        notes=notes(held, divisor, x_train),
     )
 
 
@@ -202,33 +185,7 @@ def _pair(
     return x, y
 
 
-def _divisor(held: dict[str, np.ndarray], path: str | os.PathLike) -> int:
-    """255 if the inputs are bytes or images of numbers from 0 to 255, else 1.
-
-    Raises:
-        ValueError: of the training and the test inputs only one is bytes.
-    """
-    sets = {n: held[n] for n in ("x", "x_train", "x_test") if n in held}
-    bytes_ = {name: x.dtype == np.uint8 for name, x in sets.items()}
-    require(
-        len(set(bytes_.values())) == 1,
-        f"the inputs of {path} must all be bytes (uint8, divided by 255) or none; got "
-        f"{ {name: str(x.dtype) for name, x in sets.items()} }. Save them in one type.",
-    )
-    return 255 if all(map(_holds_bytes, sets.values())) else 1
-
-
-def _holds_bytes(x: np.ndarray) -> bool:
-    if x.dtype == np.uint8:
-        return True
-    if x.ndim < 3 or x.size == 0 or x.dtype.kind not in "iuf":
-        return False
-    if not (x.min() >= 0 and 1 < x.max() <= 255):
-        return False
-    return bool(x.max() >= BYTE_LIKE or (x == np.round(x)).all())
-
-
-def _flat(name: str, x: np.ndarray, divisor: int) -> np.ndarray:
+def _flat(name: str, x: np.ndarray, divisor: float) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows float32 is refused as infinite
         flat = x.reshape(len(x), -1).astype(np.float32)
     require(

@@ -38,7 +38,8 @@ def input_contract(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any
             "divide_by": divisor,
         }
         if divisor != 1:
-            found["raw_range"] = [0, divisor]
+            signed = bool(np.min(dataset.x_train) < 0)
+            found["raw_range"] = [-divisor if signed else 0, divisor]
     else:
         found = {"kind": "table", "columns": _columns(schema)}
     found["feature_shape"] = list(first.shape)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from meanfield.checks import require
 from meanfield.data.arrays import read_inputs
+from meanfield.data.scaling import CLEAR
 from meanfield.data.schema import TableSchema
 from meanfield.data.table import read_table
 from meanfield.data.text import SEPARATORS
@@ -106,7 +107,7 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
     )
     divisor = data["divisor"]
     require(
-        divisor == 1 or not 0 < float(x.max()) <= 1,
+        divisor < CLEAR or not 0 < float(x.max()) <= 1,
         f"`rows` reach only up to {float(x.max()):.3g}, where the training inputs were "
         f"divided by {divisor:g}. Give them in the units of the training file.",
     )

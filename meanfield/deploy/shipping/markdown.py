@@ -94,7 +94,10 @@ def _input(contract: Mapping[str, Any] | None, raw: bool) -> list[str]:
     if contract["kind"] != "table":
         divisor = contract["divide_by"]
         if divisor != 1:
-            lines[0] += f" Raw numbers, 0 to {divisor:g}, are divided by {divisor:g}."
+            least, most = contract.get("raw_range", (0, divisor))
+            lines[0] += (
+                f" Raw numbers, {least:g} to {most:g}, are divided by {divisor:g}."
+            )
         return [*lines, ""]
     rows = [("features", "column", "how")]
     for column in contract["columns"]:
