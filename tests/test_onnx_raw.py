@@ -20,6 +20,7 @@ from meanfield.deploy.shipping.answers import answers, compare_answers
 from meanfield.ensemble.networks import mlp
 from meanfield.runs.config import config_of
 from meanfield.runs.contract import input_contract
+from meanfield.runs.plain import train_plain
 from meanfield.runs.predictions import predict_rows
 from meanfield.runs.sample import takes_raw
 from meanfield.runs.settings import TrainSettings
@@ -216,6 +217,66 @@ def test_the_folder_says_how_a_raw_file_is_fed(shipped):
     assert mf.deploy.check_shipped(folder)[0].largest_difference < 1e-5
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Images of 5 × 4 from 0 to 16 with class names, and a network that tells them."""
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 3, 500)
+    x = rng.integers(0, 9, (500, 5, 4))
+    x[np.arange(500), 2 * (y == 1), y] = 16
+    path = tmp_path_factory.mktemp("pictures") / "parts.npz"
+    np.savez(path, x=x, y=np.array(["cog", "nut", "rod"])[y])
+    dataset = mf.data.load(path)
+    assert dataset.divisor == 16
+    config = config_of(TrainSettings(str(path)), dataset)
+    config["model"]["kind"] = "mlp"
+    config["data"] |= {"target_shift": None, "target_scale": None}
+    network, _ = train_plain(
+        (mlp([20, 16, 3], key=jax.random.key(0)), mf.Categorical()),
+        (dataset.x_train, dataset.y_train),
+        epochs=60,
+        batch_size=32,
+        learning_rate=0.02,
+        key=jax.random.key(1),
+    )
+    ensemble = mf.Ensemble.from_points(network)
+    return json.loads(json.dumps(config)), dataset, ensemble, x
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8"])
+def test_one_raw_image_goes_in_and_its_class_comes_out(pictures, tmp_path, format):
+    config, dataset, ensemble, x = pictures
+    contract = input_contract(config, dataset)
+    assert contract["raw_range"] == [0, 16]
+    assert takes_raw(None, format, contract)
+    own = build_likelihood("categorical")
+    mf.deploy.ship(
+        mf.deploy.sample_subnetworks(ensemble, 1, key=jax.random.key(3)),
+        tmp_path / "out",
+        data=(dataset.x_test, dataset.y_test),
+        format=format,
+        calibration=dataset.x_train,
+        measure=False,
+        source={"targets": describe(config, own), "input": contract},
+        raw=True,
+    )
+    (file,) = (tmp_path / "out").glob("*.onnx")
+    session = onnxruntime.InferenceSession(file)
+    (given,) = session.get_inputs()
+    assert (given.name, given.shape[1:]) == ("input", [5, 4])
+    names, probs = session.run(["class", "class_prob"], {"input": x.astype(np.float32)})
+    network = ensemble.mean_network()
+    logits = jax.vmap(network)(jnp.asarray(x.reshape(-1, 20) / 16, jnp.float32))
+    wanted = np.asarray(jax.nn.softmax(logits))
+    np.testing.assert_allclose(probs, wanted, atol=1e-4 if format == "onnx" else 0.03)
+    sure = np.sort(wanted, -1)[:, -1] > 0.6
+    expected = np.array(dataset.class_names)[wanted.argmax(-1)]
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(names[sure, 0], expected[sure])
+    assert "A file takes raw numbers" in (tmp_path / "out" / "card.md").read_text()
+    assert mf.deploy.check_shipped(tmp_path / "out")
+
+
 def test_missing_and_unknown_cells_are_treated_as_by_the_run(shipped):
     _, folder, _ = shipped("categorical")
     session = onnxruntime.InferenceSession(folder / "subnetwork-0.onnx")
@@ -257,9 +318,12 @@ def test_what_a_file_takes_is_chosen_by_the_data(tmp_path):
         (None, "onnx", table, True),
         (None, "onnx-int8", table, True),
         (None, "npz", table, False),
-        (None, "onnx", image, False),
+        (None, "onnx", image, True),
+        (None, "onnx-int8", image, True),
+        (None, "safetensors", image, False),
+        (None, "onnx", {}, False),  # A card of an earlier version.
         ("raw", "onnx", image, True),
-        ("features", "onnx", table, False),
+        ("features", "onnx", image, False),
     ]
     for *given, wanted in cases:
         assert takes_raw(*given) == wanted, given

@@ -8,7 +8,7 @@ from .fields import DATA_DIR, OWN_MODEL, SEED, setting
 INPUTS = (
     "inputs of an ONNX file: raw, cells of the table or numbers of the image, to which "
     "it answers with classes, probabilities, numbers in units; or features, for the "
-    "network alone (default: raw for a table)"
+    "network alone (default: raw)"
 )
 OUT = "folder to make (default: RUN/subnetworks)"
 

@@ -126,7 +126,7 @@ def takes_raw(inputs: str | None, format: str, contract: Mapping[str, Any]) -> b
     """Whether a file takes raw rows or images, or else the features made from them.
 
     Args:
-        inputs: "raw", "features", or None: raw for ONNX files of a run on a table.
+        inputs: "raw", "features", or None: raw for ONNX files, if it is known how.
         format: format of the file.
         contract: how inputs are made.
 
@@ -138,7 +138,7 @@ def takes_raw(inputs: str | None, format: str, contract: Mapping[str, Any]) -> b
         f"`inputs` must be {' or '.join(INPUTS)}; got {inputs!r}.",
     )
     if inputs is None:
-        return contract.get("kind") == "table" and format in RAW
+        return "kind" in contract and format in RAW
     return inputs == "raw"
 
 
