@@ -1,5 +1,7 @@
 """What `sample` shows beside the files: the plain network, and what was not removed."""
 
+import dataclasses
+import math
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -9,9 +11,12 @@ import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield.deploy.graph.network import as_network
+from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.deploy.shipping.scores import score
-from meanfield.ensemble.networks import mlp
-from meanfield.runs.plain import plain_network, train_plain
+from meanfield.deploy.shrinking.shrink import shrink
+from meanfield.runs.architecture import build_model
+from meanfield.runs.plain import plain_network, train_plain, untrained
 from meanfield.runs.shipped import card_table, nothing_removed
 from meanfield.runs.standardization import Standardization
 
@@ -81,33 +86,89 @@ def test_a_plain_network_learns_what_it_is_given():
     np.testing.assert_allclose(float(likelihood.scale), spread, rtol=0.1)
 
 
-@pytest.fixture(scope="module")
-def shrunk():
-    """A perceptron 6 → 5 → 2, of which two inputs and three hidden units are silent."""
-    network = mlp([6, 5, 2], key=jax.random.key(0))
-    weight = network.layers[0].weight.at[:, 4:].set(0)
-    network = eqx.tree_at(lambda n: n.layers[0].weight, network, weight)
-    second = network.layers[1].weight.at[:, 2:].set(0)
-    network = eqx.tree_at(lambda n: n.layers[1].weight, network, second)
-    return mf.deploy.shrink(network, np.ones((4, 6), np.float32))
+EQUINOX = """
+import equinox as eqx, jax
 
+def make(inputs, outputs, key):
+    one, two = jax.random.split(key)
+    return eqx.nn.Sequential([
+        eqx.nn.Linear(inputs, 5, key=one),
+        eqx.nn.Lambda(jax.nn.relu),
+        eqx.nn.Linear(5, outputs, key=two),
+    ])
+"""
+NNX = """
+from flax import nnx
+import jax
 
-def fake_run(hidden, kind="mlp"):
-    config = {
-        "model": {
-            "kind": kind, "hidden": hidden, "likelihood": "categorical", "targets": 1,
-        },
-        "training": {"seed": 0, "batch_size": None, "learning_rate": 0.01},
-    }  # fmt: skip
-    return SimpleNamespace(
-        config=config, metrics={"epochs": 20}, standardization=Standardization()
+def make(inputs, outputs, key):
+    rngs = nnx.Rngs(0, params=key)
+    return nnx.Sequential(
+        nnx.Linear(inputs, 5, rngs=rngs),
+        nnx.BatchNorm(5, momentum=0.9, rngs=rngs),
+        jax.nn.relu,
+        nnx.Dropout(0.1, rngs=rngs),
+        nnx.Linear(5, outputs, rngs=rngs),
     )
+"""
+LINEN = """
+from flax import linen
+import jax
+
+class Net(linen.Module):
+    outputs: int
+
+    @linen.compact
+    def __call__(self, x, train=False):
+        x = linen.Dense(5)(x)
+        x = linen.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        return linen.Dense(self.outputs)(jax.nn.relu(x))
+
+def make(inputs, outputs, key):
+    return Net(outputs)
+"""
+PAIR = """
+import jax, jax.numpy as jnp
+
+def make(inputs, outputs, key):
+    one, two = jax.random.split(key)
+    params = {
+        "in": {"weight": jax.random.normal(one, (5, inputs)) / inputs**0.5},
+        "out": {"weight": jax.random.normal(two, (outputs, 5)) / 5**0.5,
+                "bias": jnp.zeros(outputs)},
+    }
+    def apply_fn(params, x):
+        hidden = jax.nn.relu(x @ params["in"]["weight"].T)
+        return hidden @ params["out"]["weight"].T + params["out"]["bias"]
+    return apply_fn, params
+"""
+# For every kind of network: its file, the arrays into and out of the hidden units (the
+# place of the units is 0, or -1 in a kernel), and the shapes that ship.
+KINDS = {
+    "mlp": (None, "layers/0/weight", "layers/1/weight", (6, 5, 2)),
+    "cnn": (None, "convolutions/0/weight", "convolutions/1/weight", None),
+    "equinox": (EQUINOX, "layers/0/weight", "layers/2/weight", None),
+    "nnx": (NNX, "layers/0/kernel", "layers/4/kernel", None),
+    "linen": (LINEN, "params/Dense_0/kernel", "params/Dense_1/kernel", None),
+    "pair": (PAIR, "in/weight", "out/weight", None),
+}
+GONE = (2, 3)  # Hidden units that ship no connection.
 
 
-def test_the_plain_network_has_the_shipped_widths_and_its_own_scores(shrunk):
+def case(kind, folder):
+    """A run, images of 3 × 2 numbers, and the run's network without some units."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(300, 6)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int32)
+    file, first, second, _ = KINDS[kind]
+    model = {"kind": "file" if file else kind, "hidden": [5], "outputs": 2}
+    model |= {"likelihood": "categorical", "targets": 1, "inputs": 6}
+    if kind == "cnn":
+        x, model["shape"] = x.reshape(-1, 3, 2), [3, 2]
+    if file is not None:
+        (folder / "model.py").write_text(file)
+        digest = file_hash(folder / "model.py")
+        model |= {"function": "make", "file_sha256": digest, "shape": None}
     data = mf.data.Dataset(
         name="signs",
         task="classification",
@@ -116,13 +177,81 @@ def test_the_plain_network_has_the_shipped_widths_and_its_own_scores(shrunk):
         x_test=x[200:],
         y_test=y[200:],
         class_names=("-", "+"),
+        image_shape=x.shape[1:] if kind == "cnn" else None,
     )
-    found = plain_network(fake_run([5]), data, shrunk)
+    training = {"seed": 0, "batch_size": None, "learning_rate": 0.02}
+    run = SimpleNamespace(
+        config={"model": model, "training": training},
+        metrics={"epochs": 20},
+        standardization=Standardization(),
+        folder=folder,
+    )
+    network = as_network(build_model(model, 1, folder))
+    arrays = {name: np.array(array) for name, array in network.arrays.items()}
+    units = -1 if first.endswith("kernel") else 0
+    np.moveaxis(arrays[first], units, 0)[list(GONE)] = 0
+    np.moveaxis(arrays[second], -2 if units else 1, 0)[list(GONE)] = 0
+    return run, data, shrink(network.rebuild(arrays), x[:4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_network_of_the_shipped_size_is_trained_for_every_kind(kind, tmp_path):
+    run, data, shrunk = case(kind, tmp_path)
+    whole = build_model(run.config["model"], 0, tmp_path)
+    fresh = as_network(untrained(whole, shrunk))
+    _, first, second, _ = KINDS[kind]
+    for name, array in as_network(whole).arrays.items():
+        part = np.asarray(fresh.arrays[name])
+        assert part.shape == shrunk.network.arrays[name].shape
+        kept = np.asarray(array)[np.ix_(*shrunk.kept[name])]
+        # Fewer inputs of a unit: larger weights, as an untrained network has them.
+        factor = math.sqrt(1 / (1 - len(GONE) / 5)) if name == second else 1
+        if kind == "cnn" and name == second:
+            factor = math.sqrt(16 / 14)
+        np.testing.assert_allclose(part, kept * np.float32(factor), rtol=1e-6)
+    found = plain_network(run, data, shrunk)
     assert found is not None
-    assert found["widths"] == [4, 2, 2]
-    assert found["num_weights"] == 12
-    assert found["accuracy"] > 0.9
+    weights = [np.size(a) for a in shrunk.network.arrays.values() if np.ndim(a) > 1]
+    assert found["num_weights"] == sum(weights)
+    assert found["accuracy"] > 0.88
+    assert found.get("widths") == ([6, 3, 2] if kind == "mlp" else None)
     flat = score(np.zeros((100, 2)), data.y_test, mf.Categorical())
     assert found["nll"] < flat["nll"]
-    assert plain_network(fake_run([2]), data, shrunk) is None
-    assert plain_network(fake_run([], "cnn"), data, shrunk) is None
+
+
+def test_statistics_of_a_plain_network_follow_its_batches(tmp_path):
+    run, data, shrunk = case("linen", tmp_path)
+    start = untrained(build_model(run.config["model"], 0, tmp_path), shrunk)
+    (learned, _), _ = (
+        train_plain(
+            (start, mf.Categorical()),
+            (5 + data.x_train, data.y_train),
+            epochs=20,
+            batch_size=20,
+            learning_rate=1e-6,
+            key=jax.random.key(0),
+        ),
+        None,
+    )
+    arrays = as_network(learned).arrays
+    kernel, bias = (arrays[f"params/Dense_0/{name}"] for name in ("kernel", "bias"))
+    mean = ((5 + data.x_train) @ kernel + bias).mean(0)
+    moving = arrays["batch_stats/BatchNorm_0/mean"]
+    np.testing.assert_allclose(moving, mean, atol=0.15)
+
+
+def test_without_a_smaller_network_there_is_no_plain_one(tmp_path):
+    run, data, shrunk = case("mlp", tmp_path)
+    whole = shrink(build_model(run.config["model"], 1), data.x_test[:4])
+    assert plain_network(run, data, whole) is None
+    fixed = dataclasses.replace(shrunk.network, fixed_sizes=True)
+    why = plain_network(run, data, dataclasses.replace(shrunk, network=fixed))
+    assert why is not None
+    card = {"subnetworks": [entry(num_weights=900)], "rule": "draw", "control": why}
+    lines = card_table(card).splitlines()
+    assert len(lines) == 4
+    assert "no plain network of that size: layers of Keras take no" in lines[-1]
+    assert nothing_removed(card) is None
+    other = {"nll": 0.1, "num_weights": 1400, "epochs": 60, "seconds": 2.0}
+    text = card_table(card | {"control": other}).splitlines()[-1]
+    assert "an ordinary network of the same layers, 1,400 weights, trained" in text

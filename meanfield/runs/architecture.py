@@ -160,8 +160,20 @@ def _inputs(architecture: Mapping[str, Any]) -> int | tuple[int, ...]:
     return tuple(shape) if shape else architecture["inputs"]
 
 
-def at_mean_rate(model: Any, counts: np.ndarray) -> Any:
-    """Set the output biases of a network of log-rates to the mean count."""
+def starting_model(
+    architecture: Mapping[str, Any], seed: int, folder: Path, targets: np.ndarray
+) -> Any:
+    """The network that training starts from: that of `build_model`.
+
+    The output biases of a perceptron of counts are set to the log of their mean.
+    """
+    model = build_model(architecture, seed, folder)
+    if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":
+        return _at_mean_rate(model, targets)
+    return model
+
+
+def _at_mean_rate(model: Any, counts: np.ndarray) -> Any:
     mean = np.maximum(counts.reshape(len(counts), -1).mean(0), 1 / len(counts))
     bias = jnp.asarray(np.log(mean), jnp.float32)
     return eqx.tree_at(lambda network: network.layers[-1].bias, model, bias)

@@ -20,10 +20,7 @@ from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
 from meanfield.learning.sharding import device_mesh
 
-from .architecture import (
-    at_mean_rate,
-    build_model,
-)
+from .architecture import starting_model
 from .config import (
     versions,
 )
@@ -84,9 +81,7 @@ def _fit(
     """Build the ensemble that an architecture describes, and train it."""
     data, validation, patience = learned
     likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
-    model = build_model(architecture, settings.seed, folder)
-    if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":
-        model = at_mean_rate(model, data[1])
+    model = starting_model(architecture, settings.seed, folder, data[1])
     key = key_of_seed(settings.seed)
     ensemble = Ensemble.from_model(
         model, key=jax.random.fold_in(key, 0), spikes=settings.spikes

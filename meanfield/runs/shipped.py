@@ -4,7 +4,7 @@
 |-------------------|------------------------------------------------------------------|
 | as drawn, whole   | the first sub-network before units were removed                  |
 | subnetwork-0.F …  | the files                                                        |
-| plain, that size  | an ordinary network of the chosen file's widths, trained as long |
+| plain, that size  | an ordinary network of the chosen file's layers, trained as long |
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
     entries = card["subnetworks"]
     rows = [("as drawn, whole", entries[0]["before"])]
     rows += [(entry["file"], entry) for entry in entries]
-    if "control" in card:
+    if "nll" in card.get("control", {}):
         rows += [("plain, that size", card["control"])]
     metric = shown_score(entries[0])[0]
     names = ("", metric, "NLL", "bytes", "weights", "non-zero", "multiply-adds")
@@ -57,7 +57,7 @@ def nothing_removed(card: Mapping[str, Any]) -> str | None:
         entry["num_weights"] < entry["before"]["num_weights"]
         for entry in card["subnetworks"]
     ]
-    if any(smaller):
+    if any(smaller) or "missing" in card.get("control", {}):
         return None
     return (
         "  no whole unit was removed: the zeros are scattered, and make a file neither "
@@ -75,9 +75,12 @@ def _plain(card: Mapping[str, Any]) -> list[str]:
     control = card.get("control")
     if control is None:
         return []
-    widths = " → ".join(map(str, control["widths"]))
+    if "missing" in control:
+        return [f"  no plain network of that size: {control['missing']}"]
+    widths = " → ".join(map(str, control.get("widths", ())))
+    size = widths or f"of the same layers, {control['num_weights']:,} weights"
     return [
-        f"  plain, that size: an ordinary network {widths}, trained for "
+        f"  plain, that size: an ordinary network {size}, trained for "
         f"{control['epochs']} epochs in {control['seconds']:.0f} s"
     ]
 

@@ -87,7 +87,7 @@ def ship(
         raw: whether ONNX files take raw inputs and answer by name and in units, as
             `source` describes them; see `export`.
         control: from the shrunk network that is chosen to the scores of another one of
-            its size, which the card shows beside it, or to None.
+            its size, which the card shows beside it; or to None, or why there is none.
 
     Returns:
         The contents of ``card.json``.

@@ -57,7 +57,7 @@ class Shrunk:
 
     def slice_like(self, name: str, array: Any) -> np.ndarray:
         """The entries of an array at the positions that were kept of array `name`."""
-        return np.asarray(array)[np.ix_(*self.kept[name])]
+        return np.asarray(np.asarray(array)[np.ix_(*self.kept[name])])
 
 
 _INPUT = "<input>"
