@@ -17,7 +17,7 @@ from .dataset import (
     require_task,
     split_rows,
 )
-from .scaling import divisor_of, notes
+from .image_range import divisor_of, notes
 
 # Whole numbers with more distinct values than this are targets, not labels.
 MAX_CLASSES = 1000

@@ -11,7 +11,7 @@ import pandas as pd
 
 from meanfield.checks import require
 from meanfield.data.arrays import read_inputs
-from meanfield.data.scaling import CLEAR
+from meanfield.data.image_range import CLEAR
 from meanfield.data.schema import TableSchema
 from meanfield.data.table import read_table
 from meanfield.data.text import SEPARATORS
