@@ -5,13 +5,16 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
+from jax import lax
 
 import meanfield as mf
 from meanfield.propagation import deferred
 
 FEATURES, BLOCKS, DRAWS = 12, 20, 1500
 RNG = np.random.default_rng(4)
+PAIRS = jnp.array([0, 1, 0, 1])
 MEAN = RNG.normal(size=(1, FEATURES)).astype(np.float32)
 VAR = RNG.uniform(0.05, 1.5, size=(1, FEATURES)).astype(np.float32)
 
@@ -66,7 +69,20 @@ MIXING = {
     ),
     "group norm": jax.vmap(eqx.nn.GroupNorm(3, FEATURES)),
     "root-mean-square norm": jax.vmap(eqx.nn.RMSNorm(FEATURES)),
+    "sums over the edges of a graph": lambda z: jax.ops.segment_sum(
+        jax.nn.relu(z).reshape(6, 2)[SENDERS], RECEIVERS, 6
+    ),
+    "messages of two ends": lambda z: jnp.concatenate(
+        [z.reshape(6, 2)[SENDERS], z.reshape(6, 2)[RECEIVERS]], axis=1
+    ),
+    "written into zeros": lambda z: jnp.zeros((2, 15)).at[:1, 2:14].set(z),
+    "written into a slice": lambda z: lax.dynamic_update_slice(
+        jnp.ones((3, 14)), jnp.tanh(z), (1, 1)
+    ),
+    "cumulative sum": lambda z: jnp.cumsum(jax.nn.relu(z), -1),
+    "average pool": lambda z: jax.vmap(eqx.nn.AvgPool2d(2, 1))(image(jax.nn.relu(z))),
 }
+SENDERS, RECEIVERS = jnp.array([0, 1, 2, 3, 1, 5]), jnp.array([1, 2, 3, 0, 0, 0])
 FUNCTIONS = ENTRYWISE | MIXING
 
 
@@ -140,6 +156,11 @@ def test_without_variance_the_reading_is_the_network_itself(name):
         lambda z: (z - z.mean(-1)) / jnp.sqrt(z.var(-1) + 0.1),
         lambda z: z / jnp.sqrt(z.var(-1, keepdims=True) + 0.1),
         lambda z: (z - z.mean(-1, keepdims=True)) * (z.var(-1, keepdims=True) + 0.1),
+        lambda z: lax.top_k(z, 2)[0],
+        lambda z: jnp.sort(z, -1),
+        lambda z: jnp.take_along_axis(z, lax.top_k(-z, 1)[1], -1),
+        lambda z: jax.ops.segment_max(z[jnp.array([0, 1, 3])], jnp.array([1, 0, 1]), 2),
+        lambda z: jnp.exp(z) / jax.ops.segment_sum(jnp.exp(z), PAIRS, 2)[PAIRS],
     ],
 )
 def test_what_only_looks_like_a_form_is_integrated_as_it_is(function):
@@ -153,6 +174,56 @@ def test_what_only_looks_like_a_form_is_integrated_as_it_is(function):
     # 256 antithetic draws: a sixteenth of a deviation is one standard error.
     assert (np.abs(got.mean - values.mean(0)) < 0.3 * values.std(0)).all()
     assert (np.abs(got.std / values.std(0) - 1) < 0.5).all()
+
+
+def test_a_choice_by_another_layer_mixes_both_cases():
+    m = jnp.asarray(RNG.normal(size=(3, 1, FEATURES)), jnp.float32)
+    v = jnp.asarray(RNG.uniform(0.1, 1.0, size=m.shape), jnp.float32)
+    weights = [mf.SpikeSlab(jnp.zeros_like(a), a, b) for a, b in zip(m, v, strict=True)]
+    choose = lambda g, a, b: jnp.where(g > 0.2, jnp.tanh(a), b)
+    network = lambda w, x: choose(*(x @ part for part in w))
+    got = mf.mean_field(network, reading="moments")(weights, jnp.ones((1, 1)))
+    z = m + jnp.sqrt(v) * jax.random.normal(jax.random.key(5), (50_000, *m.shape))
+    values = np.asarray(jax.vmap(lambda z: choose(*z))(z), np.float64)
+    mean, mean_error, var, var_error = oracles.mean_and_errors(values)
+    assert (np.abs(got.mean - mean) < 5 * mean_error).all()
+    assert (np.abs(got.var - var) < 5 * var_error).all()
+
+
+def test_steps_of_a_loop_with_their_own_biases_are_the_layers_one_after_another():
+    key = jax.random.key(6)
+    w = mf.SpikeSlab(
+        jnp.full((3, 4, 4), 0.1), jax.random.normal(key, (3, 4, 4)), jnp.ones((3, 4, 4))
+    )
+    b = mf.SpikeSlab(jnp.zeros((3, 4)), jnp.ones((3, 4)), jnp.full((3, 4), 0.3))
+    layer = lambda h, p: jnp.tanh(h @ p[0] + p[1])
+    looped = lambda p, x: lax.scan(lambda h, row: (layer(h, row), None), x, p)[0]
+
+    def unrolled(layers, x):
+        for p in layers:
+            x = layer(x, p)
+        return x
+
+    layers = [jax.tree.map(lambda a, n=n: a[n], (w, b)) for n in range(3)]
+    got, expected = (
+        mf.mean_field(network, reading="moments")(params, jnp.ones((2, 4)))
+        for network, params in ((looped, (w, b)), (unrolled, layers))
+    )
+    np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.var, expected.var, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: z.argmax(-1),
+        lambda z: lax.top_k(z, 2)[1],
+        lambda z: (z @ jnp.ones((FEATURES, 3)))[:, z.argmax(-1)],
+    ],
+)
+def test_an_integer_computed_from_random_numbers_is_refused(function):
+    with pytest.raises(mf.UnsupportedPrimitiveError, match="integer computed from"):
+        reading(function, MEAN, VAR)
 
 
 def test_a_residual_sum_across_a_contraction_is_off_by_the_covariance_it_states():

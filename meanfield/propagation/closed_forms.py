@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import norm
 
 from . import extremes, moments, softmax
 from .deferred import Deferred
@@ -227,12 +228,35 @@ def _activation(value: Deferred) -> Any:
     return lambda: form(*wide_moments(entries))
 
 
+def _threshold(value: Deferred) -> Any:
+    """The probability that a Gaussian entry lies above, or below, a plain number."""
+    entries, level = random_operand(value), plain_operand(value)
+    if level is None or not entries.normal or entries.shape != value.shape:
+        return None
+    bind = value.bind
+    assert bind is not None
+    above = (value.name in ("gt", "ge")) == isinstance(value.inputs[0], Deferred)
+
+    def form() -> Any:
+        mean, var = wide_moments(entries)
+        gap = mean - level if above else level - mean
+        random = var > 0
+        chance = norm.cdf(gap / jnp.sqrt(jnp.where(random, var, 1)))
+        # An entry that is no random number lies on one side for certain.
+        certain = bind(*(mean if v is entries else v for v in value.inputs))
+        chance = jnp.where(random, chance, certain.astype(mean.dtype))
+        return chance, chance * (1 - chance)
+
+    return form
+
+
 _FORMS: dict[str, Callable[[Deferred], Any]] = {
     "div": lambda value: _softmax(value) or quotient_form(value),
     "sub": _difference,
     "add": _sum,
     "log": _log,
     "mul": product_form,
+    **dict.fromkeys(("gt", "ge", "lt", "le"), _threshold),
     **dict.fromkeys(("abs", "erf", "exp", "integer_pow", "max", "square"), _activation),
     "reduce_max": _maximum,
     "reduce_window_max": _maximum,

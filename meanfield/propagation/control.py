@@ -4,6 +4,7 @@ These programs are interpreted if an operand is random. Each step of a loop draw
 own noise, as temporal credit assignment needs.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from .equation import Context, Equation
 from .interpreter import evaluate
 from .noise import fold_in
 from .registry import register_rule
-from .values import Random, is_random, lift
+from .values import Random, is_random, lift, merge_leaves
 
 
 def _call(equation: Equation, *operands: Any) -> list[Any]:
@@ -92,6 +93,7 @@ def _cond(equation: Equation, which: Any, *operands: Any) -> list[Any]:
 @register_rule("scan")
 def _scan(equation: Equation, *operands: Any) -> list[Any]:
     num_consts, num_carry = scan_counts(equation.eqn)
+    fresh = _fresh_rows(operands[: num_consts + num_carry], operands)
     consts = _shared(equation, operands[:num_consts])
     carry = operands[num_consts : num_consts + num_carry]
     rows = [_unstacked(v) for v in operands[num_consts + num_carry :]]
@@ -102,7 +104,7 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
     def step(carry_kinds: Any, carry: Any, row: Any) -> tuple[list[Any], list[Any]]:
         key, values = row
         context = equation.context.inside(key)
-        inputs = [*consts, *carry, *values]
+        inputs = [*consts, *(_without(v, fresh) for v in carry), *values]
         results = evaluate(equation.params["jaxpr"], inputs, context)
         results = [settle_moments(value) for value in results]
         carry = _shape_all(equation, results[:num_carry], carry_kinds, context)
@@ -124,6 +126,20 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
         unroll=equation.params["unroll"],
     )
     return [*carry, *map(_stacked, stacked)]
+
+
+def _fresh_rows(shared: Sequence[Any], operands: Sequence[Any]) -> frozenset[str]:
+    """Parameters of which every step takes other entries than the steps before."""
+    rows = set(merge_leaves(*operands[len(shared) :]))
+    return frozenset(rows - set(merge_leaves(*shared)))
+
+
+def _without(value: Any, leaves: frozenset[str]) -> Any:
+    """A loop's state, with which a step's own weights have no entries in common."""
+    if not is_random(value) or not leaves & set(value.leaves):
+        return value
+    kept = tuple(leaf for leaf in value.leaves if leaf not in leaves)
+    return dataclasses.replace(value, leaves=kept)
 
 
 @register_rule("while")

@@ -32,7 +32,7 @@ from jax import lax
 
 from meanfield.program.primitives import ENTRYWISE
 
-from .equation import Equation
+from .equation import Equation, UnsupportedPrimitiveError
 from .noise import normal
 from .values import Random, is_random
 
@@ -40,15 +40,20 @@ NODES = 24
 REACH = 8.0
 DRAWS = 256
 MIXING = frozenset(
-    "argmax broadcast_in_dim concatenate cumlogsumexp cummax cumprod cumsum reduce_and "
-    "reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_window "
-    "reduce_window_max reduce_window_min reduce_window_sum reshape rev slice sort "
-    "squeeze transpose".split()
+    "argmax argmin broadcast_in_dim concatenate cumlogsumexp cummax cumprod cumsum "
+    "dynamic_slice dynamic_update_slice gather pad reduce_and reduce_max reduce_min "
+    "reduce_or reduce_prod reduce_sum reduce_window reduce_window_max "
+    "reduce_window_min reduce_window_sum reshape rev scatter scatter-add scatter-max "
+    "scatter-min slice sort split squeeze top_k transpose".split()
 )
 LINEAR = frozenset(
     "add add_any sub neg mul div copy reduce_precision convert_element_type "
-    "broadcast_in_dim reduce_sum reshape rev slice squeeze transpose select_n".split()
+    "broadcast_in_dim cumsum dynamic_slice dynamic_update_slice gather pad reduce_sum "
+    "reduce_window_sum reshape rev scatter scatter-add slice squeeze transpose "
+    "select_n".split()
 )
+# Their results share entries of the operand, and so are not independent.
+OVERLAPPING = frozenset({"cumsum", "reduce_window_sum"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,9 +90,9 @@ ClosedForm = Callable[[Deferred], Callable[[], Random] | None]
 
 def defer(
     equation: Equation, operands: Sequence[Any], rule: Any, closed_form: ClosedForm
-) -> Deferred | None:
-    """The result as a function of its operands' only root; None if it has several."""
-    if equation.name not in ENTRYWISE | MIXING or equation.many:
+) -> list[Deferred] | None:
+    """The results as functions of the operands' only root; None if it has several."""
+    if equation.name not in ENTRYWISE | MIXING:
         return None
     random = [v for v in operands if isinstance(v, Deferred) or is_random(v)]
     if any(not v.drawable for v in random if isinstance(v, Random)):
@@ -104,6 +109,11 @@ def defer(
             *(v.function(value) if isinstance(v, Deferred) else v for v in views)
         )
 
+    if equation.many:
+        return [
+            Deferred(root, lambda z, i=i: function(z)[i], False, tuple(var.aval.shape))  # type: ignore[attr-defined]
+            for i, var in enumerate(equation.eqn.outvars)
+        ]
     entrywise = equation.name in ENTRYWISE and all(
         v.entrywise if isinstance(v, Deferred) else jnp.shape(v) in ((), root.shape)
         for v in views
@@ -118,16 +128,22 @@ def defer(
         inputs=views,
         bind=equation.bind,
     )
-    if len(deferred) == 1 and rule is not None and _keeps_moments(equation, views):
+    if rule is not None and _keeps_moments(equation, views):
         take = lambda: rule(equation, *map(settle_moments, views))
-        if deferred[0].normal:
+        if len(deferred) == 1 and deferred[0].normal:
             moments = take()
             take = lambda: moments
-            return dataclasses.replace(result, known=take, normal=not moments.copied)
-        return dataclasses.replace(result, known=functools.cache(take))
+            normal = not moments.copied and equation.name not in OVERLAPPING
+            return [dataclasses.replace(result, known=take, normal=normal)]
+        return [dataclasses.replace(result, known=functools.cache(take))]
     # The moments of most deferred values are never needed: only the form is found here.
     form = closed_form(result)
-    return dataclasses.replace(result, known=form and functools.cache(form))
+    return [dataclasses.replace(result, known=form and functools.cache(form))]
+
+
+def dtype_of(value: Deferred) -> Any:
+    """Type of the numbers of a deferred array."""
+    return jax.eval_shape(value.function, value.root.mean).dtype
 
 
 def settle_moments(value: Any) -> Any:
@@ -136,9 +152,19 @@ def settle_moments(value: Any) -> Any:
         return value
     if value.known is not None:
         return value.known()
+    root, function, kind = value.root, value.function, dtype_of(value)
+    if jnp.issubdtype(kind, jnp.integer):
+        raise UnsupportedPrimitiveError(
+            f"`{value.name or 'an index'}` is an integer computed from the random "
+            f"parameters {', '.join(map(repr, root.leaves))}, and has no mean in the "
+            'moments reading. Read it with reading="sampled", or leave these '
+            "parameters point values: `where=` in Ensemble.from_model."
+        )
+    if kind == jnp.bool_:  # A condition has the mean and variance of its indicator.
+        function = lambda z: value.function(z).astype(root.mean.dtype)
     integrate = _by_quadrature if value.entrywise else _by_draws
-    mean, var = integrate(value.function, value.root)
-    return Random(mean, var, value.root.leaves, drawable=True)
+    mean, var = integrate(function, root)
+    return Random(mean, var, root.leaves, drawable=True)
 
 
 def _view(value: Any) -> Any:
@@ -150,12 +176,22 @@ def _view(value: Any) -> Any:
 
 
 def _keeps_moments(equation: Equation, views: Sequence[Any]) -> bool:
-    """Whether exact moments of the only random operand give those of the result."""
-    place = [i for i, v in enumerate(views) if isinstance(v, Deferred)][0]
-    if equation.name not in LINEAR or views[place].known is None:
+    """Whether the operands have moments that are found entry by entry or in closed
+    form, and these give those of the result."""
+    places = [i for i, v in enumerate(views) if isinstance(v, Deferred)]
+    found = all(views[i].known is not None or views[i].entrywise for i in places)
+    if not found or equation.name == "concatenate":
+        return found
+    place = places[0]
+    if len(places) > 1 or equation.name not in LINEAR:
         return False
-    # A step with a random divisor or condition is not linear.
-    return {"div": place == 0, "select_n": place > 0}.get(equation.name, True)
+    # A step with a random divisor, condition or index is not linear.
+    last = {"div": 0, "gather": 0, "dynamic_slice": 0, "dynamic_update_slice": 1}
+    if equation.name == "select_n":
+        return place > 0
+    if equation.name.startswith("scatter"):
+        return place != 1
+    return place <= last.get(equation.name, place)
 
 
 def _by_quadrature(function: Callable[[Any], Any], root: Random) -> tuple[Any, Any]:

@@ -7,6 +7,8 @@ the primitive is applied; without a rule the evaluation raises an error.
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from meanfield.program.jaxprs import (
     CALLS,
     REMAT,
@@ -18,7 +20,7 @@ from meanfield.program.jaxprs import (
 )
 
 from .closed_forms import closed_form
-from .deferred import Deferred, defer, settle_moments
+from .deferred import Deferred, defer, dtype_of, settle_moments
 from .equation import Context, Equation
 from .gates import apply_gated
 from .joint import CONTRACTIONS, remember_distribution
@@ -73,7 +75,13 @@ def apply_rule(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     if equation.reading == "moments" and equation.name not in CALLS:
         deferred = defer(equation, operands, rule, closed_form)
         if deferred is not None:
-            return [deferred]
+            return list(deferred)
+        for value in operands:
+            if isinstance(value, Deferred) and jnp.issubdtype(
+                dtype_of(value), jnp.integer
+            ):
+                because = "an integer computed from random numbers has no mean"
+                raise equation.refuse(value.root, because=because)
         given, operands = operands, [settle_moments(value) for value in operands]
         if rule is not None and equation.name in CONTRACTIONS:
             result = rule(equation, *operands)

@@ -119,6 +119,15 @@ def _reduce_sum(equation: Equation, x: Random) -> Any:
     return equation.contract(mean, var, x, summands=summands)
 
 
+@register_rule("cumsum", reading="moments")
+@register_rule("reduce_window_sum", reading="moments")
+def _overlapping_sums(equation: Equation, x: Random) -> Random:
+    """Sums that share summands, such as average pooling: right entry by entry."""
+    if not x.drawable:
+        raise equation.refuse(x, because="one weight would be in several sums")
+    return Random(equation.bind(x.mean), equation.bind(x.var), x.leaves, drawable=True)
+
+
 def _contraction(equation: Equation, x: Any, y: Any, summands: int | float) -> Any:
     if not is_random(x) and not is_random(y):
         return equation.bind(x, y)

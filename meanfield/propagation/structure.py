@@ -79,6 +79,29 @@ def _look_up(equation: Equation, x: Any, *indices: Any) -> Random:
     return Random(mean, var, x.leaves, drawable=True)
 
 
+@register_rule("dynamic_update_slice", reading="moments")
+def _update(equation: Equation, x: Any, new: Any, *indices: Any) -> Random:
+    return _written(equation, x, new, lambda x, new: equation.bind(x, new, *indices))
+
+
+@register_rule("scatter", reading="moments")
+@register_rule("scatter-add", reading="moments")
+def _scatter(equation: Equation, x: Any, indices: Any, new: Any) -> Random:
+    """Entries written to, or added at, places that do not depend on random numbers.
+
+    Added entries are treated as independent, as in every sum of a signal.
+    """
+    return _written(equation, x, new, lambda x, new: equation.bind(x, indices, new))
+
+
+def _written(equation: Equation, x: Any, new: Any, write: Any) -> Random:
+    if any(is_random(v) and not v.drawable for v in (x, new)):
+        raise equation.refuse(x, new, because="it would place one weight several times")
+    x, new = lift(x), lift(new)
+    mean, var = write(x.mean, new.mean), write(x.var, new.var)
+    return Random(mean, var, merge_leaves(x, new), drawable=True)
+
+
 @register_rule("pad")
 def _pad(equation: Equation, x: Any, padding: Any) -> Random:
     x, padding = lift(x), lift(padding)
@@ -113,8 +136,22 @@ def _concatenate(equation: Equation, *operands: Any) -> Any:
 @register_rule("select_n")
 def _select(equation: Equation, which: Any, *cases: Any) -> Any:
     if is_random(which):
-        raise equation.refuse(which, because="a condition cannot be random")
+        return _mixture(equation, which, *cases)
     return _joined(equation, (which,), *cases)
+
+
+def _mixture(equation: Equation, which: Random, *cases: Any) -> Random:
+    """One of two signals, chosen by an independent condition of probability p.
+
+    mean = (1 − p) a + p b,   var = (1 − p) v + p w + p (1 − p) (a − b)²
+    """
+    if len(cases) != 2 or any(is_random(v) and not v.drawable for v in cases):
+        raise equation.refuse(which, *cases, because="a condition cannot be random")
+    a, b = (lift(v) for v in cases)
+    p = which.mean
+    mean = (1 - p) * a.mean + p * b.mean
+    var = (1 - p) * a.var + p * b.var + p * (1 - p) * jnp.square(a.mean - b.mean)
+    return Random(mean, var, merge_leaves(which, a, b), drawable=True)
 
 
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:

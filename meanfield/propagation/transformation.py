@@ -68,9 +68,12 @@ def mean_field(
     the nonlinearities, and every output has a `.mean` and a `.var`. For independent
     Gaussian entries the moments are exact for ReLU, |z|, z², exp, erf, softmax,
     log-softmax, logsumexp, maxima and max-pooling, layer, group and root-mean-square
-    norms. Other functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are
-    integrated to float32 accuracy; other functions that mix entries, to a sixteenth of
-    a standard deviation.
+    norms, average pooling, look-ups, and sums over the edges of a graph. Other
+    functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are integrated to
+    float32 accuracy; other functions that mix entries (top-k, sorting, softmax over the
+    edges of a node), to a sixteenth of a standard deviation. A choice `where(g > c, a,
+    b)` mixes both cases by its probability. Indices computed from random numbers are
+    refused.
 
     The moments reading is approximate, because entries of a signal share the noise of
     the layers below but are treated as independent Gaussians. For a residual sum
