@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
+import optax
 import pandas as pd
 import pytest
 
@@ -20,7 +21,6 @@ from meanfield.deploy.shipping.answers import answers, compare_answers
 from meanfield.ensemble.networks import mlp
 from meanfield.runs.config import config_of
 from meanfield.runs.contract import input_contract
-from meanfield.runs.plain import train_plain
 from meanfield.runs.predictions import predict_rows
 from meanfield.runs.sample import takes_raw
 from meanfield.runs.settings import TrainSettings
@@ -231,16 +231,17 @@ def pictures(tmp_path_factory):
     config = config_of(TrainSettings(str(path)), dataset)
     config["model"]["kind"] = "mlp"
     config["data"] |= {"target_shift": None, "target_scale": None}
-    network, _ = train_plain(
-        (mlp([20, 16, 3], key=jax.random.key(0)), mf.Categorical()),
+    learned = mf.fit(
+        mf.Ensemble.from_points(mlp([20, 16, 3], key=jax.random.key(0))),
         (dataset.x_train, dataset.y_train),
+        key=jax.random.key(1),
         epochs=60,
         batch_size=32,
-        learning_rate=0.02,
-        key=jax.random.key(1),
+        optimizer=optax.adam(0.01),
+        prior=None,
+        progress=False,
     )
-    ensemble = mf.Ensemble.from_points(network)
-    return json.loads(json.dumps(config)), dataset, ensemble, x
+    return json.loads(json.dumps(config)), dataset, learned.ensemble, x
 
 
 @pytest.mark.parametrize("format", ["onnx", "onnx-int8"])

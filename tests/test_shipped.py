@@ -4,9 +4,6 @@ import dataclasses
 import math
 from types import SimpleNamespace
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,8 +12,9 @@ from meanfield.deploy.graph.network import as_network
 from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.deploy.shipping.scores import score
 from meanfield.deploy.shrinking.shrink import shrink
+from meanfield.ensemble.frameworks import open_model
 from meanfield.runs.architecture import build_model
-from meanfield.runs.plain import plain_network, train_plain, untrained
+from meanfield.runs.plain import plain_network, untrained
 from meanfield.runs.shipped import card_table, nothing_removed
 from meanfield.runs.standardization import Standardization
 
@@ -62,28 +60,6 @@ def test_what_cannot_shrink_says_so_and_names_the_setting():
     note = str(nothing_removed(scattered))
     assert "no whole unit was removed" in note
     assert "--rule selective" in note
-
-
-def test_a_plain_network_learns_what_it_is_given():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(256, 3)).astype(np.float32)
-    y = (2 * x[:, 0] - x[:, 2] + 1 + 0.1 * rng.normal(size=256)).astype(np.float32)
-    start = eqx.nn.Linear(3, 1, key=jax.random.key(0)), mf.Gaussian()
-    network, likelihood = train_plain(
-        start,
-        (jnp.asarray(x), jnp.asarray(y)),
-        epochs=60,
-        batch_size=32,
-        learning_rate=0.03,
-        key=jax.random.key(1),
-    )
-    # A linear model by gradient steps is the one by least squares.
-    columns = np.column_stack([x, np.ones(256)])
-    best, residual, *_ = np.linalg.lstsq(columns, y, rcond=None)
-    found = [*np.asarray(network.weight)[0], float(network.bias[0])]
-    np.testing.assert_allclose(found, best, atol=0.01)
-    spread = np.sqrt(residual[0] / 256)
-    np.testing.assert_allclose(float(likelihood.scale), spread, rtol=0.1)
 
 
 EQUINOX = """
@@ -209,6 +185,10 @@ def test_a_plain_network_of_the_shipped_size_is_trained_for_every_kind(kind, tmp
         if kind == "cnn" and name == second:
             factor = math.sqrt(16 / 14)
         np.testing.assert_allclose(part, kept * np.float32(factor), rtol=1e-6)
+    # A network with batch norm or masks is trained in training mode.
+    assert (open_model(untrained(whole, shrunk)).training is None) == (
+        kind not in ("nnx", "linen")
+    )
     found = plain_network(run, data, shrunk)
     assert found is not None
     weights = [np.size(a) for a in shrunk.network.arrays.values() if np.ndim(a) > 1]
@@ -217,27 +197,6 @@ def test_a_plain_network_of_the_shipped_size_is_trained_for_every_kind(kind, tmp
     assert found.get("widths") == ([6, 3, 2] if kind == "mlp" else None)
     flat = score(np.zeros((100, 2)), data.y_test, mf.Categorical())
     assert found["nll"] < flat["nll"]
-
-
-def test_statistics_of_a_plain_network_follow_its_batches(tmp_path):
-    run, data, shrunk = case("linen", tmp_path)
-    start = untrained(build_model(run.config["model"], 0, tmp_path), shrunk)
-    (learned, _), _ = (
-        train_plain(
-            (start, mf.Categorical()),
-            (5 + data.x_train, data.y_train),
-            epochs=20,
-            batch_size=20,
-            learning_rate=1e-6,
-            key=jax.random.key(0),
-        ),
-        None,
-    )
-    arrays = as_network(learned).arrays
-    kernel, bias = (arrays[f"params/Dense_0/{name}"] for name in ("kernel", "bias"))
-    mean = ((5 + data.x_train) @ kernel + bias).mean(0)
-    moving = arrays["batch_stats/BatchNorm_0/mean"]
-    np.testing.assert_allclose(moving, mean, atol=0.15)
 
 
 def test_without_a_smaller_network_there_is_no_plain_one(tmp_path):
