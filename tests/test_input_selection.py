@@ -61,6 +61,29 @@ def test_false_discoveries_keep_their_rate_and_power_is_above_chance():
     assert np.mean(power) > 0.5
 
 
+def test_parts_judged_by_their_own_networks_are_one_test():
+    """Cross-fitting with equal networks is the test of all examples by that network."""
+    rng = np.random.default_rng(4)
+    x, y, _, slope = planted(rng)
+    wrong = fixed(slope + 0.7 * rng.normal(size=INPUTS))
+    again = fixed(slope + 0.7 * rng.normal(size=INPUTS))
+    parts = [(x[:200], y[:200]), (x[200:], y[200:])]
+    settings = {"key": KEY, "likelihood": mf.Bernoulli(), "num_samples": 40}
+    together = mf.credit.select_inputs([wrong, wrong], parts, **settings)
+    whole = mf.credit.select_inputs(wrong, (x, y), **settings)
+    assert together.num_examples == EXAMPLES
+    scale = whole.standard_errors
+    assert np.abs((together.credits - whole.credits) / scale).max() < 1
+    mixed = mf.credit.select_inputs([wrong, again], parts, **settings)
+    second = mf.credit.select_inputs(again, parts[1], **settings)
+    first = mf.credit.select_inputs(wrong, parts[0], **settings)
+    expected = (200 * first.credits + 100 * second.credits) / EXAMPLES
+    # The conditional distributions are those of all examples, or of the part alone.
+    assert np.abs((mixed.credits - expected) / mixed.standard_errors).max() < 2
+    with pytest.raises(ValueError, match="a pair .* for each of several ensembles"):
+        mf.credit.select_inputs([wrong, again], parts[:1], **settings)
+
+
 def test_an_input_that_only_resembles_one_that_matters_is_not_selected():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2000, 3))

@@ -17,12 +17,17 @@ and Wolf's method: x̃_j = (x_j predicted from the others) + noise with the rema
 variance. For inputs far from normal, such as zeros and ones, the rate is not
 guaranteed.
 
+Few examples serve both purposes by cross-fitting: several ensembles, each of which has
+not learned from its own part of them, give the d of that part. For each part E d = 0
+holds as before, so all parts together are one test.
+
 References:
     Watson & Wright 2021, Machine Learning 110:2107 (conditional predictive impact).
     Candès, Fan, Janson & Lv 2018, JRSS B 80:551. Benjamini & Hochberg 1995.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -66,8 +71,8 @@ class InputSelection:
 
 
 def select_inputs(
-    ensemble: Ensemble,
-    data: tuple[Any, Any],
+    ensemble: Ensemble | Sequence[Ensemble],
+    data: tuple[Any, Any] | Sequence[tuple[Any, Any]],
     *,
     fdr: float = 0.1,
     key: PRNGKeyArray,
@@ -79,8 +84,11 @@ def select_inputs(
         d_ij = ℓ(y_i, f(x_i with x̃_ij)) − ℓ(y_i, f(x_i)),   x̃_ij ~ P(x_j | the others)
 
     Args:
-        ensemble: a trained ensemble; its network of posterior means is f.
-        data: inputs x (examples, inputs) and targets that were not used for training.
+        ensemble: a trained ensemble; its network of posterior means is f. Or several,
+            for cross-fitting.
+        data: inputs x (examples, inputs) and targets that were not used for training;
+            for several ensembles as many such pairs, in the same order, each of which
+            its own ensemble has not learned from.
         fdr: q in (0, 1), largest expected part of falsely selected inputs.
         key: a `jax.random.key`, for x̃.
         likelihood: likelihood of the targets; `Categorical()` by default.
@@ -112,33 +120,24 @@ def select_inputs(
     """
     require(0 < fdr < 1, f"`fdr` must lie strictly between 0 and 1; got {fdr}.")
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
-    x, y = array_pair(data)
-    require(
-        isinstance(x, jax.Array) and x.ndim == 2,
-        "`data` must hold a table of inputs (examples, inputs); got "
-        f"{jax.tree.map(jnp.shape, x)}. Flatten images first.",
-    )
-    examples = x.shape[0]
+    pairs = _pairs(ensemble, data)
+    ends = np.cumsum([len(x) for _, x, _ in pairs])
+    examples = int(ends[-1])
     require(
         examples >= LEAST_EXAMPLES,
         f"`data` must have at least {LEAST_EXAMPLES} examples for a test; got "
         f"{examples}.",
     )
-    check_batch(ensemble, likelihood, x, y)
-    predicted, left = conditional_moments(np.asarray(x, np.float64))
-    noise = jnp.asarray(left, x.dtype)
-    differences = np.asarray(
-        _differences(
-            ensemble,
-            likelihood,
-            x,
-            y,
-            jnp.asarray(predicted, x.dtype),
-            noise,
-            jax.random.split(key, num_samples),
-        ),
-        np.float64,
-    )
+    table = np.concatenate([np.asarray(x, np.float64) for _, x, _ in pairs])
+    predicted, left = conditional_moments(table)
+    found = []
+    for part, (own, x, y) in enumerate(pairs):
+        check_batch(own, likelihood, x, y)
+        rows = slice(ends[part] - len(x), ends[part])
+        keys = jax.random.split(jax.random.fold_in(key, part), num_samples)
+        moments = jnp.asarray(predicted[rows], x.dtype), jnp.asarray(left, x.dtype)
+        found.append(_differences(own, likelihood, x, y, *moments, keys))
+    differences = np.concatenate([np.asarray(part, np.float64) for part in found], 1)
     credits = differences.mean(1)
     errors = differences.std(1, ddof=1) / np.sqrt(examples)
     ratios = np.divide(credits, errors, out=np.zeros_like(credits), where=errors > 0)
@@ -146,6 +145,25 @@ def select_inputs(
     return InputSelection(
         step_up(p_values, fdr), p_values, credits, errors, fdr, examples
     )
+
+
+def _pairs(ensemble: Any, data: Any) -> list[tuple[Ensemble, Any, Any]]:
+    """Every ensemble with its inputs and targets."""
+    if isinstance(ensemble, Ensemble):
+        ensemble, data = [ensemble], [data]
+    require(
+        len(ensemble) == len(data) >= 1,
+        "`data` must hold a pair (x, y) for each of several ensembles; got "
+        f"{len(data)} for {len(ensemble)}.",
+    )
+    pairs = [(one, *array_pair(part)) for one, part in zip(ensemble, data, strict=True)]
+    for _, x, _ in pairs:
+        require(
+            isinstance(x, jax.Array) and x.ndim == 2,
+            "`data` must hold a table of inputs (examples, inputs); got "
+            f"{jax.tree.map(jnp.shape, x)}. Flatten images first.",
+        )
+    return pairs
 
 
 def step_up(
