@@ -1,228 +1,163 @@
 """Planted truth: which inputs and connections matter is known; what does learning say?
 
-sun: 1,000 normal inputs of pairwise correlation ½, 10,000 examples and the target
-y = tanh(2 tanh(2x₀ − x₁)) + 2 tanh(2 tanh(x₂ − 2x₃ − 2x₄)) + ν with ν ~ N(0, 1). A
-network 1000-5-3-1 of tanh learns it: 5 inputs and 9 of 5,018 connections matter (Sun,
-Song & Liang 2022, consistent sparse deep learning).
-
-lbbnn: 4 inputs uniform on (−10, 10), x₃ ← d x₁ + (1 − d) x₃ with d = 0, 0.1, 0.5, 0.9,
-and y = 1 where 100 + x₁ + x₂ + x₁² + x₂² + x₁x₂ exceeds its median. A network
-4-20-20-1 of ReLU learns it: inputs 1 and 2 matter (Høyheim et al., input-skip latent
-binary Bayesian networks).
-
-convolution: images of three channels of noise. Two 3×3 kernels of ReLU, averaged over
-all places, add up to y; they read 5 of the 27 places of a kernel, spanning it, so that
-no shift of theirs says the same. A network of four kernels learns it.
-
-recurrence: sequences of six noises. Two units of tanh, one of which reads the first
-input and itself, the other the second input and the first unit, add up to y at the end.
-A network of four units learns it: 2 inputs, 2 of 16 recurrent connections matter.
+The designs, and what matters in each, are in planted/designs.py and
+planted/transformer.py: Sun, Song & Liang's network, LBBNN's inputs, a convolution, a
+recurrent network, and a compiled transformer whose zeros are hidden.
 
 Networks learn under the selective rule with its defaults: nothing is tuned here. A
 connection is live where 1 − π > ½ (in the perceptrons, if it also lies on a path of
 such connections from an input to the output); an input is kept if it has a live
-connection. `select_inputs` decides once more, on examples of its own, at a false
-discovery rate of 0.1. Other scores know no threshold: for each
-the area under the ROC curve says how well the largest score of an input's connections
-tells inputs that matter from the others.
+connection. Of connections: the share of those that matter, and of those that do not,
+that are live, with the hidden units in the order that suits best (planted/truth.py);
+does a share p of those with 1 − π = p matter; and for every score, which knows no
+threshold, the area under the ROC curve, and the two shares among as many as are live.
+`select_inputs` decides once more, on examples of its own, at a false discovery rate of
+0.1. Beside it, on the same examples: a point network with magnitudes and OBD, gates
+under an L0 penalty, and LassoNet (planted/peers.py).
 
     python experiments/planted_credit.py             # ten data sets of each
-    python experiments/planted_credit.py --quick     # small, a minute
+    python experiments/planted_credit.py --quick     # small, two minutes
 """
 
-import argparse
-import dataclasses
-import json
-from collections.abc import Callable
+import functools
+import math
 from pathlib import Path
-from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
-from shared import plus_minus
+from connection_scores import connection_scores, fisher_scores
+from planted import peers, transformer
+from planted.designs import Design, convolution, lbbnn, recurrence, sun
+from planted.truth import (
+    area,
+    arranged,
+    calibration,
+    connection_area,
+    flat,
+    rates,
+)
+from shared import once, options, plus_minus
 
 import meanfield as mf
-from meanfield.credit.removal import two_orders
-from meanfield.ensemble.networks import mlp
-from meanfield.files import write_text
+from meanfield.trees import map_named, named_leaves
 
 DATA_SETS, NUM_TEST = 10, 2000
 EXAMPLES, QUICK_EXAMPLES = 10_000, 1500
+PEER_STEPS, QUICK_PEER_STEPS = 10_000, 1500
 COPIES = (0.0, 0.1, 0.5, 0.9)
 BATCH = 128
 CREDIT_EXAMPLES, FDR = 1000, 0.1
-OUT = Path("runs/planted_credit")
+SCORES = ("rms", "magnitude", "|mean|/std", "OBD")
 
 
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """Data whose truth is known, and the network that learns them.
-
-    Attributes:
-        draw: from a generator and a number of examples to inputs and targets.
-        build: from a key to the network.
-        true: the inputs that matter.
-        likelihood: of the targets.
-        chain: whether the weights are the layers of a perceptron.
-    """
-
-    draw: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
-    build: Callable[[Any], Any]
-    true: tuple[int, ...]
-    likelihood: Any
-    chain: bool = True
+def designs(quick: bool) -> dict:
+    """All designs by name, each a function that makes it."""
+    found = {"sun": lambda: sun(50 if quick else 1000)}
+    for copy in COPIES:
+        found[f"lbbnn {copy:g}"] = lambda copy=copy: lbbnn(copy, 8 if quick else 20)
+    found |= {"convolution": convolution, "recurrence": recurrence}
+    reason = transformer.missing()
+    if reason:
+        print(f"transformer: skipped, {reason}")
+        return found
+    return found | {"transformer": transformer.transformer}
 
 
-def sun(inputs: int) -> Design:
-    """Sun, Song & Liang's planted network."""
-
-    def draw(rng, number):
-        shared = rng.normal(size=(number, 1))
-        x = (shared + rng.normal(size=(number, inputs))) / np.sqrt(2)
-        first = np.tanh(2 * np.tanh(2 * x[:, 0] - x[:, 1]))
-        second = 2 * np.tanh(2 * np.tanh(x[:, 2] - 2 * x[:, 3] - 2 * x[:, 4]))
-        return x, first + second + rng.normal(size=number)
-
-    def build(key):
-        return mlp((inputs, 5, 3, 1), key=key, activation=jnp.tanh)
-
-    return Design(draw, build, tuple(range(5)), mf.Gaussian())
-
-
-def lbbnn(copy: float, width: int) -> Design:
-    """Two inputs that matter, one that resembles the first, one that does not."""
-
-    def draw(rng, number):
-        x = rng.uniform(-10, 10, (number, 4))
-        x[:, 2] = copy * x[:, 0] + (1 - copy) * x[:, 2]
-        a, b = x[:, 0], x[:, 1]
-        height = 100 + a + b + a**2 + b**2 + a * b
-        return x / 10, height > np.median(height)
-
-    def build(key):
-        return mlp((4, width, width, 1), key=key, activation=jax.nn.relu)
-
-    return Design(draw, build, (0, 1), mf.Bernoulli())
-
-
-class Kernels(eqx.Module):
-    """A convolution of ReLU, averaged over all places, and a sum of its channels."""
-
-    convolution: eqx.nn.Conv2d
-    readout: eqx.nn.Linear
-
-    def __call__(self, x):
-        """The output for one image."""
-        return self.readout(jax.nn.relu(self.convolution(x)).mean((1, 2)))
-
-
-def convolution() -> Design:
-    """Two kernels, which read 5 of the 27 places of a kernel."""
-    kernels = np.zeros((2, 3, 3, 3))
-    kernels[0, 0, 0, 0], kernels[0, 0, 2, 2], kernels[0, 1, 0, 2] = 1.0, -1.0, 0.7
-    kernels[1, 2, 0, 0], kernels[1, 2, 2, 2] = 1.0, 1.0
-    teacher = jnp.asarray(kernels, jnp.float32)
-
-    def draw(rng, number):
-        x = rng.normal(size=(number, 3, 8, 8)).astype(np.float32)
-        seen = jax.lax.conv(jnp.asarray(x), teacher, (1, 1), "VALID")
-        first, second = np.asarray(jax.nn.relu(seen).mean((2, 3))).T
-        return x, 10 * (first - second) + rng.normal(size=number)
-
-    def build(key):
-        keys = jax.random.split(key)
-        return Kernels(
-            eqx.nn.Conv2d(3, 4, 3, key=keys[0]), eqx.nn.Linear(4, 1, key=keys[1])
-        )
-
-    true = tuple(np.flatnonzero(np.abs(kernels).sum(0).ravel()).tolist())
-    return Design(draw, build, true, mf.Gaussian(), chain=False)
-
-
-class Recurrence(eqx.Module):
-    """A recurrent network of tanh that is read at the end."""
-
-    read: eqx.nn.Linear
-    recur: eqx.nn.Linear
-    readout: eqx.nn.Linear
-
-    def __call__(self, x):
-        """The output for one sequence."""
-
-        def step(state, now):
-            return jnp.tanh(self.read(now) + self.recur(state)), None
-
-        state, _ = jax.lax.scan(step, jnp.zeros(self.recur.out_features), x)
-        return self.readout(state)
-
-
-def recurrence() -> Design:
-    """Two units, the first of which remembers and is read by the second."""
-
-    def draw(rng, number):
-        x = rng.normal(size=(number, 8, 6))
-        one = two = np.zeros(number)
-        for t in range(x.shape[1]):
-            before, one = one, np.tanh(1.5 * x[:, t, 0] + 0.8 * one)
-            two = np.tanh(x[:, t, 1] - 1.5 * before)
-        return x, 2 * (one + two) + 0.5 * rng.normal(size=number)
-
-    def build(key):
-        keys = jax.random.split(key, 3)
-        return Recurrence(
-            eqx.nn.Linear(6, 4, key=keys[0]),
-            eqx.nn.Linear(4, 4, use_bias=False, key=keys[1]),
-            eqx.nn.Linear(4, 1, key=keys[2]),
-        )
-
-    return Design(draw, build, (0, 1), mf.Gaussian(), chain=False)
-
-
-def designs(quick: bool) -> dict[str, Design]:
-    """All designs by name."""
-    copies = {f"lbbnn {copy:g}": lbbnn(copy, 8 if quick else 20) for copy in COPIES}
-    return {
-        "sun": sun(50 if quick else 1000),
-        **copies,
-        "convolution": convolution(),
-        "recurrence": recurrence(),
-    }
-
-
-def live_connections(ensemble: mf.Ensemble, chain: bool) -> list[np.ndarray]:
-    """Of each layer, which connections are there, in a chain on a path of such."""
-    live = [np.asarray(w.inclusion_prob) > 0.5 for w in ensemble.weights().values()]
+def live_connections(there: dict, chain: bool) -> dict[str, np.ndarray]:
+    """By layer, which connections are there, in a chain on a path of such."""
+    live = {name: np.asarray(prob) > 0.5 for name, prob in there.items()}
     if chain:
-        for layer in range(1, len(live)):
-            live[layer] &= live[layer - 1].any(1)[None, :]
-        for layer in range(len(live) - 2, -1, -1):
-            live[layer] &= live[layer + 1].any(0)[:, None]
+        layers = list(live.values())
+        for before, layer in zip(layers, layers[1:], strict=False):
+            layer &= before.any(1)[None, :]
+        for layer, after in list(zip(layers, layers[1:], strict=False))[::-1]:
+            layer &= after.any(0)[:, None]
     return live
 
 
-def area(scores: np.ndarray, matter: np.ndarray) -> float:
-    """Probability that an input that matters has the larger score (ties count half)."""
-    pairs = scores[matter][:, None] - scores[~matter][None, :]
-    return float(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+def by_input(scores: dict[str, np.ndarray]) -> np.ndarray:
+    """The largest score of the connections of the first layer that read each input."""
+    first = np.asarray(next(iter(scores.values())))
+    return first.reshape(len(first), -1).max(0)
 
 
-def by_input(scores: np.ndarray) -> np.ndarray:
-    """The largest score of the connections that read each input."""
-    return np.asarray(scores).reshape(len(scores), -1).max(0)
+def on_inputs(kept: np.ndarray | None, matter: np.ndarray, name: str) -> dict:
+    """How many inputs were kept rightly and wrongly."""
+    if kept is None:
+        return {}
+    return {
+        f"{name} found": int((kept & matter).sum()),
+        f"{name} false": int((kept & ~matter).sum()),
+    }
 
 
-def learn(design: Design, examples: int, seed: int) -> dict:
+def on_connections(design: Design, live: dict, name: str) -> dict:
+    """Rates of true and false positives, and the number of live connections."""
+    row = {f"{name} live": int(sum(part.sum() for part in live.values()))}
+    if design.truth is None:
+        return row
+    kept = flat(live, design)
+    true, false = rates(kept, flat(arranged(design, live), design))
+    return row | {f"{name} tpr": true, f"{name} fpr": false}
+
+
+def on_scores(design: Design, scores: dict, kept: int, matter, name: str) -> dict:
+    """Areas of connections and inputs, and the rates among as many as are live."""
+    row = {}
+    if matter is not None:
+        row[f"{name} input auc"] = area(by_input(scores), matter)
+    if design.truth is None:
+        return row
+    row[f"{name} auc"] = connection_area(design, scores)
+    order = np.sort(flat(scores, design))[::-1]
+    top = {n: scores[n] >= order[max(kept, 1) - 1] for n in design.truth}
+    found = on_connections(design, top, f"{name} top")
+    return row | {kind: found[kind] for kind in (f"{name} top tpr", f"{name} top fpr")}
+
+
+def of_peers(design: Design, data, matter, quick: bool, kept: int, key) -> dict:
+    """The same of a point network, of gates under an L0 penalty, and of LassoNet."""
+    fresh, steps = design.build(key), QUICK_PEER_STEPS if quick else PEER_STEPS
+    likelihood = design.likelihood
+    params, _ = peers.learn_gated(fresh, likelihood, data, None, steps, key)
+    point = {name: named_leaves(params)[name] for name in fresh.weights()}
+
+    def network(weights, x):
+        whole = map_named(lambda name, leaf: weights.get(name, leaf), params)
+        return fresh.apply_fn(whole, x)
+
+    some = jax.tree.map(lambda part: part[:CREDIT_EXAMPLES], data)
+    params_gated, there = peers.hard_concrete(fresh, likelihood, data, steps, key)
+    gated = named_leaves(params_gated)
+    scores = {
+        "point magnitude": {name: abs(np.asarray(w)) for name, w in point.items()},
+        "point OBD": fisher_scores(network, likelihood, point, some),
+        "gates": {name: p * abs(np.asarray(gated[name])) for name, p in there.items()},
+    }
+    live = live_connections(there, design.chain)
+    row = on_connections(design, live, "gates")
+    for name, score in scores.items():
+        row |= on_scores(design, score, kept, matter, name)
+    if matter is not None:
+        row |= on_inputs(by_input(live), matter, "gates")
+    if matter is not None and data[0].ndim == 2:
+        classes = isinstance(likelihood, mf.Bernoulli)
+        row |= on_inputs(peers.lasso_net(data, classes, 0), matter, "LassoNet")
+    return row
+
+
+def learn(design: Design, seed: int, quick: bool) -> dict:
     """One data set, learned and compared with the truth."""
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
+    examples = QUICK_EXAMPLES if quick else EXAMPLES
     x, y = design.draw(rng, examples + NUM_TEST)
-    classes = y.dtype == bool
-    x, y = x.astype(np.float32), y[:, None].astype(int if classes else np.float32)
+    x = x if x.dtype.kind == "i" else x.astype(np.float32)
+    y = y.reshape(len(y), -1)
+    y = y.astype(int if y.dtype == bool else np.float32)
     train, test = (x[:examples], y[:examples]), (x[examples:], y[examples:])
-    ensemble = mf.Ensemble.from_model(design.build(key), key=key)
     result = mf.fit(
-        ensemble,
+        design.build(key),
         train,
         likelihood=design.likelihood,
         key=key,
@@ -232,79 +167,108 @@ def learn(design: Design, examples: int, seed: int) -> dict:
     )
     learned, likelihood = result.ensemble, result.likelihood
     metrics = mf.evaluate(learned, test, likelihood=likelihood, num_samples=32, key=key)
-    name, weight = next(iter(learned.weights().items()))
-    live = live_connections(learned, design.chain)
-    matter = np.zeros(by_input(live[0]).size, bool)
-    matter[list(design.true)] = True
-    kept = by_input(live[0])
     some = jax.tree.map(lambda part: part[:CREDIT_EXAMPLES], train)
-    _, rms = two_orders(learned, likelihood, 1.0, some, key=key)
-    mean, std = np.asarray(weight.mean), np.sqrt(np.asarray(weight.var))
-    included = by_input(weight.inclusion_prob)
-    scores = {
-        "1 - pi": included,
-        "rms": by_input(rms[name]),
-        "magnitude": by_input(np.abs(mean)),
-        "|mean|/std": by_input(np.abs(mean) / (std + 1e-12)),
-    }
-    row = {
-        "found": int((kept & matter).sum()),
-        "of": int(matter.sum()),
-        "false": int((kept & ~matter).sum()),
-        "live": int(sum(layer.sum() for layer in live)),
-        "T": result.search.temperature,
-        "price": result.search.price,
-        "1-pi true": float(included[matter].mean()),
-        "1-pi false": float(included[~matter].mean()),
-        "acc/rmse": float(metrics.accuracy if classes else metrics.rmse),
-        "nll": float(metrics.nll),
-    }
-    if x.ndim == 2:
+    scores = connection_scores(learned, likelihood, some, key=key)
+    there = {n: np.asarray(w.inclusion_prob) for n, w in learned.weights().items()}
+    live = live_connections(there, design.chain)
+    matter = None
+    row = on_connections(design, live, "ours")
+    if design.inputs is not None:
+        matter = np.zeros(by_input(there).size, bool)
+        matter[list(design.inputs)] = True
+        row |= on_inputs(by_input(live), matter, "ours")
+    if design.truth is not None:
+        probs = flat(there, design)
+        row |= calibration(probs, flat(arranged(design, there), design))
+    kept = row["ours live"]
+    for name in SCORES:
+        row |= on_scores(design, scores[name], kept, matter, name)
+    row |= on_scores(design, there, kept, matter, "1-pi")
+    if matter is not None and x.ndim == 2:
         chosen = mf.credit.select_inputs(
             learned, test, fdr=FDR, key=key, likelihood=likelihood
         ).selected
-        row |= {"fdr found": int((chosen & matter).sum())}
-        row |= {"fdr false": int((chosen & ~matter).sum())}
-    return row | {f"auc {name}": area(score, matter) for name, score in scores.items()}
+        row |= on_inputs(chosen, matter, "select_inputs")
+    row |= of_peers(design, train, matter, quick, kept, key)
+    return row | {
+        "T": result.search.temperature,
+        "price": result.search.price,
+        "acc or rmse": float(metrics.rmse if metrics.rmse else metrics.accuracy),
+        "nll": float(metrics.nll),
+    }
 
 
 def table(rows: list[dict]) -> str:
     """Mean ± standard error over the data sets of each design, a line a quantity."""
     names = dict.fromkeys(row["design"] for row in rows)
-    kinds = [kind for kind in rows[0] if kind not in ("design", "seed")]
-    lines = [f"{'':<16}" + "".join(f"{name:>18}" for name in names)]
+    kinds = dict.fromkeys(kind for row in rows for kind in row)
+    lines = [f"{'':<26}" + "".join(f"{name:>18}" for name in names)]
     for kind in kinds:
+        if kind in ("design", "seed"):
+            continue
         cells = []
         for name in names:
             values = [row.get(kind) for row in rows if row["design"] == name]
-            known = None not in values
+            known = all(v is not None and math.isfinite(v) for v in values)
             cells.append(f"{plus_minus(values, 3) if known else '–':>18}")
-        lines.append(f"{kind:<16}" + "".join(cells))
+        lines.append(f"{kind:<26}" + "".join(cells))
     return "\n".join(lines)
+
+
+def figure(rows: list[dict], path: Path) -> None:
+    """Of each design, true against false positives of connections, a dot a way."""
+    known = [
+        name
+        for name in dict.fromkeys(r["design"] for r in rows)
+        if any("ours tpr" in r for r in rows if r["design"] == name)
+    ]
+    ways = {"ours": "ours", "gates": "gates under an L0 penalty"}
+    ways |= {f"{name} top": f"{name}, as many" for name in SCORES}
+    ways |= {
+        f"{name} top": f"{name}, as many" for name in ("point magnitude", "point OBD")
+    }
+    if not known:
+        return
+    grid, axes = plt.subplots(
+        1, len(known), figsize=(3.2 * len(known), 3.2), squeeze=False
+    )
+    for axis, name in zip(axes[0], known, strict=True):
+        own = [row for row in rows if row["design"] == name]
+        for way, title in ways.items():
+            false, true = (
+                np.mean([row[f"{way} {kind}"] for row in own])
+                for kind in ("fpr", "tpr")
+            )
+            axis.plot(false, true, "o", label=title)
+        axis.set(title=name, xlabel="false positives", ylim=(-0.05, 1.05))
+    axes[0][0].set_ylabel("true positives")
+    axes[0][-1].legend(fontsize=6)
+    grid.tight_layout()
+    grid.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Learn every data set that has no result yet; print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small, a minute")
+    parser = options(__doc__, out="runs/planted_credit")
     parser.add_argument("--data-sets", type=int, help="of each design")
     parser.add_argument("--design", help="only this one, or those that begin so")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     sets = args.data_sets or (1 if args.quick else DATA_SETS)
-    examples = QUICK_EXAMPLES if args.quick else EXAMPLES
     folder = args.out / ("quick" if args.quick else "full")
     rows = []
-    for name, design in designs(args.quick).items():
+    for name, make in designs(args.quick).items():
         if not name.startswith(args.design or ""):
             continue
-        for seed in range(sets):
-            path = folder / f"{name.replace(' ', '-')}-{seed}.json"
-            if not path.exists():
-                write_text(path, json.dumps(learn(design, examples, seed)))
-            rows.append({"design": name, "seed": seed} | json.loads(path.read_text()))
-            print({kind: rows[-1][kind] for kind in list(rows[-1])[:12]}, flush=True)
+        paths = [
+            folder / f"{name.replace(' ', '-')}-{seed}.json" for seed in range(sets)
+        ]
+        make = functools.cache(make)
+        for seed, path in enumerate(paths):
+            row = once(path, lambda m=make, seed=seed: learn(m(), seed, args.quick))
+            rows.append({"design": name, "seed": seed} | row)
+            print({kind: rows[-1][kind] for kind in list(rows[-1])[:8]}, flush=True)
     print(table(rows))
+    figure(rows, folder / "rates.png")
 
 
 if __name__ == "__main__":
