@@ -262,3 +262,29 @@ def test_a_trained_network_is_taken_as_it_is():
 def test_starts_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_network_is_opened_by_one_program():
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(seconds)
+
+    net = eqx.nn.MLP(5, 3, 7, 2, key=jax.random.key(0))  # Of sizes met nowhere else.
+    key = jax.random.key(1)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    ensemble = mf.Ensemble.from_model(net, key=key)
+    assert len(compiled) <= 3
+    compiled.clear()
+    mf.Ensemble.from_model(net, key=jax.random.key(2))
+    assert not compiled
+    # The same numbers as one array after the other.
+    steps = mf.Ensemble.from_model(net, key=key, initial=critical())
+    for one, other in zip(
+        jax.tree.leaves(ensemble.params), jax.tree.leaves(steps.params), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    broken = eqx.tree_at(lambda n: n.layers[0].weight, net, jnp.full((7, 5), jnp.nan))
+    with pytest.raises(ValueError, match="must be finite"):
+        mf.Ensemble.from_model(broken)

@@ -1,13 +1,16 @@
 """Turn the arrays of an opened model into distributions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from meanfield.checks import require
 from meanfield.propagation.transformation import Noise
+from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 
 from .frozen import Where
@@ -86,18 +89,40 @@ def random_weights(
     fans = model_fan_ins(model, opened)
     if example is not None:
         fans |= fan_ins_by_example(opened.apply_fn, params, selected, example, noise)
+    arrays = {name: leaves[name] for name in selected}
+    plan = tuple((name, fans.get(name), units.get(name)) for name in selected)
+    if callable(initial):  # A user's own need not be one that can be compiled.
+        made = _weights(arrays, key, start, plan)
+    else:
+        made = _compiled_weights(arrays, key, start, plan)
+        # What is not finite is refused here: its numbers were not known inside.
+        made = {
+            name: SpikeSlab(w.spike_prob, w.slab_mean, w.slab_var)
+            for name, w in made.items()
+        }
+    return map_named(lambda name, leaf: made.get(name, leaf), params)
+
+
+# For every array its name, fan-in, and axis of the units that share a spike.
+Plan = tuple[tuple[str, int | float | None, int | None], ...]
+
+
+def _weights(
+    arrays: Mapping[str, Array], key: Any, start: Initial, plan: Plan
+) -> dict[str, SpikeSlab]:
+    """The distribution of every array."""
     seed = jax.random.key(0) if key is None else key
-    keys = dict(zip(selected, jax.random.split(seed, len(selected)), strict=True))
+    keys, made = jax.random.split(seed, len(plan)), {}
+    for number, (name, fan_in, axis) in enumerate(plan):
+        # A bias or a scale has no fan-in.
+        own = from_weights() if fan_in is None else start
+        made[name] = own(name, arrays[name], fan_in or 1, keys[number])
+        if fan_in is not None and axis is not None:
+            made[name] = share_spikes(made[name], axis)
+    return made
 
-    def convert(name: str, leaf: Any) -> Any:
-        if name not in keys:
-            return leaf
-        if name not in fans:  # A bias or a scale has no fan-in.
-            return from_weights()(name, leaf, 1, keys[name])
-        weight = start(name, leaf, fans[name], keys[name])
-        return share_spikes(weight, units[name]) if name in units else weight
 
-    return map_named(convert, params)
+_compiled_weights = jax.jit(_weights, static_argnums=(2, 3))
 
 
 def _describe(params: Any) -> str:

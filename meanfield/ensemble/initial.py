@@ -27,6 +27,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
@@ -74,7 +75,9 @@ def critical(
     ) -> SpikeSlab:
         second = gain / (fan_in * (1 - spike_prob))
         std = math.sqrt((1 - slab_share) * second)
-        mean = std * jax.random.normal(key, value.shape, value.dtype)
+        # The barrier keeps the compiler from merging the factor with those inside.
+        draw = jax.random.normal(key, value.shape, value.dtype)
+        mean = std * lax.optimization_barrier(draw)
         var = jnp.full_like(value, slab_share * second)
         return SpikeSlab(jnp.full_like(value, spike_prob), mean, var)
 
@@ -288,7 +291,11 @@ def choose_initial(initial: Initial | str | None, key: Any) -> Initial:
         "`key` is needed to draw fresh weights; pass key=jax.random.key(seed), or "
         "initial='model' to keep the model's own.",
     )
-    return critical() if name == "critical" else from_weights()
+    return _FRESH if name == "critical" else _KEPT
+
+
+# The same functions every time, so that what is compiled with them is found again.
+_FRESH, _KEPT = critical(), from_weights()
 
 
 def model_fan_ins(model: Any, opened: OpenedModel) -> dict[str, int | float]:
