@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from meanfield.checks import first_bad, refuse_masked, require
 from meanfield.ensemble.ensemble import Ensemble
@@ -241,11 +242,16 @@ def _refuse_non_finite(array: Any, what: str) -> None:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return
     for start in range(0, array.shape[0], CHUNK):
-        bad = ~jnp.isfinite(array[start : start + CHUNK])
-        if bool(bad.any()):
-            row, *rest = first_bad(bad)
+        chunk = array[start : start + CHUNK]
+        if not bool(_all_finite(chunk)):
+            row, *rest = first_bad(~jnp.isfinite(chunk))
             place = f"row {start + row}" + (f", position {tuple(rest)}" if rest else "")
             raise ValueError(
                 f"{what} must be finite; got NaN or infinity in {place}. Clean or "
                 "impute the data first."
             )
+
+
+@jax.jit
+def _all_finite(array: Array) -> Array:
+    return jnp.isfinite(array).all()

@@ -69,22 +69,7 @@ def align_targets(distribution: dist.Distribution, targets: Any) -> Array:
     Raises:
         ValueError: another shape, or labels that are not of an integer type.
     """
-    targets = jnp.asarray(targets)
-    wanted = tuple(distribution.batch_shape) + tuple(distribution.event_shape)
-    if targets.dtype == bool:
-        targets = targets.astype(int)
-    require(
-        targets.shape == wanted
-        or _without_ones(targets.shape) == _without_ones(wanted),
-        f"`targets` must have shape {wanted} for these outputs; got {targets.shape}."
-        + _shape_advice(distribution, targets.shape, wanted),
-    )
-    require(
-        not (is_categorical(distribution) and _is_floating(targets)),
-        f"`targets` must be labels of an integer type; got {targets.dtype}. Convert "
-        "with targets.astype(int), or choose a likelihood for real targets.",
-    )
-    return targets.reshape(wanted)
+    return _aligned(distribution, jnp.asarray(targets))
 
 
 def log_prob(
@@ -143,12 +128,16 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
         whole = _has_whole_support(distribution)
         if whole and targets.dtype.kind == "f":
             _refuse(chunk % 1 != 0, chunk, start, "whole numbers", "Encode the labels")
-        aligned = align_targets(distribution, chunk)
+        with np.errstate(over="ignore"):  # As large as the type that is learned from.
+            kept = jax.dtypes.canonicalize_dtype(chunk.dtype)
+            aligned = _aligned(distribution, chunk.astype(kept))
         other = output_distribution(likelihood, _filled(outputs, len(chunk), 1.0))
         if support is None or support != other.support:
             continue
-        inside = np.asarray(support(aligned))
-        _refuse(~inside, chunk, start, _support_words(distribution), "Check the labels")
+        outside = ~np.asarray(support(aligned))
+        if outside.any():
+            words = _support_words(distribution)
+            _refuse(outside, chunk, start, words, "Check the labels")
 
 
 def num_outputs(likelihood: Any, targets: Any) -> int:
@@ -179,6 +168,25 @@ def num_outputs(likelihood: Any, targets: Any) -> int:
     return likelihood.num_outputs(targets)
 
 
+def _aligned(distribution: dist.Distribution, targets: Any) -> Any:
+    """Targets of the wanted shape and type; NumPy's stay so, and compile nothing."""
+    wanted = tuple(distribution.batch_shape) + tuple(distribution.event_shape)
+    if targets.dtype == bool:
+        targets = targets.astype(int)
+    require(
+        targets.shape == wanted
+        or _without_ones(targets.shape) == _without_ones(wanted),
+        f"`targets` must have shape {wanted} for these outputs; got {targets.shape}."
+        + _shape_advice(distribution, targets.shape, wanted),
+    )
+    require(
+        not (is_categorical(distribution) and _is_floating(targets)),
+        f"`targets` must be labels of an integer type; got {targets.dtype}. Convert "
+        "with targets.astype(int), or choose a likelihood for real targets.",
+    )
+    return targets.reshape(wanted)
+
+
 def _batch_size(outputs: Any) -> int:
     leaves = jax.tree.leaves(outputs)
     require(
@@ -195,8 +203,10 @@ def _batch_size(outputs: Any) -> int:
 
 
 def _filled(outputs: Any, batch: int, value: float) -> Any:
+    # Filled by NumPy, because JAX compiles a program for each new shape.
     return jax.tree.map(
-        lambda leaf: jnp.full((batch, *leaf.shape[1:]), value, leaf.dtype), outputs
+        lambda leaf: jnp.asarray(np.full((batch, *leaf.shape[1:]), value, leaf.dtype)),
+        outputs,
     )
 
 
@@ -210,7 +220,7 @@ def _has_whole_support(distribution: Any) -> bool:
     return support is not None and bool(support.is_discrete)
 
 
-def _is_floating(targets: Array) -> bool:
+def _is_floating(targets: Any) -> bool:
     return bool(jnp.issubdtype(targets.dtype, jnp.floating))
 
 
