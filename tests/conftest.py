@@ -13,10 +13,18 @@ os.environ["MEANFIELD_CACHE"] = "off"
 # marked `optimized`.
 UNOPTIMIZED = "jax_disable_most_optimizations"
 QUICKLY = os.environ.get("MEANFIELD_TESTS") != "optimized"
-jax.config.update(UNOPTIMIZED, QUICKLY)
 if QUICKLY and jax.__version_info__ < (0, 11):  # Later ones do not know this flag.
     flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+
+
+def compile_quickly(quickly: bool) -> None:
+    """Set how this process, the processes it starts and notebooks compile."""
+    jax.config.update(UNOPTIMIZED, quickly)
+    os.environ[UNOPTIMIZED.upper()] = str(int(quickly))
+
+
+compile_quickly(QUICKLY)
 
 # Each compiled program of JAX on a CPU holds some memory maps. Linux allows a process
 # 65,530 of them, and the compiler dies of a segmentation fault at the next.
@@ -36,9 +44,9 @@ def data_dir() -> Path:
 def _compiled_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compile without optimisation, but for tests marked `optimized`."""
     as_users_do = request.node.get_closest_marker("optimized") is not None
-    jax.config.update(UNOPTIMIZED, QUICKLY and not as_users_do)
+    compile_quickly(QUICKLY and not as_users_do)
     yield
-    jax.config.update(UNOPTIMIZED, QUICKLY)
+    compile_quickly(QUICKLY)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -345,15 +345,22 @@ def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path
     assert "'a'" in err
 
 
+LONG = [sys.executable, "-m", "meanfield", "train", "--hidden", "8", "--quiet"]
+LONG += ["--epochs", "150", "--batch-size", "128", "--rule", "published"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped."""
+    out = tmp_path_factory.mktemp("long") / "whole"
+    subprocess.run([*LONG, "--out", str(out)], check=True)
+    return out
+
+
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_goes_on_to_the_same_bits(blow, tmp_path):
-    command = [sys.executable, "-m", "meanfield", "train", "--hidden", "8", "--quiet"]
-    settings = ["--epochs", "150", "--batch-size", "128", "--rule", "published"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([*command, *settings, "--out", str(whole)], check=True)
-    process = subprocess.Popen(
-        [*command, *settings, "--out", str(broken)], stderr=subprocess.PIPE
-    )
+def test_a_stopped_run_goes_on_to_the_same_bits(blow, whole, tmp_path):
+    broken = tmp_path / "broken"
+    process = subprocess.Popen([*LONG, "--out", str(broken)], stderr=subprocess.PIPE)
     folder = broken / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(folder.glob("epoch-*")) and time.monotonic() < deadline:
@@ -365,7 +372,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(blow, tmp_path):
         assert (broken / "ensemble.safetensors").is_file()
     epochs = len(list(folder.glob("epoch-*")))
     assert epochs >= 1
-    subprocess.run([*command, "--resume", str(broken)], check=True)
+    subprocess.run([*LONG[:4], "--quiet", "--resume", str(broken)], check=True)
     one = (whole / "ensemble.safetensors").read_bytes()
     two = (broken / "ensemble.safetensors").read_bytes()
     assert one == two
