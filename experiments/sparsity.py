@@ -33,11 +33,9 @@ Finished runs lie in the output folder, and are not run again.
 import argparse
 import dataclasses
 import itertools
-import math
 import os
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,12 +52,8 @@ WIDTHS = (784, 300, 100, 10)
 STAGES = (8, 8, 16, 24)
 BATCH = 100
 QUICK_WIDTHS, QUICK_STAGES, QUICK_BATCH = (64, 20, 12, 10), (20, 10, 10, 10), 50
-STEP_SIZE = 2e-3
-FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 SHIFT = 1
-RISE_FROM = 0.03
 START = mf.ensemble.critical(slab_share=0.01, spike_prob=0.05)
-LIVE = 0.01
 # T of each stage, in units of the last one's.
 COOLING = (4.0, 4.0, 2.0, 1.0)
 # (final temperature, price of a connection in nats): one seed; three of the chosen.
@@ -79,17 +73,6 @@ class Images:
     shape: tuple[int, int]
 
 
-class Window(eqx.Module):
-    """A network that sees some pixels of a flat image."""
-
-    network: eqx.Module
-    pixels: tuple[int, ...] = eqx.field(static=True)
-
-    def __call__(self, x):
-        """Logits of one image."""
-        return self.network(x[np.array(self.pixels)])
-
-
 def read(quick: bool, select: bool, data_dir: str | None) -> Images:
     """Training images, and those a run is scored on."""
     data = load("digits") if quick else load("mnist", data_dir=data_dir)
@@ -102,127 +85,33 @@ def read(quick: bool, select: bool, data_dir: str | None) -> Images:
     return Images(x, y, x_test, data.y_test, shape)
 
 
-def rising(temperature: float, first: int, steps: int):
-    """Temperature by step: exponential from a small share of the last one, then flat.
-
-    Args:
-        temperature: the last one.
-        first: steps of the run before the stage that counts from 0.
-        steps: after which it is reached.
-    """
-
-    def schedule(step):
-        done = jnp.minimum((first + step) / steps, 1.0)
-        return temperature * RISE_FROM ** (1 - done)
-
-    return schedule
-
-
-def optimizer(first: int, steps: int, factors: dict[str, float]):
-    """Adam along a cosine over the whole run, warmed up where a stage starts."""
-    cosine = optax.cosine_decay_schedule(STEP_SIZE, steps)
-    return optax.chain(
-        optax.scale_by_adam(),
-        mf.learning.scale_steps(factors),
-        optax.scale_by_learning_rate(
-            lambda step: cosine(first + step) * jnp.minimum((step + 1) / 100, 1)
-        ),
-    )
-
-
-def narrow(ensemble: mf.Ensemble, kept: list[np.ndarray]):
-    """The ensemble of an MLP without its dead units and inputs, and which are left.
-
-    Args:
-        ensemble: of an MLP.
-        kept: for the inputs and each layer's outputs, their places in the full network.
-    """
-    layers = ensemble.params.layers
-    live = [np.asarray(layer.weight.inclusion_prob) > LIVE for layer in layers]
-    units = [np.ones(m.shape[1], bool) for m in live] + [np.ones(len(live[-1]), bool)]
-    for _ in layers:  # A unit that lost all its successors goes a round later.
-        for i, mask in enumerate(live):
-            units[i] &= mask[units[i + 1]].any(0)
-            if i + 1 < len(live):
-                units[i + 1] &= mask[:, units[i]].any(1)
-    chosen = [np.flatnonzero(mask) for mask in units]
-    layers = tuple(
-        eqx.tree_at(
-            lambda layer: (layer.weight, layer.bias),
-            layer,
-            (_cut(layer.weight, rows, columns), layer.bias[rows]),
-        )
-        for layer, columns, rows in zip(layers, chosen[:-1], chosen[1:], strict=True)
-    )
-    smaller = eqx.tree_at(lambda e: e.params.layers, ensemble, layers)
-    return smaller, [k[c] for k, c in zip(kept, chosen, strict=True)]
-
-
-def _cut(weight: mf.SpikeSlab, rows: np.ndarray, columns: np.ndarray) -> mf.SpikeSlab:
-    return jax.tree.map(lambda part: part[np.ix_(rows, columns)], weight)
-
-
-def widen(ensemble: mf.Ensemble, kept: list[np.ndarray], full: mf.Ensemble):
-    """The ensemble in the full shape, with π = 1 for all that left."""
-    layers = []
-    for number, layer in enumerate(full.params.layers):
-        part = ensemble.params.layers[number]
-        place = np.ix_(kept[number + 1], kept[number])
-        weight = mf.SpikeSlab(
-            jnp.ones(layer.weight.shape).at[place].set(part.weight.spike_prob),
-            jnp.zeros(layer.weight.shape).at[place].set(part.weight.slab_mean),
-            jnp.ones(layer.weight.shape).at[place].set(part.weight.slab_var),
-        )
-        bias = jnp.zeros(layer.bias.shape).at[kept[number + 1]].set(part.bias)
-        layers.append(eqx.tree_at(lambda n: (n.weight, n.bias), layer, (weight, bias)))
-    return eqx.tree_at(lambda e: e.params.layers, full, tuple(layers))
-
-
-def inside(ensemble: mf.Ensemble, params) -> mf.Ensemble:
-    """The ensemble with another tree of parameters."""
-    return mf.Ensemble(params, ensemble.apply_fn, ensemble.rebuild, ensemble.frozen)
-
-
 def learn(images: Images, widths, stages, batch, point, seed: int) -> mf.Ensemble:
     """One run: an ensemble in the full shape."""
     temperature, price = point
     key = jax.random.key(seed)
-    full = mf.Ensemble.from_model(mlp(widths, key=key), key=key, initial=START)
-    ensemble, kept = full, [np.arange(width) for width in widths]
-    per_epoch = len(images.x) // batch
-    steps, first = sum(stages) * per_epoch, 0
-    rise = sum(stages[:2]) * per_epoch
-    for number, (epochs, warmth) in enumerate(zip(stages, COOLING, strict=True)):
-        prior = mf.SpikeSlabPrior(
-            inclusion_prob=1 / (1 + math.exp(price / warmth)), slab_scale="learned"
-        )
-        if number > 0:
-            ensemble, kept = narrow(ensemble, kept)
-        pixels = tuple(int(pixel) for pixel in kept[0])
-        result = mf.fit(
-            inside(ensemble, Window(ensemble.params, pixels)),
-            (images.x, images.y),
-            key=jax.random.fold_in(key, number),
-            epochs=epochs,
-            batch_size=batch,
-            optimizer=optimizer(first, steps, FASTER),
-            prior=prior,
-            temperature=rising(warmth * temperature, first, rise),
-            parametrization=mf.learning.Unconstrained(smallest_prob=1e-4),
-            augment=shift_images(images.shape, SHIFT),
-            progress=False,
-        )
-        ensemble = inside(result.ensemble, result.ensemble.params.network)
-        first += epochs * per_epoch
-        score = median_score(widen(ensemble, kept, full), images)
+
+    def tell(result) -> None:
+        score, history = median_score(result.ensemble, images), result.history
         print(
             f"  T {temperature:g}, price {price:g}, seed {seed}: "
-            f"{first // per_epoch} epochs, nll {result.history['nll'][-1]:.4f}, "
-            f"{100 * score['accuracy']:.2f} % with {score['weights']:,}, units "
-            f"{[len(k) for k in kept]}, {result.history['seconds'][-1]:.1f} s an epoch",
+            f"{len(history['epoch'])} epochs, nll {history['nll'][-1]:.4f}, "
+            f"{100 * score['accuracy']:.2f} % with {score['weights']:,}, "
+            f"{history['seconds'][-1]:.1f} s an epoch",
             flush=True,
         )
-    return widen(ensemble, kept, full)
+
+    return mf.deploy.fit_in_stages(
+        mf.Ensemble.from_model(mlp(widths, key=key), key=key, initial=START),
+        (images.x, images.y),
+        stages=list(zip(stages, COOLING, strict=True)),
+        temperature=temperature,
+        price=price,
+        key=key,
+        batch_size=batch,
+        augment=shift_images(images.shape, SHIFT),
+        after=tell,
+        progress=False,
+    ).ensemble
 
 
 def median_score(ensemble: mf.Ensemble, images: Images) -> dict:

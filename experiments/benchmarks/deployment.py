@@ -20,6 +20,7 @@ Trained networks lie in runs/deployment, and are not trained again.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def train_both(images, widths):
         model,
         lambda: sparsity.learn_dense(images, widths, sum(stages), sparsity.BATCH, SEED),
     )
-    return sparsity.inside(full, params), dense
+    return dataclasses.replace(full, params=params), dense
 
 
 def in_turn(predictors, x, rounds=40):

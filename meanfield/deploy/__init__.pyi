@@ -12,4 +12,6 @@ from .shipping.subnetworks import (
     Subnetwork as Subnetwork,
     sample_subnetworks as sample_subnetworks,
 )
+from .shrinking.narrow import Narrowed as Narrowed, narrow as narrow
 from .shrinking.shrink import Shrunk as Shrunk, shrink as shrink
+from .stages import fit_in_stages as fit_in_stages

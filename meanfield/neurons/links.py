@@ -15,10 +15,14 @@ from jaxtyping import Float, Int
 from meanfield.checks import require
 from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.program.entries import (
+    Entries,
+    add_up,
+    incoming_entries,
+    outgoing_entries,
+)
 from meanfield.program.steps import trace
 from meanfield.program.units import find_units
-
-from .unit_entries import Entries, add_up, incoming_entries, outgoing_entries
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,9 @@ from jaxtyping import Float
 from meanfield.checks import require
 from meanfield.credit.connection_shapley import ConnectionValues
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.program.entries import add_up, incoming_entries
 from meanfield.program.steps import Program, trace
 from meanfield.program.units import Units, layer_names, units_or_none
-
-from .unit_entries import add_up, incoming_entries
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

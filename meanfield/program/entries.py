@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from meanfield.program.jaxprs import bind
-from meanfield.program.primitives import MOVES
-from meanfield.program.products import weight_axis
-from meanfield.program.steps import Program, Step
-from meanfield.program.units import Units
+from .jaxprs import bind
+from .primitives import MOVES
+from .products import weight_axis
+from .steps import Program, Step
+from .units import Units
 
 _CASTS = frozenset("convert_element_type copy".split())
 
