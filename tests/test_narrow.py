@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.deploy.stages import rising_temperature
+from meanfield.deploy.staged_learning import rising_temperature
 from meanfield.ensemble.networks import mlp
 
 WIDTHS = (6, 5, 4, 3)
@@ -140,12 +140,21 @@ def test_channels_and_shared_spikes_leave_too():
     assert (back.spike_prob[0, :8] < 1).all()
 
 
+def test_a_network_without_a_live_path_keeps_a_unit_a_layer(ensemble):
+    dead = with_spikes(ensemble, {"layers/1/weight": [(ALL, ALL)]})
+    smaller = mf.deploy.narrow(dead, X).ensemble
+    assert smaller.weights()["layers/1/weight"].shape[0] == 1
+    np.testing.assert_allclose(
+        smaller.apply_fn(smaller.mean_params(), X),
+        dead.apply_fn(dead.mean_params(), X),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
 def test_what_cannot_be_narrowed_is_refused(ensemble):
     with pytest.raises(ValueError, match="`threshold` must be a probability"):
         mf.deploy.narrow(ensemble, X, threshold=1.0)
-    dead = with_spikes(ensemble, {"layers/1/weight": [(ALL, ALL)]})
-    with pytest.raises(ValueError, match="`model` is shrunk to nothing"):
-        mf.deploy.narrow(dead, X)
 
 
 def test_the_temperature_rises_over_the_stages_and_then_stays():

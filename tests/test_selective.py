@@ -11,6 +11,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.learning import device_mesh
+from meanfield.learning.checkpoint import Checkpoint
 from meanfield.learning.schedule import Schedule, free_batches
 from meanfield.learning.search import RATIO, find_pressure, is_worse, message_length
 from meanfield.learning.selective import (
@@ -219,6 +220,40 @@ def test_a_checkpoint_continues_to_the_same_bits(ensemble, tmp_path, stop):
     assert whole.search == resumed.search
     with pytest.raises(ValueError, match="`checkpoint` .* belongs to another run"):
         learn(ensemble, checkpoint=folder, prior=mf.Selective(tolerance=0.5))
+
+
+class Killed(BaseException):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_search_that_was_killed_tries_only_what_is_left(
+    ensemble, tmp_path, monkeypatch, stop
+):
+    whole = learn(ensemble)
+    kept = Checkpoint.keep_search
+
+    def keep_and_die(self, found, fingerprint):
+        kept(self, found, fingerprint)
+        if len(found) == stop:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoint, "keep_search", keep_and_die)
+    with pytest.raises(Killed):
+        learn(ensemble, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="`checkpoint` .* belongs to another run"):
+        learn(ensemble, checkpoint=tmp_path, prior=mf.Selective(tolerance=0.5))
+    counts = []
+
+    def count(self, found, fingerprint):
+        counts.append(len(found))
+        kept(self, found, fingerprint)
+
+    monkeypatch.setattr(Checkpoint, "keep_search", count)
+    resumed = learn(ensemble, checkpoint=tmp_path)
+    assert counts == list(range(stop + 1, len(whole.search.trials) + 1))
+    assert same(whole.ensemble.params, resumed.ensemble.params)
+    assert whole.search == resumed.search
 
 
 def test_early_stopping_counts_only_what_the_last_temperature_gave(ensemble):

@@ -14,4 +14,4 @@ from .shipping.subnetworks import (
 )
 from .shrinking.narrow import Narrowed as Narrowed, narrow as narrow
 from .shrinking.shrink import Shrunk as Shrunk, shrink as shrink
-from .stages import fit_in_stages as fit_in_stages
+from .staged_learning import fit_in_stages as fit_in_stages

@@ -4,10 +4,12 @@ import dataclasses
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from meanfield.checks import require
 from meanfield.files import sweep
@@ -17,6 +19,7 @@ from .fingerprint import differences
 from .sharding import gathered
 
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
+_SEARCH = "search.safetensors"
 
 
 @dataclasses.dataclass
@@ -25,7 +28,7 @@ class Checkpoint:
 
     A file is written atomically after an epoch if enough epochs or minutes have passed
     since the last file. If the folder holds checkpoints of the same run, `fit`
-    continues from the newest.
+    continues from the newest. The trials of the selective rule are kept there too.
 
     Args:
         folder: folder of the files.
@@ -80,15 +83,45 @@ class Checkpoint:
                 "continues from the previous one."
             ) from error
         tree = fill_tree(arrays, tree, newest)
+        self._refuse_other(newest, metadata, fingerprint)
+        self._last_epoch, self._best = metadata["epoch"], metadata["best"]
+        return tree, metadata
+
+    def restore_search(
+        self, fingerprint: dict[str, Any]
+    ) -> dict[tuple[float, float], np.ndarray]:
+        """What `keep_search` wrote last; empty if there is none.
+
+        Raises:
+            ValueError: the file is damaged, or belongs to another run.
+        """
+        path = Path(self.folder) / _SEARCH
+        if not path.exists():
+            return {}
+        _, metadata = load_arrays(path)
+        self._refuse_other(path, metadata, fingerprint)
+        return {(t, c): np.asarray(losses) for t, c, losses in metadata["trials"]}
+
+    def keep_search(
+        self,
+        found: Mapping[tuple[float, float], np.ndarray],
+        fingerprint: dict[str, Any],
+    ) -> None:
+        """Write the losses that the search before a run has found so far."""
+        if jax.process_index() == 0:
+            # As text, which keeps every bit of a double.
+            trials = [[*pair, losses.tolist()] for pair, losses in found.items()]
+            about = {"trials": trials, "fingerprint": fingerprint}
+            save_tree(Path(self.folder) / _SEARCH, {}, about)
+
+    def _refuse_other(self, path: Path, metadata: Any, fingerprint: Any) -> None:
         different = differences(metadata.get("fingerprint", {}), fingerprint)
         require(
             not different,
-            f"`checkpoint` {newest} belongs to another run: {'; '.join(different)}. "
+            f"`checkpoint` {path} belongs to another run: {'; '.join(different)}. "
             "Use the same settings, or another folder. (The default optimizer's step "
             "sizes depend on the number of epochs.)",
         )
-        self._last_epoch, self._best = metadata["epoch"], metadata["best"]
-        return tree, metadata
 
     def offer(self, epoch: int, tree: Any, metadata: dict[str, Any], score: float):
         """Write a file if one is due.

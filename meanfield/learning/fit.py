@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -242,7 +243,7 @@ def fit(
     )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    history, first = {}, 0
+    history, first, searching = {}, 0, ()
     if checkpoint is not None:
         fingerprint = run_fingerprint(
             recipe, state, key, data, arrays, batch_size=batch_size, patience=patience
@@ -254,15 +255,17 @@ def fit(
             (state, *best), metadata = found
             history, first = metadata["history"], metadata["epoch"]
             chosen = metadata.get("search") and Search.restored(metadata["search"])
+        elif trials is not None:
+            keep = partial(checkpoint.keep_search, fingerprint=fingerprint)
+            searching = checkpoint.restore_search(fingerprint), keep
     settling = 0
     if trials is not None:
-        chosen = chosen or trials.search()
+        chosen = chosen or trials.search(*searching)
         recipe = trials.recipe_at(chosen.temperature, chosen.price, epochs)
         settling = math.ceil(RISING * epochs)
     run = Loop(recipe, state, key, history, validation, layout, settling)
-    arrays = layout.everywhere(arrays)
+    arrays, stopped = layout.everywhere(arrays), "finished"
     best = jax.tree.map(jnp.copy, best)
-    stopped = "finished"
     bar = tqdm(
         total=epochs, initial=first, disable=not progress, unit="epoch", leave=False
     )

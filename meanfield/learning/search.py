@@ -53,11 +53,17 @@ def message_length(num_weights: int, num_data: int) -> float:
     return math.log(max(num_weights, 2)) + 0.5 * math.log(max(num_data, 1))
 
 
+# The loss of every held-out example, by temperature and price.
+Tried = dict[tuple[float, float], np.ndarray]
+
+
 def find_pressure(
     trial: Callable[[float, float], Float[np.ndarray, " held"]],
     ceiling: float,
     largest_price: float,
     tolerance: float,
+    found: Tried | None = None,
+    keep: Callable[[Tried], Any] = lambda found: None,
 ) -> Search:
     """The highest temperature, then the highest price, of a loss that is good enough.
 
@@ -66,15 +72,18 @@ def find_pressure(
         ceiling: T_max.
         largest_price: c_max.
         tolerance: a change of the mean loss that does not count, in nats.
+        found: what an interrupted search has tried, which is not tried again.
+        keep: called with all that was tried, after every trial.
 
     Returns:
         T, c, and the mean loss of all that was tried.
     """
-    found: dict[tuple[float, float], np.ndarray] = {}
+    found = dict(found or {})
 
     def tried(temperature: float, price: float) -> tuple[float, float]:
         if (temperature, price) not in found:
             found[temperature, price] = trial(temperature, price)
+            keep(found)
         return temperature, price
 
     def suffers(there: tuple[float, float], here: tuple[float, float]) -> bool:
@@ -183,8 +192,17 @@ class Trials:
         prior = SpikeSlabPrior(inclusion_prob=share, slab_scale="learned")
         return dataclasses.replace(self.recipe, schedule=schedule, prior=prior)
 
-    def search(self) -> Search:
-        """Try temperatures and prices; see the top of the module."""
+    def search(
+        self,
+        found: Tried | None = None,
+        keep: Callable[[Tried], Any] = lambda found: None,
+    ) -> Search:
+        """Try temperatures and prices; see the top of the module.
+
+        Args:
+            found: as for `find_pressure`, like `keep`.
+            keep: as there.
+        """
         if self.ceiling == 0:
             return Search(0.0, 0.0, {})
         least = -(-TRIAL_STEPS // self.steps_per_epoch())
@@ -214,4 +232,6 @@ class Trials:
             return example_losses(ensemble, likelihood, *self.held_data, key=key)
 
         with bar:
-            return find_pressure(trial, self.ceiling, self.price, self.tolerance)
+            return find_pressure(
+                trial, self.ceiling, self.price, self.tolerance, found, keep
+            )

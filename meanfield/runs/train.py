@@ -166,7 +166,7 @@ def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
         try:
             yield folder
         except Exception:
-            begun = any((folder / CHECKPOINTS).glob("epoch-*"))
+            begun = any((folder / CHECKPOINTS).glob("*.safetensors"))
             if fresh and not begun and not (folder / ENSEMBLE).exists():
                 _discard(folder, out, made)
             raise

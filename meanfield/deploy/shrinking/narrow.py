@@ -76,9 +76,12 @@ def narrow(ensemble: Ensemble, probe: Any, *, threshold: float = 0.01) -> Narrow
             compared.
         threshold: connections that are present with this probability or less are dead.
 
+    Returns:
+        A `Narrowed`. A network without a live path from input to output keeps one unit
+        in each layer.
+
     Raises:
-        ValueError: `threshold` is not in [0, 1), or no live path leads from the inputs
-            to an output.
+        ValueError: `threshold` is not in [0, 1).
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -102,7 +105,7 @@ def narrow(ensemble: Ensemble, probe: Any, *, threshold: float = 0.01) -> Narrow
     live = ensemble.model(
         lambda _, weight: jnp.where(weight.inclusion_prob > threshold, weight.mean, 0)
     )
-    shrunk = shrink(live, probe, call=ensemble.call)
+    shrunk = shrink(live, probe, call=ensemble.call, allow_constant=True)
     smaller = Ensemble.from_model(
         shrunk.model,
         call=ensemble.call,
