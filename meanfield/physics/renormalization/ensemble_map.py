@@ -46,8 +46,8 @@ from .fixed_points import (
     critical_weight_var,
     depth_scale,
     fixed_correlation,
-    fixed_length,
     fixed_point,
+    length_and_gradient,
 )
 
 READINGS = ("drawn", "sampled", "mean")
@@ -160,11 +160,10 @@ def ensemble_fixed_point(
     if reading != "sampled" or variances.fresh == 0:
         total = variances.shared if reading == "mean" else variances.total
         return fixed_point(total, bias_var, phi)
-    q = fixed_length(variances.total, bias_var, phi)
-    reference = fixed_point(variances.total, bias_var, phi)
-    if reference.gradient is None:
+    q, drawn_gradient = length_and_gradient(variances.total, bias_var, phi)
+    if drawn_gradient is None:
         return FixedPoint(q, None, None, None, "unbounded")
-    gradient = reference.gradient * variances.shared / variances.total
+    gradient = drawn_gradient * variances.shared / variances.total
     phase = "critical" if abs(gradient - 1) < 1e-9 else "ordered"
     phase = "chaotic" if gradient > 1 + 1e-9 else phase
     if q is None or not 0 < q < math.inf:
@@ -229,8 +228,10 @@ def critical_slab_mean_var(
 
     def excess(slab_mean_var: float) -> float:
         variances = slab_variances(spike_prob, slab_mean_var, slab_var)
-        gradient = ensemble_fixed_point(variances, bias_var, phi, "sampled").gradient
-        return (0.0 if gradient is None else gradient) - 1
+        if variances.total == 0:
+            return -1.0
+        gradient = length_and_gradient(variances.total, bias_var, phi)[1] or 0.0
+        return gradient * variances.shared / variances.total - 1
 
     upper = 1.0
     while excess(upper) < 0:

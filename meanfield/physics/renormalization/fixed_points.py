@@ -113,11 +113,10 @@ def fixed_point(
         'ordered'
     """
     phi = find_activation(activation)
-    q = fixed_length(weight_var, bias_var, phi)
+    q, gradient = length_and_gradient(weight_var, bias_var, phi)
     rest = None if q is None or math.isinf(q) else q
-    if rest is None and not _is_scale_free(phi):
+    if gradient is None:
         return FixedPoint(q, None, None, None, "unbounded")
-    gradient = weight_var * phi.derivative_moment(1.0 if rest is None else rest)
     if abs(gradient - 1) < CRITICAL_BAND:
         return FixedPoint(q, gradient, math.inf, 1.0 if q else None, "critical")
     if gradient < 1:
@@ -134,6 +133,17 @@ def fixed_point(
         2 - gradient if near else weight_var * phi.derivative_product(rest, c)
     )
     return FixedPoint(q, gradient, depth_scale(gradient_there), c, "chaotic")
+
+
+def length_and_gradient(
+    weight_var: float | int, bias_var: float | int, phi: Activation
+) -> tuple[float | None, float | None]:
+    """q* and χ₁ = σ_w² E φ'(√q* z)²; χ₁ is None if it has no value at q*."""
+    q = fixed_length(weight_var, bias_var, phi)
+    rest = None if q is None or math.isinf(q) else q
+    if rest is None and not _is_scale_free(phi):
+        return q, None
+    return q, weight_var * phi.derivative_moment(1.0 if rest is None else rest)
 
 
 def fixed_correlation(
