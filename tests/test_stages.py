@@ -1,12 +1,15 @@
 """What a command says while it works, what it keeps, and what it is read against."""
 
+import io
 import os
 import signal
+import sys
 import time
 
 import numpy as np
 import pytest
 from scipy.stats import norm, poisson
+from tqdm import tqdm
 
 from meanfield.data import Dataset
 from meanfield.runs import stages
@@ -29,6 +32,41 @@ def test_stages_are_told_with_their_time_and_that_they_go_on(capsys, monkeypatch
     with told(quiet=True):
         stage("scoring")
     assert capsys.readouterr().err == ""
+
+
+def test_a_progress_bar_is_a_word_too(capsys, monkeypatch):
+    monkeypatch.setattr(stages, "PATIENCE", 1.0)
+    outside = sys.stderr
+    with told():
+        stage("learning")
+        with tqdm(total=15) as bar:
+            for _ in range(15):
+                time.sleep(0.1)
+                bar.update()
+        said = capsys.readouterr().err
+        assert "still" not in said
+        assert "15/15" in said
+        time.sleep(1.7)
+    assert "still learning" in capsys.readouterr().err
+    assert sys.stderr is outside
+
+
+def test_a_terminal_is_told_on_one_line(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(stages, "PATIENCE", 0.2)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with told():
+        stage("scoring")
+        time.sleep(1)
+        stage("plotting")
+    lines = terminal.getvalue().split("\n")
+    assert len(lines) == 3
+    assert lines[1].count("still scoring\x1b[K\r") >= 3
+    assert lines[1].endswith("plotting\x1b[K")
 
 
 def test_ctrl_c_says_during_what_and_leaves_the_handler_as_it_was():

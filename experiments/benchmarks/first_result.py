@@ -61,23 +61,21 @@ def count_programs() -> None:
     from meanfield.ensemble.networks import cnn
 
     programs = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: (
-            programs.append(seconds)
-            if event.endswith("backend_compile_duration")
-            else None
-        )
-    )
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            programs.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     key = jax.random.key(0)
     networks = {
         "perceptron 64-100-100-10": eqx.nn.MLP(64, 10, 100, 2, key=key),
         "convolutions, 8 × 8": cnn((8, 8), (100,), 10, key=key),
     }
     for name, network in networks.items():
-        for settings in ({"key": key}, {}):
+        for kind, drawn in (("drawn weights", key), ("its own weights", None)):
             programs.clear()
-            mf.Ensemble.from_model(network, **settings)
-            kind = "drawn weights" if settings else "its own weights"
+            mf.Ensemble.from_model(network, key=drawn)
             print(f"open    {name}, {kind}: {len(programs)} programs")
 
 

@@ -26,7 +26,7 @@ from .config import (
 )
 from .folder import HISTORY, Run, save_run
 from .settings import RULES, TrainSettings
-from .stages import LEARNING, stage
+from .stages import stage
 from .tasks import build_likelihood
 
 CHECKPOINTS = "checkpoints"
@@ -45,7 +45,7 @@ def learn(
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> tuple[Run, dict[str, Any]]:
     """Fit, and write the result, even if the loss was not finite."""
-    stage(f"{LEARNING}: compiling, then epochs")
+    stage("learning: compiling, then epochs")
     started, failure = time.perf_counter(), None
     try:
         result = _fit(settings, folder, config["model"], learned, prior, callbacks)

@@ -1,8 +1,10 @@
 """Report the stages of a command while it runs.
 
 Each stage calls `stage`, which writes a line to Python's log. The command line shows
-these lines with the seconds since the command began, and reports from time to time that
-a long stage is still running.
+these lines with the seconds since the command began. Where nothing was written for
+`PATIENCE` seconds, neither by a stage nor by a progress bar, it reports that the stage
+is still running: in a terminal again and again on one line, in a log at growing
+intervals.
 """
 
 import contextlib
@@ -12,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 LOG = logging.getLogger("meanfield")
-# Seconds after which a stage is reported to be still running; doubles every time.
-PATIENCE = 10.0
-# A stage that shows its progress itself.
-LEARNING = "learning"
+# Seconds without a word after which a stage is reported to be still running.
+PATIENCE = 3.0
+# Clears the rest of a terminal's line.
+CLEAR = "\x1b[K"
 
 
 def stage(text: str) -> None:
@@ -29,33 +32,52 @@ class Interrupted(BaseException):
     """Ctrl-C, with the text of the stage; no `Exception`, so no handler swallows it."""
 
 
-class _Teller(logging.Handler):
-    """Writes stages with their time, and long ones again at intervals."""
+class _Heard:
+    """The error stream, which remembers when something was last written to it."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.last = stream, time.monotonic()
+
+    def write(self, text: str) -> int:
+        self.last = time.monotonic()
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Teller(logging.Handler):
+    """Writes stages with their time, and that long ones go on."""
+
+    def __init__(self, heard: _Heard | None) -> None:
         super().__init__(logging.INFO)
-        self.began = self.since = time.monotonic()
-        self.text, self.wait, self.quiet = "", PATIENCE, quiet
+        self.began = time.monotonic()
+        self.text, self.wait, self.heard = "", PATIENCE, heard
         self.over = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of a stage."""
-        self.text, self.since = record.getMessage(), time.monotonic()
-        self.wait = PATIENCE
+        self.text, self.wait = record.getMessage(), PATIENCE
         self._write(self.text)
 
     def wait_and_tell(self) -> None:
-        """Write that a stage is still running, at growing intervals."""
-        while not self.over.wait(0.5):
-            spent = time.monotonic() - self.since
-            if spent >= self.wait and not self.text.startswith(LEARNING):
-                self.wait *= 2
+        """Write that a stage is still running, where nothing else is written."""
+        while self.heard is not None and not self.over.wait(min(PATIENCE, 0.5)):
+            if time.monotonic() - self.heard.last < self.wait:
+                continue
+            if self.heard.isatty():
+                self._write(f"still {self.text}", end="\r")
+            else:
                 self._write(f"still {self.text}")
+                self.wait *= 2
 
-    def _write(self, text: str) -> None:
-        if not self.quiet:
+    def _write(self, text: str, end: str = "\n") -> None:
+        if self.heard is not None:
             seconds = time.monotonic() - self.began
-            print(f"  {seconds:6.1f} s  {text}", file=sys.stderr, flush=True)
+            clear = CLEAR if self.heard.isatty() else ""
+            line = f"  {seconds:6.1f} s  {text}{clear}{end}"
+            self.heard.write(line)
+            self.heard.flush()
 
 
 @contextlib.contextmanager
@@ -68,13 +90,17 @@ def told(quiet: bool = False) -> Iterator[None]:
     Raises:
         Interrupted: the user pressed Ctrl-C.
     """
-    teller, level = _Teller(quiet), LOG.level
+    stream, level = sys.stderr, LOG.level
+    heard = None if quiet else _Heard(stream)
+    teller = _Teller(heard)
 
     def stop(number: int, frame: object) -> None:
         raise Interrupted(teller.text)
 
     LOG.addHandler(teller)
     LOG.setLevel(logging.INFO)
+    if heard is not None:
+        sys.stderr = heard  # type: ignore[assignment]
     threading.Thread(target=teller.wait_and_tell, daemon=True).start()
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, stop) if main else None
@@ -83,6 +109,7 @@ def told(quiet: bool = False) -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
+        sys.stderr = stream
         teller.over.set()
         LOG.removeHandler(teller)
         LOG.setLevel(level)
