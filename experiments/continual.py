@@ -10,7 +10,9 @@ layer for all tasks) learns one after another and never sees an earlier one agai
 Printed: test accuracy averaged over the tasks seen so far, and after the last task that
 of each; mean and standard error over the seeds.
 
-    python experiments/continual.py --data-dir DIR [--quick]
+With --noise weights, weights are drawn once per batch, in training and when scored.
+
+    python experiments/continual.py --data-dir DIR [--quick] [--noise weights]
 """
 
 import jax
@@ -39,7 +41,10 @@ def run(images, arm: str, seed: int, settings) -> np.ndarray:
     key = jax.random.key(seed)
     # Biases are random too: a point value would be free to forget.
     ensemble = mf.Ensemble.from_model(
-        mlp(WIDTHS, key=key), key=key, where=lambda name, array: True
+        mlp(WIDTHS, key=key),
+        key=key,
+        where=lambda name, array: True,
+        noise=settings.noise,
     )
     prior, found = FIRST_PRIOR, np.full((TASKS, TASKS), np.nan)
     for task, order in enumerate(orders):
@@ -86,6 +91,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument(
+        "--noise", choices=("preactivations", "weights"), default="preactivations"
+    )
     settings = parser.parse_args()
     if settings.quick:
         settings.seeds, settings.images, settings.epochs = 1, 500, 1

@@ -79,6 +79,25 @@ def label_table(
     return "\n".join(lines)
 
 
+def share_kept(ensemble: mf.Ensemble) -> float:
+    """Part of the connections that are present in the median network, 1 − π > ½."""
+    weights = ensemble.weights().values()
+    return sum(int((w.spike_prob < 0.5).sum()) for w in weights) / ensemble.num_weights
+
+
+def credit_table(labels: mf.credit.ConnectionLabels) -> str:
+    """Certified labels of every layer, and the sum of its connections' credit."""
+    head = ("weights", "important", "variable", "absent")
+    lines = [f"{'':24s}" + "".join(f"{name:>11s}" for name in (*head, "credit"))]
+    for name, shares in labels.fractions.items():
+        numbers = "".join(f"{shares[label]:11.4f}" for label in head[1:])
+        credit = (labels.values or {}).get(name, np.zeros(1)).sum()
+        size = labels.labels[name].size
+        lines.append(f"{name:24s}{size:11d}{numbers}{credit:11.4f}")
+    verdict = labels.certificate.verdict if labels.certificate else "no certificate"
+    return "\n".join([*lines, verdict])
+
+
 def once(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The row in a file, made by `run` if it is not there."""
     if not path.exists():

@@ -1,15 +1,17 @@
 """Temporal credit: a recurrent network reads MNIST row by row.
 
     python experiments/temporal_credit.py --data-dir DIR
+    python experiments/temporal_credit.py --data-dir DIR --noise weights
     python experiments/temporal_credit.py --quick              # digits, small
 
     h(t) = ReLU(W_in x(t) + W_rec h(t − 1) + b),  t = 1 … 28;  logits = W_out h(28) + c
 
 An ordinary function with a `lax.scan` in it. As an ensemble the network draws fresh
 noise in every step of the scan, ε(t) for each neuron and example, with variance Δ_in² +
-Δ_rec²; its gradient through time is generalized back-propagation through time. The
-recurrent slab means start at the identity, as published; back-propagation through time
-of the same network with point weights is the baseline.
+Δ_rec²; its gradient through time is generalized back-propagation through time. With
+--noise weights the weights are drawn, once per batch, and all steps share them, as in a
+sub-network that ships. The recurrent slab means start at the identity, as published;
+back-propagation through time of the same network with point weights is the baseline.
 
 Source: Zou, Li & Huang, Ensemble perspective for understanding temporal credit
 assignment, arXiv:2102.03740. There the neurons are leaky and training is longer.
@@ -54,7 +56,7 @@ def network(params, x):
     return state @ params["out"] + params["out_bias"]
 
 
-def start(features: int, width: int, classes: int, key, ordinary: bool):
+def start(features: int, width: int, classes: int, key, noise: str, ordinary: bool):
     """The network before learning: the identity as recurrent slab means."""
     in_key, out_key = jax.random.split(key)
     params = {
@@ -71,7 +73,9 @@ def start(features: int, width: int, classes: int, key, ordinary: bool):
 
     # Point weights stay outside the transformation, but for the read-out at Ξ = 0.
     where = (lambda name, leaf: name == "out") if ordinary else None
-    return mf.Ensemble.from_model((network, params), initial=initial, where=where)
+    return mf.Ensemble.from_model(
+        (network, params), initial=initial, where=where, noise=noise
+    )
 
 
 def optimizer(steps: int, ordinary: bool) -> optax.GradientTransformation:
@@ -90,12 +94,14 @@ def optimizer(steps: int, ordinary: bool) -> optax.GradientTransformation:
     )
 
 
-def train(data, x, width: int, epochs: int, ordinary: bool = False) -> mf.FitResult:
+def train(
+    data, x, width: int, epochs: int, noise: str, ordinary: bool = False
+) -> mf.FitResult:
     """One run."""
     start_key, fit_key = jax.random.split(jax.random.key(SEED))
     classes = len(data.class_names)
     return mf.fit(
-        start(x.shape[-1], width, classes, start_key, ordinary),
+        start(x.shape[-1], width, classes, start_key, noise, ordinary),
         (x, data.y_train),
         key=fit_key,
         epochs=epochs,
@@ -114,16 +120,20 @@ def choices(params, x):
 
 def main() -> None:
     """Train, label the recurrent weights, perturb them; print tables, save figures."""
-    args = options(__doc__, out="runs/temporal_credit").parse_args()
+    parser = options(__doc__, out="runs/temporal_credit")
+    noises = ("preactivations", "weights")
+    parser.add_argument("--noise", choices=noises, default=noises[0])
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    args = parser.parse_args()
     data = load("digits") if args.quick else load("mnist", data_dir=args.data_dir)
-    width, epochs = (32, 30) if args.quick else (WIDTH, EPOCHS)
+    width, epochs = (32, 30) if args.quick else (WIDTH, args.epochs)
     rows = data.image_shape[:2]
     x, x_test = (array.reshape(-1, *rows) for array in (data.x_train, data.x_test))
 
     began = time.perf_counter()
-    result = train(data, x, width, epochs)
+    result = train(data, x, width, epochs, args.noise)
     seconds = time.perf_counter() - began
-    point = train(data, x, width, epochs, ordinary=True).ensemble
+    point = train(data, x, width, epochs, args.noise, ordinary=True).ensemble
     ensemble = result.ensemble
 
     def accuracy(model):
