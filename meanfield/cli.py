@@ -175,7 +175,7 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
     stage("drawing, shrinking, writing and checking sub-networks")
     card = runs.sample.sample(opened, dataset, **vars(settings))
     typer.echo(runs.shipped.card_table(card, opened.metrics))
-    note = runs.shipped.nothing_removed(card)
+    note = runs.shipped.nothing_removed(card, opened.config["training"])
     if note is not None:
         typer.echo(note)
     _wrote(settings.out or run / runs.folder.SUBNETWORKS)

@@ -60,6 +60,11 @@ def test_what_cannot_shrink_says_so_and_names_the_setting():
     note = str(nothing_removed(scattered))
     assert "no whole unit was removed" in note
     assert "--rule selective" in note
+    # What was set already is not advised.
+    note = str(nothing_removed(scattered, {"rule": "selective"}))
+    assert "Train with --spikes unit too" in note
+    both = {"rule": "selective", "spikes": "unit"}
+    assert "more epochs" in str(nothing_removed(scattered, both))
 
 
 EQUINOX = """

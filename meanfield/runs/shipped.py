@@ -47,12 +47,19 @@ def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
     return "\n".join(lines + _losses(entries, dense or {}) + _plain(card))
 
 
-def nothing_removed(card: Mapping[str, Any]) -> str | None:
-    """Why nothing got smaller, and what to set; None where something did."""
+def nothing_removed(
+    card: Mapping[str, Any], training: Mapping[str, Any] | None = None
+) -> str | None:
+    """Why nothing got smaller, and what to set; None where something did.
+
+    Args:
+        card: of what was shipped.
+        training: settings that the run was trained with, or None.
+    """
     absent = card.get("labels", {}).get("all", {}).get("absent", 0.0)
     if card["rule"] == "labels" and absent == 0:
         said = card.get("source", {}).get("labels", "no connection is absent")
-        return f"  nothing was removed: {said}. {REMEDY}"
+        return f"  nothing was removed: {said}. {_remedy(training or {})}"
     smaller = [
         entry["num_weights"] < entry["before"]["num_weights"]
         for entry in card["subnetworks"]
@@ -61,13 +68,20 @@ def nothing_removed(card: Mapping[str, Any]) -> str | None:
         return None
     return (
         "  no whole unit was removed: the zeros are scattered, and make a file neither "
-        f"smaller nor faster. {REMEDY}"
+        f"smaller nor faster. {_remedy(training or {})}"
     )
 
 
-REMEDY = (
-    "Train with --rule selective, which removes connections, and whole units with them."
-)
+def _remedy(training: Mapping[str, Any]) -> str:
+    """What to set that was not set."""
+    if training.get("rule") != "selective":
+        return (
+            "Train with --rule selective, which removes connections, and whole units "
+            "with them."
+        )
+    if training.get("spikes") != "unit":
+        return "Train with --spikes unit too, which removes whole units."
+    return "Train for more epochs, or a network with wider layers."
 
 
 def _plain(card: Mapping[str, Any]) -> list[str]:
