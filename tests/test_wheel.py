@@ -48,7 +48,7 @@ def execute(*words, cwd):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A folder with the built wheel, and an environment that has it and nothing else."""
+    """A folder with the built wheel, and an environment that has nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps")
     execute(*pip, ROOT, "--wheel-dir", folder, cwd=folder)

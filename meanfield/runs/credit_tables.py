@@ -80,22 +80,35 @@ def scale_lines(
 def coalitions_table(found: Mapping[str, Any]) -> str:
     """The tables that a person sees after `coalitions`."""
     wide = column_width(found["layers"], 16)
-    head = f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'payoff':>9}{'of all':>9}"
-    lines = [head + "   label game, credit (important, absent, variable)"]
+    payoff = found["payoff"].replace("_", " ")
+    lines = [
+        f"  strong: the fewest neurons of a layer that keep the payoff ({payoff})",
+        f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'by these':>10}{'by all':>9}",
+    ]
     for layer, entry in found["layers"].items():
-        game, credit = (
-            ", ".join(f"{entry[kind][label]:+.3f}" for label in LABELS)
-            for kind in ("label_game", "label_credit")
-        )
         lines.append(
             f"  {layer:<{wide}}{len(entry['mask']):>9}{entry['size']:>8}"
-            f"{entry['payoffs'][entry['size']]:>9.4f}{entry['payoffs'][-1]:>9.4f}"
-            f"   {game}   {credit}"
+            f"{entry['payoffs'][entry['size']]:>10.4f}{entry['payoffs'][-1]:>9.4f}"
         )
-    lines += ["", "  credit of the connections of a neuron, in and out"]
-    lines.append(
-        f"  {'layer':<{wide}}{'strong':>10}{'others':>10}{'effect':>9}{'p':>9}"
-    )
+    lines += [
+        "",
+        "  payoff that connections of a label earn: taken as one, and summed over all",
+        f"  {'':<{wide}}" + "".join(f"{label:>20}" for label in LABELS),
+        f"  {'layer':<{wide}}" + f"{'as one':>11}{'sum':>9}" * len(LABELS),
+    ]
+    for layer, entry in found["layers"].items():
+        whole, single = entry["label_game"], entry["label_credit"]
+        cells = "".join(
+            f"{whole[label]:>+11.3f}{single[label]:>+9.3f}" for label in LABELS
+        )
+        lines.append(f"  {layer:<{wide}}{cells}")
+    lines += [
+        "",
+        "  mean credit of a neuron's connections, in and out; effect: Cliff's δ, 1 if "
+        "every strong",
+        "  neuron has more than every other, 0 if they are alike; p: by shuffling",
+        f"  {'layer':<{wide}}{'strong':>10}{'others':>10}{'effect':>9}{'p':>9}",
+    ]
     for layer, entry in found["layers"].items():
         test = entry["links"]["strong_against_others"]
         if test is None:
@@ -107,7 +120,12 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
             f"  {layer:<{wide}}{test['inside']:>10.5f}{test['outside']:>10.5f}"
             f"{test['effect']:>9.2f}{test['p_value']:>9.4f}"
         )
-    return "\n".join([*lines, "", *scale_lines(found["credit"], found["unit_game"])])
+    end = (
+        "  own game: values of all neurons at once, found without those of connections"
+    )
+    return "\n".join(
+        [*lines, "", *scale_lines(found["credit"], found["unit_game"]), end]
+    )
 
 
 def _gap(sums: Mapping[str, Any]) -> str:

@@ -125,7 +125,10 @@ def predictions_table(found: pd.DataFrame, most: int = 5) -> str:
 
 def analysis_table(found: Mapping[str, Any]) -> str:
     """One table for each of the three analyses."""
-    lines = ["  microstructure: is ln|w| normal?", ""]
+    lines = [
+        "  microstructure: is |w| lognormal, with mean mu and deviation sigma of ln|w|?",
+        "",
+    ]
     wide = column_width(found["microstructure"], 34)
     lines.append(f"  {'tensor':<{wide}}{'verdict':<16}{'mu':>8}{'sigma':>8}  reason")
     for name, fit in found["microstructure"].items():
@@ -135,14 +138,25 @@ def analysis_table(found: Mapping[str, Any]) -> str:
             f"{textwrap.shorten(fit['reason'], 60, placeholder=' …')}"
         )
     renormalization = found["renormalization"]
-    lines += ["", "  renormalization: layers in the phase diagram", ""]
+    lines += [
+        "",
+        "  renormalization: layers in the phase diagram (χ₁ above 1, chaotic: inputs "
+        "that are close",
+        "  drift apart from layer to layer; below 1, ordered: they come together)",
+        "",
+    ]
     lines.append(f"  {renormalization['verdict']}: {renormalization['reason']}")
     placed = renormalization.get("layers", {})
     wide = column_width(placed, 24)
     for name, layer in placed.items():
         lines.append(f"  {name:<{wide}}{layer['verdict']:<12}{layer['reason']}")
     complexity = found["complexity"]
-    lines += ["", "  complexity: bits of the on/off pattern, effective dimension", ""]
+    lines += [
+        "",
+        "  complexity: bits of the pattern of units that are on, by unit (sum) and",
+        "  together (joint); D_eff: the dimension that the activations fill",
+        "",
+    ]
     if "layers" not in complexity:
         lines.append(f"  {complexity['verdict']}: {complexity['reason']}")
         return "\n".join(lines)
