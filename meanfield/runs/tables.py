@@ -126,7 +126,7 @@ def predictions_table(found: pd.DataFrame, most: int = 5) -> str:
 def analysis_table(found: Mapping[str, Any]) -> str:
     """One table for each of the three analyses."""
     lines = [
-        "  microstructure: is |w| lognormal, with mean mu and deviation sigma of ln|w|?",
+        "  microstructure: is |w| lognormal? mu, sigma: mean and deviation of ln|w|",
         "",
     ]
     wide = column_width(found["microstructure"], 34)
