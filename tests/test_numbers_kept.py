@@ -102,7 +102,12 @@ def test_held_out_examples_count_by_their_weights():
 
 
 def classifier(**settings):
-    settings = {"hidden": (8,), "epochs": 15, "num_samples": 8} | settings
+    settings = {
+        "hidden": (8,),
+        "epochs": 15,
+        "num_samples": 8,
+        "prior": None,
+    } | settings
     return mf.MeanFieldClassifier(random_state=0, **settings)
 
 
@@ -146,7 +151,9 @@ def test_features_of_any_scale_keep_their_spread(scale):
     plain = classifier().fit(X, Y).predict_proba(X)
     scaled = classifier().fit(X * scale, Y).predict_proba(X * scale)
     np.testing.assert_allclose(scaled, plain, atol=1e-3)
-    regressor = mf.MeanFieldRegressor(hidden=(8,), epochs=30, random_state=0)
+    regressor = mf.MeanFieldRegressor(
+        hidden=(8,), epochs=30, random_state=0, prior=None
+    )
     target = X[:, 0]
     expected = regressor.fit(X, target).predict(X)
     found = regressor.fit(X, target * scale).predict(X)
@@ -379,6 +386,7 @@ def test_weights_and_temperatures_that_are_none_are_named(settings, message):
         "validation": None,
         "patience": None,
         "accumulate": 1,
+        "hold": None,
         "compute_dtype": None,
         "num_data": None,
         "sample_weight": None,

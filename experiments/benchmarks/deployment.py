@@ -309,7 +309,10 @@ def main() -> None:
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--parts", default="small,wide,shrink,large")
     parser.add_argument("--networks", type=int, default=RANDOM_NETWORKS)
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     given = parser.parse_args()
+    if given.quick:
+        given.parts, given.networks = "shrink", 50
     for part in given.parts.split(","):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

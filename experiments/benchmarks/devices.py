@@ -7,6 +7,7 @@ devices runs in a process of its own; the rounds alternate and the median is tak
     python experiments/benchmarks/devices.py
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -45,14 +46,14 @@ def measure(devices: int) -> None:
     print(json.dumps({"seconds": seconds, "nll": result.history["nll"][-1]}))
 
 
-def main() -> None:
+def main(devices_tried: tuple[int, ...], rounds: int) -> None:
     """Measure in turn and print a table."""
-    found = {devices: [] for devices in DEVICES}
-    for _ in range(ROUNDS):
-        for devices in DEVICES:
+    found = {devices: [] for devices in devices_tried}
+    for _ in range(rounds):
+        for devices in devices_tried:
             flag = f"--xla_force_host_platform_device_count={devices}"
             done = subprocess.run(
-                [sys.executable, __file__, str(devices)],
+                [sys.executable, __file__, "--devices", str(devices)],
                 env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
                 capture_output=True,
                 text=True,
@@ -70,4 +71,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    measure(int(sys.argv[1])) if len(sys.argv) > 1 else main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
+    given = parser.parse_args()
+    if given.devices:
+        measure(given.devices)
+    else:
+        main(DEVICES[:2] if given.quick else DEVICES, 1 if given.quick else ROUNDS)

@@ -102,11 +102,15 @@ def main() -> None:
     """Print a table of seconds and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
+    given = parser.parse_args()
+    repeats, widths = given.repeats, WIDTHS
+    if given.quick:
+        repeats, widths = 1, WIDTHS[:1]
     print(f"jax {jax.__version__}, batch {BATCH}, {EXAMPLES} examples")
     columns = ("point s", "ensemble s", "ratio", "of CPU s")
     print(f"{'network':<20}" + "".join(f"{name:>12}" for name in columns))
-    for width in WIDTHS:
+    for width in widths:
         found = rounds(width, repeats)
         (point, point_cpu), (ours, ours_cpu) = found["point"], found["ensemble"]
         print(

@@ -75,7 +75,10 @@ def main() -> None:
         choices=list(DISTRIBUTIONS),
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     settings = parser.parse_args()
+    if settings.quick:
+        settings.draws, settings.sizes = 10, [2_000]
     for size in settings.sizes:
         for name in settings.distributions:
             start = time.perf_counter()

@@ -55,17 +55,17 @@ def train_ensemble(images, seed, epochs=EPOCHS, compute_dtype=None):
     return result.ensemble, time.perf_counter() - start
 
 
-def train_point(images, seed, step_size):
+def train_point(images, seed, step_size, epochs):
     """One point network, by the same loop."""
     key = jax.random.key(seed)
     start = mf.Ensemble.from_model(
         mlp(WIDTHS, key=key), key=key, initial=critical(slab_share=0.0)
     )
     model = start.mean_network()
-    steps = EPOCHS * (len(images.x_train) // BATCH)
+    steps = epochs * (len(images.x_train) // BATCH)
     epoch, state = point_epoch(model, cosine_adam(step_size, steps))
     x, y = jnp.asarray(images.x_train), jnp.asarray(images.y_train)
-    for number in range(EPOCHS):
+    for number in range(epochs):
         state, _ = epoch(state, x, y, jax.random.fold_in(key, number))
     return eqx.combine(state[0], model)
 
@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--compute", choices=("bfloat16", "float16"))
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of --compute")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of --compute")
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     args = parser.parse_args()
+    epochs, seeds = (1, SEEDS[:2]) if args.quick else (EPOCHS, SEEDS)
     images = data.load("mnist", data_dir=args.data_dir)
     if args.compute:
         compare_types(images, args.compute, args.seeds, args.epochs)
@@ -106,14 +108,14 @@ def main() -> None:
     names += [f"point, step {size:g}" for size in POINT_STEP_SIZES] + ["seconds"]
     print("seed  " + "  ".join(f"{name:>16}" for name in names))
     rows = []
-    for seed in SEEDS:
-        ensemble, seconds = train_ensemble(images, seed)
+    for seed in seeds:
+        ensemble, seconds = train_ensemble(images, seed, epochs)
         mean = jax.vmap(ensemble.mean_network())(x)
         keys = jax.random.split(jax.random.key(seed + 100), SUBNETWORKS)
         drawn = [jax.nn.softmax(jax.vmap(ensemble.sample(key))(x)) for key in keys]
         row = [accuracy(p, y) for p in (mean, sum(drawn), drawn[0])]
         row += [
-            accuracy(jax.vmap(train_point(images, seed, size))(x), y)
+            accuracy(jax.vmap(train_point(images, seed, size, epochs))(x), y)
             for size in POINT_STEP_SIZES
         ]
         rows.append([*row, seconds])

@@ -42,9 +42,12 @@ def main() -> None:
     """Train, time the competitors in turn, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds = 1
     ensemble, examples = trained()
-    for number in range(2):
+    for number in range(1 if arguments.quick else 2):
         layer = f"layers/{number}"
         game = mf.NeuronGame(ensemble, layer, examples)
         competitors = make_competitors(game, ensemble, number, examples)

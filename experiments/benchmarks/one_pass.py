@@ -35,7 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     settings = parser.parse_args()
+    epochs = 1 if settings.quick else EPOCHS
+    seeds = SEEDS[: 1 if settings.quick else settings.seeds]
     images = data.load("mnist", data_dir=settings.data_dir)
     test = (images.x_test, images.y_test)
     print(
@@ -43,14 +46,14 @@ def main() -> None:
         f"{'NLL 100':>10}{'one pass':>10}{'change':>9}{'time ratio':>12}"
     )
     for name, arm in ARMS.items():
-        for seed in SEEDS[: settings.seeds]:
+        for seed in seeds:
             key = jax.random.key(seed)
             ensemble = mf.Ensemble.from_model(mlp(WIDTHS, key=key), key=key)
             ensemble = mf.fit(
                 ensemble,
                 (images.x_train, images.y_train),
                 key=key,
-                epochs=EPOCHS,
+                epochs=epochs,
                 batch_size=BATCH,
                 progress=False,
                 **arm,

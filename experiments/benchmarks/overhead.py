@@ -118,11 +118,15 @@ def main() -> None:
     """Print a table of seconds and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
+    given = parser.parse_args()
+    repeats, widths = given.repeats, WIDTHS
+    if given.quick:
+        repeats, widths = 2, WIDTHS[:1]
     print(f"jax {jax.__version__}, batch {BATCH}, {EXAMPLES} examples")
     columns = ("compile s", "epoch s", "CPU s", "loss")
     print(f"{'network':<18}{'forward':<14}" + "".join(f"{c:>12}" for c in columns))
-    for width in WIDTHS:
+    for width in widths:
         found = compare(width, repeats)
         for name, row in found.items():
             cells = (row["compile"], row["wall"], row["cpu"], row["loss"])

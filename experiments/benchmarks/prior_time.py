@@ -92,7 +92,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
     parser.add_argument("--widths", default="-".join(map(str, WIDTHS)))
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.examples, args.widths = 2, 1_280, "784-50-10"
     widths = tuple(int(width) for width in args.widths.split("-"))
     seconds = measure(widths, args.examples, args.rounds)
     ratios = seconds / seconds[:, :1]

@@ -22,6 +22,7 @@ SEED = 0
 EPOCHS = 1500
 COMMAND = [sys.executable, "-m", "meanfield", "train", "--quiet"]
 SETTINGS = ["--hidden", "8", "--epochs", str(EPOCHS), "--batch-size", "128"]
+SETTINGS += ["--rule", "published"]
 
 
 def last_epoch(run: Path) -> int:
@@ -34,7 +35,9 @@ def main() -> None:
     """Kill, go on, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    kills = parser.parse_args().kills
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
+    given = parser.parse_args()
+    kills = 1 if given.quick else given.kills
     rng = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = Path(folder) / "whole", Path(folder) / "broken"

@@ -149,8 +149,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     args = parser.parse_args()
-    job = args.job
+    job, widths = args.job, args.widths[:2] if args.quick else args.widths
     if job is not None:
         print(json.dumps(work(job[0], int(job[1]))))
         return
@@ -162,7 +163,7 @@ def main() -> None:
     heads += ["ens. process", "point s", "ensemble s", "ratio"]
     print(f"{'weights':>11}" + "".join(f"{head:>17}" for head in heads))
     sizes, rows = [], []
-    for width in args.widths:
+    for width in widths:
         size = FEATURES * width + width**2 + CLASSES * width
         row = {kind: measure(kind, width) for kind in KINDS}
         unit = row["point"]["state"]

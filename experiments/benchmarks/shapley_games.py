@@ -61,7 +61,10 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=2, help="splits of every table")
     parser.add_argument("--ours", action="store_true", help="leave shapiq out")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seeds, arguments.tables, arguments.ours = 1, 1, True
     splits = range(FIRST_TABLE_SEED, FIRST_TABLE_SEED + arguments.tables)
     games = {
         name: (len(exact), lookup(table), exact)

@@ -220,10 +220,10 @@ def tune(data_dir: str | None) -> None:
             print(row(f"{name} {title}", end), flush=True)
 
 
-def compare(data_dir: str | None) -> None:
+def compare(data_dir: str | None, repeats: int) -> None:
     """Alternating runs, then the ratio of the median times."""
     ends: dict[str, list[dict]] = {name: [] for name in RUNS}
-    for seed in range(REPEATS):
+    for seed in range(repeats):
         for name, settings in RUNS.items():
             end = measure(name, settings, seed, data_dir)
             ends[name].append(end)
@@ -231,7 +231,7 @@ def compare(data_dir: str | None) -> None:
     # Not arriving counts as infinitely long, so that a median is honest.
     for measured in ("seconds", "processor"):
         title = "wall" if measured == "seconds" else "processor"
-        print(f"\n{title} seconds to {100 * TARGET:g} %: median of {REPEATS}")
+        print(f"\n{title} seconds to {100 * TARGET:g} %: median of {repeats}")
         medians = {
             name: statistics.median(
                 end[measured] if end["arrived"] else math.inf for end in runs
@@ -247,6 +247,7 @@ def main() -> None:
     """Compare, tune the peer, or do one run for either."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
+    parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     parser.add_argument("--tune", action="store_true", help="the peer's grid")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -255,7 +256,7 @@ def main() -> None:
     elif args.tune:
         tune(args.data_dir)
     else:
-        compare(args.data_dir)
+        compare(args.data_dir, 1 if args.quick else REPEATS)
 
 
 if __name__ == "__main__":
