@@ -179,9 +179,9 @@ def main() -> None:
     shutil.rmtree(args.out / "files", ignore_errors=True)
     (args.out / "files").mkdir(parents=True)
     for name, net in {"as it came": network, **medians}.items():
-        path = args.out / "files" / f"{name.replace(' ', '-')}.npz"
+        path = args.out / "files" / f"{name.replace(' ', '-')}.safetensors"
         file = mf.deploy.export(
-            net, path, probe=pick(0, 4), format="numpy", call=charges
+            net, path, probe=pick(0, 4), format="safetensors", call=charges
         )
         print(f"{name:12s} {file.bytes:9,d} bytes as {type(net).__name__}")
     figure, axes = pyplot.subplots(figsize=(5, 3))
