@@ -196,3 +196,39 @@ def test_counts_are_offered_a_poisson_likelihood(tmp_path):
     assert found.task == "regression"
     assert "--likelihood poisson" in found.notes[0]
     assert data.table(tmp_path / "mine.csv", target="y", task="counts").notes == ()
+
+
+def column(cell):
+    """A table with a column p of such cells and two classes."""
+    rows = [f"{cell.format(i)},{'xy'[i % 2]}" for i in range(60)]
+    return "\n".join(["p,c", *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# by a tool\na,b,c\n1,2,x\n", "line 2 has 3 cells, those before it have 1"),
+        (column("{0}%"), r"'p' holds numbers with a unit.*'0%'.*--drop 'p'"),
+        (column('"$ {0},{0:03d},000.00"'), r"'p' holds numbers with a unit"),
+        (column("{0} km/h"), r"'p' holds numbers with a unit"),
+        (column('"{0},{0:03d}"'), "if the comma separates thousands, leave it out"),
+        (column("{0:x}"), r"'p' is mostly numbers.*'a'.*--drop 'p'"),
+    ],
+)
+def test_columns_of_odd_numbers_are_refused_with_the_way_out(tmp_path, text, message):
+    path = tmp_path / "odd.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        data.table(path, target="c")
+
+
+def test_a_column_without_a_heading_is_left_out_by_its_place(tmp_path):
+    path = tmp_path / "odd.csv"
+    rows = "\n".join(f"{i % 7},{i * i % 11},{'xy'[i % 2]}" for i in range(40))
+    path.write_text("a,,c\n" + rows + "\n")
+    with pytest.raises(ValueError, match=r"column 1 .* has none.*--drop column_1\)"):
+        data.table(path, target="c")
+    found = data.table(path, target="c", drop="column_1")
+    assert found.feature_names == ("a",)
+    # New rows may have it: it is not used.
+    assert list(data.read_table(path)) == ["a", "column_1", "c"]

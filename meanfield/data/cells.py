@@ -142,7 +142,7 @@ def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
         raise ValueError(
             f"column {name!r} holds numbers with a decimal comma, such as "
             f"{at(cells, row)}. Write them with a point, or say `decimal=','` "
-            "(--decimal ,)."
+            "(--decimal ,); if the comma separates thousands, leave it out."
         )
 
 

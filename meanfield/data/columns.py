@@ -21,6 +21,7 @@ _DATE = re.compile(
     r"|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .*)?"
     r"|\d{1,2}:\d{2}(:\d{2})?( ?[APap][Mm])?"
 )
+_SIGNED = re.compile(r"[€$£¥]?\s*[+-]?\d[\d.,]*(\s*[%€$£¥]|\s+[A-Za-z°/]+)?")
 _IDENTITY = re.compile(r"(?i)(^|.*[\W_])(id|uuid|key|index|no|nr)$|.*[a-z]I[dD]$")
 
 
@@ -69,6 +70,8 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
     refuse_dates(present, name)
     refuse_stray_texts(cells, name)
     different = present.nunique()
+    if different > ENOUGH_ROWS:
+        refuse_signed_numbers(present, name)
     unique = different > ENOUGH_ROWS and 2 * different > len(present)
     if unique and not wanted:
         return Finding(
@@ -122,15 +125,26 @@ def refuse_dates(cells: pd.Series, name: str) -> None:
         )
 
 
+def refuse_signed_numbers(cells: pd.Series, name: str) -> None:
+    """Raise if most cells are numbers with a unit, such as 45 % or € 1,200.00."""
+    signed = cells.str.fullmatch(_SIGNED).to_numpy(bool)
+    if signed.mean() > 0.9:
+        raise ValueError(
+            f"column {name!r} holds numbers with a unit or with commas, such as "
+            f"{cells.iloc[int(signed.argmax())]!r}. Write the numbers alone, or leave "
+            f"it out (--drop {name!r})."
+        )
+
+
 def refuse_stray_texts(cells: pd.Series, name: str) -> None:
     """Raise for a few texts among numbers, which are errors and not categories."""
     missing, numeric = is_missing(cells), is_number(cells)
     if 2 * numeric.sum() > (~missing).sum():
         (row,) = first_bad(~numeric & ~missing)
         raise ValueError(
-            f"column {name!r} is mostly numbers, but holds {at(cells, row)}. "
-            "Correct it, or spell every "
-            "cell of the column as text if it holds categories."
+            f"column {name!r} is mostly numbers, but holds {at(cells, row)}. Correct "
+            "it, spell every cell of the column as text if it holds categories, or "
+            f"leave it out (--drop {name!r})."
         )
 
 

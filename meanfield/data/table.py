@@ -137,6 +137,12 @@ def table(
     frame, notes, problems = text.frame, list(text.notes), list(text.problems)
     names = [str(name) for name in frame.columns]
     targets, chosen = _chosen(path, names, target, drop, features, problems)
+    problems += [
+        f"every column of {path} needs a heading; column {text.unnamed[name]} (counted "
+        f"from 0) has none. Write one, or leave it out (--drop {name})."
+        for name in (*targets, *chosen)
+        if name in text.unnamed
+    ]
     cells = {name: cells_of(frame, name) for name in (*targets, *chosen)}
     known = ~np.any([is_missing(cells[name]) for name in targets or chosen], axis=0)
     if targets and missing == "fill" and not known.all():

@@ -24,6 +24,8 @@ _SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SP
 SNIFFED = 50
 # Numbers of rows and columns by which it is guessed whether the first row is headings.
 LOOKED_AT = 200
+# How pandas says that rows differ in length.
+_UNEQUAL = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _COMMA_NUMBER = re.compile(r"[+-]?\d[\d.]*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
 
@@ -61,12 +63,14 @@ class Text:
         format: how it was written, as given or as guessed.
         notes: descriptions of what was guessed or left out, for the user.
         problems: errors in the headings.
+        unnamed: columns without a heading, by what they are called; their places.
     """
 
     frame: pd.DataFrame
     format: TextFormat
     notes: tuple[str, ...]
     problems: tuple[str, ...]
+    unnamed: dict[str, int]
 
 
 def separator_of(text: str | None) -> str | None:
@@ -117,8 +121,10 @@ def read_text(
         names = [f"column_{number}" for number in range(rows.shape[1])]
     frame = rows.iloc[1:].reset_index(drop=True) if headed else rows
     require(len(frame) > 0, f"the table {path} has headings but no rows.")
-    frame, names, left_out = _without_unnamed(frame, names)
-    notes += left_out
+    frame, names, said = _without_unnamed(frame, names)
+    notes += said
+    places = [number for number, name in enumerate(names) if name == ""]
+    unnamed = {f"column_{place}": place for place in places}
     problems = _heading_problems(path, names)
     frame.columns = _told_apart(names)
     if decimal == "," or (decimal is None and separator != ","):
@@ -127,7 +133,7 @@ def read_text(
     format = TextFormat(separator, "," if decimal == "," else ".", headed)
     if format != TextFormat() or encoding != "UTF-8":
         notes.insert(0, f"read as {encoding} text with {format.words}")
-    return Text(frame, format, tuple(notes), tuple(problems))
+    return Text(frame, format, tuple(notes), tuple(problems), unnamed)
 
 
 def _decoded(path: Path) -> tuple[str, str]:
@@ -183,9 +189,15 @@ def _rows(path: Path, text: str, separator: str) -> pd.DataFrame:
         raise ValueError(f"the table {path} is empty.") from error
     except pd.errors.ParserError as error:
         words = TextFormat(separator).words
+        where = str(error).strip()
+        found = _UNEQUAL.search(where)
+        if found:
+            before, line, cells = found.groups()
+            where = f"line {line} has {cells} cells, those before it have {before}"
         raise ValueError(
             f"the table {path}, read with {words} between cells, must have equally "
-            f"long rows: {str(error).strip()}. Another separator is given with --sep."
+            f"long rows: {where}. Delete lines that are no rows, such as comments; "
+            "another separator is given with --sep."
         ) from error
 
 
@@ -241,12 +253,6 @@ def _numbers(cells: Any) -> np.ndarray:
 
 def _heading_problems(path: Path, names: list[str]) -> list[str]:
     problems = []
-    for position, name in enumerate(names):
-        if name == "":
-            problems.append(
-                f"every column of {path} needs a heading; column {position} (counted "
-                "from 0) has none."
-            )
     for name, count in Counter(filter(None, names)).items():
         if count > 1:
             several = "two" if count == 2 else str(count)
@@ -264,7 +270,7 @@ def _told_apart(names: list[str]) -> list[str]:
     for position, name in enumerate(names):
         seen[name] += 1
         again = f"{name} ({seen[name]})" if seen[name] > 1 else name
-        found.append(again or f"column {position}")
+        found.append(again if name else f"column_{position}")
     return found
 
 
