@@ -23,7 +23,7 @@ from meanfield.runs.standardization import Standardization
 from meanfield.runs.tasks import build_likelihood, likelihood_of
 
 ROWS, SAMPLES = 60, 32
-QUICK = ["--hidden", "4", "--epochs", "2", "--quiet"]
+QUICK = ["--hidden", "4", "--epochs", "2", "--quiet", "--rule", "published"]
 
 
 def frame():
