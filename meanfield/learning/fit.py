@@ -243,7 +243,8 @@ def fit(
     )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    history, first, searching = {}, 0, ()
+    history, first, settling = {}, 0, 0
+    searching: dict[str, Any] = {}
     if checkpoint is not None:
         fingerprint = run_fingerprint(
             recipe, state, key, data, arrays, batch_size=batch_size, patience=patience
@@ -256,11 +257,10 @@ def fit(
             history, first = metadata["history"], metadata["epoch"]
             chosen = metadata.get("search") and Search.restored(metadata["search"])
         elif trials is not None:
-            keep = partial(checkpoint.keep_search, fingerprint=fingerprint)
-            searching = checkpoint.restore_search(fingerprint), keep
-    settling = 0
+            searching = {"found": checkpoint.restore_search(fingerprint)}
+            searching["keep"] = partial(checkpoint.keep_search, fingerprint=fingerprint)
     if trials is not None:
-        chosen = chosen or trials.search(*searching)
+        chosen = chosen or trials.search(**searching)
         recipe = trials.recipe_at(chosen.temperature, chosen.price, epochs)
         settling = math.ceil(RISING * epochs)
     run = Loop(recipe, state, key, history, validation, layout, settling)
