@@ -34,7 +34,10 @@ def evaluate(
         for value, array in zip(graph.inputs.values(), jax.tree.leaves(x), strict=True)
     }
     values = {**graph.constants, **inputs}
-    _run(graph, graph.nodes, values, len(inputs[graph.input]), patches or {})
+    # As in JAX, infinities and NaN pass without a warning; and small products of finite
+    # numbers warn without a reason when BLAS reads past their end.
+    with np.errstate(all="ignore"):
+        _run(graph, graph.nodes, values, len(inputs[graph.input]), patches or {})
     return values
 
 
