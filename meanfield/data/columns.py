@@ -115,24 +115,31 @@ def column_of(
 
 def refuse_dates(cells: pd.Series, name: str) -> None:
     """Raise if most cells are dates or times."""
-    dates = cells.str.fullmatch(_DATE).to_numpy(bool)
-    if dates.mean() > 0.9:
-        raise ValueError(
-            f"column {name!r} holds dates or times, such as "
-            f"{cells.iloc[int(dates.argmax())]!r}. Leave it out (--drop {name!r}), or "
-            "write what matters of it as numbers: the year, the month, days since a "
-            "first day."
-        )
+    _refuse_most(
+        cells,
+        _DATE,
+        f"column {name!r} holds dates or times",
+        f"Leave it out (--drop {name!r}), or write what matters of it as numbers: the "
+        "year, the month, days since a first day.",
+    )
 
 
 def refuse_signed_numbers(cells: pd.Series, name: str) -> None:
     """Raise if most cells are numbers with a unit, such as 45 % or € 1,200.00."""
-    signed = cells.str.fullmatch(_SIGNED).to_numpy(bool)
-    if signed.mean() > 0.9:
+    _refuse_most(
+        cells,
+        _SIGNED,
+        f"column {name!r} holds numbers with a unit or with commas",
+        f"Write the numbers alone, or leave it out (--drop {name!r}).",
+    )
+
+
+def _refuse_most(cells: pd.Series, pattern: re.Pattern, what: str, remedy: str) -> None:
+    """Raise with the first example if nine in ten cells match a pattern."""
+    found = cells.str.fullmatch(pattern).to_numpy(bool)
+    if found.mean() > 0.9:
         raise ValueError(
-            f"column {name!r} holds numbers with a unit or with commas, such as "
-            f"{cells.iloc[int(signed.argmax())]!r}. Write the numbers alone, or leave "
-            f"it out (--drop {name!r})."
+            f"{what}, such as {cells.iloc[int(found.argmax())]!r}. {remedy}"
         )
 
 
