@@ -461,3 +461,11 @@ def test_something_that_is_no_network_is_refused(model):
 def test_an_empty_probe_is_refused():
     with pytest.raises(ValueError, match="`probe` must be a batch of at least one"):
         shrink(dense(KEY), np.zeros((0, 8), np.float32))
+
+
+def test_a_network_that_gives_nan_is_refused_as_such():
+    network = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
+    weight = lambda network: network.layers[0].weight
+    broken = eqx.tree_at(weight, network, weight(network).at[0, 0].set(np.nan))
+    with pytest.raises(ValueError, match=r"`model` must give numbers .*got NaN"):
+        shrink(broken, np.ones((4, 3), np.float32))

@@ -135,8 +135,7 @@ def shrink(
         raise ValueError(
             "`model` does not run with smaller arrays: its code fixes their sizes. "
             "Read sizes from the arrays (x.shape, weight.shape) instead of writing "
-            "numbers in the code. "
-            f"({error})"
+            f"numbers in the code. ({error})"
         ) from error
 
 
@@ -167,6 +166,11 @@ def _shrink(
         if expected is None:
             patches = fold.patches if fold else None
             expected = outputs_of(graph, evaluate(graph, probe, patches))
+            require(
+                not any(np.isnan(output).any() for output in expected),
+                "`model` must give numbers for the probe; got NaN. Look for NaN in its "
+                "weights and inputs.",
+            )
         step = _step(units, network.arrays, values, fold, allow_constant)
         if step is None:
             break
