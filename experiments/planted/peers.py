@@ -17,6 +17,7 @@ their skip connections; it runs where its package is installed.
 import importlib.util
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +66,9 @@ def learn_gated(
         All parameters, with the gates in the weights, and P(z > 0) by path name.
     """
     start = {name: w.slab_mean for name, w in ensemble.weights().items()}
+    params, rest = eqx.partition(
+        ensemble.with_weights(start).params, eqx.is_inexact_array
+    )
     x, y = map(jnp.asarray, data)
     batch = min(BATCH, len(x))
     optimizer = optax.adam(optax.cosine_decay_schedule(STEP_SIZE, steps))
@@ -76,13 +80,13 @@ def learn_gated(
             own = None if key is None else jax.random.fold_in(key, number)
             noise = None if own is None else jax.random.logistic(own, alpha.shape)
             gates[name] = gate(alpha, noise)
-        return map_named(lambda name, leaf: leaf * gates.get(name, 1.0), params)
+        whole = eqx.combine(params, rest)
+        return map_named(lambda n, leaf: leaf * gates[n] if n in gates else leaf, whole)
 
     def loss(learned: Any, rows: Any, key: Any) -> Any:
-        params, alphas = learned
-        outputs = ensemble.apply_fn(gated(params, alphas, key), x[rows])
+        outputs = ensemble.apply_fn(gated(*learned, key), x[rows])
         found = -log_prob(likelihood, outputs, y[rows]).sum() / batch
-        there = [open_probs(alpha).sum() for alpha in alphas.values()]
+        there = [open_probs(alpha).sum() for alpha in learned[1].values()]
         return found + (price or 0.0) * sum(there) / len(x)
 
     def step(carry: Any, key: Any) -> Any:
@@ -102,7 +106,7 @@ def learn_gated(
     alphas = (
         {} if price is None else {n: jnp.full(w.shape, 2.0) for n, w in start.items()}
     )
-    params, alphas = run((ensemble.with_weights(start).params, alphas))
+    params, alphas = run((params, alphas))
     there = {name: np.asarray(open_probs(alpha)) for name, alpha in alphas.items()}
     return gated(params, alphas, None), there
 
