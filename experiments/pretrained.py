@@ -30,15 +30,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from expaloma.featurize import from_rdkit_mol
-from expaloma.nn.model import load_eqx
-from expaloma.paths import bundled_eqx_path
 from matplotlib import pyplot
-from rdkit import Chem, RDLogger
 from shared import credit_table, options, share_kept
 
 import meanfield as mf
 from meanfield import plots
+
+try:
+    from expaloma.featurize import from_rdkit_mol
+    from expaloma.nn.model import load_eqx
+    from expaloma.paths import bundled_eqx_path
+    from rdkit import Chem, RDLogger
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; pip install expaloma rdkit") from error
 
 SEED, ATOMS, EDGES = 0, 40, 84
 GROUPS = ("C", "O", "N", "F", "Cl", "Br", "C#N", "C(=O)O", "C(=O)N", "OC", "SC")
