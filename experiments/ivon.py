@@ -91,9 +91,9 @@ def train_ivon(
         deviation = jax.tree.map(lambda h: (num_data * (h + decay)) ** -0.5, hessian)
         theta = Posterior(mean, deviation, state).draw(draw_key)
         batch = jax.tree.map(lambda array: array[rows], data)
-        (value, state), slope = gradient(theta, state, batch, loss_key)
+        (value, state), found = gradient(theta, state, batch, loss_key)
         momentum = jax.tree.map(
-            lambda g, new: beta1 * g + (1 - beta1) * new, momentum, slope
+            lambda g, new: beta1 * g + (1 - beta1) * new, momentum, found
         )
 
         def curved(h: Any, new: Any, theta: Any, mean: Any, deviation: Any) -> Any:
@@ -101,7 +101,7 @@ def train_ivon(
             change = 0.5 * (1 - beta2) ** 2 * (h - new) ** 2 / (h + decay)
             return beta2 * h + (1 - beta2) * new + change
 
-        hessian = jax.tree.map(curved, hessian, slope, theta, mean, deviation)
+        hessian = jax.tree.map(curved, hessian, found, theta, mean, deviation)
         size = rate * (start + decay) * 0.5 * (1 + jnp.cos(jnp.pi * number / steps))
         bias = 1 - beta1 ** (number + 1)
         mean = jax.tree.map(
