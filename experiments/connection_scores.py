@@ -28,6 +28,15 @@ NODES = 16
 Scores = dict[str, np.ndarray]
 
 
+def network_of(ensemble: mf.Ensemble) -> Any:
+    """The network as a function of its weights by path name, and inputs."""
+
+    def network(weights: Any, x: Any) -> Any:
+        return ensemble.apply_fn(ensemble.with_weights(weights).params, x)
+
+    return network
+
+
 def loss_of(network: Any, likelihood: Any) -> Any:
     """The mean loss of ``network(weights, x)`` as a function of weights, x and y."""
 
@@ -73,9 +82,7 @@ def connection_scores(
     weights = ensemble.weights()
     means = {name: weight.mean for name, weight in weights.items()}
 
-    def network(weights: Any, x: Any) -> Any:
-        return ensemble.apply_fn(ensemble.with_weights(weights).params, x)
-
+    network = network_of(ensemble)
     loss = loss_of(network, likelihood)
 
     @jax.jit
@@ -103,4 +110,8 @@ def connection_scores(
         "integrated": {n: -mean * path[n] for n, mean in means.items()},
         "random": {n: rng.random(mean.shape) for n, mean in means.items()},
     }
-    return jax.tree.map(np.asarray, found)
+    # In the order of the weights, which a map over a tree would lose.
+    return {
+        score: {name: np.asarray(parts[name]) for name in weights}
+        for score, parts in found.items()
+    }

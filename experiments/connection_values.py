@@ -32,6 +32,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from connection_scores import fisher_scores, network_of
 from fashion_cnn import CNN
 from flax import nnx
 from matplotlib.figure import Figure
@@ -53,6 +54,7 @@ SETTINGS = {
 SEEDS = 5
 CHANNELS, CNN_WIDTH = (8, 16), 64
 TEST_EXAMPLES = 5000
+OBD_EXAMPLES = 500
 SHOWN = 2000  # connections in the figure
 REMOVED = (0.0025, 0.005, 0.01, 0.02, 0.05)
 KEPT = (0.5, 0.2, 0.1, 0.05, 0.03)
@@ -200,7 +202,8 @@ def flat(arrays) -> np.ndarray:
 def scores(ensemble, data, credit, key) -> dict[str, np.ndarray]:
     """One number a connection for every way to rank them."""
     weights = ensemble.weights()
-    mean = flat({name: w.mean for name, w in weights.items()})
+    means = {name: w.mean for name, w in weights.items()}
+    mean, some = flat(means), tuple(part[:OBD_EXAMPLES] for part in data)
     deviation = np.sqrt(flat({name: w.var for name, w in weights.items()}))
     log = mf.connection_values(
         ensemble,
@@ -217,31 +220,9 @@ def scores(ensemble, data, credit, key) -> dict[str, np.ndarray]:
         "rms log": flat(log.rms),
         "magnitude": np.abs(mean),
         "snr": np.abs(mean) / np.maximum(deviation, 1e-12),
-        "obd": mean**2 * fisher(ensemble, data),
+        "obd": flat(fisher_scores(network_of(ensemble), mf.Categorical(), means, some)),
         "random": np.asarray(jax.random.uniform(key, mean.shape)),
     }
-
-
-def fisher(ensemble, data, most: int = 500, chunk: int = 50) -> np.ndarray:
-    """Mean square over examples of ∂ log p(y | x)/∂w, at the posterior means."""
-    means = {name: w.mean for name, w in ensemble.weights().items()}
-
-    def log_prob(means, x, y):
-        outputs = ensemble.apply_fn(ensemble.with_weights(means).params, x[None])[0]
-        return jax.nn.log_softmax(outputs)[y]
-
-    squares = lambda x, y: jax.tree.map(jnp.square, jax.grad(log_prob)(means, x, y))
-    x, y = (jnp.asarray(part[:most]) for part in data)
-    count = len(y) // chunk * chunk
-    batches = (part[:count].reshape(-1, chunk, *part.shape[1:]) for part in (x, y))
-
-    @jax.jit
-    def total(x, y):
-        step = lambda xs: jax.tree.map(lambda g: g.sum(0), jax.vmap(squares)(*xs))
-        return jax.tree.map(lambda g: g.sum(0) / count, jax.lax.map(step, (x, y)))
-
-    found = total(*batches)
-    return flat({name: found[name] for name in means})
 
 
 def accuracy_of(ensemble, x, y):
