@@ -76,9 +76,9 @@ def live_connections(there: dict, chain: bool) -> dict[str, np.ndarray]:
     return live
 
 
-def by_input(scores: dict[str, np.ndarray]) -> np.ndarray:
-    """The largest score of the connections of the first layer that read each input."""
-    first = np.asarray(next(iter(scores.values())))
+def by_input(scores: dict[str, np.ndarray], design: Design) -> np.ndarray:
+    """The largest score of the connections that read each input."""
+    first = np.asarray(scores[design.reads])
     return first.reshape(len(first), -1).max(0)
 
 
@@ -106,7 +106,7 @@ def on_scores(design: Design, scores: dict, kept: int, matter, name: str) -> dic
     """Areas of connections and inputs, and the rates among as many as are live."""
     row = {}
     if matter is not None:
-        row[f"{name} input auc"] = area(by_input(scores), matter)
+        row[f"{name} input auc"] = area(by_input(scores, design), matter)
     if design.truth is None:
         return row
     row[f"{name} auc"] = connection_area(design, scores)
@@ -140,7 +140,7 @@ def of_peers(design: Design, data, matter, quick: bool, kept: int, key) -> dict:
     for name, score in scores.items():
         row |= on_scores(design, score, kept, matter, name)
     if matter is not None:
-        row |= on_inputs(by_input(live), matter, "gates")
+        row |= on_inputs(by_input(live, design), matter, "gates")
     if matter is not None and data[0].ndim == 2:
         classes = isinstance(likelihood, mf.Bernoulli)
         row |= on_inputs(peers.lasso_net(data, classes, 0), matter, "LassoNet")
@@ -174,9 +174,9 @@ def learn(design: Design, seed: int, quick: bool) -> dict:
     matter = None
     row = on_connections(design, live, "ours")
     if design.inputs is not None:
-        matter = np.zeros(by_input(there).size, bool)
+        matter = np.zeros(by_input(there, design).size, bool)
         matter[list(design.inputs)] = True
-        row |= on_inputs(by_input(live), matter, "ours")
+        row |= on_inputs(by_input(live, design), matter, "ours")
     if design.truth is not None:
         probs = flat(there, design)
         row |= calibration(probs, flat(arranged(design, there), design))

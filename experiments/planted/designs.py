@@ -43,6 +43,8 @@ class Design:
         build: from a key to an untrained ensemble.
         likelihood: of the targets.
         inputs: the inputs that matter; None where all do.
+        reads: path name of the array whose second axis, and those after it, are the
+            inputs.
         truth: by path name, the connections that matter, with the hidden units in one
             order of many; None where it is not unique.
         hidden: for each group of hidden units that can be permuted, the axes (path
@@ -54,6 +56,7 @@ class Design:
     build: Callable[[Any], mf.Ensemble]
     likelihood: Any
     inputs: tuple[int, ...] | None = None
+    reads: str = "layers/0/weight"
     truth: Masks | None = None
     hidden: tuple[tuple[tuple[str, int], ...], ...] = ()
     chain: bool = False
@@ -153,6 +156,7 @@ def convolution() -> Design:
         lambda key: ensemble(Kernels(key=key), key),
         mf.Gaussian(),
         inputs=tuple(np.flatnonzero(np.abs(kernels).sum(0).ravel()).tolist()),
+        reads=names[0],
         truth={names[0]: kernels != 0, names[1]: mask((1, 4), (0, 0), (0, 1))},
         hidden=(((names[0], 0), (names[1], 1)),),
     )
@@ -198,6 +202,7 @@ def recurrence() -> Design:
         lambda key: ensemble(Recurrence(key=key), key),
         mf.Gaussian(),
         inputs=(0, 1),
+        reads=names[0],
         truth={
             names[0]: mask((4, 6), (0, 0), (1, 1)),
             names[1]: mask((4, 4), (0, 0), (1, 0)),
