@@ -18,6 +18,8 @@ import numpy as np
 import oracles
 
 import meanfield as mf
+from meanfield.program.named_layers import layer_names
+from meanfield.program.steps import trace
 from meanfield.propagation.equation import UnsupportedPrimitiveError
 
 KEY = jax.random.key(1)
@@ -165,7 +167,9 @@ def game(one: Converted) -> None:
     """Some layer's units are players, whose payoffs are finite."""
     few = jax.tree.map(lambda a: a[:16], (one.x, one.y))
     refusal = None
-    for layer in dict.fromkeys(n.rpartition("/")[0] for n in one.trained.weights()):
+    x = jax.tree.map(lambda a: a[:FEW], one.x)
+    program = trace(one.trained.apply_fn, one.trained.mean_params(), x)
+    for layer in layer_names(program):
         try:
             played = mf.NeuronGame(one.trained, layer, few, likelihood=GAUSSIAN)
         except ValueError as error:

@@ -53,7 +53,9 @@ class NeuronGame:
         layer: a parameter path without its last name, such as ``"layers/1"``. Players
             are the units of a dense layer, the channels of a convolution, the units of
             a recurrent cell (from whose weights the state of a `scan` is computed) or,
-            for the path of a whole attention module, its heads.
+            for the path of a whole attention module, its heads. A weight of a flat
+            list or dictionary of parameters is a layer of its own path (``"w1"``);
+            block 2 of layers stacked for a `scan` is ``"layers[2]"``.
         data: arrays (x, y), over which payoffs and mean activations are averaged.
         likelihood: as in `fit`.
         payoff: "probability" of the true class or exp(log-likelihood) (default for

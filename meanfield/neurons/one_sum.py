@@ -23,8 +23,9 @@ from meanfield.checks import require
 from meanfield.credit.connection_shapley import ConnectionValues
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.program.entries import add_up, incoming_entries
+from meanfield.program.named_layers import layer_names
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import Units, layer_names, units_or_none
+from meanfield.program.units import Units, units_or_none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -38,28 +38,29 @@ def silence(
         forget: whether the slabs of the removed weights are set to 0 too. Otherwise
             they are kept, so that the unit can be made active again.
     """
-    cuts: dict[str, list[tuple[int, Any]]] = {}
+    cuts: dict[str, list[tuple[UnitSource, Any]]] = {}
     for layer, mask in masks.items():
         # The last entry, index −1, stands for parameters that belong to no unit.
         acting = jnp.append(jnp.asarray(mask), True)
         for name, source in sources[layer].items():
-            cuts.setdefault(name, []).append(
-                (source.axis, acting[np.array(source.owner)])
-            )
+            cuts.setdefault(name, []).append((source, acting[np.array(source.owner)]))
 
     def cut(name: str, leaf: Any) -> Any:
-        for axis, acting in cuts.get(name, ()):
-            leaf = _cut(leaf, axis, acting, forget)
+        for source, acting in cuts.get(name, ()):
+            leaf = _cut(leaf, source, acting, forget)
         return leaf
 
     params = map_named(cut, ensemble.params, is_spike_slab)
     return eqx.tree_at(lambda e: e.params, ensemble, params)
 
 
-def _cut(leaf: Any, axis: int, acting: Any, forget: bool) -> Any:
+def _cut(leaf: Any, source: UnitSource, acting: Any, forget: bool) -> Any:
     shape = [1] * len(leaf.shape)
-    shape[axis] = -1
+    shape[source.axis + (source.row is not None)] = -1
     acting = acting.reshape(shape)
+    if source.row is not None:
+        others = np.arange(leaf.shape[0]) != source.row
+        acting = acting | others.reshape(-1, *[1] * (len(shape) - 1))
 
     def keep(array: Shaped[Array, "..."], other: int) -> Array:
         return jnp.where(acting, array, jnp.asarray(other, array.dtype))

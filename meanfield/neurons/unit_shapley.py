@@ -42,14 +42,9 @@ from meanfield.credit.quadrature import Weighting, choose_rule
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import check_batch
 from meanfield.learning.likelihoods import Categorical
+from meanfield.program.named_layers import attention_names, layer_names
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import (
-    Units,
-    attention_names,
-    find_units,
-    layer_names,
-    units_or_none,
-)
+from meanfield.program.units import Units, find_units, units_or_none
 
 from .unit_gates import UnitGame, with_rests
 

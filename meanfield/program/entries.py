@@ -78,7 +78,7 @@ def _origin(program: Program, place: Any) -> tuple[str, Any]:
     moves: list[Step] = []
     while place not in names:
         made = [step for step in program.steps if place in step.outputs]
-        if not made or made[0].eqn.primitive.name not in MOVES:
+        if not made or made[0].eqn.primitive.name not in {*MOVES, "slice"}:
             return "", np.zeros(program.shapes[place], int)
         moves.append(made[0])
         place = made[0].inputs[0]

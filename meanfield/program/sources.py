@@ -14,10 +14,13 @@ class UnitSource:
     Attributes:
         axis: its axis along which the units lie.
         owner: the unit of every position along that axis; −1 for none.
+        row: the entry of the parameter's first axis to which this refers, if layers are
+            stacked along it; axis then counts the axes behind it.
     """
 
     axis: int
     owner: tuple[int, ...]
+    row: int | None = None
 
 
 def walk_back(program: Program, tracked: Mapping) -> Tracked:
@@ -40,8 +43,13 @@ def walk_back(program: Program, tracked: Mapping) -> Tracked:
 
 def sources(program: Program, tracked: Mapping) -> dict[str, UnitSource]:
     """The parameters among the values, by path name."""
-    return {
-        name: UnitSource(tracked[place][0], tuple(map(int, tracked[place][1])))
-        for name, place in program.leaves.items()
-        if place in tracked
-    }
+
+    def source(place: int, row: int | None = None) -> UnitSource:
+        axis, owner = tracked[place]
+        return UnitSource(axis, tuple(map(int, owner)), row)
+
+    found = {n: source(p) for n, p in program.leaves.items() if p in tracked}
+    for place, (name, row) in program.rows.items():
+        if place in tracked:
+            found[name] = source(place, row)
+    return found

@@ -10,30 +10,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
-from jax.extend.core import JaxprEqn, Literal
 
 from meanfield.trees import named_leaves
 
-from .jaxprs import CALLS, REMAT, bind, open_jaxpr, scan_counts
-
-_OPENED = frozenset({*CALLS, *REMAT, "custom_vjp_call"})
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Constant:
-    """A literal operand."""
-
-    value: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One primitive, with the places of its operands (or literals) and results."""
-
-    eqn: JaxprEqn
-    inputs: tuple[Any, ...]
-    outputs: tuple[int, ...]
+from .flattening import Constant, Step, flatten
+from .jaxprs import bind, open_jaxpr, scan_counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,12 +22,15 @@ class Program:
     """A network function of parameters and a batch, as steps on numbered values.
 
     Attributes:
-        steps: all steps in order; calls are inlined, the bodies of loops are not.
+        steps: all steps in order; calls are inlined, and so is a `scan` over layers;
+            the bodies of other loops are not.
         inputs: places of the arrays of (params, x), in tree order.
         constants: places and values known from the start.
         outputs: places (or literals) of the results.
         shapes: shape of every value.
         leaves: place of every parameter by path name.
+        rows: places that hold one layer of a parameter in which layers are stacked for
+            a `scan`: its path name and the number of the layer.
         finish: from the results to the network's return value.
     """
 
@@ -57,6 +41,19 @@ class Program:
     shapes: dict[int, tuple[int, ...]]
     leaves: dict[str, int]
     finish: Callable[[list[Any]], Any]
+    rows: Mapping[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Places of parameters by path name; layers of a stack as ``"layers[0]/w"``."""
+        stacked = {name for name, _ in self.rows.values()}
+        found = {n: place for n, place in self.leaves.items() if n not in stacked}
+        for place, (name, row) in self.rows.items():
+            parent, slash, last = name.rpartition("/")
+            found[f"{parent}[{row}]{slash}{last}" if slash else f"{name}[{row}]"] = (
+                place
+            )
+        return found
 
     def start(self, params: Any, x: Any) -> dict[int, Any]:
         """Values of the inputs and constants by place."""
@@ -130,7 +127,7 @@ def body_of(step: Step, is_data: Sequence[bool]) -> Program:
             depend on it count as parameters; carries always count as data.
     """
     jaxpr, consts = open_jaxpr(step.eqn.params["jaxpr"])
-    steps, constants, inputs, outputs, shapes = _flatten(jaxpr, consts)
+    steps, constants, inputs, outputs, shapes, _ = flatten(jaxpr, consts, None)
     num_consts, _ = scan_counts(step.eqn)
     known = {
         str(number): place
@@ -194,49 +191,16 @@ def run_loop(
 def trace(apply_fn: Callable[..., Any], params: Any, x: Any) -> Program:
     """Stage ``apply_fn(params, x)`` and inline its calls."""
     closed, outputs, static = eqx.filter_make_jaxpr(apply_fn)(params, x)
-    steps, constants, inputs, results, shapes = _flatten(*open_jaxpr(closed))
     arrays = [n for n, leaf in named_leaves(params).items() if eqx.is_array(leaf)]
+    jaxpr, consts = open_jaxpr(closed)
+    own = len(arrays)
+    steps, constants, inputs, results, shapes, rows = flatten(jaxpr, consts, own)
     leaves = dict(zip(arrays, inputs, strict=False))
+    names = {place: name for name, place in leaves.items()}
+    rows = {p: (names[whole], row) for p, (whole, row) in rows.items()}
     treedef = jax.tree.structure(outputs)
 
     def finish(values: list[Any]) -> Any:
         return eqx.combine(jax.tree.unflatten(treedef, values), static)
 
-    return Program(steps, inputs, constants, results, shapes, leaves, finish)
-
-
-def _flatten(jaxpr: Any, consts: Sequence[Any]) -> tuple[Any, ...]:
-    """Steps, constants, inputs, outputs and shapes of a jaxpr with inlined calls."""
-    shapes: dict[int, tuple[int, ...]] = {}
-    steps: list[Step] = []
-    constants: dict[int, Any] = {}
-
-    def new(shape: Any) -> int:
-        shapes[len(shapes)] = tuple(shape)
-        return len(shapes) - 1
-
-    def walk(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        environment: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
-        for var, value in zip(jaxpr.constvars, consts, strict=True):
-            environment[var] = new(np.shape(value))
-            constants[environment[var]] = value
-
-        def look(atom: Any) -> Any:
-            if isinstance(atom, Literal):
-                return Constant(atom.val)
-            return environment[atom]
-
-        for eqn in jaxpr.eqns:
-            items = [look(atom) for atom in eqn.invars]
-            if eqn.primitive.name in _OPENED:
-                inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-                results = walk(*open_jaxpr(inner), items)
-            else:
-                results = [new(var.aval.shape) for var in eqn.outvars]
-                steps.append(Step(eqn, tuple(items), tuple(results)))
-            environment.update(zip(eqn.outvars, results, strict=True))
-        return [look(atom) for atom in jaxpr.outvars]
-
-    inputs = tuple(new(var.aval.shape) for var in jaxpr.invars)
-    results = walk(jaxpr, consts, inputs)
-    return tuple(steps), constants, inputs, tuple(results), shapes
+    return Program(steps, inputs, constants, results, shapes, leaves, finish, rows)

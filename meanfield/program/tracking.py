@@ -46,8 +46,15 @@ def tracked_results(
             item in program.from_data for item in step.inputs if item not in tracked
         )
         return {out: (axis, owner)} if alike and alone else {}
+    if name == "scatter-add":
+        return _added_up(program, step, tracked, mixing)
     if len(tracked) > 1:
         return {}
+    if name == "gather":
+        new = (
+            _axes_looked_up(step, shape).get(axis) if place == step.inputs[0] else None
+        )
+        return {} if new is None else {out: (new, owner)}
     if name == "transpose":
         return {out: (list(params["permutation"]).index(axis), owner)}
     if name == "broadcast_in_dim":
@@ -74,6 +81,20 @@ def tracked_results(
         )
         return {out: (axis, owner)} if alone else {}
     return {}
+
+
+def _added_up(program: Program, step: Step, tracked: Mapping, mixing: bool) -> Tracked:
+    """The sum of the entries of a unit over segments, such as the edges into a node."""
+    base, _, updates = step.inputs
+    axes = _axes_added(program, step)
+    if updates not in tracked or tracked[updates][0] not in axes:
+        return {}
+    axis, owner = axes[tracked[updates][0]], tracked[updates][1]
+    if base in tracked:
+        alike = tracked[base][0] == axis and np.array_equal(tracked[base][1], owner)
+    else:
+        alike = mixing or base not in program.from_data
+    return {step.outputs[0]: (axis, owner)} if alike else {}
 
 
 def tracked_operands(
@@ -126,6 +147,14 @@ def _operand(
         return None if own is None or shape[own] != out[axis] else (own, owner)
     if name in ("reshape", "squeeze"):
         return _reshaped(out, shape, axis, owner)
+    if name in ("gather", "scatter-add") and side == 1:  # indices
+        return None
+    if name == "scatter-add" and side == 0:
+        return axis, owner
+    if name in ("gather", "scatter-add"):
+        pairs = _axes_added(program, step) if side else _axes_looked_up(step, shape)
+        back = {new: own for own, new in pairs.items()}
+        return (back[axis], owner) if axis in back else None
     if name in ("dot_general", "conv_general_dilated"):
         own = source_axis(program, step, side, axis)
         return None if own is None or shape[own] != out[axis] else (own, owner)
@@ -144,6 +173,29 @@ def _operand(
         start = sum(sizes[:side])
         return axis, owner[start : start + sizes[side]]
     return (axis, owner) if name == "split" else None
+
+
+def _axes_looked_up(step: Step, shape: Sequence[int]) -> dict[int, int]:
+    """Axes that a `gather` takes whole, with the axes of the result."""
+    numbers, sizes = (
+        step.eqn.params["dimension_numbers"],
+        step.eqn.params["slice_sizes"],
+    )
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    kept = [axis for axis in range(len(shape)) if axis not in gone]
+    pairs = zip(kept, numbers.offset_dims, strict=True)
+    return {own: int(new) for own, new in pairs if sizes[own] == shape[own]}
+
+
+def _axes_added(program: Program, step: Step) -> dict[int, int]:
+    """Axes of the updates of a `scatter-add` that cover whole axes of the result."""
+    numbers = step.eqn.params["dimension_numbers"]
+    old = program.shapes[step.inputs[2]]
+    new = program.shapes[step.outputs[0]]
+    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    kept = [axis for axis in range(len(new)) if axis not in gone]
+    pairs = zip(numbers.update_window_dims, kept, strict=True)
+    return {int(own): to for own, to in pairs if old[own] == new[to]}
 
 
 def _cut(params: Any, axis: int) -> slice:

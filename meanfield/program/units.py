@@ -18,6 +18,16 @@ from meanfield.checks import require
 
 from .heads import find_heads
 from .jaxprs import scan_counts
+from .named_layers import (
+    are_apart,
+    attention_names,
+    first_use,
+    is_around,
+    is_within,
+    layer_names,
+    parent_of,
+    weights_of,
+)
 from .primitives import ENTRYWISE, MOVES, PRODUCTS
 from .products import result_axis, source_axis
 from .reads import UnitRead, above, below, find_reads
@@ -51,25 +61,21 @@ class Units:
     product: tuple[int, int, int] | None = None
 
 
-def layer_names(program: Program) -> list[str]:
-    """Layers with weights, by parameter path without its last name."""
-    return sorted({name.rpartition("/")[0] for name in _weights(program)})
-
-
 def find_units(program: Program, layer: str) -> Units:
     """The output units of a layer.
 
     Args:
         program: the network.
         layer: a parameter path without its last name, such as ``"layers/1"``, or the
-            path of a recurrent cell; empty for a network that is itself a layer.
+            path of a recurrent cell; empty for a network that is itself a layer. Also
+            the path of one weight, and ``"layers[1]"`` of a stack for a `scan`.
 
     Raises:
         ValueError: there is no such layer, or its units cannot be told apart.
     """
     layers = layer_names(program)
     require(
-        any(_is_below(name, layer) for name in _weights(program)),
+        any(is_within(name, layer) for name in weights_of(program)),
         f"`layer` must be a layer with weights; got {layer!r}. There are {layers}.",
     )
     units = units_or_none(program, layer)
@@ -86,14 +92,17 @@ def find_units(program: Program, layer: str) -> Units:
 
 def units_or_none(program: Program, layer: str) -> Units | None:
     """The output units of a layer; None where they cannot be told apart."""
-    weights = _weights(program)
-    own = {p for name, p in weights.items() if name.rpartition("/")[0] == layer}
-    inside = {p for name, p in weights.items() if _is_below(name, layer)}
-    found = _first_use(program, own, (*PRODUCTS, "scan")) if own else None
+    weights = weights_of(program)
+    names = [n for n in weights if n == layer or parent_of(n) == layer]
+    own = {weights[name] for name in names}
+    inside = {p for name, p in weights.items() if is_within(name, layer)}
+    if len(names) > 1 and are_apart(program, names):
+        return _heads(program, layer, inside)
+    found = first_use(program, own, (*PRODUCTS, "scan")) if own else None
     if not own:
-        found = _first_use(program, inside, ("scan",))
+        found = first_use(program, inside, ("scan",))
         if found is None:
-            return _heads(program, inside)
+            return _heads(program, layer, inside)
     if found is None:
         return None
     number, sides = found
@@ -102,45 +111,10 @@ def units_or_none(program: Program, layer: str) -> Units | None:
     return _behind_product(program, number, sides[0])
 
 
-def _is_below(name: str, layer: str) -> bool:
-    return not layer or name.startswith(f"{layer}/")
-
-
-def attention_names(program: Program) -> list[str]:
-    """Modules whose units are attention heads, by the path of their parameters."""
-    modules: dict[str, set[int]] = {}
-    for name, place in _weights(program).items():
-        module = name.rpartition("/")[0].rpartition("/")[0]
-        modules.setdefault(module, set()).add(place)
-    return sorted(name for name, own in modules.items() if find_heads(program, own))
-
-
-def _weights(program: Program) -> dict[str, int]:
-    return {
-        name: place
-        for name, place in program.leaves.items()
-        if len(program.shapes[place]) >= 2
-    }
-
-
-def _first_use(
-    program: Program, places: set[int], kinds: Sequence[str]
-) -> tuple[int, list[int]] | None:
-    """The first step of some kind that reads a given value, and by which operands."""
-    places = set(places)
-    for number, step in enumerate(program.steps):
-        hits = [i for i, item in enumerate(step.inputs) if item in places]
-        name = step.eqn.primitive.name
-        if hits and name in MOVES:
-            places |= set(step.outputs)
-        elif hits and name in kinds:
-            return number, hits
-    return None
-
-
-def _heads(program: Program, places: set[int]) -> Units | None:
+def _heads(program: Program, layer: str, places: set[int]) -> Units | None:
     found = find_heads(program, places)
-    if found is None:
+    # A group of several blocks has no heads of its own.
+    if found is None or any(is_around(layer, n) for n in attention_names(program)):
         return None
     made, fed, reads = found
     ((place, (axis, head)),) = made.items()

@@ -49,12 +49,21 @@ def outputs_of(graph: Graph, values: Mapping[Value, np.ndarray]) -> list[np.ndar
 def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.ndarray]:
     """Results of a node that is not a loop, by NumPy, or by JAX if NumPy lacks it."""
     if node.eqn is not None:
+        sizes = {k: _sized(v, batch) for k, v in node.eqn.params.items()}
         with jax.ensure_compile_time_eval():
-            results = bind(node.eqn, *map(jax.numpy.asarray, operands))
+            results = bind(node.eqn, *map(jax.numpy.asarray, operands), **sizes)
     else:
         results = operate(node, operands, batch)
     pairs = zip(results, node.outputs, strict=True)
     return [np.asarray(array, value.dtype) for array, value in pairs]
+
+
+def _sized(parameter: Any, batch: int) -> Any:
+    """A parameter of a primitive, with the length of the batch where it is symbolic."""
+    if type(parameter) is tuple:
+        return tuple(_sized(part, batch) for part in parameter)
+    symbolic = jax.export.is_symbolic_dim(parameter) and str(parameter) == "batch"
+    return batch if symbolic else parameter
 
 
 def operate(node: Node, operands: Sequence[Any], batch: int) -> list[Any]:

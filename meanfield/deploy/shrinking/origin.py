@@ -57,12 +57,14 @@ def outgoing_entries(
             yield name, np.take(entries, columns, axis).ravel()
 
 
-def links_from(units: TiedUnits, prefix: str) -> list[Link]:
-    """The links whose weights are arrays with a given path prefix."""
+def links_from(units: TiedUnits, layer: str) -> list[Link]:
+    """The links whose weights are an array of this path, or arrays below it."""
     found = []
     for link in units.links:
         source = array_of(units.graph, link.node.inputs[link.weight])
-        if source is not None and source[0].startswith(f"{prefix}/"):
+        if source is None:
+            continue
+        if source[0] == layer or source[0].startswith(f"{layer}/"):
             found.append(link)
     return found
 

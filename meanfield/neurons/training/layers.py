@@ -7,10 +7,11 @@ from typing import Any
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.neurons.silence import check_silent
+from meanfield.program.named_layers import layer_names
 from meanfield.program.primitives import PRODUCTS
 from meanfield.program.sources import UnitSource
 from meanfield.program.steps import Program, trace
-from meanfield.program.units import Units, find_units, layer_names, units_or_none
+from meanfield.program.units import Units, find_units, units_or_none
 
 
 @dataclasses.dataclass(frozen=True)
