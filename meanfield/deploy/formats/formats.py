@@ -10,6 +10,7 @@
 
 `npz` is another name for `numpy`. All formats take whole inputs: the file itself drops
 the entries that a shrunk network does not read (an archive lists those that it reads).
+Archives and ONNX files store sparse arrays without their zeros (see `onnx_packed`).
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from .archive import load_subnetwork, save_archive
 from .compare import compare, compare_int8, require_judged
 from .extras import need
 from .numpy_writer import RUNTIME, runtime_source, save_numpy
+from .onnx_packed import pack_arrays
 from .onnx_raw import take_raw
 from .onnx_session import onnx_predictor
 from .onnx_writer import OPSET, load_onnx, note_about, save_onnx, to_onnx
@@ -177,15 +179,16 @@ def export(
             save_numpy(temporary, portable_graph(network, kept, probe))
         else:
             converted = _converted(network, kept, probe, fallback)
-            if format == "onnx":
-                save_onnx(temporary, converted)
-            else:
+            if format == "onnx-int8":
                 ranges = as_batch(probe if calibration is None else calibration)
                 precision = save_int8(temporary, converted, ranges, link)
                 require_judged(probe, expected, link)
+                converted = load_onnx(temporary)
             if raw:
                 about = {**(about or {}), "inputs": "raw"}
-                save_onnx(temporary, take_raw(load_onnx(temporary), about["source"]))
+                converted = take_raw(converted, about["source"])
+            pack_arrays(converted)
+            save_onnx(temporary, converted)
             note_about(temporary, about)
         predict = load_predictor(temporary, format, like=network)
         if dtype == "float16" and format == "safetensors":

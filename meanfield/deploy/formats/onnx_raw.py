@@ -20,6 +20,7 @@ from meanfield.learning.likelihoods import LARGEST_LOG_RATE, SMALLEST_SCALE
 
 from .extras import need
 from .onnx_emitter import onnx_type
+from .onnx_scale import divide_weights
 from .raw_inputs import INPUT
 
 NETWORK = "network/"
@@ -61,7 +62,7 @@ def take_raw(model: Any, source: Mapping[str, Any]) -> Any:
     if contract["kind"] == "table":
         inputs = _columns(around, contract["columns"], own_input.name)
     else:
-        inputs = _array(around, contract, own_input.name)
+        inputs = _array(around, contract, own_input.name, wrapped.graph)
     before, around.nodes = around.nodes, []
     outputs = _answers(around, targets, own_output.name)
     names = [value.name for value in (*inputs, *outputs)]
@@ -109,12 +110,25 @@ class _Around:
         return name
 
 
-def _array(around: _Around, contract: Mapping[str, Any], output: str) -> list[Any]:
-    """Divide one raw array, and give it the shape of the features."""
-    sizes = np.asarray([-1, *contract["feature_shape"]], np.int64)
-    raw = around.emit("Reshape", [INPUT, around.constant(sizes)])
-    divisor = around.constant(np.asarray(contract["divide_by"], np.float32))
-    around.emit("Div", [raw, divisor], output)
+def _array(
+    around: _Around, contract: Mapping[str, Any], output: str, graph: Any
+) -> list[Any]:
+    """Divide one raw array, and give it the shape of the features.
+
+    Where the network begins with products, their weights are divided instead, once,
+    which saves a pass over every input.
+    """
+    sizes = around.constant(np.asarray([-1, *contract["feature_shape"]], np.int64))
+    divisor = np.asarray(contract["divide_by"], np.float32)
+    if divisor == 1:
+        around.emit("Reshape", [INPUT, sizes], output)
+    else:
+        number = around.constant(divisor)
+        if divide_weights(graph, output, number):
+            around.emit("Reshape", [INPUT, sizes], output)
+        else:
+            raw = around.emit("Reshape", [INPUT, sizes])
+            around.emit("Div", [raw, number], output)
     return [_info(INPUT, np.float32, contract["shape"])]
 
 

@@ -15,6 +15,7 @@ from meanfield.learning.targets import output_distribution
 
 from .formats import Exported, staged
 from .onnx_ensemble import ensemble_to_onnx
+from .onnx_packed import pack_arrays
 from .onnx_session import open_session
 from .onnx_writer import save_onnx
 from .whole_inputs import jit_predict, opened, portable_graph
@@ -58,7 +59,9 @@ def export_together(
     outputs = [np.asarray(jit_predict(*part)(probe), np.float64) for part in parts]
     expected = combine(np.stack(outputs), link)
     with staged(path) as temporary:
-        save_onnx(temporary, ensemble_to_onnx(graphs, link))
+        model = ensemble_to_onnx(graphs, link)
+        pack_arrays(model)
+        save_onnx(temporary, model)
         found = run_together(temporary, probe)
         difference = compare_together(expected, found, tolerance)
     return Exported(path, path.stat().st_size, difference)

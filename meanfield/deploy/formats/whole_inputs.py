@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.graph.graph import Graph, reads_of
+from meanfield.deploy.graph.input_span import read_span
 from meanfield.deploy.graph.inputs import batch_size
 from meanfield.deploy.graph.network import Network, as_network
 from meanfield.deploy.graph.simplify import select_inputs, simplify
@@ -67,7 +68,11 @@ def portable_graph(
         small = np.take(small, indices, axis + 1)
     graph = simplify(trace_symbolic(network, small))
     _require_computed(graph)
-    return select_inputs(graph, dict(kept), probe.shape[1:]) if kept else graph
+    if not kept:
+        return graph
+    shape = probe.shape[1:]
+    span = read_span(graph, dict(kept), shape)
+    return select_inputs(graph, dict(kept), shape) if span is None else span
 
 
 def require_one_array(network: Network, kept: Mapping[int, np.ndarray], x: Any) -> None:

@@ -1,0 +1,46 @@
+"""Divide the weights of a network's first products instead of its inputs."""
+
+from typing import Any
+
+from .extras import need
+
+
+def divide_weights(graph: Any, name: str, divisor: str) -> bool:
+    """Divide the matrices that multiply a value of an ONNX graph: x/d @ W = x @ (W/d).
+
+    The quotient is of constants, so that a runtime computes it once.
+
+    Args:
+        graph: is changed.
+        name: of the value.
+        divisor: name of a constant, one number.
+
+    Returns:
+        Whether only products with stored matrices read the value or slices of it; if
+        not, nothing is changed.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    found, values = [], [name]
+    for value in values:
+        for node in graph.node:
+            places = [i for i, one in enumerate(node.input) if one == value]
+            if places == [0] and node.op_type == "Slice":
+                values.append(node.output[0])
+            elif places == [0] and node.op_type in ("Gemm", "MatMul"):
+                found.append(node)
+            elif places:
+                return False
+    if not found or outputs & set(values):
+        return False
+    if any(node.input[1] not in stored for node in found):
+        return False
+    make, divided = need("onnx").helper.make_node, {}
+    for node in found:
+        weight = node.input[1]
+        if weight not in divided:
+            divided[weight] = f"{weight}/divided"
+            quotient = make("Div", [weight, divisor], [divided[weight]])
+            graph.node.insert(0, quotient)
+        node.input[1] = divided[weight]
+    return True
