@@ -198,6 +198,27 @@ def haiku_lstm() -> Model:
     return haiku(run, signal(EXAMPLES, 3, 3))
 
 
+@row("attention as its user wrote it, jax.numpy")
+def own_attention() -> Model:
+    keys = jax.random.split(KEY, 5)
+    shapes = {"q": (4, 4), "k": (4, 4), "v": (4, 4), "out": (4, 4), "read": (12, 2)}
+    params = {
+        name: jax.random.normal(key, shape) / shape[0] ** 0.5
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+    def apply_fn(params: Any, x: Any) -> Any:
+        split = lambda a: a.reshape(-1, 3, 2, 2).swapaxes(1, 2)
+        q, k, v = (split(x @ params[name]) for name in "qkv")
+        scores = jnp.einsum("bhid,bhjd->bhij", q, k) / 2**0.5
+        scores = scores - jnp.max(scores, -1, keepdims=True)
+        share = jnp.exp(scores) / jnp.exp(scores).sum(-1, keepdims=True)
+        mixed = jnp.einsum("bhij,bhjd->bihd", share, v).reshape(-1, 3, 4)
+        return (x + mixed @ params["out"]).reshape(-1, 12) @ params["read"]
+
+    return Model((apply_fn, params), signal(EXAMPLES, 3, 4), pair)
+
+
 @row("flowjax coupling_flow, log density")
 def coupling_flow() -> Model:
     from flowjax.distributions import Normal

@@ -49,7 +49,7 @@ CASES = {
 class Training:
     """One run, an epoch at a time."""
 
-    def __init__(self, ensemble, data, prior, parametrization):
+    def __init__(self, ensemble, data, prior, parametrization, batch=BATCH):
         learned, fixed = split_learned(ensemble, mf.Categorical(), parametrization)
         optimizer = optax.adam(STEP_SIZE)
         self.recipe = Recipe(
@@ -60,14 +60,14 @@ class Training:
             temperature=1.0,
             num_data=len(data[0]),
         )
-        self.data, self.number = data, 0
+        self.data, self.batch, self.number = data, batch, 0
         self.state = starting_state(learned, optimizer)
 
     def epoch(self) -> float:
         """Learn for an epoch; its seconds."""
         number, key = jnp.asarray(self.number), jax.random.key(0)
         start = time.perf_counter()
-        constants = (self.recipe, *self.data, key, number, BATCH)
+        constants = (self.recipe, *self.data, key, number, self.batch)
         self.state, parts = run_epoch(constants, self.state)
         jax.block_until_ready((self.state, parts))
         self.number += 1
