@@ -1,3 +1,4 @@
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,14 @@ os.environ["MEANFIELD_CACHE"] = "off"
 UNOPTIMIZED = "jax_disable_most_optimizations"
 QUICKLY = os.environ.get("MEANFIELD_TESTS") != "optimized"
 if QUICKLY and jax.__version_info__ < (0, 11):  # Later ones do not know this flag.
-    flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+    # One module for the code of a program: to split it pays for large programs alone.
+    flags = (
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+    os.environ["XLA_FLAGS"] = " ".join(
+        [os.environ.get("XLA_FLAGS", ""), *flags]
+    ).strip()
 
 
 def compile_quickly(quickly: bool) -> None:
@@ -27,8 +34,11 @@ def compile_quickly(quickly: bool) -> None:
 compile_quickly(QUICKLY)
 
 # Each compiled program of JAX on a CPU holds some memory maps. Linux allows a process
-# 65,530 of them, and the compiler dies of a segmentation fault at the next.
-MOST_MAPS = 20_000
+# 65,530 of them, and the compiler dies of a segmentation fault at the next. To count
+# them takes tens of milliseconds.
+MOST_MAPS = 40_000
+TESTS_BETWEEN_COUNTS = 20
+tests_run = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -49,10 +59,11 @@ def _compiled_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
     compile_quickly(QUICKLY)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _compiled_programs_are_dropped() -> Iterator[None]:
     """Forget what was compiled before a long test process runs out of memory maps."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
+    if next(tests_run) % TESTS_BETWEEN_COUNTS == 0:
+        maps = Path("/proc/self/maps")
+        if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+            jax.clear_caches()
