@@ -58,6 +58,7 @@ SIZES = {
 MEMBERS, DRAWS, DROPOUT, LABELLED = 3, 8, 0.1, 300
 # Of the means; those of π and Ξ, which have few steps to go far, are given in full.
 STEP_SIZE = {"pretrained": 2e-4, "scratch": 4e-3, "quick": 4e-3}
+SPARSE_STEP_SIZE = STEP_SIZE | {"pretrained": 1e-3}  # Those that stay have to adapt.
 IVON = {
     "pretrained": Settings(step_size=0.01),
     "scratch": Settings(step_size=0.2),
@@ -66,7 +67,7 @@ IVON = {
 SPREAD_STEP = {"spike_logit": 0.1, "log_slab_std": 0.02}
 SLAB_SHARE, SPIKE_PROB = 0.01, 0.02
 # Temperature and price of a connection in nats, of the mean field and when sparse.
-USUAL, SPARSE = (0.1, 0.0), (0.3, 6.0)
+USUAL, SPARSE = (0.1, 0.0), (0.2, 6.0)
 COLUMNS = ("accuracy", "nll", "ece", "auroc", "kept", "training")
 
 
@@ -94,6 +95,7 @@ def fitted(
     *,
     noisy,
     pressure=USUAL,
+    steps=STEP_SIZE,
     rate=0.0,
     hold=None,
     share=1.0,
@@ -102,7 +104,7 @@ def fitted(
     """Train an ensemble, or a point network, for a share of the epochs."""
     model, (epochs, batch) = (resnet.modes(rate), params), SIZES[part][3:5]
     epochs = int(epochs * share)
-    steps = epochs * (len(data[0]) // batch)
+    number, size = epochs * (len(data[0]) // batch), steps[part]
     temperature, price = pressure
     if noisy:
         ensemble = mf.Ensemble.from_model(
@@ -115,7 +117,6 @@ def fitted(
         prior = mf.SpikeSlabPrior(inclusion_prob=present, slab_scale="learned")
     else:
         ensemble, prior = mf.Ensemble.from_points(model), None
-    size = STEP_SIZE[part]
     faster = {name: step / size for name, step in SPREAD_STEP.items()}
     return mf.fit(
         ensemble,
@@ -124,11 +125,11 @@ def fitted(
         epochs=epochs,
         batch_size=batch,
         prior=prior,
-        temperature=optax.linear_schedule(0.0, temperature, steps // 2),
+        temperature=optax.linear_schedule(0.0, temperature, number // 2),
         optimizer=optax.chain(
             optax.scale_by_adam(),
             mf.learning.scale_steps(faster) if noisy else optax.identity(),
-            optax.scale_by_learning_rate(optax.cosine_decay_schedule(size, steps)),
+            optax.scale_by_learning_rate(optax.cosine_decay_schedule(size, number)),
             keep_zeros() if zeros else optax.identity(),
         ),
         augment=resnet.flip,
@@ -159,13 +160,12 @@ def shipped(sparse, dense, folder, probe):
     """Bytes of the networks in files that were loaded back and compared."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write = lambda net, name, format: (
-        mf.deploy.export(net, folder / name, probe=probe, format=format).bytes
-    )
     return {
-        "bytes": write(sparse, "sparse.npz", "numpy"),
-        "dense bytes": write(dense, "dense.npz", "numpy"),
-        "onnx bytes": write(sparse, "sparse.onnx", "onnx"),
+        f"{name} {format}": mf.deploy.export(
+            net, folder / f"{name}.{format}", probe=probe, format=format
+        ).bytes
+        for name, net in {"sparse": sparse, "dense": dense}.items()
+        for format in ("safetensors", "onnx")
     }
 
 
@@ -183,6 +183,7 @@ def run(args, part, arm, seed, folder, data, judged, held, foreign):
             fit_key,
             noisy=True,
             pressure=SPARSE if arm == "sparse" else USUAL,
+            steps=SPARSE_STEP_SIZE if arm == "sparse" else STEP_SIZE,
             hold="means" if arm == "post hoc" else None,
         )
         found["training"] = time.perf_counter() - began
@@ -197,7 +198,8 @@ def run(args, part, arm, seed, folder, data, judged, held, foreign):
             draws = [params]
             dense = (resnet.modes(), start(args, part, keys[0]))
             files = args.out / part / "files"
-            found |= shipped((resnet.modes(), params), dense, files, judged[0][:4])
+            few = judged[0][:4]
+            found["bytes"] = shipped((resnet.modes(), params), dense, files, few)
         elif not args.select and (part != "pretrained" or arm == "post hoc"):
             few = (held[0][:LABELLED], held[1][:LABELLED])
             labels = mf.label_connections(
@@ -207,7 +209,9 @@ def run(args, part, arm, seed, folder, data, judged, held, foreign):
             found["verdict"] = labels.certificate.verdict
     elif arm == "magnitude":
         sparse = json.loads((folder / f"sparse-{seed}.json").read_text())
-        half = functools.partial(fitted, part, data=data, noisy=False, share=0.5)
+        half = functools.partial(
+            fitted, part, data=data, noisy=False, steps=SPARSE_STEP_SIZE, share=0.5
+        )
         params = largest(half(params, key=fit_key).params, sparse["kept"])
         draws = [half(params, key=keys[2], zeros=True).params]
         found |= {"kept": sparse["kept"], "training": time.perf_counter() - began}

@@ -6,6 +6,7 @@ from public_models import MODELS
 
 # Cheap rows of different frameworks, and the columns that no other test has.
 ROWS = (
+    "attention as its user wrote it, jax.numpy",
     "equinox.nn.MultiheadAttention, query and memory",
     "flax.nnx.LoRALinear",
     "haiku.nets.MLP",
