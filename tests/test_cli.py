@@ -34,6 +34,9 @@ def test_a_run_folder_holds_what_the_contract_says(digits):
         assert (digits / "plots" / f"{name}.png").is_file()
     metrics = json.loads((digits / "metrics.json").read_text())
     needed = "accuracy nll ece num_samples train_seconds epochs num_weights labels"
+    # Of the same layers, and not yet what is learned.
+    assert metrics["entropy_start"].keys() == metrics["entropy"].keys()
+    assert metrics["entropy_start"] != metrics["entropy"]
     assert set(needed.split()) | {"versions"} <= set(metrics)
     for fractions in metrics["labels"].values():
         assert set(fractions) == {"important", "absent", "variable"}

@@ -215,6 +215,14 @@ def test_a_landscape_of_certain_weights_can_be_drawn(tmp_path):
     plots.save(axis, tmp_path / "certain.png")
 
 
+def test_pale_connections_are_seen_in_the_legend():
+    zeros = np.zeros((1, 2))
+    labels = np.array([[mf.Label.ABSENT, mf.Label.IMPORTANT]])
+    axis = plots.landscape(mf.SpikeSlab(zeros, zeros + 1, zeros + 1), labels=labels)
+    marks = axis.get_legend().legend_handles
+    assert [mark.get_alpha() for mark in marks] == [1, 1]
+
+
 def test_bars_hold_the_fractions_and_stack_to_one():
     axis = plots.label_fractions(FRACTIONS)
     heights = {

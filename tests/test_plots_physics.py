@@ -62,6 +62,11 @@ def test_utilities_and_verdicts_of_many_tensors_are_drawn(axis):
     refused = fits | {"empty": fit_microstructure(np.zeros(3))}
     assert plots.microstructure_verdicts(refused, other) is other
     assert len(other.get_lines()) >= 4
+    # Points are numbered; the legend says which tensor has the number.
+    said = {text.get_text() for text in other.get_legend().get_texts()}
+    numbered = {text.get_text() for text in other.texts}
+    assert numbered == {str(number) for number in range(1, len(fits) + 1)}
+    assert {f"{i}  {name}" for i, name in enumerate(fits, 1)} <= said
 
 
 def test_phase_diagrams_hold_the_critical_line_and_every_layer(axis):

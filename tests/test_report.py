@@ -56,6 +56,7 @@ METRICS = {
     "stopped": "finished",
     "labels": {"layers/0/weight": PARTS, "layers/1/weight": PARTS},
     "entropy": {"layers/0/weight": -1.0, "layers/1/weight": 0.5},
+    "entropy_start": {"layers/0/weight": 0.25, "layers/1/weight": 0.25},
     "label_rule": {"tolerance": 0.0, "chosen": "exact"},
 }
 COALITIONS = {
@@ -191,7 +192,14 @@ def test_a_whole_run_has_every_figure_and_misses_nothing(whole):
     assert all(a.startswith(("data:", "#")) for a in page.addresses)
     assert "<script" not in text
     assert "://" not in text
-    for said in ("91.00 %", "50.00 %", "42 → 30", "meanfield train --data digits"):
+    for said in (
+        "91.00 %",
+        "50.00 %",
+        "42 → 30",
+        "meanfield train --data digits",
+        "layers/0/weight -1 (at the start 0.25)",
+        "The connections of layers/0/weight: ",
+    ):
         assert said in text, said
     assert "--seed 3" in text
     assert "--slab-scale" not in text

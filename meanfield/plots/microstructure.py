@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from scipy import special
 
 from meanfield.physics.microstructure.arbitrage import Arbitrage
@@ -159,7 +160,11 @@ def microstructure_verdicts(
         >>> len(axis.collections) + len(axis.lines) > 0
         True
     """
-    axis = axis or new_axis()
+    numbered = len(fits) <= MOST_NAMES
+    numbers = {name: number for number, name in enumerate(fits, 1)}
+    # 0.14 inch: a line of the legend.
+    size = (7.5, max(3.6, 0.14 * (len(fits) + 8))) if numbered else (5.0, 3.6)
+    axis = axis or new_axis(*size)
     for verdict, style in VERDICT_STYLE.items():
         named = {n: f for n, f in fits.items() if f.verdict == verdict and f.sigma}
         chosen = list(named.values())
@@ -171,9 +176,9 @@ def microstructure_verdicts(
                 label=f"{verdict} ({len(chosen)})",
                 **style,
             )
-        for name, fit in named.items() if len(fits) <= MOST_NAMES else ():
+        for name, fit in named.items() if numbered else ():
             axis.annotate(
-                name,
+                f"{numbers[name]}",
                 (float(fit.sigma or 0), float(fit.skewness or 0)),
                 xytext=(4, 2),
                 textcoords="offset points",
@@ -188,7 +193,21 @@ def microstructure_verdicts(
     axis.set_title("Are the weights lognormal?")
     axis.set_xlabel("σ of ln|w|")
     axis.set_ylabel("skewness of ln|w|")
-    axis.legend(fontsize="small", frameon=False)
+    drawn = axis.get_legend_handles_labels()
+    if numbered:
+        # Names beside the points would hide each other.
+        named = {n: f"{number}  {n}" for n, number in numbers.items() if fits[n].sigma}
+        drawn[0].extend(Line2D([], [], linestyle="") for _ in named)
+        drawn[1].extend(named.values())
+        axis.legend(
+            *drawn,
+            fontsize="x-small",
+            frameon=False,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+        )
+    else:
+        axis.legend(fontsize="small", frameon=False)
     return axis
 
 

@@ -95,7 +95,14 @@ def phase_diagram(
     axis.set_xlabel("σ_w²")
     axis.set_ylabel("σ_b²")
     axis.set_title(f"Phase diagram of wide {phi.name} layers")
-    axis.legend(fontsize="small", frameon=False, loc="center left")
+    # Below the axis: inside, it hides the names of layers.
+    axis.legend(
+        fontsize="small",
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.18),
+        ncols=2,
+    )
     return axis
 
 

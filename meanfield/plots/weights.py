@@ -111,7 +111,10 @@ def landscape(
     bar = figure.colorbar(points, ax=axis, label="spike probability π")
     bar.solids.set_alpha(1)
     if len(styles) > 1:
-        axis.legend(framealpha=0.85, fontsize="x-small", loc="lower right")
+        legend = axis.legend(framealpha=0.85, fontsize="x-small", loc="lower right")
+        marks: Any = legend.legend_handles
+        for mark in marks:
+            mark.set_alpha(1)  # Pale as the points, it could not be seen.
     return axis
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from meanfield.checks import require
+from meanfield.credit.labels import mean_entropy
 from meanfield.deploy.shipping.manifest import file_hash
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.keys import key_of_seed
@@ -18,6 +19,7 @@ from meanfield.learning.fit import fit
 from meanfield.learning.optimizers import cosine_adam
 from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult, NonFiniteLossError
+from meanfield.learning.selective import resolve_prior
 from meanfield.learning.sharding import device_mesh
 
 from .architecture import starting_model
@@ -47,8 +49,17 @@ def learn(
     """Fit, and write the result, even if the loss was not finite."""
     stage("learning: compiling, then epochs")
     started, failure = time.perf_counter(), None
+    architecture, targets = config["model"], learned[0][1]
+    model = starting_model(architecture, settings.seed, folder, targets)
+    ensemble = Ensemble.from_model(
+        model,
+        key=jax.random.fold_in(key_of_seed(settings.seed), 0),
+        spikes=settings.spikes,
+    )
     try:
-        result = _fit(settings, folder, config["model"], learned, prior, callbacks)
+        result = _fit(
+            settings, folder, architecture, ensemble, learned, prior, callbacks
+        )
     except NonFiniteLossError as error:
         failure, result = error, error.result
     seconds = time.perf_counter() - started
@@ -61,6 +72,7 @@ def learn(
             "stopped": result.stopped,
             "num_weights": result.ensemble.num_weights,
             "versions": versions(),
+            "entropy_start": mean_entropy(resolve_prior(prior, ensemble)[-1]),
         }
     )
     if result.search is not None:
@@ -74,18 +86,14 @@ def _fit(
     settings: TrainSettings,
     folder: Path,
     architecture: dict[str, Any],
+    ensemble: Ensemble,
     learned: tuple[Any, Any, int | None],
     prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> FitResult:
-    """Build the ensemble that an architecture describes, and train it."""
+    """Train the ensemble that an architecture describes."""
     data, validation, patience = learned
     likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
-    model = starting_model(architecture, settings.seed, folder, data[1])
-    key = key_of_seed(settings.seed)
-    ensemble = Ensemble.from_model(
-        model, key=jax.random.fold_in(key, 0), spikes=settings.spikes
-    )
     epochs, batch_size = schedule(settings, len(data[0]))
     optimizer = None
     if prior == "selective":
@@ -97,7 +105,7 @@ def _fit(
         ensemble,
         data,
         likelihood=likelihood,
-        key=jax.random.fold_in(key, 1),
+        key=jax.random.fold_in(key_of_seed(settings.seed), 1),
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,

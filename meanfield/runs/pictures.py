@@ -83,7 +83,10 @@ def draw_labels(
         file = f"landscape-{name.replace('/', '-')}.png"
         _save(axis, run.plots / file, run.seal)
     _save(plots.label_fractions(labels.fractions), run.plots / "labels.png", run.seal)
-    _save(plots.entropy_by_layer(entropies), run.plots / "entropy.png", run.seal)
+    curves = {"trained": entropies}
+    if "entropy_start" in run.metrics:  # A run of an earlier version does not hold it.
+        curves["at the start"] = run.metrics["entropy_start"]
+    _save(plots.entropy_by_layer(curves), run.plots / "entropy.png", run.seal)
 
 
 def draw_coalitions(run: Run, played: Mapping[str, Any], epsilon: float) -> None:

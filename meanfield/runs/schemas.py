@@ -122,6 +122,7 @@ METRICS = record(
             },
         ),
         "entropy": mapping(optional(number())),
+        "entropy_start": mapping(optional(number())),
         "search": record(
             {"temperature": number(0), "price": number(0), "trials": items(numbers)}
         ),

@@ -98,7 +98,13 @@ def _labels(run: Run) -> str:
         f"{name}: " + ", ".join(f"{100 * parts[k]:.1f} % {k}" for k in KINDS)
         for name, parts in labels.items()
     )
-    heights = ", ".join(f"{name} {short(entropy[name])}" for name in entropy)
+    started = metrics.get("entropy_start", {})
+    heights = ", ".join(
+        f"{name} {short(entropy[name])}"
+        + (f" (at the start {short(started[name])})" if name in started else "")
+        for name in entropy
+    )
+    layers = {name.replace("/", "-"): name for name in labels}
     plots = plot(
         run,
         "labels",
@@ -109,12 +115,13 @@ def _labels(run: Run) -> str:
         run,
         "entropy",
         "Mean entropy of a connection in every layer, in nats: high where sub-networks "
-        "differ, low where they agree.",
+        "differ, low where they agree. Below 0 the slabs are narrow.",
         f"Line plot of the mean entropy: {heights}.",
         command,
     )
     for path in sorted((run.plots).glob("landscape-*.png")):
-        layer = path.stem.removeprefix("landscape-")
+        stem = path.stem.removeprefix("landscape-")
+        layer = layers.get(stem, stem)
         plots += picture(
             run,
             path,
