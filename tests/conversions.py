@@ -166,8 +166,9 @@ def credit(one: Converted) -> None:
     added_up = abs(total - gained) <= 0.05 * max(1, abs(gained))
     if not added_up and found.check.verdict == "cannot tell":
         raise ValueError(
-            f"the `check` of the values says 'cannot tell': they add up to {total:.2g} "
-            f"instead of {gained:.2g}, within a standard error of {found.gap_error:.2g}."
+            f"the `check` of the values says 'cannot tell': they add up to "
+            f"{total:.2g} instead of {gained:.2g}, standard error "
+            f"{found.gap_error:.2g}."
         )
     assert added_up
 
