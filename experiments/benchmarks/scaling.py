@@ -14,6 +14,7 @@ anyway, its parameters and its optimizer's state:
 
     python experiments/benchmarks/scaling.py
     python experiments/benchmarks/scaling.py --widths 2795      # 10 million alone
+    python experiments/benchmarks/scaling.py --widths 2795 --noise weights
 """
 
 import argparse
@@ -54,7 +55,7 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def prepare(kind: str, width: int, x, y, key):
+def prepare(kind: str, width: int, noise: str, x, y, key):
     """A function of (state, epoch) that learns, the state, and the lowered program."""
     model = mlp((FEATURES, width, width, CLASSES), key=key)
     optimizer = optax.adam(1e-3)
@@ -64,7 +65,7 @@ def prepare(kind: str, width: int, x, y, key):
             state, x, y, jax.random.fold_in(key, number)
         )
         return learn, state, epoch.lower(state, x, y, key)
-    ensemble = mf.Ensemble.from_model(model, key=key)
+    ensemble = mf.Ensemble.from_model(model, key=key, noise=noise)
     likelihood, parametrization = mf.Categorical(), mf.learning.Projected()
     learned, fixed = split_learned(ensemble, likelihood, parametrization)
     recipe = Recipe(
@@ -93,14 +94,14 @@ def program_bytes(lowered) -> int:
     return found.argument_size_in_bytes + fresh + found.temp_size_in_bytes
 
 
-def work(kind: str, width: int) -> dict[str, float]:
+def work(kind: str, width: int, noise: str) -> dict[str, float]:
     """One measurement in this process."""
     key = jax.random.key(0)
     x = jax.random.uniform(key, (STEPS * BATCH, FEATURES))
     y = jax.random.randint(key, (STEPS * BATCH,), 0, CLASSES)
     data = x.nbytes + y.nbytes
     before, _ = resident()
-    learn, state, lowered = prepare(kind, width, x, y, key)
+    learn, state, lowered = prepare(kind, width, noise, x, y, key)
     found = {"program": program_bytes(lowered) - data}
     state, _ = learn(state, 0)
     jax.block_until_ready(state)
@@ -118,9 +119,10 @@ def work(kind: str, width: int) -> dict[str, float]:
     return found | {"seconds": min(wall), "processor": min(processor)}
 
 
-def measure(kind: str, width: int) -> dict[str, float]:
+def measure(kind: str, width: int, noise: str) -> dict[str, float]:
     """One measurement in a fresh process."""
     command = [sys.executable, __file__, "--job", kind, str(width)]
+    command += ["--noise", noise]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
@@ -149,11 +151,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    noises = ("preactivations", "weights")
+    parser.add_argument("--noise", choices=noises, default=noises[0])
     parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     args = parser.parse_args()
     job, widths = args.job, args.widths[:2] if args.quick else args.widths
     if job is not None:
-        print(json.dumps(work(job[0], int(job[1]))))
+        print(json.dumps(work(job[0], int(job[1]), args.noise)))
         return
     print(
         f"jax {jax.__version__}, batch {BATCH}; memory in units of the point network's"
@@ -165,7 +169,7 @@ def main() -> None:
     sizes, rows = [], []
     for width in widths:
         size = FEATURES * width + width**2 + CLASSES * width
-        row = {kind: measure(kind, width) for kind in KINDS}
+        row = {kind: measure(kind, width, args.noise) for kind in KINDS}
         unit = row["point"]["state"]
         seconds = [row[kind]["processor"] for kind in KINDS]
         cells = [row[k][what] / unit for what in ("state", "program") for k in KINDS]
