@@ -162,13 +162,17 @@ def label(run: RunFolder, where: OpenSettings) -> None:
 def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> None:
     """Draw sub-networks, shrink them, and write them with a card of what was checked.
 
-    By the rule labels, important connections stay, absent ones go, and the others are
-    drawn by their probability; by draw, all are drawn; by median, those stay that are
-    more likely there than not; by coalition, all are drawn, and neurons outside the
-    strong coalitions of `meanfield coalitions` are held at their mean.
+    By the rule compact, the default for one network of a run under the selective rule,
+    units that held-out accuracy does not miss are removed, and the others learn again
+    (half as many epochs as the run, and trials); those connections stay that are more
+    likely there than not, at their means. By labels, important connections stay, absent
+    ones go, and the others are drawn by their probability; by draw, all are drawn; by
+    mean and by median, the likely ones stay at their mean and at their slab's mean; by
+    coalition, all are drawn, and neurons outside the strong coalitions of `meanfield
+    coalitions` are held at their mean.
     """
     _check_format(settings.format)
-    if settings.rule not in runs.sample.RULES:
+    if settings.rule not in (None, *runs.sample.RULES):
         known = ", ".join(runs.sample.RULES)
         raise typer.BadParameter(f"--rule must be one of {known}")
     opened, dataset = _open(run, where)

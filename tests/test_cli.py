@@ -118,6 +118,29 @@ def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_pat
     assert "meanfield analyze" in page
 
 
+def test_one_network_of_a_selective_run_loses_units_and_learns_again(
+    digits, monkeypatch, capsys, tmp_path
+):
+    words = ["sample", digits, "--tolerance", "0.9", "--format", "onnx", "--no-plain"]
+    code, out, err = run(monkeypatch, capsys, *words, "--out", tmp_path / "one")
+    assert code == 0, err
+    assert "dense" in out
+    card = json.loads((tmp_path / "one" / "card.json").read_text())
+    assert card["rule"] == "compact"
+    found = card["source"]["compact"]
+    assert found["share"] == 0.375
+    assert found["units"] == {"layers/0": [8, 3]}
+    assert set(found["held_out"]) == {"1", "0.5", "0.375"}
+    (entry,) = card["subnetworks"]
+    assert entry["num_weights"] <= 3 * (64 + 10)
+    assert entry["largest_difference"]["rounding"] < 0.1
+    assert card["dense"]["num_weights"] == 8 * (64 + 10)
+    words = ["sample", digits, "--tolerance", "1.5", "--out", tmp_path / "two"]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 1
+    assert "`tolerance` must be a decrease" in err
+
+
 def test_a_shipped_archive_is_exported_and_checked(
     digits, monkeypatch, capsys, tmp_path
 ):

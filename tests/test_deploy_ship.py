@@ -1,5 +1,6 @@
 """From an ensemble to a folder of verified files: sampling, choosing, shipping."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from meanfield.deploy.shipping.scores import choices, score, score_average
 from meanfield.deploy.shipping.selection import choose_best, measure_diversity
 from meanfield.deploy.shipping.served import check_shipped, convert
 from meanfield.deploy.shipping.subnetworks import hash_masks, sample_subnetworks
+from meanfield.trees import named_leaves
 
 pytest.importorskip("onnxruntime")
 KEY = jax.random.key(0)
@@ -99,6 +101,16 @@ def test_the_median_network_has_the_likely_connections_at_their_slab_mean(ensemb
     assert median.rule == "median"
 
 
+def test_the_rule_mean_keeps_the_likely_connections_at_their_mean(ensemble):
+    (drawn,) = sample_subnetworks(ensemble, 1, rule="mean")
+    assert drawn.rule == "mean"
+    arrays = named_leaves(drawn.model)
+    for name, weight in ensemble.weights().items():
+        pi, m = np.asarray(weight.spike_prob), np.asarray(weight.slab_mean)
+        wanted = np.where(pi < 0.5, (1 - pi) * m, 0)
+        np.testing.assert_allclose(arrays[name], wanted, rtol=1e-6)
+
+
 def test_a_coalition_alone_runs_its_outsiders_at_their_mean(ensemble, data):
     inside = np.arange(10) < 6
     (drawn,) = sample_subnetworks(
@@ -165,6 +177,7 @@ def test_masks_hash_alike_in_another_process(ensemble, tmp_path):
         (0, {"key": KEY}, "`num_networks` must be at least 1; got 0"),
         (1, {"key": KEY, "rule": "best"}, "`rule` must be one of draw, labels"),
         (2, {"rule": "median"}, "`num_networks` must be 1 for the rule 'median'"),
+        (2, {"rule": "mean"}, "`num_networks` must be 1 for the rule 'mean'"),
         (1, {}, "`key` is needed for the rule 'draw'"),
         (1, {"key": KEY, "rule": "labels"}, "`labels` must give an array of labels"),
         (1, {"key": KEY, "rule": "coalition"}, "`coalition` is needed for the rule"),
@@ -348,6 +361,45 @@ def ship_badly(ensemble, data, out, **given):
     drawn = sample_subnetworks(ensemble, 1, key=KEY)
     given = {"data": data, "measure": False, **given}
     return mf.deploy.ship(given.pop("drawn", drawn), out, **given)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "onnx", "npz"])
+def test_sixteen_bits_are_stated_and_exact(format, ensemble, data, tmp_path):
+    drawn = sample_subnetworks(ensemble, 1, key=KEY)
+    settings = {"data": data, "format": format, "dtype": "float16", "measure": False}
+    contract = {"kind": "array", "feature_shape": [6], "divide_by": 1.0}
+    source = {"input": contract | {"example": {"raw": [0.0] * 6}}}
+    card = mf.deploy.ship(drawn, tmp_path / "out", source=source, **settings)
+    (entry,) = card["subnetworks"]
+    differences = entry["largest_difference"]
+    if format == "npz":
+        assert "rounding" not in differences
+        return
+    half = jax.tree.map(
+        lambda a: a.astype(np.float16).astype(a.dtype) if eqx.is_array(a) else a,
+        drawn[0].model,
+    )
+    whole, rounded = (as_network(one)(data[0]) for one in (drawn[0].model, half))
+    moved = float(np.abs(np.asarray(whole) - np.asarray(rounded)).max())
+    assert differences["rounding"] == pytest.approx(moved, rel=0.2)
+    assert 0 < moved < 0.02
+    assert differences["format"] < 1e-5
+    file = (tmp_path / "out" / entry["file"]).read_bytes()
+    # The example stays in a file of its own.
+    assert b"feature_shape" in file
+    assert b"example" not in file
+    huge = eqx.tree_at(lambda m: m.layers[0].weight, drawn[0].model, replace_fn=far)
+    with pytest.raises(
+        ValueError, match="`dtype` float16 holds .* 65,504; .* has 1e.05"
+    ):
+        mf.deploy.ship(
+            [dataclasses.replace(drawn[0], model=huge)], tmp_path / "two", **settings
+        )
+
+
+def far(weight):
+    """The weight with numbers that 16 bits do not hold."""
+    return weight.at[0].set(1e5)
 
 
 def test_a_folder_with_contents_is_left_alone(ensemble, data, tmp_path):

@@ -41,6 +41,23 @@ def test_the_table_has_a_row_for_dense_shipped_and_plain():
     assert "loses 2.0 points of accuracy against the ensemble's 0.9600" in lines[4]
     assert "an ordinary network 64 → 5 → 10, trained for 60 epochs in 2 s" in lines[5]
     assert len(card_table({"subnetworks": [entry()]}).splitlines()) == 3
+    dense = {"dense": {"accuracy": 0.951, "nll": 0.19, "bytes": 3600}}
+    first = card_table({"subnetworks": [entry()]} | dense).splitlines()[1]
+    assert first.split()[:4] == ["dense", "0.9510", "0.1900", "3,600"]
+
+
+def test_where_no_unit_could_leave_it_says_what_was_tried():
+    made = {"share": 1.0, "payoff": "accuracy"}
+    made["held_out"] = {"1": 0.98, "0.5": 0.9, "0.65": 0.95}
+    card = {"rule": "compact", "labels": {}, "source": {"compact": made}}
+    card |= {"subnetworks": [entry()]}
+    note = str(nothing_removed(card))
+    assert "0.9800 with all units, 0.9500 with 65 %, 0.9000 with 50 %" in note
+    assert "--tolerance" in note
+    card["source"] = {"compact": made | {"held_out": {}}}
+    assert "no layer whose units can be told apart" in str(nothing_removed(card))
+    card["source"] = {"compact": made | {"share": 0.5}}
+    assert nothing_removed(card) is None
 
 
 def test_what_cannot_shrink_says_so_and_names_the_setting():

@@ -1,3 +1,4 @@
+from .compaction import Compacted as Compacted, compact as compact
 from .formats.archive import (
     Archive as Archive,
     load_archive as load_archive,

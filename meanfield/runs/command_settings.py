@@ -52,7 +52,16 @@ class SampleSettings:
     format: str = setting(
         "safetensors", "safetensors, npz, onnx, onnx-int8 or stablehlo"
     )
-    rule: str = setting("labels", "labels, draw, median or coalition: see above")
+    rule: str | None = setting(
+        None,
+        "compact, labels, draw, mean, median or coalition: see above (default: compact "
+        "for one network of a run under the selective rule, else labels)",
+    )
+    tolerance: float = setting(
+        0.005,
+        "by the rule compact: held-out accuracy, or closeness of numbers, that may be "
+        "given up for fewer units",
+    )
     out: Path | None = setting(None, OUT)
     together: bool = setting(
         False,

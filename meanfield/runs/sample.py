@@ -1,25 +1,34 @@
 """Draw and export sub-networks of a run; check and convert exported ones."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
+from meanfield.credit.labels import ConnectionLabels
 from meanfield.data import Dataset
 from meanfield.deploy.formats.archive import load_archive
 from meanfield.deploy.formats.formats import RAW, SUFFIXES, Exported
 from meanfield.deploy.shipping.card import ModelCard, load_card
 from meanfield.deploy.shipping.served import Checked, check_shipped, convert
 from meanfield.deploy.shipping.ship import ship
-from meanfield.deploy.shipping.subnetworks import RULES, sample_subnetworks
+from meanfield.deploy.shipping.subnetworks import (
+    RULES as DRAWING_RULES,
+    Subnetwork,
+    sample_subnetworks,
+)
+from meanfield.ensemble.ensemble import Ensemble
 from meanfield.keys import key_of_seed
 
 from .architecture import structure_of
 from .coalitions import strong_masks
 from .command_settings import ExportSettings, SampleSettings
+from .compacted import can_be_compacted, compacted, described
 from .contract import input_contract
 from .folder import SUBNETWORKS, Run
 from .label import find_labels
@@ -28,6 +37,8 @@ from .standardization import describe
 
 __all__ = ["FORMATS", "RULES", "export", "sample", "serve_check"]
 FORMATS = ("npz", *SUFFIXES)
+COMPACT = "compact"
+RULES = (COMPACT, *DRAWING_RULES)
 INPUTS = ("raw", "features")
 VALIDATION_EXAMPLES = 2_000
 
@@ -39,7 +50,8 @@ def sample(
     num_networks: int = SampleSettings.num_networks,
     out: Path | None = SampleSettings.out,
     format: str = SampleSettings.format,
-    rule: str = SampleSettings.rule,
+    rule: str | None = SampleSettings.rule,
+    tolerance: float = SampleSettings.tolerance,
     together: bool = SampleSettings.together,
     inputs: str | None = SampleSettings.inputs,
     plain: bool = SampleSettings.plain,
@@ -47,20 +59,27 @@ def sample(
 ) -> ModelCard:
     """Draw sub-networks, shrink them, and write them with a card; see `deploy.ship`.
 
+    By the rule compact, the default for one network of a run under the selective rule,
+    whole units leave first; see `deploy.compact`. One network then has the connections
+    that are more likely present than absent, at their means; several are drawn.
+    Archives and ONNX files of them hold 16-bit numbers. Otherwise the default is
+    labels.
+
     The best one is chosen on part of the training data; the scores on the card are
     measured on the test data, on which the labels are certified too.
     """
     contract = input_contract(run.config, dataset)
     raw = takes_raw(inputs, format, contract)
-    labels = find_labels(run, dataset)
-    networks = sample_subnetworks(
-        run.ensemble,
-        num_networks,
-        key=jax.random.fold_in(key_of_seed(seed), 4),
-        rule=rule,
-        labels=labels,
-        coalition=strong_masks(run) if rule == "coalition" else None,
-    )
+    alone = num_networks == 1 and can_be_compacted(run)
+    chosen = rule or (COMPACT if alone else "labels")
+    ensemble, likelihood, found = run.ensemble, run.likelihood, {}
+    if chosen == COMPACT:
+        made = compacted(run, dataset, tolerance, seed)
+        ensemble, likelihood = made.ensemble, made.likelihood
+        found = {"compact": described(made)}
+    labels = find_labels(run, dataset) if chosen == "labels" else None
+    key = jax.random.fold_in(key_of_seed(seed), 4)
+    networks = _draw(run, ensemble, chosen, num_networks, key, labels)
     x, y = dataset.x_train, dataset.y_train
     held = slice(-min(VALIDATION_EXAMPLES, len(x) // 5) or None, None)
     return ship(
@@ -68,9 +87,10 @@ def sample(
         out or run.folder / SUBNETWORKS,
         data=(dataset.x_test, dataset.y_test),
         format=format,
-        likelihood=run.standardization.likelihood(run.likelihood),
+        likelihood=run.standardization.likelihood(likelihood),
         validation=(x[held], y[held]),
         labels=labels,
+        dtype="float16" if chosen == COMPACT else "float32",
         together=together,
         source={
             "run": str(run.folder),
@@ -78,15 +98,41 @@ def sample(
             "data": run.config["data"]["source"],
             "data_sha256": run.config["data"]["sha256"],
             "model": run.config["model"],
-            "targets": describe(run.config, run.likelihood),
+            "targets": describe(run.config, likelihood),
             "input": contract,
-            "rule": rule,
-            "labels": labels.chosen,
+            "rule": chosen,
+            **({} if labels is None else {"labels": labels.chosen}),
+            **found,
             "seed": seed,
         },
         raw=raw,
+        dense=run.ensemble.mean_network(),
         control=partial(plain_network, run, dataset) if plain else None,
     )
+
+
+def _draw(
+    run: Run,
+    ensemble: Ensemble,
+    rule: str,
+    num_networks: int,
+    key: PRNGKeyArray,
+    labels: ConnectionLabels | None,
+) -> list[Subnetwork]:
+    """Networks of the run, or of its smaller ensemble, by a rule."""
+    if rule != COMPACT:
+        return sample_subnetworks(
+            ensemble,
+            num_networks,
+            key=key,
+            rule=rule,
+            labels=labels,
+            coalition=strong_masks(run) if rule == "coalition" else None,
+        )
+    drawn = sample_subnetworks(
+        ensemble, num_networks, key=key, rule="mean" if num_networks == 1 else "draw"
+    )
+    return [dataclasses.replace(one, rule=COMPACT) for one in drawn]
 
 
 def export(

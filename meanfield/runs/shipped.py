@@ -2,6 +2,7 @@
 
 | row               | what it is                                                       |
 |-------------------|------------------------------------------------------------------|
+| dense             | the ensemble's network of means: every connection, 32 bits       |
 | as drawn, whole   | the first sub-network before units were removed                  |
 | subnetwork-0.F …  | the files                                                        |
 | plain, that size  | an ordinary network of the chosen file's layers, trained as long |
@@ -25,7 +26,8 @@ def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
         dense: scores of the whole ensemble, or None.
     """
     entries = card["subnetworks"]
-    rows = [("as drawn, whole", entries[0]["before"])]
+    rows = [("dense", card["dense"])] if "dense" in card else []
+    rows += [("as drawn, whole", entries[0]["before"])]
     rows += [(entry["file"], entry) for entry in entries]
     if "nll" in card.get("control", {}):
         rows += [("plain, that size", card["control"])]
@@ -56,6 +58,9 @@ def nothing_removed(
         card: of what was shipped.
         training: settings that the run was trained with, or None.
     """
+    made = card.get("source", {}).get("compact")
+    if made is not None and made["share"] == 1:
+        return f"  no whole unit was removed: {_needed(made)}"
     absent = card.get("labels", {}).get("all", {}).get("absent", 0.0)
     if card["rule"] == "labels" and absent == 0:
         said = card.get("source", {}).get("labels", "no connection is absent")
@@ -82,6 +87,19 @@ def _remedy(training: Mapping[str, Any]) -> str:
     if training.get("spikes") != "unit":
         return "Train with --spikes unit too, which removes whole units."
     return "Train for more epochs, or a network with wider layers."
+
+
+def _needed(made: Mapping[str, Any]) -> str:
+    """Why every unit stays."""
+    if not made["held_out"]:
+        return "this network has no layer whose units can be told apart."
+    parts = sorted(((float(k), v) for k, v in made["held_out"].items()), reverse=True)
+    (_, whole), *less = parts
+    tried = ", ".join(f"{value:.4f} with {100 * share:g} %" for share, value in less)
+    return (
+        f"held-out {made['payoff']} {whole:.4f} with all units, {tried}. Allow more "
+        "loss by --tolerance."
+    )
 
 
 def _plain(card: Mapping[str, Any]) -> list[str]:

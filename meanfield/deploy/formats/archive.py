@@ -99,7 +99,9 @@ def save_archive(
         else:
             stored[f"array:{name}"] = values
     for axis, indices in (kept_inputs or {}).items():
-        stored[f"inputs:{axis}"] = np.asarray(indices, np.int32)
+        indices = np.asarray(indices, np.int32)
+        few = indices.max(initial=0) < 2**16
+        stored[f"inputs:{axis}"] = indices.astype(np.uint16) if few else indices
     for name, codes in (labels or {}).items():
         codes = np.asarray(codes)
         require(
@@ -166,7 +168,7 @@ def load_archive(path: str | os.PathLike) -> Archive:
             if f"labels:{name}" in stored
         }
         inputs = {
-            int(name.removeprefix("inputs:")): indices
+            int(name.removeprefix("inputs:")): indices.astype(np.int32)
             for name, indices in stored.items()
             if name.startswith("inputs:")
         }

@@ -192,7 +192,7 @@ def export(
             note_about(temporary, about)
         predict = load_predictor(temporary, format, like=network)
         if dtype == "float16" and format == "safetensors":
-            expected = jit_predict(_rounded(network), kept)(probe)
+            expected = jit_predict(rounded(network), kept)(probe)
         if format == "onnx-int8":
             difference, agreement = compare_int8(expected, predict(probe), link)
         else:
@@ -286,7 +286,7 @@ def _converted(
     )
 
 
-def _rounded(network: Network) -> Network:
+def rounded(network: Network) -> Network:
     """The network with its floating-point arrays rounded to half precision."""
     arrays = {
         name: np.asarray(array, np.float16).astype(array.dtype)

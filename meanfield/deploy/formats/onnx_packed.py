@@ -15,9 +15,9 @@ import numpy as np
 
 from .extras import need
 
-# Smaller arrays stay as they are: the operations take about a kilobyte.
+# Smaller arrays stay as they are: the operations take several hundred bytes.
 SMALLEST = 4096
-# Names of what is stored and computed instead of an array W start with W and this.
+# Names of what is stored and computed instead of an array W begin with W and this.
 PART = "/packed/"
 
 
@@ -28,18 +28,18 @@ def pack_arrays(model: Any) -> None:
         model: is changed; every value keeps its name.
     """
     graph, array_of = model.graph, need("onnx.numpy_helper").to_array
-    stored, nodes = [], []
+    stored, nodes = {}, []
     for tensor in graph.initializer:
         array = array_of(tensor)
         packed = _packed(array) if array.nbytes >= SMALLEST else None
         if packed is None:
-            stored.append(tensor)
+            stored[tensor.name] = tensor
         else:
             _rebuild(tensor.name, array.shape, packed, stored, nodes)
     if not nodes:
         return
     nodes += list(graph.node)
-    for field, content in ((graph.initializer, stored), (graph.node, nodes)):
+    for field, content in ((graph.initializer, stored.values()), (graph.node, nodes)):
         del field[:]
         field.extend(content)
 
@@ -64,7 +64,7 @@ def _rebuild(
     name: str,
     shape: tuple[int, ...],
     packed: tuple[np.ndarray, np.ndarray],
-    stored: list[Any],
+    stored: dict[str, Any],
     nodes: list[Any],
 ) -> None:
     """Add the parts of an array, and the operations that rebuild it under its name."""
@@ -72,34 +72,34 @@ def _rebuild(
     mask, values = packed
     size, types = int(np.prod(shape)), onnx.TensorProto
 
-    def constant(part: str, value: Any) -> str:
-        stored.append(onnx.numpy_helper.from_array(np.asarray(value), path(part)))
-        return path(part)
-
-    def path(part: str) -> str:
-        return f"{name}{PART}{part}"
+    def constant(part: str, value: Any, own: bool = True) -> str:
+        path = f"{name}{PART}{part}" if own else f"{PART}{part}"
+        stored[path] = onnx.numpy_helper.from_array(np.asarray(value), path)
+        return path
 
     def emit(op: str, inputs: list[str], part: str, **settings: Any) -> str:
-        output = path(part) if part else name
-        make = onnx.helper.make_node
-        nodes.append(make(op, inputs, [output], name=f"make {output}", **settings))
+        output = f"{name}{PART}{part}" if part else name
+        nodes.append(onnx.helper.make_node(op, inputs, [output], **settings))
         return output
 
-    shifts = constant("shifts", np.arange(7, -1, -1, dtype=np.uint8)[None])
-    shifted = emit(
-        "BitShift", [constant("mask", mask[:, None]), shifts], "b", direction="RIGHT"
-    )
-    ones = emit("Mod", [shifted, constant("two", np.uint8(2))], "bit")
-    bits = emit("Cast", [ones], "int", to=types.INT32)
-    bits = emit("Reshape", [bits, constant("flat", np.array([-1]))], "bits")
+    # What all arrays have in common is stored once.
+    shifts = constant("shifts", np.arange(7, -1, -1, dtype=np.uint8)[None], own=False)
+    two = constant("two", np.uint8(2), own=False)
+    flat = constant("flat", np.array([-1]), own=False)
+    zero = constant("axis", np.int32(0), own=False)
+    bits = constant("mask", mask[:, None])
+    bits = emit("BitShift", [bits, shifts], "b", direction="RIGHT")
+    bits = emit("Mod", [bits, two], "c")
+    bits = emit("Cast", [bits], "d", to=types.INT32)
+    bits = emit("Reshape", [bits, flat], "e")
     if size % 8:
         ends = [constant("start", np.array([0])), constant("stop", np.array([size]))]
-        bits = emit("Slice", [bits, *ends], "cut")
-    count = emit("CumSum", [bits, constant("axis", np.int32(0))], "count")
-    places = emit("Mul", [count, bits], "places")
+        bits = emit("Slice", [bits, *ends], "f")
+    count = emit("CumSum", [bits, zero], "g")
+    places = emit("Mul", [count, bits], "h")
     whole = constant("shape", np.array(shape, np.int64))
-    places = emit("Reshape", [places, whole], "indices")
+    places = emit("Reshape", [places, whole], "i")
     numbers = constant("values", values)
     if values.dtype == np.float16:
-        numbers = emit("Cast", [numbers], "numbers", to=types.FLOAT)
+        numbers = emit("Cast", [numbers], "j", to=types.FLOAT)
     emit("Gather", [numbers, places], "", axis=0)

@@ -33,8 +33,9 @@ _KINDS: dict[str, type] = {
     "source": dict,
     "inputs": str,
     "control": dict,
+    "dense": dict,
 }
-_OPTIONAL = ("selection", "diversity", "ensemble", "inputs", "control")
+_OPTIONAL = ("selection", "diversity", "ensemble", "inputs", "control", "dense")
 LABELS = tuple(label.name.lower() for label in Label)
 
 
@@ -82,6 +83,7 @@ class ModelCard(Mapping[str, Any]):
             long.
         inputs: "raw" if the files take raw inputs, as `source` describes them; else
             "features".
+        dense: scores, bytes, costs and latency of the whole network beside them.
     """
 
     version: int
@@ -97,6 +99,7 @@ class ModelCard(Mapping[str, Any]):
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
     inputs: str = "features"
     control: dict[str, Any] | None = None
+    dense: dict[str, Any] | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self._content()[name]

@@ -9,7 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from meanfield.deploy.formats.formats import SUFFIXES, export, load_predictor
+from meanfield.checks import require
+from meanfield.deploy.formats.formats import (
+    SUFFIXES,
+    export,
+    load_predictor,
+    rounded,
+)
 from meanfield.deploy.formats.onnx_session import RawPredictor
 from meanfield.deploy.formats.together import export_together, link_of
 from meanfield.deploy.formats.whole_inputs import Predict
@@ -29,6 +35,8 @@ from .subnetworks import Subnetwork
 # of 8-bit files are measured. Archives store both, so their size is limited too.
 _MOST_EXAMPLES, _MOST_BYTES = 256, 2**20
 _FEWEST_EXAMPLES = 8
+# Formats whose files store 16-bit numbers in 16 bits.
+HALVED = ("safetensors", "onnx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Data:
         validation: inputs and targets to choose the best network by, or None.
         format: format of the files.
         likelihood: from outputs to a distribution.
-        dtype: type of the numbers in an archive.
+        dtype: type to which the numbers of archives and ONNX files are rounded.
         allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks.
         source: the caller's description of where the networks come from.
@@ -111,6 +119,9 @@ def write_one(
         codes: labels of the connections, for an archive.
     """
     network = as_network(subnetwork.model, subnetwork.call)
+    rounding = None
+    if data.dtype == "float16" and data.format in HALVED:
+        network, rounding = _halved(network, data.probe)
     shrunk = shrink(
         network,
         data.probe,
@@ -126,7 +137,11 @@ def write_one(
     }
     # The link to probabilities depends on the likelihood and the shape of the outputs.
     outputs = network(take_examples(data.probe, slice(1)))
-    about = {**origin, "source": data.source, "versions": package_versions()}
+    about = {
+        **origin,
+        "source": _without_example(data.source),
+        "versions": package_versions(),
+    }
     done = export(
         shrunk,
         path,
@@ -154,12 +169,13 @@ def write_one(
         "largest_difference": {
             "shrinking": shrunk.largest_difference,
             "format": done.largest_difference,
+            **({} if rounding is None else {"rounding": rounding}),
         },
         **origin,
         "num_inputs": {
             str(axis): len(kept) for axis, kept in shrunk.kept_inputs.items()
         },
-        "before": _before(network, data, about),
+        "before": measure_whole(network, data, about),
     }
     if done.precision is not None:
         entry |= {"precision": done.precision, "agreement": done.agreement}
@@ -187,8 +203,10 @@ def write_together(
     }
 
 
-def _before(network: Network, data: Data, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the network before shrinking, in the same runtime; keep no file."""
+def measure_whole(
+    network: Network, data: Data, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Measure a network that was not shrunk, in the same runtime; keep no file."""
     plain = "onnx" if data.format == "onnx-int8" else data.format
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"whole{SUFFIXES[plain]}")
@@ -204,6 +222,36 @@ def _before(network: Network, data: Data, about: Mapping[str, Any]) -> dict[str,
             **data.score(predict(data.x)),
             "latency": data.latency(predict),
         }
+
+
+def _halved(network: Network, probe: Any) -> tuple[Network, float]:
+    """The network in half precision, and the largest change of an output on the probe.
+
+    Raises:
+        ValueError: a number is too large for half precision.
+    """
+    limit = float(np.finfo(np.float16).max)
+    largest = max(
+        float(np.abs(array).max(initial=0))
+        for array in map(np.asarray, network.arrays.values())
+        if np.issubdtype(array.dtype, np.floating)
+    )
+    require(
+        largest <= limit,
+        f"`dtype` float16 holds numbers up to {limit:,.0f}; the network has "
+        f"{largest:.4g}. Ship with dtype='float32'.",
+    )
+    halved = rounded(network)
+    before, after = (np.asarray(one(probe), np.float64) for one in (network, halved))
+    return halved, float(np.abs(after - before).max(initial=0))
+
+
+def _without_example(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its origin; the example stays in the folder's own file."""
+    if "input" not in source:
+        return dict(source)
+    contract = {name: v for name, v in source["input"].items() if name != "example"}
+    return {**source, "input": contract}
 
 
 def _costs(network: Network, probe: Any) -> dict[str, int]:

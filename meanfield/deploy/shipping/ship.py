@@ -20,6 +20,7 @@ from meanfield.deploy.graph.inputs import (
     take_examples,
     taken_by_file,
 )
+from meanfield.deploy.graph.network import as_network
 from meanfield.deploy.shrinking.shrink import Shrunk
 from meanfield.files import scratch_folder, write_text
 from meanfield.learning.likelihoods import Categorical
@@ -29,7 +30,7 @@ from .answers import answers
 from .card import CARD, CARD_VERSION, ModelCard, label_fractions, package_versions
 from .manifest import write_manifest
 from .markdown import to_markdown
-from .records import Data, Written, write_one, write_together
+from .records import Data, Written, measure_whole, write_one, write_together
 from .scores import choices, payoff, score
 from .selection import choose_best, measure_diversity
 from .served import Probe, save_probe
@@ -59,6 +60,7 @@ def ship(
     measure: bool = True,
     source: Mapping[str, Any] | None = None,
     raw: bool = False,
+    dense: Any = None,
     control: Callable[[Shrunk], Mapping[str, Any] | None] | None = None,
 ) -> ModelCard:
     """Shrink, write, load back, compare and describe drawn sub-networks.
@@ -77,7 +79,8 @@ def ship(
         calibration: inputs for 8-bit ranges and for the means of units outside a
             coalition; validation inputs (or else the test inputs) if not given.
         labels: the result of `label_connections`, for the card and the archives.
-        dtype: type of the numbers in an archive, "float32" or "float16".
+        dtype: "float32", or "float16" to round the numbers of archives and ONNX files
+            to 16 bits; the card says by how much that changes the outputs.
         together: whether to write also one ONNX file of all K networks, whose outputs
             are their mean, standard deviation and mutual information.
         allow_constant: whether to accept a network that shrinks to a constant.
@@ -86,6 +89,8 @@ def ship(
             entry `targets` describes the outputs of the files, `input` their inputs.
         raw: whether ONNX files take raw inputs and answer by name and in units, as
             `source` describes them; see `export`.
+        dense: a whole network, of the kind of the sub-networks, that the card shows
+            beside them: its scores, bytes and latency in the same format.
         control: from the shrunk network that is chosen to the scores of another one of
             its size, which the card shows beside it; or to None, or why there is none.
 
@@ -138,7 +143,7 @@ def ship(
     with scratch_folder(out) as folder:
         temporary = folder / out.name
         temporary.mkdir()
-        card = _fill(temporary, list(subnetworks), prepared, codes, together)
+        card = _fill(temporary, list(subnetworks), prepared, codes, together, dense)
         write_text(temporary / CARD, json.dumps(dict(card), indent=2) + "\n")
         write_text(temporary / CARD_TEXT, to_markdown(card))
         write_manifest(temporary)
@@ -152,6 +157,7 @@ def _fill(
     data: Data,
     codes: Mapping[str, Any] | None,
     together: bool,
+    dense: Any,
 ) -> ModelCard:
     """Write all files except the card, the manifest and files made from these."""
     written = []
@@ -177,6 +183,10 @@ def _fill(
     selection = _select(written, data)
     best = written[0 if selection is None else selection["best"]].shrunk
     other = None if data.control is None else data.control(best)
+    whole = None
+    if dense is not None:
+        network = as_network(dense, subnetworks[0].call)
+        whole = measure_whole(network, data, {"source": data.source})
     return ModelCard(
         version=CARD_VERSION,
         format=data.format,
@@ -190,6 +200,7 @@ def _fill(
         ensemble=ensemble,
         source=data.source,
         inputs="raw" if data.raw else "features",
+        dense=whole,
         control=None if other is None else dict(other),
     )
 

@@ -5,6 +5,7 @@ r"""Sub-networks drawn from an ensemble, with the masks and keys that reproduce 
 | `draw`      | with probability 1 − π                              | drawn, N(m, Ξ)  |
 | `labels`    | important: yes; absent: no; variable: as `draw`     | drawn           |
 | `median`    | if 1 − π > ½ (the median probability network)       | m               |
+| `mean`      | if 1 − π > ½                                        | (1 − π) m       |
 | `coalition` | as `draw`; units outside are held at their mean     | drawn           |
 
 Random streams may change between versions of JAX, so the masks are kept, not only the
@@ -28,7 +29,9 @@ from meanfield.ensemble.frameworks import Call
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import named_leaves
 
-RULES = ("draw", "labels", "median", "coalition")
+RULES = ("draw", "labels", "median", "mean", "coalition")
+# Rules that give a single network, without a key.
+FIXED = ("median", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +85,9 @@ def sample_subnetworks(
 
     Args:
         ensemble: a trained ensemble.
-        num_networks: K ≥ 1; the rule "median" gives a single network, so K = 1.
-        key: a `jax.random.key`; the rule "median" needs none.
-        rule: "draw", "labels", "median" or "coalition".
+        num_networks: K ≥ 1; the rules "median" and "mean" give one network, so K = 1.
+        key: a `jax.random.key`; "median" and "mean" need none.
+        rule: "draw", "labels", "median", "mean" or "coalition".
         labels: for the rule "labels", the result of `label_connections` (or a mapping
             from weight to an array of `mf.Label`).
         coalition: for the rule "coalition", a boolean mask of the output units of each
@@ -114,14 +117,13 @@ def sample_subnetworks(
         num_networks >= 1,
         f"`num_networks` must be at least 1; got {num_networks}.",
     )
-    if rule == "median":
+    if rule in FIXED:
         require(
             num_networks == 1,
-            "`num_networks` must be 1 for the rule 'median', which gives a single "
+            f"`num_networks` must be 1 for the rule {rule!r}, which gives a single "
             f"network; got {num_networks}. Use the rule 'draw' for different networks.",
         )
-        median = {name: _median(one) for name, one in ensemble.weights().items()}
-        return [_describe(ensemble, ensemble.with_weights(median).params, rule)]
+        return [_describe(ensemble, likely_params(ensemble, rule), rule)]
     require(
         key is not None,
         f"`key` is needed for the rule {rule!r}; pass key=jax.random.key(seed).",
@@ -151,8 +153,22 @@ def hash_masks(masks: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _median(weight: SpikeSlab) -> Any:
-    return jnp.where(weight.inclusion_prob > 0.5, weight.slab_mean, 0)
+def likely_params(ensemble: Ensemble, rule: str) -> Any:
+    """Parameters with the connections of 1 − π > ½ alone, at m ("median") or (1 − π) m.
+
+    Args:
+        ensemble: the ensemble.
+        rule: "median" or "mean".
+    """
+    likely = {
+        name: jnp.where(
+            weight.inclusion_prob > 0.5,
+            weight.slab_mean if rule == "median" else weight.mean,
+            0,
+        )
+        for name, weight in ensemble.weights().items()
+    }
+    return ensemble.with_weights(likely).params
 
 
 def _fixed_by_labels(

@@ -1,0 +1,256 @@
+r"""A smaller ensemble: whole units leave, and those that stay learn again.
+
+Scattered zeros make no file faster; whole units do. A large layer keeps the part ρ of
+its units with the largest r_j (see `unit_scores`), all their connections start as
+present again, and learn for a while at the temperature of the run and a low price:
+
+    loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − ρ₀)/ρ₀) = 10 nats.
+
+Which ρ is found on examples that are held out meanwhile: a network that has not seen
+them learns at full width, and then again at each width, for as long; the smallest whose
+mean payoff (accuracy, or closeness of numbers) is lower than that of the full width by
+no more than the tolerance is taken. Then the ensemble of the run, which learned from
+all examples, loses its units of least r, and learns again from all.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from meanfield.checks import require
+from meanfield.credit.removal import choose_payoff, earned, squared_error
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.selective import selective_start
+from meanfield.program.entries import Entries
+from meanfield.spikeslab import SpikeSlab
+
+from .shipping.subnetworks import likely_params
+from .shrinking.narrow import narrow
+from .staged_learning import PROBE, fit_in_stages
+from .unit_scores import count_units, removable_units, unit_scores
+
+# Parts of a layer's units that may stay, in the order in which they are tried until one
+# is enough; if the first is, the last part is tried too.
+SHARES, LESS = (0.5, 0.65, 0.8), 0.375
+# Products of matrices are fastest if their sizes are multiples of a vector's length:
+# from the first number on, of the second.
+MULTIPLES = ((48, 16), (16, 8))
+# The price of a connection, in nats, the probability of a spike and the slab variance
+# with which connections start again.
+PRICE, SPIKE_PROB, SLAB_VAR = 10.0, 0.3, 1e-2
+# A trial takes so many steps; r is a mean over so many examples.
+TRIAL_STEPS, SCORED = 2000, 4000
+HELD_OUT = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Compacted:
+    """The result of `compact`.
+
+    Attributes:
+        ensemble: in the shape of the given one, with π = 1 for all that left.
+        likelihood: the likelihood, with what it learned.
+        share: the part of the units that stay in each layer; 1 if none could leave.
+        units: by layer, how many units there were, and how many stay.
+        payoffs: mean held-out payoff by share; 1 is the full width.
+        payoff: the name of the payoff.
+    """
+
+    ensemble: Ensemble
+    likelihood: Any
+    share: float
+    units: dict[str, tuple[int, int]]
+    payoffs: dict[float, float]
+    payoff: str
+
+
+def compact(
+    ensemble: Ensemble,
+    data: tuple[Any, Any],
+    *,
+    start: Ensemble,
+    temperature: float,
+    key: PRNGKeyArray,
+    epochs: int,
+    batch_size: int = 128,
+    likelihood: Any = Categorical(),  # noqa: B008  (frozen)
+    tolerance: float = 0.005,
+    told: Callable[[str], Any] = lambda text: None,
+) -> Compacted:
+    """Remove whole units as long as the held-out payoff does not suffer, learn again.
+
+    Args:
+        ensemble: a trained ensemble.
+        data: the examples (x, y) that it learned from.
+        start: the ensemble before its training, for the trials, which may not know the
+            examples that are held out.
+        temperature: T of the run, as `FitResult.search` has it.
+        key: a `jax.random.key`.
+        epochs: passes over the data after the units have left.
+        batch_size: examples a step.
+        likelihood: likelihood of the targets, as the run learned it.
+        tolerance: decrease of the mean payoff, in [0, 1], that may be given up.
+        told: called with a line before each step of the work.
+
+    Returns:
+        A `Compacted`; its ensemble is the given one where no unit can leave.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> import equinox as eqx, jax, meanfield as mf
+        >>> key = jax.random.key(0)
+        >>> x = jax.random.normal(key, (80, 2))
+        >>> data = x, (x[:, 0] > 0).astype(int)
+        >>> start = mf.Ensemble.from_model(eqx.nn.MLP(2, 2, 8, 1, key=key), key=key)
+        >>> result = mf.fit(start, data, key=key, prior=None, epochs=9, batch_size=16,
+        ...                 progress=False)
+        >>> small = mf.deploy.compact(result.ensemble, data, start=start, key=key,
+        ...                           temperature=0.1, epochs=5, batch_size=16)
+        >>> small.units
+        {'layers/0': (8, 3)}
+    """
+    require(
+        0 <= tolerance < 1,
+        f"`tolerance` must be a decrease of the payoff in [0, 1); got {tolerance}.",
+    )
+    x, y = jax.tree.map(np.asarray, data)
+    number = len(jax.tree.leaves(x)[0])
+    layers = removable_units(ensemble, jax.tree.map(lambda leaf: leaf[:1], x))
+    outputs = jax.eval_shape(
+        lambda x: ensemble.apply_fn(ensemble.mean_params(), x),
+        jax.tree.map(lambda leaf: leaf[:1], x),
+    )
+    payoff = choose_payoff(None, likelihood, outputs)
+    nothing = Compacted(ensemble, likelihood, 1.0, {}, {}, payoff)
+    keys = jax.random.split(key, 3)
+    order = np.asarray(jax.random.permutation(keys[0], number))
+    held = order[: int(HELD_OUT * number)]
+    rest = order[len(held) :]
+    if not layers or len(held) == 0 or len(rest) < batch_size:
+        return nothing
+    seen, unseen = (jax.tree.map(lambda a, r=r: a[r], (x, y)) for r in (rest, held))
+    trial_epochs = -(-TRIAL_STEPS // (len(rest) // batch_size))
+    trial_epochs = min(trial_epochs, max(epochs, 1))
+
+    def again(
+        known: Ensemble, likelihood: Any, share: float, data: Any, epochs: int
+    ) -> tuple[Ensemble, Any]:
+        """The part of the units that matters most, after it has learned again."""
+        some = jax.tree.map(lambda leaf: leaf[:SCORED], data)
+        scores = unit_scores(known, likelihood, some, layers)
+        gone = {name: _least(score, share) for name, score in scores.items()}
+        probe = jax.tree.map(lambda leaf: leaf[:PROBE], data[0])
+        smaller = narrow(_without(known, layers, gone), probe)
+        result = fit_in_stages(
+            _started_again(smaller.ensemble),
+            data,
+            stages=[(epochs, 1.0)],
+            temperature=temperature,
+            price=PRICE,
+            key=keys[2],
+            likelihood=likelihood,
+            batch_size=batch_size,
+            progress=False,
+        )
+        return smaller.widen(result.ensemble), result.likelihood
+
+    told(f"how many units are needed: {trial_epochs} epochs without the held-out part")
+    first = fit_in_stages(
+        selective_start(start),
+        seen,
+        stages=[(trial_epochs, 1.0)],
+        temperature=temperature,
+        price=PRICE,
+        key=keys[1],
+        likelihood=likelihood,
+        batch_size=batch_size,
+        progress=False,
+    )
+    scale, payoffs = 1.0, {}
+    if payoff == "closeness":
+        scale = squared_error(first.ensemble, first.likelihood, unseen)
+
+    def enough(share: float) -> bool:
+        told(f"the same again with {100 * share:g} % of the units")
+        tried, own = again(first.ensemble, first.likelihood, share, seen, trial_epochs)
+        outputs = tried.apply_fn(likely_params(tried, "mean"), unseen[0])
+        found = earned(payoff, own, outputs, unseen[1], scale)
+        payoffs[share] = float(np.mean(found))
+        return payoffs[1.0] - payoffs[share] <= tolerance
+
+    enough(1.0)
+    share = 1.0
+    for candidate in SHARES:
+        if enough(candidate):
+            share = candidate
+            break
+    if share == SHARES[0] and enough(LESS):
+        share = LESS
+    if share == 1.0:
+        return dataclasses.replace(nothing, payoffs=payoffs)
+    told(f"{100 * share:g} % of the units learn again for {epochs} epochs")
+    small, own = again(ensemble, likelihood, share, (x, y), epochs)
+    counts = count_units(layers).items()
+    units = {name: (count, _kept(count, share)) for name, count in counts}
+    return Compacted(small, own, share, units, payoffs, payoff)
+
+
+def _kept(count: int, share: float) -> int:
+    """How many of a layer's units stay: at least one."""
+    kept = max(1, int(share * count))
+    if share < 1:
+        for least, multiple in MULTIPLES:
+            if kept >= least:
+                return kept - kept % multiple
+    return kept
+
+
+def _least(score: Float[np.ndarray, " units"], share: float) -> np.ndarray:
+    """The units that leave."""
+    return np.argsort(-score, kind="stable")[_kept(len(score), share) :]
+
+
+def _without(
+    ensemble: Ensemble, layers: dict[str, list[Entries]], gone: dict[str, np.ndarray]
+) -> Ensemble:
+    """The ensemble with π = 1 on every connection that leaves one of some units."""
+    spikes = {
+        name: np.broadcast_to(w.spike_prob, w.shape).copy().ravel()
+        for name, w in ensemble.weights().items()
+    }
+    for name, parts in layers.items():
+        for part in parts:
+            spikes[part.name][part.places[np.isin(part.owner, gone[name])]] = 1.0
+    return ensemble.with_weights(
+        {
+            name: SpikeSlab(_shared(spikes[name], w), w.slab_mean, w.slab_var)
+            for name, w in ensemble.weights().items()
+        }
+    )
+
+
+def _shared(spikes: np.ndarray, weight: SpikeSlab) -> Array:
+    """Spikes in the shape in which a weight shares them."""
+    whole = spikes.reshape(weight.shape)
+    return jnp.asarray(whole.min(weight.shared, keepdims=True))
+
+
+def _started_again(ensemble: Ensemble) -> Ensemble:
+    """The ensemble with π at its start again; absent connections begin at 0."""
+    weights = {}
+    for name, w in ensemble.weights().items():
+        there = w.inclusion_prob > 0.5
+        weights[name] = SpikeSlab(
+            jnp.full_like(w.spike_prob, SPIKE_PROB),
+            jnp.where(there, w.slab_mean, 0),
+            jnp.minimum(w.slab_var, SLAB_VAR),
+        )
+    return ensemble.with_weights(weights)
