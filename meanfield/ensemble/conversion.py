@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from meanfield.checks import require
-from meanfield.propagation.transformation import Noise
+from meanfield.propagation.noise_kinds import Noise
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 

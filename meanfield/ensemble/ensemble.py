@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.propagation import count_readings, mean_field
-from meanfield.propagation.transformation import Noise, drawn_leaves
+from meanfield.propagation.noise_kinds import Noise, drawn_leaves
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 

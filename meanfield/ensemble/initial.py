@@ -32,7 +32,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.propagation import count_summands
-from meanfield.propagation.transformation import Noise
+from meanfield.propagation.noise_kinds import Noise
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 

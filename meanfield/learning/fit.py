@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.propagation.transformation import Noise
+from meanfield.propagation.noise_kinds import Noise
 
 from .arguments import check_arguments
 from .checkpoint import Checkpoint

@@ -15,3 +15,4 @@ from .uncertainty import (
     credible_interval as credible_interval,
     decompose_targets as decompose_targets,
 )
+from .variance_scales import fit_scales as fit_scales

@@ -1,6 +1,7 @@
 """Scores and predictions of a trained ensemble."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -100,6 +101,7 @@ def evaluate(
     mesh: Mesh | None = None,
     reading: Any = "sampled",
     of: str = "ensemble",
+    scales: Mapping[str, Any] | None = None,
 ) -> Metrics:
     r"""Score the predictive distribution p(y | x) = ⟨p(y | x; ε)⟩_ε on data.
 
@@ -111,13 +113,16 @@ def evaluate(
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled" (default), a pass through the network for every draw; or
-            "moments", a single pass, in which only the last contraction is drawn. See
-            `meanfield.mean_field` for the approximations of "moments".
+            "moments", a single pass, in which only the last contraction is drawn; or
+            "delta", the fastest, linearised about the mean network. See
+            `meanfield.mean_field` for their approximations.
         of: "ensemble" (default), the average over the ensemble's noise; or
             "subnetworks", the average over the networks that ``ensemble.sample(key)``
             draws with the keys ``jax.random.split(key, num_samples)``, as exported by
             `mf.deploy`. The two differ if an example uses a weight several times; see
             `Ensemble.with_noise`.
+        scales: in a single pass, factors of the layers' variances, as `fit_scales`
+            finds them on held-out data.
 
     Returns:
         `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
@@ -147,6 +152,7 @@ def evaluate(
         mesh=mesh,
         reading=reading,
         of=of,
+        scales=scales,
     )
     nll = -float(means["log_prob"].mean(dtype=np.float64))
     y = np.asarray(y)
@@ -177,6 +183,7 @@ def predict(
     reading: Any = "sampled",
     level: float | None = None,
     of: str = "ensemble",
+    scales: Mapping[str, Any] | None = None,
 ) -> Prediction:
     r"""The predictive distribution for some inputs, and its two kinds of uncertainty.
 
@@ -194,13 +201,16 @@ def predict(
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
         reading: "sampled" (default), a pass through the network for every draw; or
-            "moments", a single pass, in which only the last contraction is drawn. See
-            `meanfield.mean_field` for the approximations of "moments".
+            "moments", a single pass, in which only the last contraction is drawn; or
+            "delta", the fastest, linearised about the mean network. See
+            `meanfield.mean_field` for their approximations.
         of: "ensemble" (default), the average over the ensemble's noise; or
             "subnetworks", the average over the networks that ``ensemble.sample(key)``
             draws with the keys ``jax.random.split(key, num_samples)``, as exported by
             `mf.deploy`. The two differ if an example uses a weight several times; see
             `Ensemble.with_noise`.
+        scales: in a single pass, factors of the layers' variances, as `fit_scales`
+            finds them on held-out data.
         level: for continuous targets, probability of the central credible interval to
             compute, under noise and uncertain weights together. None for no interval.
 
@@ -241,6 +251,7 @@ def predict(
         reading=reading,
         level=level,
         of=of,
+        scales=scales,
     )
     aleatoric, epistemic = means["aleatoric"], means["epistemic"]
     ends = means.get("lower"), means.get("upper")

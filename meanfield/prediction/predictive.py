@@ -9,8 +9,8 @@ In the moments reading the network runs once and propagates mean and variance. O
 last contraction is drawn, so that outputs keep their covariance.
 """
 
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ from meanfield.learning.distributions import (
 from meanfield.learning.sharding import Layout, gathered
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import joint_output_distribution
-from meanfield.propagation.equation import Reading
+from meanfield.propagation.transformation import READINGS
 
 CHUNK = 2048
 
@@ -49,6 +49,7 @@ def average(
     reading: Any = "sampled",
     level: float | None = None,
     of: str = "ensemble",
+    scales: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Averages over noise draws, for every example.
 
@@ -60,11 +61,12 @@ def average(
         num_samples: draws of the noise.
         key: a `jax.random.key`.
         mesh: devices to spread the examples over, as in `fit`.
-        reading: "sampled", a pass through the network for every draw; or "moments",
-            one pass, and draws of its outputs.
+        reading: "sampled", a pass through the network for every draw; or "moments" or
+            "delta", one pass, and draws of its outputs.
         level: probability of the central interval, or None.
         of: "ensemble"; or "subnetworks", where draw i uses the network
             ``ensemble.sample(jax.random.split(key, num_samples)[i])``.
+        scales: factors of variances in one pass, as for `meanfield.mean_field`.
 
     Returns:
         `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
@@ -76,8 +78,12 @@ def average(
             log-likelihood is NaN.
     """
     require(
-        reading in get_args(Reading),
-        f"`reading` must be 'sampled' or 'moments'; got {reading!r}.",
+        reading in READINGS,
+        f"`reading` must be 'sampled' or 'moments', or 'delta'; got {reading!r}.",
+    )
+    require(
+        scales is None or reading != "sampled",
+        "`scales` must be left out in the sampled reading, which has no variances.",
     )
     require(
         of in ("ensemble", "subnetworks"),
@@ -103,12 +109,12 @@ def average(
         # All chunks use the same sub-networks, but each has its own noise.
         chunk_key = key if of == "subnetworks" else jax.random.fold_in(key, number)
         way = of if of == "subnetworks" else reading
-        part = _average_chunk(
-            ensemble, likelihood, some_x, some_y, chunk_key, num_samples, way
+        part = average_chunk(
+            ensemble, likelihood, some_x, some_y, chunk_key, num_samples, way, scales
         )
         if level is not None:
             part |= _interval_chunk(
-                ensemble, likelihood, some_x, chunk_key, num_samples, way, level
+                ensemble, likelihood, some_x, chunk_key, num_samples, way, level, scales
             )
         parts.append(jax.tree.map(np.asarray, gathered(part)))
     found = {
@@ -126,7 +132,7 @@ def average(
 
 
 @eqx.filter_jit
-def _average_chunk(
+def average_chunk(
     ensemble: Ensemble,
     likelihood: Any,
     x: Any,
@@ -134,8 +140,10 @@ def _average_chunk(
     key: PRNGKeyArray,
     num_samples: int,
     way: str = "sampled",
+    scales: Mapping[str, Any] | None = None,
 ) -> dict[str, Array]:
-    outputs_of = _drawer(ensemble, x, way)
+    """The averages of `average`, for examples that are computed together."""
+    outputs_of = _drawer(ensemble, x, way, scales)
 
     def draw(key: PRNGKeyArray) -> dict[str, Array]:
         summary = _summary(output_distribution(likelihood, outputs_of(key)), y)
@@ -186,9 +194,10 @@ def _interval_chunk(
     num_samples: int,
     way: str,
     level: float,
+    scales: Mapping[str, Any] | None = None,
 ) -> dict[str, Array]:
     """Ends of the central interval of ⟨P(Y ≤ y)⟩, by bisection over the same draws."""
-    outputs_of = _drawer(ensemble, x, way)
+    outputs_of = _drawer(ensemble, x, way, scales)
     keys = jax.random.split(key, num_samples)
     tails = jnp.array([(1 - level) / 2, (1 + level) / 2])
 
@@ -227,12 +236,15 @@ def _interval_chunk(
     return {"lower": low[0], "upper": high[1]}
 
 
-def _drawer(ensemble: Ensemble, x: Any, way: str) -> Callable[[Any], Any]:
+def _drawer(
+    ensemble: Ensemble, x: Any, way: str, scales: Mapping[str, Any] | None
+) -> Callable[[Any], Any]:
     """A function from a key to one draw of the outputs."""
     if way == "subnetworks":
         return lambda key: ensemble.apply_fn(ensemble.sample_params(key), x)
-    if way == "moments":
-        return joint_output_distribution(ensemble.apply_fn)(ensemble.params, x)
+    if way in ("moments", "delta"):
+        distribution = joint_output_distribution(ensemble.apply_fn, way, scales)
+        return distribution(ensemble.params, x)
     network = ensemble.network
     return lambda key: network(ensemble.params, x, key=key)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from . import extremes, moments, softmax
+from . import delta, extremes, moments, softmax
 from .deferred import Deferred
 from .norm_forms import product_form, quotient_form
 from .patterns import (
@@ -58,6 +58,11 @@ def closed_form(value: Deferred) -> Callable[[], Random] | None:
     return take
 
 
+def _module(value: Deferred) -> Any:
+    """Where the moments of softmax and its relatives are: exact, or linearised."""
+    return delta if value.delta else softmax
+
+
 def _softmax(value: Deferred) -> Any:
     """e^a / Σ e^a."""
     top, bottom = value.inputs
@@ -67,7 +72,7 @@ def _softmax(value: Deferred) -> Any:
     if not same(found[0].inputs[0], top.inputs[0]):
         return None
     _, logits, axes = found
-    return on_last(softmax.softmax, logits, axes, value.shape)
+    return on_last(_module(value).softmax, logits, axes, value.shape)
 
 
 def _difference(value: Deferred) -> Any:
@@ -78,7 +83,7 @@ def _difference(value: Deferred) -> Any:
     if not found or not same(found[0].inputs[0], top):
         return None
     _, logits, axes = found
-    return on_last(softmax.log_softmax, logits, axes, value.shape)
+    return on_last(_module(value).log_softmax, logits, axes, value.shape)
 
 
 def _sum(value: Deferred) -> Any:
@@ -102,7 +107,7 @@ def _sum(value: Deferred) -> Any:
         rows = with_axes(places, axes, difference.shape)
         whole = [np.broadcast_to(part, difference.shape) for part in (rows, kept)]
         if value.shape == shift.shape and (whole[0] == whole[1]).all():
-            return reduced(softmax.logsumexp, logits, axes, value.shape)
+            return reduced(_module(value).logsumexp, logits, axes, value.shape)
     return None
 
 
@@ -113,7 +118,7 @@ def _log(value: Deferred) -> Any:
         return None
     if not in_order(value.inputs[0], found[2]):
         return None
-    return reduced(softmax.logsumexp, found[1], found[2], value.shape)
+    return reduced(_module(value).logsumexp, found[1], found[2], value.shape)
 
 
 def _summed_exponential(node: Any, shape: Any, through: Any = frozenset()) -> Any:
@@ -158,6 +163,8 @@ def _maximum(value: Deferred) -> Any:
         return None
     if set(value.params.get("base_dilation", (1,))) != {1}:
         return None
+    if value.delta:
+        return lambda: delta.selected(value.function, value.root)
 
     def form() -> Any:
         mean, var = wide_moments(inner)
@@ -214,6 +221,8 @@ def _windows(array: Any, params: Any, fill: float) -> Any:
 
 def _activation(value: Deferred) -> Any:
     """A single step after Gaussian entries whose moments have a closed form."""
+    if value.delta:
+        return None
     names = {"abs": "absolute", "integer_pow": "square", "max": "relu"}
     if value.name == "integer_pow" and value.params["y"] != 2:
         return None
@@ -231,7 +240,12 @@ def _activation(value: Deferred) -> Any:
 def _threshold(value: Deferred) -> Any:
     """The probability that a Gaussian entry lies above, or below, a plain number."""
     entries, level = random_operand(value), plain_operand(value)
-    if level is None or not entries.normal or entries.shape != value.shape:
+    if (
+        value.delta
+        or level is None
+        or not entries.normal
+        or entries.shape != value.shape
+    ):
         return None
     bind = value.bind
     assert bind is not None

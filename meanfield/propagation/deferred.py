@@ -6,8 +6,9 @@ function of this root, however often the program reads it. Moments are not compu
 by step, because this would treat x and f(x) as independent. Instead the whole function
 is built up ("deferred"), and integrated when its moments are needed:
 
-- functions of single entries (ReLU, GELU, x·sigmoid(x), …): Gauss–Legendre quadrature
-  on both sides of the input 0, where activations may have a kink;
+- functions of single entries (ReLU, GELU, x·sigmoid(x), …) of the root or of a
+  rearrangement of it: Gauss–Legendre quadrature on both sides of the input 0, where
+  activations may have a kink;
 - softmax, log-softmax, logsumexp, maxima and max-pooling, layer and root-mean-square
   norms, recognised by their steps (`closed_forms`): one exact integral;
 - other functions that mix entries: an average over antithetic standardised draws of the
@@ -32,6 +33,7 @@ from jax import lax
 
 from meanfield.program.primitives import ENTRYWISE
 
+from .delta import linearized
 from .equation import Equation, UnsupportedPrimitiveError
 from .noise import normal
 from .values import Random, is_random
@@ -63,26 +65,32 @@ class Deferred:
     Attributes:
         root: the array of independent Gaussian entries.
         function: from a value of the root to a value of this array.
-        entrywise: whether each entry depends only on the same entry of the root.
         shape: shape of this array.
+        source: independent Gaussian entries, those of the root or of a rearrangement of
+            it, such that each entry of this array depends only on the same entry of it;
+            None if there are none.
+        of_source: from a value of the source to a value of this array.
         known: a function that computes the moments, if they are known exactly.
         normal: whether the entries are independent Gaussians with these moments.
         name: the primitive of the last step; empty for the root itself.
         params: its parameters.
         inputs: its operands, deferred or plain.
         bind: runs the step on plain arrays.
+        delta: whether its moments are those of its linearisation; see `delta`.
     """
 
     root: Random
     function: Callable[[Any], Any]
-    entrywise: bool
     shape: tuple[int, ...]
+    source: Random | None = None
+    of_source: Callable[[Any], Any] = lambda z: z
     known: Callable[[], Random] | None = None
     normal: bool = False
     name: str = ""
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     inputs: tuple[Any, ...] = ()
     bind: Callable[..., Any] | None = None
+    delta: bool = False
 
 
 ClosedForm = Callable[[Deferred], Callable[[], Random] | None]
@@ -104,29 +112,29 @@ def defer(
         return None
     (root,) = roots.values()
 
-    def function(value: Any) -> Any:
-        return equation.bind(
-            *(v.function(value) if isinstance(v, Deferred) else v for v in views)
+    def applied(field: str) -> Callable[[Any], Any]:
+        return lambda value: equation.bind(
+            *(getattr(v, field)(value) if isinstance(v, Deferred) else v for v in views)
         )
 
+    function, delta = applied("function"), equation.context.delta
     if equation.many:
+        shapes = [tuple(var.aval.shape) for var in equation.eqn.outvars]  # type: ignore[attr-defined]
         return [
-            Deferred(root, lambda z, i=i: function(z)[i], False, tuple(var.aval.shape))  # type: ignore[attr-defined]
-            for i, var in enumerate(equation.eqn.outvars)
+            Deferred(root, lambda z, i=i: function(z)[i], shape, delta=delta)
+            for i, shape in enumerate(shapes)
         ]
-    entrywise = equation.name in ENTRYWISE and all(
-        v.entrywise if isinstance(v, Deferred) else jnp.shape(v) in ((), root.shape)
-        for v in views
-    )
     result = Deferred(
         root,
         function,
-        entrywise,
         equation.shape,
+        source=_common_source(equation, views),
+        of_source=applied("of_source"),
         name=equation.name,
         params=equation.params,
         inputs=views,
         bind=equation.bind,
+        delta=delta,
     )
     if rule is not None and _keeps_moments(equation, views):
         take = lambda: rule(equation, *map(settle_moments, views))
@@ -134,7 +142,12 @@ def defer(
             moments = take()
             take = lambda: moments
             normal = not moments.copied and equation.name not in OVERLAPPING
-            return [dataclasses.replace(result, known=take, normal=normal)]
+            result = dataclasses.replace(result, known=take, normal=normal)
+            if normal and result.source is None:
+                result = dataclasses.replace(
+                    result, source=moments, of_source=lambda z: z
+                )
+            return [result]
         return [dataclasses.replace(result, known=functools.cache(take))]
     # The moments of most deferred values are never needed: only the form is found here.
     form = closed_form(result)
@@ -160,10 +173,16 @@ def settle_moments(value: Any) -> Any:
             'moments reading. Read it with reading="sampled", or leave these '
             "parameters point values: `where=` in Ensemble.from_model."
         )
-    if kind == jnp.bool_:  # A condition has the mean and variance of its indicator.
-        function = lambda z: value.function(z).astype(root.mean.dtype)
-    integrate = _by_quadrature if value.entrywise else _by_draws
-    mean, var = integrate(function, root)
+    # A condition has the mean and variance of its indicator.
+    numbers = root.mean.dtype if kind == jnp.bool_ else kind
+    function = lambda z: value.function(z).astype(numbers)
+    if value.source is not None:
+        integrate = linearized if value.delta else _by_quadrature
+        entries = lambda z: value.of_source(z).astype(numbers)
+        mean, var = integrate(entries, value.source)
+    else:
+        mean, var = _by_draws(function, root)
+        mean = function(root.mean) if value.delta else mean
     return Random(mean, var, root.leaves, drawable=True)
 
 
@@ -171,15 +190,34 @@ def _view(value: Any) -> Any:
     """A root as a deferred value, the identity function."""
     if is_random(value):
         independent, itself = not value.copied, lambda: value
-        return Deferred(value, lambda z: z, True, value.shape, itself, independent)
+        return Deferred(
+            value,
+            lambda z: z,
+            value.shape,
+            source=value,
+            known=itself,
+            normal=independent,
+        )
     return value
+
+
+def _common_source(equation: Equation, views: Sequence[Any]) -> Random | None:
+    """The entries on which all operands of a step that acts entry by entry depend."""
+    sources = {id(v.source): v.source for v in views if isinstance(v, Deferred)}
+    (source, *others) = sources.values()
+    if equation.name not in ENTRYWISE or others or source is None:
+        return None
+    plain = [jnp.shape(v) for v in views if not isinstance(v, Deferred)]
+    return source if all(shape in ((), source.shape) for shape in plain) else None
 
 
 def _keeps_moments(equation: Equation, views: Sequence[Any]) -> bool:
     """Whether the operands have moments that are found entry by entry or in closed
     form, and these give those of the result."""
     places = [i for i, v in enumerate(views) if isinstance(v, Deferred)]
-    found = all(views[i].known is not None or views[i].entrywise for i in places)
+    found = all(
+        views[i].known is not None or views[i].source is not None for i in places
+    )
     if not found or equation.name == "concatenate":
         return found
     place = places[0]

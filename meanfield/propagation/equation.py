@@ -1,12 +1,14 @@
 """One step of a program as the argument of a rule, and the context it runs in."""
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from jax.extend.core import JaxprEqn
 from jaxtyping import PRNGKeyArray
 
+from meanfield.checks import require
 from meanfield.program.jaxprs import bind, source_line
 
 from .noise import fold_in
@@ -31,6 +33,9 @@ class Context:
             functions that draw their entries jointly.
         summands: a dictionary that records the number of weights in each contraction.
         sign: factor of all noise, 1 or −1; None for 1.
+        delta: in the moments reading, whether to linearise; see `delta`.
+        scales: in the moments reading, a factor for the variance after a contraction
+            with a weight, by path name.
     """
 
     reading: Reading
@@ -39,10 +44,18 @@ class Context:
     distributions: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     summands: dict[str, list[int | float]] | None = None
     sign: Any = None
+    delta: bool = False
+    scales: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def inside(self, key: PRNGKeyArray | None) -> "Context":
         """The context of an inner program, with its own key."""
-        return Context(self.reading, key, summands=self.summands, sign=self.sign)
+        return dataclasses.replace(self, base_key=key, used=0, distributions={})
+
+    def scale(self, *operands: Any) -> Any:
+        """The factor for the variance of a contraction: that of its weights."""
+        weights = [v for v in operands if is_random(v) and not v.drawable]
+        factors = [self.scales[n] for n in merge_leaves(*weights) if n in self.scales]
+        return math.prod(factors) if factors else None
 
     def note(self, number: int | float, *sources: Any) -> None:
         """Record a contraction (or, for 1, a draw) of the random arrays among some."""
@@ -68,6 +81,23 @@ class Context:
     def add_noise(self, mean: Any, var: Any) -> Any:
         """Draw entries with this mean and variance, independent of other steps."""
         return add_noise(mean, var, self.next_key(), self.sign)
+
+
+def moments_context(
+    reading: str, names: Sequence[str], scales: Mapping[str, Any] | None
+) -> Context:
+    """The context of a moments reading: "moments" itself, or "delta".
+
+    Raises:
+        ValueError: `scales` names something that is not a random parameter.
+    """
+    unknown = sorted(set(scales or {}) - set(names))
+    require(
+        not unknown,
+        f"`scales` must name random parameters, which are {list(names)}; got "
+        f"{unknown}.",
+    )
+    return Context("moments", None, delta=reading == "delta", scales=scales or {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +162,8 @@ class Equation:
         if summands is not None:
             self.context.note(summands, *sources)
         if self.reading == "moments":
+            scale = self.context.scale(*sources)
+            var = var if scale is None else (scale * var).astype(var.dtype)
             return Random(mean, var, merge_leaves(*sources), drawable=True)
         return self.context.add_noise(mean, var)
 

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 
 from .equation import Context
+from .noise_kinds import Noise, drawn_leaves
 from .readings import Readings, find_readings
 from .staging import split_params, stage
-from .transformation import Noise, drawn_leaves, evaluate_network, finish
+from .transformation import evaluate_network, finish
 
 
 def count_summands(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .deferred import Deferred, settle_moments
@@ -28,6 +29,7 @@ def remember_distribution(
     signals = [isinstance(v, Deferred) or _is_signal(v) for v in operands]
     if sum(signals) != 1 or not is_random(result):
         return
+    scale = equation.context.scale(*operands)
 
     def draw(key: PRNGKeyArray) -> Any:
         signal_key, weight_key = jax.random.split(key)
@@ -39,7 +41,10 @@ def remember_distribution(
             return equation.bind(*drawn)
         sampled = Equation(equation.eqn, Context("sampled", weight_key))
         rule: Any = find_rule(equation.name, "sampled")
-        return rule(sampled, *drawn)
+        value = rule(sampled, *drawn)
+        if scale is None:
+            return value
+        return result.mean + jnp.sqrt(scale) * (value - result.mean)
 
     # The result is stored too, so that its id is not reused.
     equation.context.distributions[id(result)] = (result, draw)

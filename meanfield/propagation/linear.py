@@ -20,6 +20,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .delta import factored
 from .equation import Equation
 from .interpreter import settle
 from .moments import maximum
@@ -136,15 +137,27 @@ def _contraction(equation: Equation, x: Any, y: Any, summands: int | float) -> A
 
 def _bilinear(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
     """Mean and variance of a bilinear primitive with independent operands."""
-    if is_random(x) and is_random(y):
-        (x, v), (y, w) = (x.mean, x.var), (y.mean, y.var)
-        var = _bind_var(equation, jnp.square(x) + v, w)
-        return equation.bind(x, y), var + _bind_var(equation, v, jnp.square(y))
-    if is_random(x):
-        y_squared = jnp.square(_widen(y))
-        return equation.bind(x.mean, y), _bind_var(equation, x.var, y_squared)
-    x_squared = jnp.square(_widen(x))
-    return equation.bind(x, y.mean), _bind_var(equation, x_squared, y.var)
+    mean = equation.bind(*(v.mean if is_random(v) else v for v in (x, y)))
+    if not is_random(x):
+        return mean, _spread(equation, y, jnp.square(_widen(x)), first=False)
+    if not is_random(y):
+        return mean, _spread(equation, x, jnp.square(_widen(y)), first=True)
+    if not x.drawable:
+        var = _spread(equation, x, jnp.square(y.mean) + y.var, first=True)
+        return mean, var + _bind_var(equation, jnp.square(x.mean), y.var)
+    var = _spread(equation, y, jnp.square(x.mean) + x.var, first=False)
+    return mean, var + _bind_var(equation, x.var, jnp.square(y.mean))
+
+
+def _spread(equation: Equation, random: Random, square: Any, first: bool) -> Any:
+    """Σ V b, for the variance V of a random operand, the first one or the second."""
+    var, rows = random.var, None
+    if equation.context.delta and not random.drawable:
+        found = factored(equation, var, first)
+        var, rows = found or (var, None)
+    operands = (var, square) if first else (square, var)
+    total = _bind_var(equation, *operands)
+    return total if rows is None else total * rows
 
 
 def _widen(x: Any) -> Any:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .deferred import Deferred
-from .normalization import normalize
+from .normalization import normalize, normalize_delta
 from .patterns import (
     MOVES,
     is_centred,
@@ -63,7 +63,8 @@ def _normalized(
         return None
 
     def form() -> Any:
-        norm = lambda m, v: normalize(m, v, scalar(count), scalar(offset), centred)
+        take = normalize_delta if value.delta else normalize
+        norm = lambda m, v: take(m, v, scalar(count), scalar(offset), centred)
         mean, var = on_last(norm, entries, axes, value.shape)()
         if wrong is not None:
             mean, var = (jnp.where(wrong, jnp.nan, part) for part in (mean, var))

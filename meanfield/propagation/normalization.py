@@ -76,6 +76,18 @@ def normalize(
     return jnp.where(small, small_mean, mean), jnp.where(small, slope_var, var)
 
 
+def normalize_delta(
+    m: Float[Array, "... entries"],
+    v: Float[Array, "... entries"],
+    count: Float[Array, "..."],
+    offset: Float[Array, "..."],
+    centred: bool,
+) -> Pair:
+    """The normalised means, and Σ_j (∂y_i/∂z_j)² v_j; arguments as for `normalize`."""
+    y, var, _ = _linear(m, v, count, offset, centred)
+    return y, var
+
+
 def _about(m: Array) -> Array:
     return m - m.mean(-1, keepdims=True)
 
@@ -98,17 +110,27 @@ def _expansion(
     m: Array, v: Array, count: Array, offset: Array, centred: bool
 ) -> tuple[Array, Array]:
     """Mean and variance of y to first order in v (a Taylor expansion in z about m)."""
+    y, var, inverse = _linear(m, v, count, offset, centred)
+    share = 1 / m.shape[-1] if centred else 0.0
+    # ½ Σ_j ∂²y_i/∂z_j² v_j
+    pull = (jnp.square(y) * v).sum(-1, keepdims=True) / count
+    size = (1 - share) * v.sum(-1, keepdims=True)
+    drift = y * v - share * (y * v).sum(-1, keepdims=True)
+    bend = jnp.square(inverse) / count * (1.5 * y * pull - drift - 0.5 * y * size)
+    return y + bend, var
+
+
+def _linear(
+    m: Array, v: Array, count: Array, offset: Array, centred: bool
+) -> tuple[Array, Array, Array]:
+    """y(m), Σ_j (∂y_i/∂z_j)² v_j and 1/√q."""
     x, share = (_about(m), 1 / m.shape[-1]) if centred else (m, 0.0)
     q = jnp.square(x).sum(-1, keepdims=True) / count + offset
     inverse = jnp.where(q > 0, lax.rsqrt(jnp.where(q > 0, q, 1)), 0)
-    y, cross = x * inverse, jnp.square(inverse) / count
+    y = x * inverse
     # ∂y_i/∂z_j = (H_ij − y_i y_j/c) / √q with H = I − share.
     pull = (jnp.square(y) * v).sum(-1, keepdims=True) / count
     own = v - 2 * v * share + jnp.square(share) * v.sum(-1, keepdims=True)
     mixed = y * (y * v - share * (y * v).sum(-1, keepdims=True)) / count
     var = jnp.square(inverse) * (own - 2 * mixed + jnp.square(y) * pull / count)
-    # ½ Σ_j ∂²y_i/∂z_j² v_j
-    size = (1 - share) * v.sum(-1, keepdims=True)
-    drift = y * v - share * (y * v).sum(-1, keepdims=True)
-    bend = cross * (1.5 * y * pull - drift - 0.5 * y * size)
-    return y + bend, jnp.maximum(var, 0)
+    return y, jnp.maximum(var, 0), inverse
