@@ -91,7 +91,7 @@ class Converted:
 
 
 def equal(one: Converted) -> None:
-    """With π = Ξ = 0 the ensemble is the model."""
+    """With π = Ξ = 0 the ensemble gives the outputs of the model."""
     certain = one.ensemble.with_weights(
         {
             name: mf.SpikeSlab(
@@ -110,13 +110,15 @@ def fit(one: Converted) -> None:
 
 
 def shipped(one: Converted) -> None:
-    """A drawn network, run by its own framework, is the one of the parameters drawn."""
+    """A drawn network, run by its own framework, gives the outputs of the drawn
+    parameters."""
     expected = one.trained.apply_fn(one.trained.sample_params(KEY), one.x)
     close(one.row.run(one.drawn, one.x), expected)
 
 
 def weights(one: Converted) -> None:
-    """Mean and variance under drawn weights are those of drawn networks, at 5 s.e."""
+    """Mean and variance with `noise="weights"` are those of drawn networks, within 5
+    standard errors."""
     x = jax.tree.map(lambda a: a[:FEW], one.x)
     ensemble = one.spread.with_noise("weights")
     keys = jax.random.split(jax.random.key(2), 2 * DRAWS)
@@ -155,9 +157,9 @@ def labels(one: Converted) -> None:
 
 
 def credit(one: Converted) -> None:
-    """Values of all connections add up to the payoff without that of no connection.
+    """Values of all connections add up to the payoff minus that of the empty coalition.
 
-    Where a payoff is too erratic for that, the check in the result must say so.
+    Where the payoff is too irregular for that, the check in the result must say so.
     """
     few = jax.tree.map(lambda a: a[:16], (one.x, one.y))
     found = mf.connection_values(one.trained, few, likelihood=GAUSSIAN, key=KEY)

@@ -99,7 +99,7 @@ def test_the_gate_looks_at_the_change_and_at_the_choices():
     flipped = expected.copy()
     flipped[:1, 1] = 0.02
     assert compare_int8(expected, flipped, "softmax")[1] == 0.99
-    with pytest.raises(ValueError, match="by 0.05; at most 0.02"):
+    with pytest.raises(ValueError, match="by 0.05; a change of at most 0.02"):
         compare_int8(expected, expected + 0.05, "none")
     with pytest.raises(ValueError, match="`link` must be one of softmax"):
         compare_int8(expected, expected, "probit")

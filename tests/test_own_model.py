@@ -55,7 +55,7 @@ def test_a_function_that_does_not_fit_is_refused(make, message):
 
 def test_a_file_that_cannot_be_used_is_refused(tmp_path):
     path = tmp_path / "net.py"
-    with pytest.raises(ValueError, match="must be mlp, cnn, or a file of Python"):
+    with pytest.raises(ValueError, match="must be mlp, cnn, or a Python file"):
         parse("resnet")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         parse(f"{path}:make")
@@ -122,9 +122,9 @@ def test_a_run_on_ones_own_network_is_kept_with_its_file(tmp_path):
     card = mf.runs.sample.sample(opened, opened.load_data())
     shipped = out / "subnetworks"
     archive = shipped / card["subnetworks"][0]["file"]
-    with pytest.raises(ValueError, match="`model` must name the file of Python"):
+    with pytest.raises(ValueError, match="`model` must name the Python file"):
         mf.runs.sample.serve_check(shipped)
-    with pytest.raises(ValueError, match="`model` must name the file of Python"):
+    with pytest.raises(ValueError, match="`model` must name the Python file"):
         mf.runs.sample.export(archive, out=tmp_path / "net.onnx")
     other = tmp_path / "other.py"
     other.write_text(NET + "\n# another\n")

@@ -30,16 +30,17 @@ HEAD = """# Conversion matrix
 What works on public models and layers, in small configurations. This page is written
 by `python tools/conversion_matrix.py --page docs/reference/conversion_matrix.md`, which
 runs every cell, on the packages of the dependency group `models`. The models are in
-`tests/public_models.py`, what a cell means in `tests/conversions.py`.
+`tests/public_models.py`, the meaning of a column in `tests/conversions.py`.
 
 | column | ✓ if |
 |---|---|
 {meanings}
 
-A number refers to the reason for a refusal, below. Eight bits are refused where they
-would change the outputs.
+A number refers to the reason for a refusal, below. Eight-bit weights are refused where
+they would change the outputs.
 
 """
+FORMAT = "a drawn network, saved in this format and loaded, gives the same outputs"
 
 
 def main() -> int:
@@ -103,7 +104,7 @@ def page(cells: dict[str, dict[str, str]]) -> str:
 
 
 def _meaning(column: Callable[..., Any]) -> str:
-    text = column.__doc__ or "a drawn network in such a file gives the same outputs"
+    text = column.__doc__ or FORMAT
     text = " ".join(text.split())
     return text[0].lower() + text[1:].rstrip(".")
 

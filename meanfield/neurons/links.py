@@ -1,8 +1,8 @@
 r"""Connections of every neuron, by label and by credit.
 
-For each unit of a layer: the numbers of incoming and outgoing important, absent and
-variable connections, its expected degree Σ(1 − π), and, with the values of connections
-at hand, the sum of the credit of those that come in and of those that go out.
+For each unit of a layer: the numbers of incoming and outgoing connections that are
+important, absent and variable, and its expected degrees Σ(1 − π). If the values of
+connections are given, also the summed credit of its incoming and outgoing connections.
 """
 
 import dataclasses
@@ -30,13 +30,14 @@ class NeuronLinks:
     """Connections of the units of a layer.
 
     Attributes:
-        incoming: by label in words, number of incoming connections, (units,).
-        outgoing: the same for outgoing connections, to the next weights.
+        incoming: number of incoming connections, (units,), by label: "important",
+            "absent" or "variable".
+        outgoing: the same for the connections to the next layer with weights.
         expected_in: Σ(1 − π) over incoming connections.
         expected_out: Σ(1 − π) over outgoing connections.
         value_in: Σφ over incoming connections; None without `values`. Every connection
-            comes into one unit, so these sum to the value of the layer's connections.
-        value_out: the same for those that go out, which come into the next layer.
+            has one target unit, so these sum to the value of the layer's connections.
+        value_out: Σφ over outgoing connections, which belong to the next layer.
     """
 
     incoming: dict[str, Int[np.ndarray, " units"]]
@@ -47,7 +48,7 @@ class NeuronLinks:
     value_out: Float[np.ndarray, " units"] | None = None
 
     def total(self, label: str) -> Int[np.ndarray, " units"]:
-        """Number of incoming and outgoing connections of a label."""
+        """Number of incoming plus outgoing connections with a label."""
         return self.incoming[label] + self.outgoing[label]
 
     @property
@@ -57,7 +58,7 @@ class NeuronLinks:
 
     @property
     def strength(self) -> Float[np.ndarray, " units"]:
-        """Credit of all connections, in and out; without it how many are important."""
+        """Summed credit of all connections, or if not given how many are important."""
         if self.value_in is None or self.value_out is None:
             return self.total("important").astype(np.float64)
         return self.value_in + self.value_out
@@ -70,10 +71,11 @@ def neuron_links(
     x: Any,
     values: Mapping[str, Any] | None = None,
 ) -> NeuronLinks:
-    """Connections of every unit: how many of each label, and what they are worth.
+    """Connections of every unit: how many have each label, and their summed credit.
 
     Connections that never learned (known for labels made with ``data=``) are not
-    counted, because their labels are those before training.
+    counted: their gradient is zero on all the data, which therefore say nothing about
+    their labels.
 
     Args:
         ensemble: a trained ensemble.
@@ -85,11 +87,12 @@ def neuron_links(
 
     Returns:
         `NeuronLinks`: by label, numbers of incoming and outgoing connections per unit;
-        with `values` also their sums.
+        with `values` also the sums of their credit.
 
     Raises:
-        ValueError: there is no such layer, or it is recurrent, so that a connection
-            belongs to a gate and not to a unit.
+        ValueError: there is no such layer; it is recurrent, so that a connection
+            belongs to a gate and not to a unit; or it is an attention layer, whose
+            heads have no connections of their own.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -113,15 +116,15 @@ def neuron_links(
     )
     require(
         units.product is not None,
-        f"`layer` {layer!r} is an attention: its heads have no connections of their "
-        "own. Count those of a dense layer or a convolution.",
+        f"`layer` must be a dense layer or a convolution; got {layer!r}, an attention "
+        "layer, whose heads have no connections of their own.",
     )
     first, later = incoming_entries(program, units), outgoing_entries(program, units)
     value_in = value_out = None
     if values is not None:
         value_in = add_up(first, values, units.size)
         value_out = add_up(later, values, units.size)
-    # If connections share a spike, π is broadcast along these axes.
+    # π has length 1 along the axes on which connections share a spike.
     present = {
         name: np.broadcast_to(1 - np.asarray(w.spike_prob, np.float64), w.shape)
         for name, w in ensemble.weights().items()

@@ -176,7 +176,11 @@ def refusal(
     eqn: JaxprEqn, reading: Reading, leaves: Iterable[str], because: str = ""
 ) -> UnsupportedPrimitiveError:
     """The error for weights that a primitive does not support, with advice."""
-    names = ", ".join(f"`{leaf}`" for leaf in leaves)
+    quoted = [f"`{leaf}`" for leaf in leaves]
+    names = ", ".join(quoted)
+    parameters, points = "parameter", "a point value: pass an ordinary array"
+    if len(quoted) > 1:
+        parameters, points = "parameters", "point values: pass ordinary arrays"
     primitive, line = eqn.primitive.name, source_line(eqn)
     place = f" at {line}" if line else ""
     reason = f" ({because})" if because else ""
@@ -186,9 +190,8 @@ def refusal(
         else 'read it with reading="sampled"'
     )
     return UnsupportedPrimitiveError(
-        f"the primitive `{primitive}`{place} met the random parameter {names} and "
-        f"has no rule for it in the {reading} reading{reason}. Either {draw}; or "
-        f'register a rule with meanfield.register_rule("{primitive}"); or leave '
-        f"{names} a point value: an ordinary array there, or `where=` in "
-        "Ensemble.from_model."
+        f"the primitive `{primitive}`{place} has no rule for the random {parameters} "
+        f"{names} in the {reading} reading{reason}. Either {draw}; or register a rule "
+        f'with meanfield.register_rule("{primitive}"); or leave {names} {points}, or '
+        "use `where=` in Ensemble.from_model."
     )

@@ -35,7 +35,7 @@ from .reading_loops import LOOPS
 from .reading_rules import RULES
 
 FUNCTION = "a function of weights alone has dependent entries"
-TWICE = "one weight may stand at several places of one sum"
+TWICE = "one weight may occur several times in one sum"
 COMPLEX = "the two parts of a complex number share their weights"
 SMALL = 2**16
 DERIVATIVE = "its author gave it a derivative, which fresh noise would drop"

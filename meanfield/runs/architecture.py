@@ -110,17 +110,17 @@ def build_model(
 
 
 def structure_of(architecture: Mapping[str, Any], model: str | None = None) -> Any:
-    """A network of the same structure; a perceptron has one unit per layer.
+    """A network of the same structure; a perceptron is made with one unit per layer.
 
     Args:
         architecture: as a card or an archive describes it.
-        model: for a user's own network, its file of Python and its function, such as
-            ``net.py:make``. An archive may come from anywhere: the file that it names
+        model: for a user's own network, its Python file and its function, such as
+            ``net.py:make``. An archive may come from anywhere, so a file that it names
             is never executed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is needed and was not given, or is another one.
+        ValueError: the file is needed and was not given, or its hash is another one.
     """
     kind = architecture.get("kind")
     if kind == "mlp":
@@ -129,9 +129,9 @@ def structure_of(architecture: Mapping[str, Any], model: str | None = None) -> A
         return build_model(architecture, 0)
     require(
         model is not None,
-        "`model` must name the file of Python and the function that make this network, "
-        "such as RUN/model.py:make; got none. The file is executed, and so it is never "
-        "taken from what the archive says.",
+        "`model` must name the Python file and the function that make this network, "
+        "such as RUN/model.py:make; got none. The file is executed, so its name is "
+        "never taken from the archive.",
     )
     path, name = parse(model or "")
     return _made(architecture, path, name, key_of_seed(0))
@@ -150,7 +150,7 @@ def widths_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def shaped(dataset: Dataset, architecture: Mapping[str, Any]) -> Dataset:
-    """The data in the shape of the inputs: images, or flat rows for a perceptron."""
+    """The data as the network reads them: images, or flat rows for a perceptron."""
     return dataset if architecture["kind"] == "mlp" else dataset.as_images()
 
 
@@ -165,7 +165,7 @@ def starting_model(
 ) -> Any:
     """The network that training starts from: that of `build_model`.
 
-    The output biases of a perceptron of counts are set to the log of their mean.
+    If the targets are counts, a perceptron's output biases are the log of their means.
     """
     model = build_model(architecture, seed, folder)
     if architecture["likelihood"] == "poisson" and architecture["kind"] == "mlp":

@@ -140,7 +140,7 @@ layer = record(
     },
     {"label_credit": game},
 )
-# One sum at several scales, and what it should be.
+# The summed credit at several scales, the gain that it should equal, and the gap.
 shared = {name: number() for name in ("gain", "sum", "gap", "gap_error")}
 SCALES = record(
     shared
@@ -158,15 +158,15 @@ UNIT_GAME = record(
 
 
 def coalition(value: Any, place: str) -> None:
-    """The results for one layer's neurons, whose parts must have equal lengths."""
+    """The results for one layer: n values, n + 1 payoffs and a mask of its size."""
     layer(value, place)
     neurons = len(value["mask"])
     require(
         len(value["values"]) == neurons > 0
         and len(value["payoffs"]) == neurons + 1
         and sum(value["mask"]) == value["size"],
-        f"{place} must hold a value and a payoff for each of its {neurons} neurons, "
-        f"and as many in the mask as its size {value['size']}",
+        f"{place} must hold a value for each of its {neurons} neurons (at least one), "
+        f"{neurons + 1} payoffs, and a mask with `size` {value['size']} neurons in it",
     )
 
 

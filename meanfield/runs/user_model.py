@@ -1,4 +1,4 @@
-"""A user's own network: a function in a file of Python, which is executed.
+"""A user's own network: a function in a Python file, which is executed.
 
 The file is copied into the run folder, and its hash into the configuration; later
 commands execute the copy, and only if it is still the same.
@@ -35,7 +35,7 @@ def parse(model: str) -> tuple[Path, str]:
     name, _, function = model.rpartition(":")
     require(
         name.endswith(".py") and function.isidentifier(),
-        "`model` must be mlp, cnn, or a file of Python and a function in it, such as "
+        "`model` must be mlp, cnn, or a Python file and a function in it, such as "
         f"net.py:make; got {model!r}.",
     )
     if not Path(name).is_file():

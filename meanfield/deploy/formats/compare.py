@@ -76,8 +76,9 @@ def compare_int8(
             if agreement is None
             else f" and agrees in {agreement:.1%} of the predicted classes"
         )
-        + f"; at most {INT8_TOLERANCE:.2g} and at least {INT8_AGREEMENT:.0%} are "
-        "allowed. Eight bits are too few for this network; use 'onnx'.",
+        + f"; a change of at most {INT8_TOLERANCE:.2g} and, for classes, agreement in "
+        f"at least {INT8_AGREEMENT:.0%} are needed. Eight bits are too few for "
+        "this network; use 'onnx'.",
     )
     return change, agreement
 
