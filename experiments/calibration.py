@@ -1,24 +1,25 @@
 """How far predictions can be trusted: mean field, MC-dropout, deep ensemble, one net.
 
-All have the shape 784-300-100-10, the same images, the same size of batch, and Adam
-along a cosine.
+All have the layer widths 784-300-100-10, the same images and batch size, and Adam with
+a step size that falls along a cosine.
 
-Accuracy, NLL and ECE of the predictive distribution on MNIST's test images, and how
-well its entropy (total) and its epistemic part tell Fashion-MNIST, never seen in
-training, from MNIST. The prior of the mean field is as wide as the library's default,
-s = 1: what the training images say nothing about, such as dark corners, stays unknown.
+Scores are accuracy, NLL and ECE of the predictive distribution on MNIST's test images,
+and how well its entropy (total) and the epistemic part of it separate Fashion-MNIST,
+never seen in training, from MNIST. The prior of the mean field is as wide as the
+library's default, s = 1: weights that the training images do not determine, such as
+those of pixels that are always dark, stay uncertain.
 
-All train on images moved by up to a pixel, drawn anew each step.
+All train on images shifted by up to one pixel, with new random shifts in each step.
 
-The mean field's T, step size and number of draws were chosen as --select scores them:
-trained on the first 50,000 images, scored on the last 10,000, foreign images likewise.
-The other step sizes, the dropout rate and epochs were set without a search. Test
-figures are of runs on all 60,000.
+The mean field's T, step size and number of draws were chosen by the scores of --select:
+trained on the first 50,000 training images, scored on the last 10,000, and for
+Fashion-MNIST also on its last 10,000 training images. The other step sizes, the dropout
+rate and the epochs were set without a search. Test figures are of runs on all 60,000.
 
     python experiments/calibration.py --data-dir DIR
     python experiments/calibration.py --quick                # digits, small, seconds
 
-Finished runs lie in the output folder, and are not run again.
+Finished runs are stored in the output folder, and are not run again.
 """
 
 import functools
@@ -52,7 +53,7 @@ OUT = "runs/calibration"
 
 
 class Dropped(eqx.Module):
-    """A multilayer perceptron whose hidden activations are dropped with a rate."""
+    """A multilayer perceptron with dropout of its hidden activations."""
 
     network: eqx.nn.MLP
     rate: float = eqx.field(static=True)
@@ -76,7 +77,7 @@ def start_of(widths, key) -> mf.Ensemble:
 
 
 def train_point(data, widths, epochs, key, rate, shape):
-    """A point network by plain back-propagation with dropout."""
+    """Train a point network by back-propagation with dropout."""
     x, y = data
     network = Dropped(start_of(widths, key).mean_network(), rate)
     learned, fixed = eqx.partition(network, eqx.is_inexact_array)
@@ -95,9 +96,9 @@ def train_point(data, widths, epochs, key, rate, shape):
         def step(state, rows):
             learned, memory, key = state
             key, now = jax.random.split(key)
-            slope = jax.grad(loss)(learned, x[rows], y[rows], now)
-            change, memory = optimizer.update(slope, memory, learned)
-            return (optax.apply_updates(learned, change), memory, key), None
+            gradient = jax.grad(loss)(learned, x[rows], y[rows], now)
+            update, memory = optimizer.update(gradient, memory, learned)
+            return (optax.apply_updates(learned, update), memory, key), None
 
         order_key, key = jax.random.split(key)
         batches = random_batches(order_key, len(x), BATCH)
@@ -111,7 +112,7 @@ def train_point(data, widths, epochs, key, rate, shape):
 
 
 def train_mean_field(data, widths, epochs, key, shape):
-    """An ensemble with batches of the same size."""
+    """Train an ensemble with the same batch size."""
     steps = epochs * (len(data[0]) // BATCH)
     return mf.fit(
         start_of(widths, key),
@@ -129,12 +130,12 @@ def train_mean_field(data, widths, epochs, key, shape):
 
 @eqx.filter_jit
 def probabilities(network: Dropped, x, key):
-    """Class probabilities of a batch, with one draw of what is dropped."""
+    """Class probabilities of a batch, with one dropout mask for each example."""
     return jax.nn.softmax(jax.vmap(network)(x, jax.random.split(key, len(x))))
 
 
 def draws_of(data, widths, epochs, seed, rate, shape, inputs):
-    """Train one point network; its class probabilities for each of some inputs."""
+    """Train one point network; return its class probabilities for each input array."""
     key, draw_key = jax.random.split(jax.random.key(seed))
     network = train_point(data, widths, epochs, key, rate, shape)
     keys = jax.random.split(draw_key, DRAWS if rate > 0 else 1)
@@ -142,7 +143,7 @@ def draws_of(data, widths, epochs, seed, rate, shape, inputs):
 
 
 class Trainer:
-    """Trains methods on one data set; a member of a deep ensemble only once.
+    """Trains methods on one data set; a network that several ensembles have, only once.
 
     The ensemble of seed s has the networks of seeds s … s + 4.
     """
@@ -152,7 +153,7 @@ class Trainer:
         self.inputs, self.folder = inputs, folder
 
     def predict(self, method: str, epochs: int, seed: int) -> list:
-        """What a method says about each of the inputs."""
+        """Predictive distribution of a method for each input array."""
         if method == "mean field":
             key, draw_key = jax.random.split(jax.random.key(seed))
             ensemble = train_mean_field(self.data, self.widths, epochs, key, self.shape)
@@ -169,7 +170,7 @@ class Trainer:
         ]
 
     def member(self, epochs: int, seed: int, rate: float) -> list[np.ndarray]:
-        """Class probabilities of one network, (draws, batch, classes) an input."""
+        """Class probabilities of one network: (draws, batch, classes) per input."""
         path = self.folder / f"member-{rate:g}-{epochs}-{seed}.npz"
         if not path.exists():
             arrays = draws_of(
@@ -182,7 +183,7 @@ class Trainer:
 
 
 def scores(said: list, y) -> dict:
-    """Scores of what was said about images, and about images of another kind."""
+    """Scores of the predictions for test images and for images of other data sets."""
     inside, *others = said
     row = {
         "accuracy": metrics.accuracy(inside.mean, y),
@@ -197,7 +198,7 @@ def scores(said: list, y) -> dict:
 
 
 def rows_of(trainer: Trainer, method: str, epochs: int, seeds, y) -> list[dict]:
-    """Scores of a method for every seed, those that lie in the folder read there."""
+    """Scores of a method for every seed, read from the folder if they are there."""
     name = method.replace(" ", "-")
     return [
         once(
@@ -233,7 +234,7 @@ def spread(rows: list[dict], name: str) -> str:
 
 
 def main() -> None:
-    """Run what is missing; print the table."""
+    """Run the methods that have no result yet; print the table."""
     parser = options(__doc__, out=OUT, seeds=len(SEEDS))
     parser.add_argument("--select", action="store_true", help="hold out the last sixth")
     parser.add_argument("--method", choices=EPOCHS, help="only this one")

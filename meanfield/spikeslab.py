@@ -45,8 +45,8 @@ def _xlogx(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @_xlogx.defjvp
-def _xlogx_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # This avoids the derivative of the logarithm, a division for every weight.
+def _xlogx_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # Written out, because the derivative of the logarithm is a division per weight.
     (x,), (change,) = primals, tangents
     log = _safe_log(x)
     return x * log, (log + 1) * change
@@ -90,8 +90,8 @@ class SpikeSlab(eqx.Module):
 
         P(w₁ … w_n) = π Π δ(w_i) + (1 − π) Π N(w_i | m_i, Ξ_i),
 
-    so that a unit is present or absent as a whole. Entropy and divergence count such a
-    spike once, with an n-th part for each of its connections.
+    so that a unit is present or absent as a whole. Entropy and KL divergence count such
+    a spike once, and assign an n-th of that to each of its connections.
 
     Raises:
         ValueError: shapes differ, π is outside [0, 1], Ξ is negative, or m or Ξ is not
@@ -225,7 +225,7 @@ class SpikeSlab(eqx.Module):
 
         References:
             Li & Huang 2020, arXiv:2001.03354 (its code smooths the spike in two
-            inconsistent ways; the mixed measure here has no such choice).
+            inconsistent ways; with the mixed measure no smoothing is needed).
         """
         if is_concrete(resolution):
             require(
@@ -276,6 +276,9 @@ class SpikeSlab(eqx.Module):
 
         Returns:
             KL(q‖prior) of every weight, in nats, in float32 or the wider type of q.
+
+        Raises:
+            ValueError: the prior shares its spikes along other axes.
 
         Example:
             >>> import meanfield as mf
@@ -347,7 +350,7 @@ class SpikeSlab(eqx.Module):
         return jnp.where(points, 1, spike), mean, var
 
     def _share(self, coin: Array) -> Array:
-        """Divide the cost of a spike among its connections."""
+        """Divide the entropy or divergence of a spike among its connections."""
         sizes = [self.shape[axis] for axis in self.shared]
         return coin / math.prod(sizes) if sizes else coin
 

@@ -1,24 +1,25 @@
-"""Default estimators on tables: clean, noisy, and of numbers, beside scikit-learn's.
+"""Default estimators on clean, noisy and regression tables, beside scikit-learn's.
 
-clean: four tables that scikit-learn embeds and six that it makes. noisy: labels that no
-model can tell for certain, 5 to 30 % of them drawn by chance, with columns of numbers
-and of texts (noisy_tables.py). numbers: diabetes, two of Friedman's functions and three
-tables of texts and numbers, with and without noise.
+clean: four tables that scikit-learn embeds and six that it makes. noisy: tables with
+columns of numbers and of texts (noisy_tables.py), whose labels no model can predict
+with certainty: 5 to 30 % of them are flipped or redrawn, or they are drawn from given
+probabilities, or they come from a survey. numbers: regression on diabetes, two of
+Friedman's functions and three tables of texts and numbers, with and without noise.
 
-Every estimator keeps its defaults. Ours reads the table as it is; the others stand
-behind a `StandardScaler` of numbers and a one-hot coding of texts, but trees, which
-read categories themselves. A regression without a deviation of its own gets one: the
-root mean square of its errors in five-fold cross-validation on the training rows. NLL
-is in the units of the targets' deviation, coverage the share of targets within 1.96
-deviations.
+Every estimator keeps its defaults. Ours and the trees get the table unchanged; for the
+others numbers are standardised and texts one-hot encoded. A regressor that predicts no
+standard deviation gets one: the root mean square of its errors in five-fold
+cross-validation on the training rows. The loss is the NLL; in regression, it and
+the RMSE are in units of the training targets' standard deviation. Coverage is the share
+of targets within 1.96 predicted standard deviations of the predicted mean.
 
 Each table is split SPLITS times into 70 % training and 30 % test rows, stratified by
-class. The estimators take turns on each split. `fit` of a new shape compiles a program,
-so the seconds of the first split are shown apart.
+class. All estimators are fitted on one split before the next. The first `fit` on data
+of a new shape compiles a program, so seconds of the first split are shown separately.
 
     python experiments/benchmarks/tabular.py                 # all, 3 splits
     python experiments/benchmarks/tabular.py --kind noisy
-    python experiments/benchmarks/tabular.py --quick         # a table of each kind
+    python experiments/benchmarks/tabular.py --quick         # two tables
 """
 
 import argparse
@@ -107,7 +108,7 @@ REGRESSORS = {
 
 
 def estimator(name: str, numbers: bool, seed: int) -> Any:
-    """An estimator with its defaults, behind the coding that it needs."""
+    """An estimator with its defaults, after the encoding that it needs."""
     model = (REGRESSORS if numbers else CLASSIFIERS)[name](seed)
     if name in ("mean field", "trees"):
         return model
@@ -172,7 +173,7 @@ def split_row(table: Table, split: int) -> dict[str, float]:
 
 
 def as_table(made: Any) -> Table:
-    """Inputs in columns and targets, from what scikit-learn gives or as it is."""
+    """A `Table` as it is, or made from the arrays (x, y) of scikit-learn."""
     if isinstance(made, Table):
         return made
     x, y = made
@@ -181,7 +182,7 @@ def as_table(made: Any) -> Table:
 
 
 def show(rows: pd.DataFrame) -> str:
-    """Means over the splits, a line a table; then the means over tables."""
+    """Means over the splits, one line for each table; then the means over tables."""
     kinds = [
         kind
         for kind in ("accuracy", "rmse", "loss", "coverage")
@@ -207,10 +208,10 @@ def show(rows: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Score what has no result yet; print a table of each kind."""
+    """Score the splits that have no result yet; print the results of each kind."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=list(TABLES), help="only these tables")
-    parser.add_argument("--table", default="", help="only those that begin so")
+    parser.add_argument("--table", default="", help="only tables whose names begin so")
     parser.add_argument("--splits", type=int, default=SPLITS)
     parser.add_argument("--quick", action="store_true", help="two tables, a minute")
     parser.add_argument("--out", type=Path, default=Path("runs/tabular"))

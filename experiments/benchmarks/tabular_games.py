@@ -2,15 +2,15 @@
 
 | family            | players, and what a coalition earns                          |
 |-------------------|--------------------------------------------------------------|
-| local             | features of one row: the mean output with the others drawn   |
+| local             | features of one row: the mean output with the others taken   |
 |                   | from other rows                                              |
-| global            | features: minus the loss of that mean output over some rows  |
+| global            | features: minus the squared error of that output over rows   |
 | feature selection | features: the score of a model trained on them alone         |
 | data valuation    | parts of the rows: the score of a model trained on them      |
-| ensemble          | models: the score of their mean answer                       |
+| ensemble          | models: the score of their mean prediction                   |
 
-Every payoff is by a model that was trained here; a family has several games, by table
-and model. Nothing is downloaded.
+Every payoff comes from models trained in this script. A family has one game for each
+table, kind of model and seed. Nothing is downloaded.
 """
 
 import itertools
@@ -31,7 +31,7 @@ FEATURES = 10
 BACKGROUND, ROWS = 16, 24
 PARTS = 10
 
-# Classes are answered as numbers: 1 for the first class, 0 for the others.
+# Classification is treated as regression: 1 for the first class, 0 for the others.
 TABLES = {
     "diabetes": load_diabetes,
     "wine": load_wine,
@@ -58,7 +58,7 @@ FAST: dict[str, Callable] = {
 
 
 def tabular_games(seeds: Iterable[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Games by name, "family: table, model, seed": payoffs of all coalitions and φ."""
+    """By "family: table, model, seed", payoffs of all coalitions and Shapley values."""
     games = {}
     for table, seed in itertools.product(TABLES, seeds):
         train, test = split(table, seed)
@@ -81,7 +81,7 @@ def exact(payoffs: np.ndarray) -> np.ndarray:
 
 
 def split(table: str, seed: int):
-    """Standardised training and test rows with the features that vary most with y."""
+    """Standardised training and test rows of some of the features, with targets."""
     data = TABLES[table]()
     x, y = data.data, np.asarray(data.target, float)
     if table != "diabetes":
@@ -89,7 +89,7 @@ def split(table: str, seed: int):
     x = x[:, x.std(0) > 0]
     x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
     rng = np.random.default_rng(seed)
-    # Some of the best features and some others.
+    # Half of the features are those most correlated with y, half are random others.
     ranked = np.argsort(-np.abs(x.T @ y))
     chosen = np.concatenate([ranked[:5], rng.permutation(ranked[5:])[: FEATURES - 5]])
     rows = rng.permutation(len(x))[:400]
@@ -99,7 +99,7 @@ def split(table: str, seed: int):
 
 
 def explained(model, background, test, num_rows: int, targets) -> np.ndarray:
-    """Mean outputs with absent features from other rows; losses if given targets."""
+    """Mean outputs, absent features from other rows; minus error² if given targets."""
     masks = all_coalitions(background.shape[1])
     others = background[:BACKGROUND]
     payoffs = np.zeros(len(masks))
@@ -112,7 +112,7 @@ def explained(model, background, test, num_rows: int, targets) -> np.ndarray:
 
 
 def selected(make, train, test, seed: int) -> np.ndarray:
-    """R² on test rows of a model trained on some of the features."""
+    """R² on test rows of a model trained on the features of each coalition."""
     masks = all_coalitions(train[0].shape[1])
     payoffs = np.zeros(len(masks))
     for number, mask in enumerate(masks[1:], 1):
@@ -122,7 +122,7 @@ def selected(make, train, test, seed: int) -> np.ndarray:
 
 
 def valued(make, train, test, seed: int) -> np.ndarray:
-    """R² of a model trained on some parts of the rows, the parts of rising size."""
+    """R² of a model trained on the parts of the rows, whose sizes are 1 : 2 : 3 …"""
     sizes = np.arange(1, PARTS + 1)
     ends = np.cumsum(sizes) * len(train[0]) // sizes.sum()
     part = np.searchsorted(ends, np.arange(len(train[0])), side="right")
@@ -137,7 +137,7 @@ def valued(make, train, test, seed: int) -> np.ndarray:
 
 
 def joined(train, test, seed: int) -> np.ndarray:
-    """R² of the mean answer of some trees, each trained on its own features."""
+    """R² of the mean prediction of trees trained on different features and rows."""
     rng = np.random.default_rng(seed)
     answers = []
     for _ in range(PARTS):

@@ -1,18 +1,19 @@
-r"""The selective rule: the evidence bound at a temperature that it finds itself.
+r"""The selective rule: the evidence bound, at a temperature found on held-out data.
 
     loss = mean NLL + T · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / n,     ln((1 − ρ)/ρ) = c
 
-with s of each layer learned by empirical Bayes. The temperature T sets how strongly the
-data must support a connection for it to be kept; the price c (nats) is what it costs in
-addition. No single T suits both noisy tables and clean images, so T is found on
-held-out examples (see `search`). T rises over the first two fifths of a run, so that
-connections leave one after the other and the rest adapts; the optimizer's steps shrink
-along a cosine. Spike probabilities can change far: their logits take ten times the step
-of slab means, and all connections start as present with probability 0.95.
+with s of each layer learned by empirical Bayes. The larger the temperature T, the more
+the data must support a connection for it to be kept; the price c is a further cost of
+every connection that is present, in nats. No single T suits both noisy tables and clean
+images, so T is found on held-out examples (see `search`). T rises over the first two
+fifths of a run, so that connections are removed gradually and the others adapt; the
+optimizer's step size falls along a cosine. Spike probabilities have to change a lot:
+the step size of their logits is ten times that of slab means. A connection starts as
+present with probability 0.95.
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
-    arXiv:1705.08665 (pressure that rises while a network learns).
+    arXiv:1705.08665 (a KL term whose weight rises during training).
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ FASTER = {"spike_logit": 10.0, "log_slab_std": 3.0}
 PARAMETRIZATION = Unconstrained(smallest_prob=1e-4)
 SPIKE_PROB = 0.05
 LARGEST_PRICE = 80.0
-# Examples held out: at least a quarter of them or 500, whichever is fewer, and at most
+# Examples held out: at least a quarter of all or 500, whichever is fewer, and at most
 # 10,000.
 SMALL_SHARE, ENOUGH, LARGEST = 0.25, 500, 10_000
 EPOCHS, STEPS = 30, 4000
@@ -53,11 +54,11 @@ class Selective:
     Args:
         tolerance: held-out loss, in nats per example, that may be given up for a
             smaller network.
-        price: c, in nats a connection. None: ln W + ½ ln n, for W connections and n
+        price: c, in nats per connection. None: ln W + ½ ln n, for W connections and n
             examples.
-        held_out: share of the examples that is held out while the temperature is
-            sought; at least a quarter of them or 500, whichever is fewer, and at most
-            10,000. The run that follows learns from all.
+        held_out: share of the examples that is held out during the search for the
+            temperature; at least a quarter of all or 500, whichever is fewer, and at
+            most 10,000. The run that follows learns from all examples.
 
     Raises:
         ValueError: a setting out of its range.
@@ -109,8 +110,7 @@ def resolve_prior(
 ) -> tuple[Selective | None, Any, Ensemble]:
     """The selective rule or None, the prior, and the ensemble to start from.
 
-    A network without random weights has nothing that could be removed: it needs no
-    rule.
+    A network without random weights has no connections to remove, and needs no rule.
 
     Raises:
         ValueError: a string other than "selective".
@@ -141,9 +141,9 @@ def selective_start(ensemble: Ensemble) -> Ensemble:
     return ensemble.with_weights(fresh)
 
 
-@functools.lru_cache  # The same object each time: a second run compiles nothing.
+@functools.lru_cache  # With the same object, a second run compiles nothing.
 def selective_optimizer() -> optax.GradientTransformation:
-    """Adam, with larger steps of spikes and of slab widths."""
+    """Adam, with a larger step size for logits of spikes and for slab deviations."""
     return optax.chain(
         optax.scale_by_adam(),
         scale_steps(FASTER),
@@ -152,11 +152,11 @@ def selective_optimizer() -> optax.GradientTransformation:
 
 
 def selective_epochs(num_examples: int | None, batch_size: int) -> int:
-    """Passes over the data that let a run of any size converge: at least 4,000 steps.
+    """Epochs of a run: at least 30, and enough for at least 4,000 steps.
 
     Args:
         num_examples: number of examples; None where it is not known.
-        batch_size: examples a step.
+        batch_size: examples per step.
     """
     if num_examples is None:
         return EPOCHS

@@ -1,15 +1,14 @@
 r"""The credit of connections added up: to neurons, to layers, to the payoff.
 
-A neuron is given the sum of the values of the connections that come into it, a layer
-the sum of its neurons'. Every connection comes into exactly one unit, so that the sum
-is the same at all three scales,
+A neuron is given the sum of the values of its incoming connections, a layer the sum of
+the values of all its connections. Every connection of a dense layer, a convolution or a
+recurrence has exactly one target unit, so the sum is the same at all three scales,
 
     Σ_connections φ = Σ_neurons φ_in = Σ_layers φ = v(N) − v(∅) + gap.
 
-Here v(N) − v(∅) is the gain of the game whose players are connections. Neurons as
-players (`unit_values`) are another game, and their values add up to the gain of that
-one: there a unit leaves as a whole, is held at its mean, and the outputs are no
-players.
+Here v(N) − v(∅) is the gain of the game whose players are connections. The game whose
+players are neurons (`unit_values`) is another one, with another gain: there a unit is
+removed as a whole by holding it at its mean or at zero, and outputs are not players.
 """
 
 import dataclasses
@@ -35,11 +34,11 @@ class CreditSums:
     Attributes:
         connections: number of connections of every layer.
         neurons: by layer, Σφ over the connections into every unit (in a recurrence,
-            into its gates); None for a layer whose connections do not come into single
-            units, such as a look-up.
+            into its gates); None for a layer whose connections do not each have one
+            target unit, such as an embedding.
         layers: Σφ over the connections of every layer.
         total: Σφ over all connections.
-        gain: payoff − empty payoff, what there is to share.
+        gain: payoff − empty payoff, which the values divide among the connections.
         gap: total − gain.
         gap_error: standard error of `gap`, over draws of the noise.
     """
@@ -121,13 +120,13 @@ def credit_sums(ensemble: Ensemble, credit: ConnectionValues, x: Any) -> CreditS
 def _of_units(
     program: Program, layer: str, arrays: dict[str, np.ndarray]
 ) -> Float[np.ndarray, " units"] | None:
-    """Sums of the units of a layer; None if some connection has no unit, or several."""
+    """Sums by unit of a layer; None if some connection has no unit, or several."""
     units = units_or_none(program, layer) if layer in layer_names(program) else None
     if units is None:
         return None
     if set(arrays) <= set(units.sources):
         return _of_sources(units, arrays)
-    # Nothing reads the outputs, so that no parameters are known as their sources.
+    # No later layer reads these units, so their parameters are not in `units.sources`.
     if units.product is None:
         return None
     (part,) = incoming_entries(program, units)

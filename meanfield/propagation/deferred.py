@@ -1,16 +1,16 @@
 r"""The moments reading between two contractions: functions of one random array.
 
-The result of a contraction is an array of independent Gaussian entries, the root. All
-steps up to the next contraction (activation, norm, softmax, pooling) are together a
-function of this root, however often the program reads it. Moments are not computed step
-by step, because this would treat x and f(x) as independent. Instead the whole function
-is built up ("deferred"), and integrated when its moments are needed:
+The result of a contraction is treated as an array of independent Gaussian entries, the
+root. All steps up to the next contraction (activation, norm, softmax, pooling) are
+together a function of this root, however often the program reads it. Moments are not
+computed step by step, because this would treat x and f(x) as independent. Instead the
+whole function is built up ("deferred"), and integrated when its moments are needed:
 
 - functions of single entries (ReLU, GELU, x·sigmoid(x), …) of the root or of a
   rearrangement of it: Gauss–Legendre quadrature on both sides of the input 0, where
   activations may have a kink;
 - softmax, log-softmax, logsumexp, maxima and max-pooling, layer and root-mean-square
-  norms, recognised by their steps (`closed_forms`): one exact integral;
+  norms, recognised by their steps (`closed_forms`): formulas exact up to quadrature;
 - other functions that mix entries: an average over antithetic standardised draws of the
   root with a fixed key, so that the result is deterministic; its relative error is
   about 1/√DRAWS.
@@ -54,7 +54,7 @@ LINEAR = frozenset(
     "reduce_window_sum reshape rev scatter scatter-add slice squeeze transpose "
     "select_n".split()
 )
-# Their results share entries of the operand, and so are not independent.
+# Primitives whose results share entries of the operand, and so are not independent.
 OVERLAPPING = frozenset({"cumsum", "reduce_window_sum"})
 
 
@@ -71,11 +71,11 @@ class Deferred:
             None if there are none.
         of_source: from a value of the source to a value of this array.
         known: a function that computes the moments, if they are known exactly.
-        normal: whether the entries are independent Gaussians with these moments.
+        normal: whether the entries are independent Gaussians with the known moments.
         name: the primitive of the last step; empty for the root itself.
-        params: its parameters.
-        inputs: its operands, deferred or plain.
-        bind: runs the step on plain arrays.
+        params: parameters of that step.
+        inputs: operands of that step, deferred or plain.
+        bind: runs that step on plain arrays.
         delta: whether its moments are those of its linearisation; see `delta`.
     """
 
@@ -99,7 +99,11 @@ ClosedForm = Callable[[Deferred], Callable[[], Random] | None]
 def defer(
     equation: Equation, operands: Sequence[Any], rule: Any, closed_form: ClosedForm
 ) -> list[Deferred] | None:
-    """The results as functions of the operands' only root; None if it has several."""
+    """The results as functions of the one root that all random operands share.
+
+    None if the operands have several roots or cannot be drawn, or if the primitive is
+    not one of those that are deferred.
+    """
     if equation.name not in ENTRYWISE | MIXING:
         return None
     random = [v for v in operands if isinstance(v, Deferred) or is_random(v)]
@@ -149,7 +153,8 @@ def defer(
                 )
             return [result]
         return [dataclasses.replace(result, known=functools.cache(take))]
-    # The moments of most deferred values are never needed: only the form is found here.
+    # The moments of most deferred values are never needed, so a closed form is found
+    # here and not yet evaluated.
     form = closed_form(result)
     return [dataclasses.replace(result, known=form and functools.cache(form))]
 
@@ -212,8 +217,8 @@ def _common_source(equation: Equation, views: Sequence[Any]) -> Random | None:
 
 
 def _keeps_moments(equation: Equation, views: Sequence[Any]) -> bool:
-    """Whether the operands have moments that are found entry by entry or in closed
-    form, and these give those of the result."""
+    """Whether moments of the result follow from those of the operands, which must be
+    known in closed form or entry by entry."""
     places = [i for i, v in enumerate(views) if isinstance(v, Deferred)]
     found = all(
         views[i].known is not None or views[i].source is not None for i in places

@@ -18,11 +18,11 @@ class Random(eqx.Module):
         mean: mean of each entry.
         var: variance of each entry.
         leaves: paths of the parameters it was made from.
-        drawable: whether the entries can be drawn one by one, such as looked-up rows of
-            an embedding or a random bias added to a signal. Weights are not: their
-            contraction is drawn instead.
+        drawable: whether the entries can be drawn one by one, as for looked-up rows of
+            an embedding or a random bias added to a signal. Weights are not
+            drawn: the result of their contraction is drawn instead.
         copied: axes along which broadcasting repeats an entry. A sum over such an axis
-            would treat the same noise as independent.
+            would treat copies of one entry as independent.
     """
 
     mean: Any

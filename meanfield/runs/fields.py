@@ -1,11 +1,11 @@
-"""Fields of settings classes that are also options, and parsers of their texts."""
+"""Fields of settings classes that are also options, and parsers of option values."""
 
 import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
 
-# Texts of options that several commands have.
+# Help texts of options that several commands have.
 SEED = "seed of all random choices: the same seed gives the same numbers"
 DATA_DIR = "folder of mnist and fashion_mnist (default: $MEANFIELD_DATA)"
 OWN_MODEL = "FILE.py:FUNCTION that makes your own network: the file is executed"

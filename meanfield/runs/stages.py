@@ -1,10 +1,9 @@
 """Report the stages of a command while it runs.
 
 Each stage calls `stage`, which writes a line to Python's log. The command line shows
-these lines with the seconds since the command began. Where nothing was written for
-`PATIENCE` seconds, neither by a stage nor by a progress bar, it reports that the stage
-is still running: in a terminal again and again on one line, in a log at growing
-intervals.
+these lines with the seconds since the command began. If neither a stage nor a progress
+bar has written anything for `PATIENCE` seconds, it reports that the stage is still
+running: in a terminal repeatedly on one line, in a log at growing intervals.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 LOG = logging.getLogger("meanfield")
-# Seconds without a word after which a stage is reported to be still running.
+# Seconds without output after which a stage is reported as still running.
 PATIENCE = 3.0
 # Clears the rest of a terminal's line.
 CLEAR = "\x1b[K"
@@ -29,7 +28,7 @@ def stage(text: str) -> None:
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, with the text of the stage; no `Exception`, so no handler swallows it."""
+    """Ctrl-C, with the text of the stage; not caught by handlers of `Exception`."""
 
 
 class _Heard:
@@ -47,7 +46,7 @@ class _Heard:
 
 
 class _Teller(logging.Handler):
-    """Writes stages with their time, and that long ones go on."""
+    """Writes the name and time of every stage, and that a long one is still running."""
 
     def __init__(self, heard: _Heard | None) -> None:
         super().__init__(logging.INFO)
@@ -61,7 +60,7 @@ class _Teller(logging.Handler):
         self._write(self.text)
 
     def wait_and_tell(self) -> None:
-        """Write that a stage is still running, where nothing else is written."""
+        """Write that a stage is still running, whenever nothing else was written."""
         while self.heard is not None and not self.over.wait(min(PATIENCE, 0.5)):
             if time.monotonic() - self.heard.last < self.wait:
                 continue
