@@ -129,7 +129,8 @@ class SpikeSlab(eqx.Module):
         dtype = jnp.result_type(*given.values())
         require(
             not jnp.issubdtype(dtype, jnp.complexfloating),
-            "`spike_prob`, `slab_mean` and `slab_var` must be real; got " + str(dtype),
+            f"`spike_prob`, `slab_mean` and `slab_var` must be real; got {dtype}. Use "
+            "separate weights for the real and the imaginary parts.",
         )
         if not jnp.issubdtype(dtype, jnp.floating):
             dtype = jnp.result_type(float)

@@ -10,6 +10,7 @@ from flax import linen, nnx
 
 import meanfield as mf
 from meanfield.ensemble.networks import cnn
+from meanfield.runs.architecture import build_model
 from meanfield.runs.settings import TrainSettings
 from meanfield.runs.user_model import load_function, make_model, parse
 
@@ -51,6 +52,11 @@ def test_networks_of_every_framework_become_ensembles(make):
 def test_a_function_that_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=f"make.* {message}|{message}"):
         make_model(make, 5, 3, jax.random.key(0), "make")
+
+
+def test_the_folder_of_a_run_on_ones_own_network_is_needed():
+    with pytest.raises(ValueError, match="`folder` must be the run folder, .*got none"):
+        build_model({"kind": "file", "outputs": 1}, 0)
 
 
 def test_a_file_that_cannot_be_used_is_refused(tmp_path):

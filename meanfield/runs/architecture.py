@@ -103,7 +103,8 @@ def build_model(
         return cnn(tuple(shape or ()), architecture["hidden"], outputs, key=key)
     require(
         folder is not None,
-        "the network of this run is made by a file in its folder, which was not given.",
+        "`folder` must be the run folder, whose Python file makes the network of this "
+        "run; got none. Pass the folder.",
     )
     assert folder is not None
     return _made(architecture, folder / MODEL_FILE, architecture["function"], key)
