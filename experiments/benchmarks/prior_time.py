@@ -1,13 +1,15 @@
-"""Seconds of one training epoch: with a prior against without one.
+"""Seconds of one training epoch: with a prior against without one, and a point network.
 
 The same compiled epoch with the same optimizer; the priors take turns round by round,
 and the median over the rounds of each one's ratio to the run without a prior is
 reported, so that a noisy machine disturbs all alike. Without a prior `fit` moves π, m
 and Ξ themselves (`Projected`), with one it moves their logit and logarithm
 (`Unconstrained`): the second row tells how much of the difference is that, and the last
-column is the median ratio to it, round by round.
+column is the median ratio to it, round by round. The first column of ratios is to the
+point network, and the last row is the selective rule with its own optimizer.
 
     python experiments/benchmarks/prior_time.py
+    python experiments/benchmarks/prior_time.py --widths 784-400-400-10
 """
 
 import argparse
@@ -21,6 +23,8 @@ import optax
 
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
+from meanfield.learning.schedule import Schedule
+from meanfield.learning.selective import selective_optimizer, selective_start
 from meanfield.learning.state import starting_state
 from meanfield.learning.training import Recipe, run_epoch, split_learned
 
@@ -44,14 +48,27 @@ CASES = {
         mf.learning.Unconstrained(),
     ),
 }
+POINT, SELECTIVE = "point network", "selective rule"
 
 
 class Training:
     """One run, an epoch at a time."""
 
-    def __init__(self, ensemble, data, prior, parametrization, batch=BATCH):
+    def __init__(
+        self,
+        ensemble,
+        data,
+        prior,
+        parametrization,
+        *,
+        batch=BATCH,
+        selective=False,
+    ):
         learned, fixed = split_learned(ensemble, mf.Categorical(), parametrization)
-        optimizer = optax.adam(STEP_SIZE)
+        optimizer, schedule = optax.adam(STEP_SIZE), None
+        if selective:
+            optimizer = selective_optimizer()
+            schedule = Schedule(jnp.asarray(0.1), jnp.asarray(1e4))
         self.recipe = Recipe(
             fixed=fixed,
             prior=prior,
@@ -59,6 +76,7 @@ class Training:
             parametrization=parametrization,
             temperature=1.0,
             num_data=len(data[0]),
+            schedule=schedule,
         )
         self.data, self.batch, self.number = data, batch, 0
         self.state = starting_state(learned, optimizer)
@@ -75,12 +93,16 @@ class Training:
 
 
 def measure(widths, examples: int, rounds: int) -> np.ndarray:
-    """Seconds of an epoch, (rounds, cases)."""
+    """Seconds of an epoch, (rounds, cases): `CASES`, then `POINT` and `SELECTIVE`."""
     key = jax.random.key(0)
     x = jax.random.uniform(key, (examples, widths[0]))
     y = jax.random.randint(key, (examples,), 0, widths[-1])
     ensemble = mf.Ensemble.from_model(mlp(widths, key=key), key=key)
     runs = [Training(ensemble, (x, y), *case) for case in CASES.values()]
+    points = mf.Ensemble.from_points(ensemble.mean_network())
+    runs.append(Training(points, (x, y), *CASES["no prior"]))
+    start = selective_start(ensemble), (x, y), *CASES["learned slab scale"]
+    runs.append(Training(*start, selective=True))
     for run in runs:  # This one compiles.
         run.epoch()
     return np.array([[run.epoch() for run in runs] for _ in range(rounds)])
@@ -100,14 +122,17 @@ def main() -> None:
     seconds = measure(widths, args.examples, args.rounds)
     ratios = seconds / seconds[:, :1]
     print(f"jax {jax.__version__}, {args.widths}, batch {BATCH}, {args.examples:,}")
-    head = f"{'prior':<26}{'ms a step':>10}{'ratio':>8}{'quartiles':>16}"
+    head = f"{'prior':<26}{'ms a step':>10}{'to point':>10}{'ratio':>8}"
+    head += f"{'quartiles':>16}"
     print(head + f"{'same numbers':>14}")
     alike = np.median(seconds / seconds[:, 1:2], axis=0)
+    to_point = np.median(seconds / seconds[:, -2:-1], axis=0)
     steps = args.examples // BATCH
-    for column, name in enumerate(CASES):
+    for column, name in enumerate([*CASES, POINT, SELECTIVE]):
         low, middle, high = np.percentile(ratios[:, column], [25, 50, 75])
         step = 1e3 * np.median(seconds[:, column]) / steps
-        row = f"{name:<26}{step:>10.2f}{middle:>8.2f}{low:>9.2f}–{high:.2f}"
+        row = f"{name:<26}{step:>10.2f}{to_point[column]:>10.2f}{middle:>8.2f}"
+        row += f"{low:>9.2f}–{high:.2f}"
         print(row + f"{alike[column]:>14.2f}")
 
 
