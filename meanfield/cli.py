@@ -84,10 +84,10 @@ def start(
     other command reads that folder, says what it wrote, and puts its plots where
     `meanfield report` finds them.
     """
-    stage("starting")
     said = keep_programs(not no_cache)
     if said:
         stage(said)
+    stage("starting")
 
 
 @app.command()

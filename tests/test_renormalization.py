@@ -1,5 +1,6 @@
 """Whole networks in the phase diagram of wide layers."""
 
+import itertools
 import json
 import math
 
@@ -203,3 +204,39 @@ def test_critical_points_are_found_for_every_shipped_activation():
         below = fixed_points.fixed_point(critical * 0.99, 0.05, name)
         above = fixed_points.fixed_point(critical * 1.01, 0.05, name)
         assert below.gradient < 1 < above.gradient
+
+
+SIZES = (64, 32, 16, 10)
+TURNED = {"out_in": True, "in_out": False}
+
+
+@pytest.mark.parametrize("layout", TURNED)
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize(
+    "names", [("W{}", "b{}"), ("w_{}", "bias_{}"), ("{}/m", "{}/b")]
+)
+def test_shapes_and_biases_tell_what_is_an_input(layout, biases, names):
+    rng = np.random.default_rng(1)
+    expected, net = {}, {}
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(SIZES), 1):
+        weight, bias = rng.normal(size=(inputs, outputs)), rng.normal(size=outputs)
+        weight_name, bias_name = (name.format(i) for name in names)
+        net[weight_name] = weight.T if TURNED[layout] else weight
+        if biases:
+            net[bias_name] = bias
+        expected[weight_name] = (
+            inputs * np.mean(np.square(weight)),
+            np.mean(np.square(bias)) if biases else 0.0,
+        )
+    found = analyze_renormalization(net, key=jax.random.key(0))
+    measured = {n: (p.weight_var, p.bias_var) for n, p in found.layers.items()}
+    assert measured.keys() == expected.keys()
+    for name in expected:
+        assert measured[name] == pytest.approx(expected[name]), name
+    assert ("3 of 3 layers have none, which counts as 0" in found.reason) == (
+        not biases
+    )
+    # What the caller says is kept.
+    other = "in_out" if layout == "out_in" else "out_in"
+    found = analyze_renormalization(net, key=jax.random.key(0), layout=other)
+    assert [p.num_inputs for p in found.layers.values()] == list(SIZES[1:])

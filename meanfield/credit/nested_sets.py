@@ -95,7 +95,11 @@ class NestedSets:
                 break
             best, bound = self.total - kept, upper
         if best == 0:
-            return 0, math.nan, f"nothing can be removed within {epsilon:g}"
+            return (
+                0,
+                math.nan,
+                f"nothing can be removed with a certified loss within {epsilon:g}",
+            )
         all_ = "all" if best == self.total else f"{best:,}"
         return best, bound, f"{all_} of {self.total:,} can be removed at once"
 

@@ -155,10 +155,16 @@ def require_task(
     if not good.all():
         row, column = first_bad(~good)
         where = f"column {column}" if columns is None else f"column {columns[column]!r}"
+        number = _as_written(values[row, column])
         raise ValueError(
-            f"`{name}` must be {needed} for task {task!r}; got {values[row, column]:g} "
+            f"`{name}` must be {needed} for task {task!r}; got {number} "
             f"in row {row}, {where} (counted from 0). Correct the row, {advice}."
         )
+
+
+def _as_written(number: Any) -> str:
+    """The shortest decimal that is this number, without an exponent."""
+    return np.format_float_positional(number, trim="-")
 
 
 def guess_task(

@@ -44,7 +44,9 @@ def compare(folders: Sequence[Path]) -> list[tuple[str, list[str]]]:
         rows.append((f"{kind} connections", [_share(run, kind) for run in opened]))
     for name in ("num_weights", "epochs", "train_seconds"):
         cells = [_shown(run.metrics.get(name)) for run in opened]
-        rows.append((name.replace("_", " "), cells))
+        # The settings have a row `epochs` too: how many were asked for.
+        title = "epochs run" if name == "epochs" else name.replace("_", " ")
+        rows.append((title, cells))
     rows.append(("shipped bytes", [_shipped(run, "bytes") for run in opened]))
     rows.append(("shipped weights", [_shipped(run, "num_nonzero") for run in opened]))
     return [row for row in rows if any(cell != NOTHING for cell in row[1])]

@@ -215,6 +215,11 @@ def load_run(folder: str | os.PathLike) -> Run:
     """
     folder = Path(folder)
     finish(folder)
+    if (folder / CONFIG).is_file() and not (folder / ENSEMBLE).is_file():
+        raise FileNotFoundError(
+            f"the training of {folder} has not ended: it has no {ENSEMBLE} yet. Go on "
+            f"with it by `meanfield train --resume {folder}`."
+        )
     for name in (CONFIG, ENSEMBLE):
         if not (folder / name).is_file():
             raise FileNotFoundError(

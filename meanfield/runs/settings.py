@@ -192,7 +192,9 @@ class TrainSettings:
     overwrite: bool = setting(
         False, "replace the run in --out", RUN, flags=("--overwrite",)
     )
-    quiet: bool = setting(False, "show no progress bar", RUN, flags=("--quiet",))
+    quiet: bool = setting(
+        False, "show no progress and no notes", RUN, flags=("--quiet",)
+    )
     json_lines: bool = setting(
         False,
         "print JSON, an object a line: each epoch, then the run",

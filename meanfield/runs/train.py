@@ -102,11 +102,16 @@ def train(
     config["training"]["patience"] = patience or 0
     for line in decided(dataset, config):
         stage(line)
+    earlier = 0.0
+    if settings.resume is not None and (settings.resume / ENSEMBLE).is_file():
+        earlier = load_run(settings.resume).metrics.get("train_seconds", 0.0)
     with _folder_for(out, settings) as folder:
         write_json(folder / CONFIG, config)
         keep_file(model, folder)
         learned = data, validation, patience
         run, history = learn(settings, folder, config, learned, prior, callbacks)
+        seconds = earlier + run.metrics["train_seconds"]
+        run.update_metrics({"train_seconds": seconds})
         score(run, dataset, seed=settings.seed)
         # Numbers are learned in standard units: their base rate is another there.
         known = dataset.task in ("classification", "binary")
@@ -165,7 +170,7 @@ def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
         sweep(folder)
         try:
             yield folder
-        except Exception:
+        except BaseException:  # Ctrl-C too: what has not begun leaves nothing.
             begun = any((folder / CHECKPOINTS).glob("*.safetensors"))
             if fresh and not begun and not (folder / ENSEMBLE).exists():
                 _discard(folder, out, made)

@@ -105,7 +105,7 @@ def make_model(
     except Exception as error:
         raise ValueError(
             f"{where} failed for inputs {inputs} and {outputs} outputs: "
-            f"{type(error).__name__}: {error}. It is called as "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. It is called as "
             "make(inputs, outputs, key)."
         ) from error
     linen = sys.modules.get("flax.linen")
@@ -116,9 +116,10 @@ def make_model(
         opened = open_model(model)
         found = jax.eval_shape(lambda x: opened.apply_fn(opened.params, x), one)
     except Exception as error:
+        said = str(error)[:300].rstrip(".")
         raise ValueError(
             f"the network of {where} cannot take examples of shape {shape}: "
-            f"{type(error).__name__}: {str(error)[:300]}. An Equinox module takes one "
+            f"{type(error).__name__}: {said}. An Equinox module takes one "
             "example, all others a batch of them."
         ) from error
     require(

@@ -9,8 +9,10 @@ a normalisation layer by such a word, and because it has vectors but no matrix. 
 connections cannot be recognised by the names of weights.)
 """
 
+import itertools
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,13 +202,51 @@ def _standard_error(weight: Any, inputs: int) -> float:
 
 
 def find_bias(name: str, tensors: dict[str, Any]) -> Any:
-    """The bias of a weight's layer: a vector with "bias" in its last name."""
+    """The bias of a weight's layer: a vector with "bias" in its last name, or "b".
+
+    Where layers are numbered in the last name (W1, b1, W2, b2), the numbers must agree.
+    """
     parent = parent_name(name)
     for other, value in tensors.items():
-        last = other[len(parent) :].lower()
-        if other != name and parent_name(other) == parent and "bias" in last:
+        last = other[len(parent) :].lower().strip("/._")
+        named = "bias" in last or last.rstrip("0123456789").rstrip("_") == "b"
+        alike = parent_name(other) == parent and _number(other) == _number(name)
+        if other != name and alike and named:
             return value if value.ndim == 1 and not is_spike_slab(value) else None
     return None
+
+
+def find_layouts(
+    connections: Mapping[str, Any], tensors: dict[str, Any], layout: str = "auto"
+) -> dict[str, str]:
+    """The layout of each weight, where shapes settle what names leave open.
+
+    A bias is as long as its layer has outputs; and the outputs of one matrix are the
+    inputs of the next.
+
+    Args:
+        connections: weights by path, in order of depth.
+        tensors: the same and the biases.
+        layout: as for `fan_in`; any but "auto" is kept.
+    """
+    if layout != "auto":
+        return dict.fromkeys(connections, layout)
+    shapes = [weight.shape for weight in connections.values() if weight.ndim == 2]
+    pairs = list(itertools.pairwise(shapes))
+    onwards = bool(pairs) and all(a[1] == b[0] for a, b in pairs)
+    back = all(a[0] == b[1] for a, b in pairs)
+    found = {}
+    for name, weight in connections.items():
+        bias, (first, *_, last) = find_bias(name, tensors), weight.shape
+        found[name] = "in_out" if onwards and not back and weight.ndim == 2 else layout
+        if bias is not None and first != last and bias.size in (first, last):
+            found[name] = "in_out" if bias.size == last else "out_in"
+    return found
+
+
+def _number(name: str) -> str:
+    """The digits at the end of a path."""
+    return name[len(name.rstrip("0123456789")) :]
 
 
 def gradient_interval(

@@ -30,6 +30,7 @@ from .layer_phase import (
     LayerPoint,
     describe_gradient,
     find_bias,
+    find_layouts,
     gradient_interval,
     judge_gradient,
     outside_theory,
@@ -81,10 +82,13 @@ def analyze_renormalization(
     Args:
         weights: a mapping of names to arrays or `SpikeSlab`s (`ensemble.weights()`),
             an open npz file, or any JAX parameter tree, in order of depth. Biases are
-            the vectors with the name of a bias in the same layer as a weight.
+            the vectors with the name of a bias ("bias", "b") in the same layer as a
+            weight, or with its number ("W1", "b1").
         key: a typed key, for the shuffled nulls.
         activation: φ between the layers, which weights alone do not determine.
-        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        layout: which axes of a weight are its inputs: "out_in" (Equinox, PyTorch),
+            "in_out" (Flax, Keras), or "auto": as the lengths of biases and the shapes
+            of neighbouring layers say, else by the name ("kernel" is "in_out").
         num_steps: number of steps of the flow.
 
     Returns:
@@ -114,11 +118,13 @@ def analyze_renormalization(
         f"{list(tensors)}. Pass the parameters of a network.",
     )
     outside = outside_theory(tensors)
+    biases = {name: find_bias(name, tensors) for name in connections}
+    layouts = find_layouts(connections, tensors, layout)
     layers = {
-        name: place_layer(name, weight, find_bias(name, tensors), phi, layout, outside)
+        name: place_layer(name, weight, biases[name], phi, layouts[name], outside)
         for name, weight in connections.items()
     }
-    symmetry = translational_symmetry(connections, key=key, layout=layout)
+    symmetry = translational_symmetry(connections, key=key, layout=layouts)
     placed = [point for point in layers.values() if point.drawn is not None]
     if len(placed) < 2:
         reason = outside or (
@@ -136,9 +142,12 @@ def analyze_renormalization(
     flow = []
     if common.length is not None and 0 < common.length < math.inf:
         flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
+    without = sum(bias is None for bias in biases.values())
+    note = f" ({without} of {len(biases)} layers have none, which counts as 0)"
     reason = (
         f"Median over {len(placed)} layers: σ_w² = {weight_var:.4g} ± "
-        f"{weight_error:.2g}, σ_b² = {bias_var:.4g} ± {bias_error:.2g}; for wide "
+        f"{weight_error:.2g}, σ_b² = {bias_var:.4g} ± {bias_error:.2g}"
+        f"{note if without else ''}; for wide "
         f"random {phi.name} layers {describe_gradient(common, interval)}."
     )
     return Renormalization(

@@ -75,7 +75,7 @@ def translational_symmetry(
     layers: Mapping[str, Any],
     *,
     key: PRNGKeyArray,
-    layout: str = "auto",
+    layout: str | Mapping[str, str] = "auto",
     num_shuffles: int = 400,
 ) -> Symmetry:
     """Test whether the layers of a network have one distribution, by shuffled nulls.
@@ -85,7 +85,8 @@ def translational_symmetry(
             the mean μ is used for a `SpikeSlab`. Leave out layers that are not expected
             to be alike (often the first and the last one).
         key: a typed key for the shuffles.
-        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        layout: which axes of a weight are its inputs, "auto", "out_in" or "in_out";
+            or one of them for each weight.
         num_shuffles: number of shuffles for each null, at least 100.
 
     Returns:
@@ -113,10 +114,11 @@ def translational_symmetry(
         reason = f"One layer or none ({list(names)}): there is no depth to compare."
         return Symmetry(CANNOT_TELL, reason, names)
     scaled = []
+    layouts = dict.fromkeys(layers, layout) if isinstance(layout, str) else layout
     for name, weight in layers.items():
         plain = weight.mean if is_spike_slab(weight) else weight
         values = np.asarray(plain).astype(np.float64)
-        values = values * math.sqrt(fan_in(name, values.shape, layout))
+        values = values * math.sqrt(fan_in(name, values.shape, layouts[name]))
         if values.size < MIN_WEIGHTS or not np.isfinite(values).all():
             reason = f"{name!r} has fewer than {MIN_WEIGHTS} weights, or NaN."
             return Symmetry(CANNOT_TELL, reason, names)
