@@ -189,7 +189,7 @@ def test_the_same_key_gives_the_same_scores_and_another_others(ensembles, x):
 
 def test_memory_and_program_do_not_grow_with_the_number_of_draws(ensembles, x):
     def program(num_samples):
-        traced = eqx.filter_jit(predictive._average_chunk).lower(
+        traced = eqx.filter_jit(predictive.average_chunk).lower(
             ensembles[4], mf.Categorical(), x, np.zeros(EXAMPLES, int), KEY, num_samples
         )
         compiled = traced.compile().compiled

@@ -305,7 +305,7 @@ def test_what_has_no_rule_is_refused_by_name_path_and_ways_out(name):
 
 def test_a_path_is_named_as_it_lies_in_the_tree():
     params = {"encoder": [{"kernel": slab(4, 4)}]}
-    where = r"`cos` at .*test_propagation\.py:\d+ met .* `encoder/0/kernel`"
+    where = r"`cos` at .*test_propagation\.py:\d+ has .* `encoder/0/kernel`"
     with pytest.raises(mf.UnsupportedPrimitiveError, match=where):
         mf.mean_field(lambda p, x: x @ jnp.cos(p["encoder"][0]["kernel"]))(
             params, signal(3, 4), key=KEY

@@ -305,7 +305,7 @@ def test_targets_that_do_not_fit_are_named(
     ("y", "task", "message"),
     [
         (np.array([[1, 2], [0, -1]] * 5), "counts", "got -1 in row 1, column 1"),
-        (np.linspace(0, 1, 10), "binary", "got 0.111111 in row 1"),
+        (np.linspace(0, 1, 10), "binary", "got 0.11111111 in row 1"),
         (np.arange(42) / 4, "classification", "got real numbers, the first 0.25 in"),
         (
             np.eye(5, dtype=int)[[0, 1, 2, 3, 4] * 2],
