@@ -100,6 +100,10 @@ def test_a_frame_gives_what_the_file_gives_in_any_order(houses):
         (lambda f: f.assign(town="Rom"), "'town' must hold one of .* got 'Rom' in row"),
         (lambda f: f.assign(area="big"), "'area' must be numbers; got 'big' in row 0"),
         (lambda f: f.assign(area=None, town="Rom"), "(?s)2 reasons.*'area'.*'town'"),
+        (
+            lambda f: f.assign(area=["big", "1", None]),
+            "got 'big' in row 0 .* Row 2 of it has no value",
+        ),
         (lambda f: f.iloc[:0], "must have at least one row"),
         (lambda f: f.to_numpy(), "must be a pandas frame"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64, Int32
 
-from meanfield.checks import require
+from meanfield.checks import first_bad, require
 
 from .cells import (
     cells_of,
@@ -63,12 +63,17 @@ class Column:
         if self.kind == "category":
             codes = codes_of(cells, self.name, self.categories)
             return np.eye(len(self.categories))[codes]
+        missing = is_missing(cells)
+        try:
+            values = numbers(cells.mask(missing, "0"), self.name)
+        except ValueError as error:
+            if self.fill is None and missing.any():
+                (row,) = first_bad(missing)
+                raise ValueError(f"{error} Row {row} of it has no value.") from error
+            raise
         if self.fill is None:
             refuse_missing(cells, self.name)
-            values = numbers(cells, self.name)
             return ((values - self.mean) / self.std)[:, None]
-        missing = is_missing(cells)
-        values = numbers(cells.mask(missing, "0"), self.name)
         values = np.where(missing, self.fill, values)
         return np.stack([(values - self.mean) / self.std, missing], 1)
 
