@@ -70,10 +70,10 @@ def normalize(
 
     zero = jnp.zeros_like(m)
     (mean, second), _ = lax.scan(add, (zero, zero), jnp.asarray(_NODES, m.dtype))
-    small_mean, slope_var = _expansion(m, v, count, offset, centred)
+    small_mean, linear_var = _expansion(m, v, count, offset, centred)
     small = (v.max(-1, keepdims=True) / size) < _SMALL
     var = jnp.maximum(second - jnp.square(mean), 0)
-    return jnp.where(small, small_mean, mean), jnp.where(small, slope_var, var)
+    return jnp.where(small, small_mean, mean), jnp.where(small, linear_var, var)
 
 
 def normalize_delta(
