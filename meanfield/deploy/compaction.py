@@ -26,6 +26,7 @@ from meanfield.checks import require
 from meanfield.credit.removal import choose_payoff, earned, squared_error
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.likelihoods import Categorical
+from meanfield.learning.results import FitResult
 from meanfield.learning.selective import selective_start
 from meanfield.program.entries import Entries
 from meanfield.spikeslab import SpikeSlab
@@ -140,6 +141,21 @@ def compact(
     trial_epochs = -(-TRIAL_STEPS // (len(rest) // batch_size))
     trial_epochs = min(trial_epochs, max(epochs, 1))
 
+    def learned(
+        start: Ensemble, data: Any, epochs: int, likelihood: Any, key: PRNGKeyArray
+    ) -> FitResult:
+        return fit_in_stages(
+            start,
+            data,
+            stages=[(epochs, 1.0)],
+            temperature=temperature,
+            price=PRICE,
+            key=key,
+            likelihood=likelihood,
+            batch_size=batch_size,
+            progress=False,
+        )
+
     def again(
         known: Ensemble, likelihood: Any, share: float, data: Any, epochs: int
     ) -> tuple[Ensemble, Any]:
@@ -149,31 +165,13 @@ def compact(
         gone = {name: _least(score, share) for name, score in scores.items()}
         probe = jax.tree.map(lambda leaf: leaf[:PROBE], data[0])
         smaller = narrow(_without(known, layers, gone), probe)
-        result = fit_in_stages(
-            _started_again(smaller.ensemble),
-            data,
-            stages=[(epochs, 1.0)],
-            temperature=temperature,
-            price=PRICE,
-            key=keys[2],
-            likelihood=likelihood,
-            batch_size=batch_size,
-            progress=False,
-        )
+        renewed = _started_again(smaller.ensemble)
+        result = learned(renewed, data, epochs, likelihood, keys[2])
         return smaller.widen(result.ensemble), result.likelihood
 
     told(f"how many units are needed: {trial_epochs} epochs without the held-out part")
-    first = fit_in_stages(
-        selective_start(start),
-        seen,
-        stages=[(trial_epochs, 1.0)],
-        temperature=temperature,
-        price=PRICE,
-        key=keys[1],
-        likelihood=likelihood,
-        batch_size=batch_size,
-        progress=False,
-    )
+    fresh = selective_start(start)
+    first = learned(fresh, seen, trial_epochs, likelihood, keys[1])
     scale, payoffs = 1.0, {}
     if payoff == "closeness":
         scale = squared_error(first.ensemble, first.likelihood, unseen)
