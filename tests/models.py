@@ -73,6 +73,19 @@ def keys(number: int, seed: int = 3) -> Any:
     return jax.random.split(jax.random.key(seed), number)
 
 
+def channels_read_by_a_layer(key: Any) -> eqx.Module:
+    """A convolution of 4 channels on 1 × 4 × 4 inputs, flattened, and a dense layer."""
+    keys = jax.random.split(key, 2)
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(1, 4, 3, key=keys[0]),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Lambda(jnp.ravel),
+            eqx.nn.Linear(16, 3, key=keys[1]),
+        ]
+    )
+
+
 def is_weight(leaf: Any) -> bool:
     return eqx.is_inexact_array(leaf) and leaf.ndim >= 2
 

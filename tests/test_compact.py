@@ -1,8 +1,8 @@
 """Whole units leave a trained ensemble: which, how many, and what is left."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 
@@ -34,21 +34,13 @@ def test_scores_are_those_of_gates_typed_out(perceptron):
         return jax.nn.log_softmax(means[2].weight @ second + means[2].bias)[y]
 
     ones = jnp.ones(6), jnp.ones(5)
-    slopes = jax.vmap(jax.grad(log_prob), (None, 0, 0))(ones, x, y)
-    for score, slope in zip(found.values(), slopes, strict=True):
-        np.testing.assert_allclose(score, np.sqrt((slope**2).mean(0)), rtol=1e-4)
+    gradients = jax.vmap(jax.grad(log_prob), (None, 0, 0))(ones, x, y)
+    for score, gradient in zip(found.values(), gradients, strict=True):
+        np.testing.assert_allclose(score, np.sqrt((gradient**2).mean(0)), rtol=1e-4)
 
 
 def test_channels_have_scores(monkeypatch):
-    keys = jax.random.split(KEY, 2)
-    net = eqx.nn.Sequential(
-        [
-            eqx.nn.Conv2d(1, 4, 3, key=keys[0]),
-            eqx.nn.Lambda(jax.nn.relu),
-            eqx.nn.Lambda(jnp.ravel),
-            eqx.nn.Linear(16, 3, key=keys[1]),
-        ]
-    )
+    net = models.channels_read_by_a_layer(KEY)
     images = RNG.normal(size=(5, 1, 4, 4)).astype(np.float32)
     ensemble = mf.Ensemble.from_model(net, key=KEY)
     monkeypatch.setattr("meanfield.deploy.unit_scores.LARGE", 0.0)

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 
@@ -116,15 +117,7 @@ def test_the_constant_of_a_unit_without_inputs_stays(ensemble):
 
 def test_channels_and_shared_spikes_leave_too():
     """A convolution, a flattening and a layer, with one spike for each input unit."""
-    keys = jax.random.split(KEY, 2)
-    net = eqx.nn.Sequential(
-        [
-            eqx.nn.Conv2d(1, 4, 3, key=keys[0]),
-            eqx.nn.Lambda(jax.nn.relu),
-            eqx.nn.Lambda(jnp.ravel),
-            eqx.nn.Linear(16, 3, key=keys[1]),
-        ]
-    )
+    net = models.channels_read_by_a_layer(KEY)
     whole = mf.Ensemble.from_model(net, key=KEY, spikes="unit")
     images = jax.random.normal(KEY, (5, 1, 4, 4))
     last = "layers/3/weight"
