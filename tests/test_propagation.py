@@ -357,7 +357,9 @@ def test_a_rule_of_the_users_own_is_followed(monkeypatch):
 
 
 def test_bad_readings_and_missing_keys_are_said():
-    with pytest.raises(ValueError, match="`reading` must be 'sampled' or 'moments'"):
+    with pytest.raises(
+        ValueError, match="`reading` must be 'sampled', 'moments' or 'delta'"
+    ):
         unchecked(mf.mean_field)(layer, reading="exact")
     with pytest.raises(ValueError, match="`reading` must be.*got 'exact'"):
         unchecked(mf.register_rule)("sin", lambda equation, x: x, reading="exact")

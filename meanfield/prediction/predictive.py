@@ -32,7 +32,7 @@ from meanfield.learning.distributions import (
 from meanfield.learning.sharding import Layout, gathered
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import joint_output_distribution
-from meanfield.propagation.transformation import READINGS
+from meanfield.propagation.transformation import check_reading
 
 CHUNK = 2048
 
@@ -77,10 +77,7 @@ def average(
         ValueError: there are no draws or examples, `reading` or `of` is unknown, or a
             log-likelihood is NaN.
     """
-    require(
-        reading in READINGS,
-        f"`reading` must be 'sampled' or 'moments', or 'delta'; got {reading!r}.",
-    )
+    check_reading(reading)
     require(
         scales is None or reading != "sampled",
         "`scales` must be left out in the sampled reading, which has no variances.",

@@ -124,9 +124,9 @@ def _descend(
         rows = jax.random.choice(rows_key, number, (size,), replace=False)
         batch = jax.tree.map(lambda a: a[rows], data)
         gradient = jax.grad(loss)(logs, batch, draw_key)
-        change, memory = optimizer.update(gradient, memory)
+        update, memory = optimizer.update(gradient, memory)
         logs = jax.tree.map(
-            lambda s, d: jnp.clip(s + d, -LARGEST, LARGEST), logs, change
+            lambda s, d: jnp.clip(s + d, -LARGEST, LARGEST), logs, update
         )
         return (logs, memory), logs
 

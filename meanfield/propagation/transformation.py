@@ -130,10 +130,7 @@ def mean_field(
     References:
         Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
     """
-    require(
-        reading in READINGS,
-        f"`reading` must be 'sampled' or 'moments', or 'delta'; got {reading!r}.",
-    )
+    check_reading(reading)
     require(
         not isinstance(noise, str) or noise in KINDS,
         f"`noise` must be 'preactivations' or 'weights'; got {noise!r}.",
@@ -289,3 +286,15 @@ def finish(context: Context, value: Any) -> Any:
 
 def _is_moments(node: Any) -> bool:
     return isinstance(node, Moments)
+
+
+def check_reading(reading: str) -> None:
+    """Raise unless a reading is known.
+
+    Raises:
+        ValueError: it is not.
+    """
+    require(
+        reading in READINGS,
+        f"`reading` must be 'sampled', 'moments' or 'delta'; got {reading!r}.",
+    )
