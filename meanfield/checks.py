@@ -22,7 +22,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_whole(name: str, value: Any) -> None:
-    """Raise unless a count is a whole number; True and False are none."""
+    """Raise unless a count is a whole number from 1 on; booleans are refused."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     require(whole, f"`{name}` must be a whole number, at least 1; got {value!r}.")
 

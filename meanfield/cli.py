@@ -1,7 +1,7 @@
 """The command line: ``meanfield train``, ``evaluate``, ``label``, ``sample``, …
 
 Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
-3: an internal error, a fault of meanfield.
+3: an internal error, which is a bug in meanfield.
 """
 
 import io
@@ -31,7 +31,7 @@ from meanfield.runs.settings import TrainSettings
 from meanfield.runs.stages import Interrupted, stage, told
 from meanfield.version import VERSION
 
-# What the work itself raises, with a message for whoever asked for it.
+# Errors of the work itself, whose messages are meant for the user.
 WORK = (
     ValueError,
     OSError,
@@ -73,12 +73,12 @@ def start(
         typer.Option(
             "--no-cache",
             help="do not keep compiled programs for the next command (they take at "
-            "most 500 MB of your cache folder; $MEANFIELD_CACHE names another one, or "
-            "says off)",
+            "most 500 MB of your cache folder; set $MEANFIELD_CACHE to another "
+            "folder, or to off)",
         ),
     ] = False,
 ) -> None:
-    """Train an ensemble of sub-networks, see where the credit sits, ship a sub-network.
+    """Train an ensemble of sub-networks, assign credit, ship a sub-network.
 
     Begin with `meanfield train`: it makes a run folder, by default runs/digits. Every
     other command reads that folder, says what it wrote, and puts its plots where
@@ -132,9 +132,10 @@ def predict(
 ) -> None:
     """Predict new rows; writes a .csv in their order, in the target's own units.
 
-    Real targets: mean, standard deviation, interval, and the deviation that more data
-    would not remove (aleatoric) or would (epistemic). Classes: the most probable one,
-    the probability of each, and the same split of the entropy in nats.
+    For real targets: mean, standard deviation, interval, and the two parts of the
+    standard deviation, aleatoric (it stays with more data) and epistemic (it vanishes).
+    For classes: the most probable class, the probability of each class, and the same
+    two parts of the entropy, in nats.
     """
     stage("loading the run")
     opened = runs.folder.load_run(run)
@@ -162,14 +163,15 @@ def label(run: RunFolder, where: OpenSettings) -> None:
 def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> None:
     """Draw sub-networks, shrink them, and write them with a card of what was checked.
 
-    By the rule compact, the default for one network of a run under the selective rule,
-    units that held-out accuracy does not miss are removed, and the others learn again
-    (half as many epochs as the run, and trials); those connections stay that are more
-    likely there than not, at their means. By labels, important connections stay, absent
-    ones go, and the others are drawn by their probability; by draw, all are drawn; by
-    mean and by median, the likely ones stay at their mean and at their slab's mean; by
-    coalition, all are drawn, and neurons outside the strong coalitions of `meanfield
-    coalitions` are held at their mean.
+    The rule says which connections a sub-network has. compact, the default for one
+    network of a run under the selective rule: units are removed as long as held-out
+    accuracy allows, the other units learn again (half as many epochs as the run, and
+    trials), and the connections that are more likely present than absent are kept at
+    their means. labels: important connections are kept, absent ones are removed, and
+    variable ones are drawn by their probability. draw: all are drawn. mean and median:
+    the likely connections are kept at their mean, or at the mean of their slab.
+    coalition: all are drawn, and the neurons outside the strong coalitions of
+    `meanfield coalitions` are held at their mean.
     """
     _check_format(settings.format)
     if settings.rule not in (None, *runs.sample.RULES):
@@ -265,7 +267,7 @@ def analyze(
         Path | None, typer.Argument(help="a run folder made by `train`")
     ] = None,
 ) -> None:
-    """Read a network with statistical mechanics; writes analysis.json and plots."""
+    """Analyze a network by statistical mechanics; writes analysis.json and plots."""
     if (run is None) == (settings.weights is None):
         raise typer.BadParameter("give either a run folder or --weights FILE")
     folder = settings.out or run or Path("analysis")
@@ -334,13 +336,14 @@ def _wrote(path: Path) -> None:
 def main() -> None:
     """Run the command line; whatever happens ends with one message and an exit code."""
     words = sys.argv[1:]
-    # Options of every command, which may stand anywhere.
+    # Options that every command has, at any place of the command line.
     everywhere = [word for word in words if word in ("--debug", "--no-cache")]
     debug = "--debug" in words
     quiet = bool({"--quiet", "--json", "--help", "--version"} & set(words))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that knows no Greek gets question marks, not an error.
+            # A terminal that cannot show Greek letters gets question marks, not an
+            # error.
             stream.reconfigure(errors="replace")
     try:
         with told(quiet):
@@ -349,16 +352,16 @@ def main() -> None:
         during = f" while {error}" if str(error) else ""
         text = (
             f"interrupted{during}. Files are written whole or not at all: what was "
-            "finished is kept, what was there before is untouched."
+            "finished is kept, and older files are unchanged."
         )
         _fail(error, 1, text, debug)
     except WORK as error:
         _fail(error, 1, f"error: {str(error) or type(error).__name__}", debug)
     except Exception as error:
         text = (
-            f"internal error: {type(error).__name__}: {error}\nThis is a fault of "
-            "meanfield, not yours. The same command with --debug says where; please "
-            "report it."
+            f"internal error: {type(error).__name__}: {error}\nThis is a bug in "
+            "meanfield, not a mistake of yours. Please report it, with what the same "
+            "command prints with --debug."
         )
         _fail(error, 3, text, debug)
 

@@ -20,7 +20,7 @@ except ImportError:  # Windows: leftovers stay, and folders are not locked.
 
 LOCK = ".lock"
 _HALF = re.compile(r"\.(?P<target>.+)\.[0-9a-f]{16}\.part(\.\w+)?")
-# The temporary names of an earlier version.
+# Temporary names that an earlier version gave.
 _OLD_HALF = re.compile(r"\.(?P<target>.+(?P<suffix>\.\w+))\.[a-z0-9_]{8}(?P=suffix)")
 _OLD_FOLDER = re.compile(r"\.(?P<target>.+)-[a-z0-9_]{8}")
 
@@ -69,7 +69,7 @@ def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
         folder.mkdir()
         if fcntl is not None:
             handle = os.open(folder, os.O_RDONLY)
-            # Another process may have removed it before it was locked.
+            # Another process may have removed the folder before it was locked.
             if not _lock(handle) or not folder.exists():
                 os.close(handle)
                 folder = None
@@ -101,7 +101,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems do not support it; they flush by themselves.
+        # Some network file systems cannot flush a folder on request, and need not.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -177,10 +177,10 @@ def _create(target: Path) -> tuple[int | None, Path]:
         temporary = target.with_name(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         handle = os.open(temporary, flags, 0o666)
-        if fcntl is None:  # On Windows nothing is locked, and open files not renamed.
+        if fcntl is None:  # Windows has no such locks, and cannot rename an open file.
             os.close(handle)
             return None, temporary
-        # Another process may have swept it away before it was locked.
+        # Another process may have removed the file before it was locked.
         if _lock(handle) and temporary.exists():
             return handle, temporary
         os.close(handle)
@@ -206,6 +206,6 @@ def _full_disk_explained(target: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"the disk is full: {target} could not be written, and what stood there "
-            "before is untouched. Free some space, or choose another folder",
+            f"the disk is full: {target} could not be written, and an older file "
+            "there is unchanged. Free some space, or choose another folder",
         ) from error

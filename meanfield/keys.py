@@ -14,7 +14,8 @@ def key_of_seed(seed: int) -> PRNGKeyArray:
     """The random key of a seed; different seeds give different keys.
 
     Below 2³² it is ``jax.random.key(seed)``, which uses only the last 32 bits of a
-    seed. The other bits are stored in words of the key that are zero there.
+    seed. The higher bits of larger seeds are stored in words of the key that are
+    otherwise zero.
 
     Args:
         seed: a whole number from 0 to 2⁶³ − 1.

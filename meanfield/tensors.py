@@ -27,7 +27,7 @@ from .trees import map_named, named_leaves
 
 FORMAT = 1
 SEAL = "seal"
-# Most bytes of one array of an npz file.
+# Largest size of one array in an npz file, in bytes.
 MAX_ARRAY = 2**34
 
 

@@ -1,5 +1,5 @@
 """The version of this package, and the name under which it is installed."""
 
-# In the package index "meanfield" is another package; this one is imported as that too.
+# On the package index, the name "meanfield" belongs to another package.
 DISTRIBUTION = "meanfield-jax"
 VERSION = "0.2.0"

@@ -155,7 +155,7 @@ def test_all_that_is_wrong_stands_in_one_message(tmp_path):
     ("content", "message"),
     [
         (b"PK\x03\x04...", "like a workbook"),
-        (b"a,b\x00", "is no text file"),
+        (b"a,b\x00", "is not a text file"),
         (b"a;b\n1;2\n3;4;5\n", "read with semicolons between cells, must have equally"),
     ],
 )
@@ -207,7 +207,10 @@ def column(cell):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# by a tool\na,b,c\n1,2,x\n", "line 2 has 3 cells, those before it have 1"),
+        (
+            "# by a tool\na,b,c\n1,2,x\n",
+            "line 2 has 3 cells, the lines before it have 1",
+        ),
         (column("{0}%"), r"'p' holds numbers with a unit.*'0%'.*--drop 'p'"),
         (column('"$ {0},{0:03d},000.00"'), r"'p' holds numbers with a unit"),
         (column("{0} km/h"), r"'p' holds numbers with a unit"),

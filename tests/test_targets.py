@@ -246,7 +246,7 @@ def spoiled(column, row, value):
             ["price", "heat"],
             ["--target", "price,warmth"],
             None,
-            "or several with commas between, each one of ['a', 'b', 'price', 'heat']; "
+            "or several separated by commas, each among ['a', 'b', 'price', 'heat']; "
             "got 'warmth'",
         ),
         (["price"], ["--target", "price,price"], None, "must name each column once"),

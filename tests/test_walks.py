@@ -59,7 +59,7 @@ def test_an_analyst_goes_from_a_raw_table_to_answers(command, tmp_path):
     out, err = command(*words, "--drop", "opened,CustomerId")
     assert "semicolons, decimal commas" in err
     assert "left out 'name': 300 different texts" in err
-    assert "missing values are learned as such" in err
+    assert "missing values are marked by a feature" in err
     assert "classification of paid into 2 classes (no, yes), categorical" in err
     accuracy, base = (number(out, "test accuracy", column) for column in (0, 1))
     assert accuracy > base + 0.1

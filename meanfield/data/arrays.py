@@ -35,15 +35,16 @@ def arrays(
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
     `x_train` and `y_train` may stand in place of `x` and `y`. Features are used as they
-    are, except bytes (uint8) and images, which are divided by one number: 255, where
-    they reach from 0 to nearly that, else their largest, if it is above 1. All axes
-    after the first are flattened. If `y` has one entry per example, it holds labels
-    when these are whole numbers, booleans or texts (the classes are the sorted distinct
-    values). If it has several, they are binary answers when all are 0 or 1, as whole
-    numbers or booleans. Everything else is a target of a regression.
+    are, except bytes (uint8) and images, which are divided by one number (see
+    `image_range`): 255 if they range from 0 to nearly 255, else their largest number if
+    it is above 1. All axes after the first are flattened. If `y` has one entry per
+    example, it holds labels when these are whole numbers, booleans or texts (the
+    classes are the sorted distinct values). If it has several entries per example,
+    these are binary answers when all are 0 or 1, as whole numbers or booleans.
+    Everything else is a target of a regression.
 
     Args:
-        path: of the file. It is never unpickled.
+        path: path of the file. Pickled objects are never loaded.
         task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
             1); None for the rule above.
         test_fraction: share of the rows kept for testing if the file has no test set.
@@ -71,7 +72,7 @@ def arrays(
     image_shape = x.shape[1:] if x.ndim > 2 else None
     divisor = divisor_of(held, path)
     x, class_names = _flat("x", x, divisor), _class_names(y, path, task)
-    # Checked before the split, so that an error names the row of the file.
+    # Check before the split, so that an error names the row of the file.
     require_finite("x", x, None)
     labels = _encode(y, class_names, "y")
     if class_names is not None:
@@ -79,7 +80,7 @@ def arrays(
     else:
         require_finite("y", labels.reshape(len(labels), -1), None)
         if task is None:
-            whole = y.dtype.kind in "iub"  # whole numbers here: several an example
+            whole = y.dtype.kind in "iub"  # here several whole numbers per example
             task = guess_task("y", labels) if whole else "regression"
         require_task("y", labels, task, None)
     if "x_test" in held or "y_test" in held:
@@ -122,11 +123,11 @@ def arrays(
 
 
 def read_inputs(path: str | os.PathLike) -> np.ndarray:
-    """The array `x` of an `.npz` file, or `x_test` where there is no `x`.
+    """The array `x` of an `.npz` file, or `x_test` if there is no `x`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no npz file of plain arrays, or holds neither.
+        ValueError: the file is not an npz file of plain arrays, or has neither array.
     """
     held = _read(Path(path))
     require(
@@ -186,7 +187,7 @@ def _pair(
 
 
 def _flat(name: str, x: np.ndarray, divisor: float) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what overflows float32 is refused as infinite
+    with np.errstate(over="ignore"):  # an overflow of float32 is refused below
         flat = x.reshape(len(x), -1).astype(np.float32)
     require(
         not (x.dtype.kind == "f" and x.any() and not flat.any()),
@@ -243,7 +244,9 @@ def _encode(
         y = y if y.ndim == 1 else y.reshape(len(y), -1)
         with np.errstate(over="ignore"):
             return y.astype(np.float32)
-    require(y.ndim == 1, f"`{name}` must be one label an example; got shape {y.shape}.")
+    require(
+        y.ndim == 1, f"`{name}` must be one label per example; got shape {y.shape}."
+    )
     codes = {text: code for code, text in enumerate(class_names)}
     texts = _texts(y)
     unknown = [row for row, text in enumerate(texts) if text not in codes]

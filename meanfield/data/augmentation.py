@@ -11,7 +11,7 @@ from meanfield.checks import require
 
 
 def shift_images(shape: Sequence[int], most: int = 1) -> Callable[..., Array]:
-    """Shift every image of a batch by its own whole number of pixels, on the device.
+    """Shift every image of a batch by its own random whole number of pixels.
 
     Both offsets are uniform on −most … most. Empty pixels are filled with 0.
 
@@ -48,7 +48,7 @@ def shift_images(shape: Sequence[int], most: int = 1) -> Callable[..., Array]:
 
 @functools.lru_cache(maxsize=64)
 def _shift(shape: tuple[int, ...], most: int) -> Callable[..., Array]:
-    """Cached: equal arguments give the same function, so programs stay compiled."""
+    """Cached, so that equal arguments give the same function and compile only once."""
     margin = [(most, most)] * 2 + [(0, 0)] * (len(shape) - 2)
 
     def augment(x: Float[Array, "batch ..."], *, key: PRNGKeyArray) -> Array:

@@ -31,11 +31,11 @@ def load(
     Args:
         name_or_path: `digits`, `mnist`, `fashion_mnist`, or the path of a file; `.csv`,
             `.tsv`, `.txt` and `.data` are tables.
-        data_dir: folder of the named data sets; None means $MEANFIELD_DATA and, where
-            that is not set, a download.
+        data_dir: folder of the named data sets; None means $MEANFIELD_DATA or, if that
+            is not set, a download.
         target: heading of the column to predict, or several (tables only; see `table`).
         task: "classification", "regression", "counts" or "binary" for a file; None
-            lets the target decide.
+            guesses it from the target.
         test_fraction: share of a file's rows kept for testing. Named data sets, and
             `.npz` files with a test set, keep their own split.
         seed: of that split.
@@ -67,8 +67,8 @@ def load(
         given.pop("missing", None)
         require(
             not given,
-            f"`{next(iter(given), '')}` says how a table is read; {name!r} is none. "
-            "Leave it out.",
+            f"`{next(iter(given), '')}` says how a table is read, but {name!r} is not "
+            "a table. Leave it out.",
         )
     if name in NAMES:
         require(

@@ -1,4 +1,4 @@
-"""Cells of a table: texts, what they spell, and what is missing."""
+"""Cells of a table: texts, the numbers and classes in them, and missing cells."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +15,7 @@ _COMMA_NUMBER = r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?"
 
 
 def cells_of(frame: pd.DataFrame, name: str) -> pd.Series:
-    """One column as stripped texts by row; a missing cell is the empty text."""
+    """One column as stripped texts, by row; a missing cell is the empty text."""
     require(
         name in frame.columns,
         f"the table must have a column {name!r}; got {list(map(str, frame.columns))}.",
@@ -38,23 +38,23 @@ def is_missing(cells: pd.Series) -> np.ndarray:
 
 
 def refuse_missing(cells: pd.Series, name: str) -> None:
-    """Raise where a cell is missing; row and column are named."""
+    """Raise if a cell is missing; the message names row and column."""
     missing = is_missing(cells)
     if missing.any():
         (row,) = first_bad(missing)
         raise ValueError(
             f"column {name!r} has no value in row {row} (counted from 0 below the "
-            "heading), and is not one whose missing values were learned from. Fill in "
-            "or drop such rows. (A category spelled like 'NA' or 'None' reads as "
-            "missing: rename it.)"
+            "heading), and had no missing values in training. Fill in or drop such "
+            "rows. (A category spelled like 'NA' or 'None' reads as missing: rename "
+            "it.)"
         )
 
 
 def raise_all(what: str, problems: list[str]) -> None:
-    """Raise what there is to say, all of it at once; nothing if there is nothing.
+    """Raise one error that lists all problems; do nothing if there are none.
 
     Args:
-        what: begins the message, if there is more than one problem.
+        what: beginning of the message, if there is more than one problem.
         problems: sentences.
     """
     if len(problems) > 1:
@@ -72,7 +72,7 @@ def at(cells: pd.Series, position: int) -> str:
 
 
 def one_spelling(cells: pd.Series) -> pd.Series:
-    """True, TRUE and true as one text, where a column holds only truth values."""
+    """Spell True, TRUE and true alike if the column holds only truth values."""
     lower = cells.str.lower()
     truth = lower.isin(["true", "false", ""]).all()
     mixed = truth and cells.nunique() > lower.nunique()
@@ -80,7 +80,7 @@ def one_spelling(cells: pd.Series) -> pd.Series:
 
 
 def truths(cells: pd.Series) -> pd.Series:
-    """The texts true and false as 1 and 0, where a column holds nothing else."""
+    """The texts true and false as 1 and 0, if a column holds nothing else."""
     lower = cells.str.lower()
     if not lower.isin(["true", "false"]).all():
         return cells
@@ -93,7 +93,7 @@ def is_number(cells: pd.Series) -> np.ndarray:
 
 
 def _parse(cells: pd.Series) -> np.ndarray:
-    """The numbers that texts spell, NaN for a text that spells none."""
+    """The numbers that texts spell; NaN for a text that is not a number."""
     return np.asarray(pd.to_numeric(cells, errors="coerce"), dtype=np.float64)
 
 
@@ -115,7 +115,7 @@ def numbers(cells: pd.Series, name: str) -> Float64[np.ndarray, " rows"]:
 
 
 def class_texts(cells: pd.Series) -> pd.Series:
-    """Names of classes: as written, but 1, 1.0 and 01 are one class "1"."""
+    """Names of classes: the texts, except that 1, 1.0 and 01 are one class "1"."""
     as_numbers = _parse(cells)
     whole = np.isfinite(as_numbers) & (as_numbers == np.round(as_numbers))
     texts = [
@@ -126,7 +126,7 @@ def class_texts(cells: pd.Series) -> pd.Series:
 
 
 def _whole(text: str, number: float) -> int:
-    """The whole number that a text spells; past 2⁵³ a float holds only some of them."""
+    """The whole number in a text; only integer texts are exact beyond 2⁵³."""
     try:
         return int(text)
     except ValueError:
@@ -134,7 +134,7 @@ def _whole(text: str, number: float) -> int:
 
 
 def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
-    """Raise where all cells are numbers, some of them with a comma for the point."""
+    """Raise if all cells are numbers, some of them with a decimal comma."""
     plain = is_number(cells) | is_missing(cells)
     rest: Any = cells[~plain]
     if len(rest) and rest.str.fullmatch(_COMMA_NUMBER).all():
@@ -147,12 +147,12 @@ def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
 
 
 def truth_values(categories: Iterable[str]) -> bool:
-    """Whether categories are true and false, which are read in any case."""
+    """Whether the categories are true and false, which may be in upper case."""
     return {category.lower() for category in categories} - {""} == {"true", "false"}
 
 
 def codes_of(cells: pd.Series, name: str, categories: tuple[str, ...]) -> np.ndarray:
-    """Number of each text among the categories."""
+    """Index of each text among the categories."""
     if truth_values(categories):
         spelled = {category.lower(): category for category in categories}
         cells = cells.map(lambda text: spelled.get(text.lower(), text))

@@ -14,7 +14,7 @@ from .schema import Column
 
 # More distinct texts than this are names or free text, not categories.
 MAX_CATEGORIES = 256
-# Fewest rows with which a column is checked for row numbers and names.
+# Fewest rows for which a column is checked for row numbers and names.
 ENOUGH_ROWS = 20
 _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"
@@ -60,8 +60,8 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
         raise ValueError(
             f"column {name!r} has {at(cells, row)}, one of "
             f"{len(cells) - len(present)} such rows. Fill them in, or let "
-            "`missing='fill'` (--missing fill) take the median, with a feature that "
-            "tells which they were."
+            "`missing='fill'` (--missing fill) put in the median, with a feature "
+            "that marks the rows."
         )
     refuse_decimal_commas(cells, name)
     if is_number(present).all():
@@ -77,7 +77,7 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
         return Finding(
             None,
             f"left out {name!r}: {different} different texts in {len(present)} rows, "
-            "names or free text",
+            "probably names or free text",
         )
     require(
         different <= MAX_CATEGORIES,
@@ -91,7 +91,7 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
 def column_of(
     cells: pd.Series, name: str, kind: Literal["number", "category"], train: np.ndarray
 ) -> Column:
-    """How a column becomes features, with mean and deviation of the training rows."""
+    """The encoding of a column, with mean and deviation of the training rows."""
     missing = is_missing(cells)
     if kind == "category":
         return Column(name, "category", categories=tuple(sorted(set(cells))))
@@ -108,7 +108,8 @@ def column_of(
         values = np.where(missing, fill, values)
     values = values[train]
     mean, std = float(values.mean()), float(values.std())
-    # The deviation of a constant column is only rounding: its feature is set to 0.
+    # The standard deviation of a constant column is a rounding error; with 1 its
+    # feature is 0.
     constant = values.min() == values.max()
     return Column(name, "number", mean=mean, std=1.0 if constant else std, fill=fill)
 
@@ -119,8 +120,8 @@ def refuse_dates(cells: pd.Series, name: str) -> None:
         cells,
         _DATE,
         f"column {name!r} holds dates or times",
-        f"Leave it out (--drop {name!r}), or write what matters of it as numbers: the "
-        "year, the month, days since a first day.",
+        f"Leave it out (--drop {name!r}), or replace it by numbers: the year, the "
+        "month, or days since a first day.",
     )
 
 

@@ -25,19 +25,20 @@ class Dataset:
         task: "classification", with one class for each example; or "regression",
             "counts" (0, 1, 2, …) or "binary" (0 or 1), with one number for each
             example or several.
-        x_train: features, one flat row an example; see `as_images`.
+        x_train: features, one flat row per example; see `as_images`.
         y_train: labels 0 … C − 1 (int32); or targets in their own units (float32), of
-            shape (examples,), or (examples, targets) where an example has several.
+            shape (examples,), or (examples, targets) if an example has several.
         x_test: features of the test examples.
         y_test: labels or targets of the test examples.
-        feature_names: one name for each feature, or None where they are pixels.
-        class_names: what label 0, 1, … stands for; None where targets are numbers.
+        feature_names: one name for each feature, or None for pixels.
+        class_names: names of the classes with labels 0, 1, …; None if targets are
+            numbers.
         image_shape: the shape of one example before it was made flat, or None.
         schema: for a table, how its columns became features; else None.
-        provenance: where the numbers come from, in words.
-        target_names: one name for each target, or None where they have none.
-        divisor: what the numbers of the inputs were divided by.
-        notes: what was guessed or left out when it was read, for a person.
+        provenance: description of where the data come from.
+        target_names: one name for each target, or None if they have none.
+        divisor: number by which the inputs were divided.
+        notes: messages to the user on what was guessed or left out in reading.
 
     Raises:
         ValueError: rows do not match, a split is empty, a number is NaN or infinite
@@ -94,7 +95,7 @@ class Dataset:
         return _columns(self.x_train).shape[1]
 
     def as_images(self) -> "Dataset":
-        """The same with examples of `image_shape`, if it has one."""
+        """The same data set with examples of shape `image_shape`, if it has one."""
         if self.image_shape is None:
             return self
         train, test = (
@@ -104,7 +105,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None where targets are numbers."""
+        """Number of classes, or None if targets are numbers."""
         return None if self.class_names is None else len(self.class_names)
 
     @property
@@ -128,7 +129,7 @@ class Dataset:
 def require_finite(
     name: str, values: Shaped[np.ndarray, "rows columns"], columns: Any
 ) -> None:
-    """Raise unless all is finite; the message names the first bad row and column."""
+    """Raise unless all values are finite; the message names the first that is not."""
     finite = np.isfinite(values)
     if not finite.all():
         row, column = first_bad(~finite)
@@ -142,7 +143,7 @@ def require_finite(
 def require_task(
     name: str, values: Shaped[np.ndarray, "rows ..."], task: str, columns: Any
 ) -> None:
-    """Raise unless targets are what their task says; the first bad one is named."""
+    """Raise unless targets fit their task; the message names the first misfit."""
     values = _columns(values)
     if task == "counts":
         good, needed = (values >= 0) & (values % 1 == 0), "counts 0, 1, 2, …"
@@ -173,7 +174,7 @@ def guess_task(
     """The task of data with several targets: "binary" if all are 0 or 1.
 
     Raises:
-        ValueError: they look like classes written as one-hot rows.
+        ValueError: the targets look like classes written as one-hot rows.
     """
     if not bool(((values == 0) | (values == 1)).all()):
         return "regression"

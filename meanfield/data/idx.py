@@ -49,7 +49,7 @@ def read_payload(path: str | os.PathLike) -> bytes:
 
 
 def _announced(head: bytes) -> int:
-    """Size of an idx file by its header; no bound for other files."""
+    """Size of an idx file as its header states; `MAX_BYTES` for other files."""
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
         return MAX_BYTES
     start = 4 + 4 * head[3]

@@ -1,13 +1,13 @@
-"""The number that raw images are divided by, from the range that occurs.
+"""Choose the number that raw images are divided by, from the range of their values.
 
-| training inputs                        | divided by            |
-|----------------------------------------|-----------------------|
-| 0 or more, the largest 128 to 255      | 255, as bytes have it |
-| 0 or more, the largest another above 1 | the largest           |
-| below 0 too, and beyond ±20            | the largest size      |
-| all others                             | 1                     |
+| range of the training inputs             | divided by |
+|------------------------------------------|------------|
+| min ≥ 0 and 128 ≤ max ≤ 255, as of bytes | 255        |
+| min ≥ 0 and another max above 1          | max        |
+| min < 0 and numbers beyond ±20           | max ∣x∣    |
+| any other                                | 1          |
 
-This is for bytes (uint8) of any shape and for images, which have two axes or more;
+This holds for bytes (uint8) of any shape, and for images, which have two axes or more;
 columns of other numbers are left as they are.
 """
 
@@ -21,9 +21,9 @@ from meanfield.checks import require
 
 # Larger inputs are reported: a network learns slowly from them.
 LARGE = 20.0
-# Images whose largest number is from here to 255 have the range of bytes.
+# Images whose largest number is between this and 255 have the range of bytes.
 BYTE_LIKE = 128
-# Inputs that were divided by this or more are not 0 to 1 before.
+# Inputs that are divided by this or more did not lie in [0, 1] before.
 CLEAR = 16
 
 
@@ -61,7 +61,7 @@ def divisor_of(
 
 
 def _divisor(low: float, high: float) -> float:
-    if not max(-low, high) <= np.finfo(np.float32).max:  # Refused later, with its row.
+    if not max(-low, high) <= np.finfo(np.float32).max:  # refused later
         return 1.0
     if low < 0:
         size = max(-low, high)
@@ -76,7 +76,7 @@ def notes(
     divisor: float,
     x: Shaped[np.ndarray, "train features"],
 ) -> tuple[str, ...]:
-    """What a person should know of how the inputs are used.
+    """Messages to the user on how the inputs are used.
 
     Args:
         held: the arrays of the file, by name.

@@ -60,8 +60,8 @@ _DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 def digits() -> Dataset:
     """The 1,797 handwritten 8 × 8 digits that come with scikit-learn.
 
-    Features are x/16, in [0, 1]. A fixed split, stratified by class (seed 0), keeps
-    359 examples for testing.
+    Features are pixel values divided by 16, in [0, 1]. A fixed split, stratified by
+    class (seed 0), keeps 359 examples for testing.
 
     Returns:
         A `Dataset`: training and test arrays, names of classes, and how it was read.
@@ -95,7 +95,7 @@ def digits() -> Dataset:
 
 
 def mnist(*, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """MNIST: 60,000 and 10,000 handwritten digits of 28 × 28, x/255 in [0, 1].
+    """MNIST: 60,000 + 10,000 handwritten digits of 28 × 28 pixels in [0, 1].
 
     Args:
         data_dir: folder with the four idx files (plain or gzip), directly or in its
@@ -106,8 +106,8 @@ def mnist(*, data_dir: str | os.PathLike | None = None) -> Dataset:
         A `Dataset`: training and test arrays, names of classes, and how it was read.
 
     Raises:
-        FileNotFoundError: files are missing, or cannot be downloaded; the message
-            says which to put where.
+        FileNotFoundError: files are missing, or cannot be downloaded; the message says
+            which files to put where.
         ValueError: a file is damaged, or a downloaded one has the wrong hash.
 
     Example:
@@ -132,8 +132,8 @@ def fashion_mnist(*, data_dir: str | os.PathLike | None = None) -> Dataset:
         A `Dataset`: training and test arrays, names of classes, and how it was read.
 
     Raises:
-        FileNotFoundError: files are missing, or cannot be downloaded; the message
-            says which to put where.
+        FileNotFoundError: files are missing, or cannot be downloaded; the message says
+            which files to put where.
         ValueError: a file is damaged, or a downloaded one has the wrong hash.
 
     Example:
@@ -223,14 +223,14 @@ def _cache(name: str) -> Path:
 
 
 def _download(name: str, part: str) -> bytes:
-    """Contents of one published file, from the cache or a download; hash checked."""
+    """Contents of one published file, cached or downloaded; the hash is checked."""
     file = _FILES[part] + ".gz"
     path = _cache(name) / file
     downloader: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)
     try:
         pooch.retrieve(
             _ADDRESS[name] + file,
-            # The hash of the gzip file is not checked, but that of its contents below.
+            # The hash is checked below, on the unpacked contents.
             known_hash=None,
             fname=file,
             path=path.parent,

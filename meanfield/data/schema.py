@@ -1,4 +1,4 @@
-"""How the columns of a table become numbers, kept so that it can be done again."""
+"""The encoding of a table's columns as numbers, stored to encode other tables alike."""
 
 import dataclasses
 from typing import Any, Literal
@@ -22,24 +22,24 @@ from .cells import (
 )
 from .text import TextFormat
 
-# What a missing cell is called among the features.
+# Name of a missing cell in the names of features.
 NO_VALUE = "(missing)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column of a table: numbers to standardise, or categories to tell apart.
+    """One column of a table: standardised numbers or one-hot categories.
 
     Args:
         name: the column's heading.
         kind: "number" or "category".
-        mean: mean of the training rows, of a column of numbers.
-        std: standard deviation of the same rows; 1 where the column is constant.
+        mean: mean of a column of numbers over the training rows.
+        std: standard deviation over the same rows; 1 if the column is constant.
         categories: the known texts of a column of categories, in the order of their
             features; the empty text stands for a missing cell.
         fill: what a missing number is replaced with, the median of the training rows;
-            a second feature then marks the rows where it was missing. None where no
-            training row lacked it.
+            a second feature then marks the rows where it was missing. None if no
+            training row lacks it.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Column:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of its features."""
+        """Names of the column's features."""
         if self.kind == "number":
             names = (self.name, f"{self.name}={NO_VALUE}")
             return names[:1] if self.fill is None else names
@@ -80,12 +80,12 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class TableSchema:
-    """How a table is read: standardised numbers, one-hot categories, the target.
+    """How a table is encoded: standardised numbers, one-hot categories, the target.
 
     Args:
         columns: the feature columns in order.
         target: heading of the target column, or a tuple of several.
-        class_names: the target's classes; None where the targets are numbers.
+        class_names: the target's classes; None if the targets are numbers.
         format: how the text of the table was written.
 
     Example:
@@ -122,10 +122,11 @@ class TableSchema:
             frame: a table with (at least) the feature columns.
 
         Raises:
-            ValueError: a column is absent; or a cell is not a number where one is
-                needed, is missing where none was in training, or is a category that
-                training never saw. The message names all such columns, each with a row
-                (counted from 0 below the heading) and a value.
+            ValueError: a column is absent; or a cell is not a number in a column of
+                numbers, is missing in a column that had no missing cells in training,
+                or is a category that did not occur in training. The message names all
+                such columns, each with a row (counted from 0 below the heading) and a
+                value.
         """
         missing = [c.name for c in self.columns if c.name not in frame.columns]
         require(
@@ -140,7 +141,7 @@ class TableSchema:
             except ValueError as error:
                 problems.append(str(error))
         raise_all("the table does not fit", problems)
-        with np.errstate(over="ignore"):  # `Dataset` refuses what became infinite
+        with np.errstate(over="ignore"):  # `Dataset` refuses infinite features
             return np.concatenate(parts, axis=1).astype(np.float32)
 
     def encode_target(
@@ -176,7 +177,7 @@ class TableSchema:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TableSchema":
-        """The schema that `to_dict` wrote down, also after a way through JSON."""
+        """The schema from what `to_dict` returned, also after a JSON round trip."""
         names = values["class_names"]
         columns = tuple(
             Column(**{**column, "categories": tuple(column["categories"])})

@@ -1,4 +1,4 @@
-"""A user's own table: a text file with headings, numbers, categories and a target."""
+"""Data set from a user's table: a text file with headings."""
 
 import os
 from collections.abc import Sequence
@@ -40,19 +40,19 @@ def read_table(
     commas get points.
 
     Args:
-        path: of the file.
-        sep: between cells: one character, "tab" or "space".
+        path: path of the file.
+        sep: separator of cells: one character, "tab" or "space".
         decimal: "." or ",".
-        header: whether the first row holds the headings; None: yes, unless it looks
-            like data, which is refused.
+        header: whether the first row holds the headings. None assumes so, and refuses a
+            first row that looks like data.
 
     Returns:
         A frame of texts.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, no text, or not a rectangular table with different
-            headings.
+        ValueError: the file is empty, is not text, or is not a rectangular table with
+            different headings.
 
     Example:
         >>> import pathlib, tempfile
@@ -83,30 +83,31 @@ def table(
 ) -> Dataset:
     r"""Read a table and split it into training and test rows.
 
-    A column is numbers if all its cells are, else categories. Numbers are standardised
-    by the mean and standard deviation of the training rows; each category becomes one
-    feature (categories are collected from the whole table). A missing number is
-    replaced by the median of the training rows, and a second feature marks it; a
-    missing category is one more category. Rows whose target is missing, columns without
-    a value, and columns of texts that differ in nearly every row are left out. The
-    `notes` of the result list what was left out; its `schema` encodes other tables in
-    the same way.
+    A column is read as numbers if all its cells are numbers, else as categories.
+    Numbers are standardised by the mean and standard deviation of the training rows;
+    each category becomes one feature (categories are collected from the whole table). A
+    missing number is replaced by the median of the training rows, and a second feature
+    marks it; a missing category is one more category. Rows whose target is missing,
+    columns without a value, and columns of texts that differ in nearly every row are
+    left out. The `notes` of the result list what was left out; its `schema` encodes
+    other tables in the same way.
 
     Args:
-        path: of the file.
-        target: heading of the column to predict, or several: a sequence of them, or
-            one text with commas between (quoted as in CSV where a heading has one).
-            In a single column, texts are classes. Numbers are targets of a regression,
-            in their own units; but whole numbers with at most 20 distinct values, each
-            occurring at least twice, are classes. Several columns must be numbers: they
-            are binary answers if all are 0 or 1, else targets of a regression.
+        path: path of the file.
+        target: heading of the column to predict, or several: a sequence of headings, or
+            one text in which commas separate them (a heading with a comma is quoted as
+            in CSV). In a single column, texts are classes. Numbers are targets of a
+            regression, in their own units; but whole numbers with at most 20 distinct
+            values, each occurring at least twice, are classes. Several columns must be
+            numbers: they are binary answers if all are 0 or 1, else targets of a
+            regression.
         task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
             1, true or false); None for the rule above.
         test_fraction: share of the rows kept for testing (stratified by class).
-        seed: of the split.
+        seed: seed of the split.
         drop: headings of columns to leave out, written as for `target`.
         features: headings of the columns to learn from; None: all others.
-        sep: between cells, see `read_table`.
+        sep: separator of cells, see `read_table`.
         decimal: "." or ",".
         header: whether the first row holds the headings.
         missing: "fill", as above; or "refuse".
@@ -115,9 +116,9 @@ def table(
         A `Dataset`: training and test arrays, names of classes, and how it was read.
 
     Raises:
-        ValueError: a target that does not exist, infinite values, dates, a column of
-            numbers with a few texts, too many categories, a single class, or targets
-            that do not fit their task. One message lists all problems of the columns.
+        ValueError: a target that does not exist, infinite values, dates, a few texts in
+            a column of numbers, too many categories, a single class, or targets that do
+            not fit their task. One message lists all problems of the columns.
 
     Example:
         >>> import pathlib, tempfile
@@ -199,8 +200,8 @@ def table(
     filled = [c.name for c in columns if c.fill is not None or "" in c.categories]
     if filled:
         notes.append(
-            "missing values are learned as such, of numbers beside the median, in "
-            + ", ".join(map(repr, filled))
+            "missing values are marked by a feature, and missing numbers are "
+            "replaced by the median, in " + ", ".join(map(repr, filled))
         )
     schema = TableSchema(columns, kept, class_names, text.format)
     x = schema.encode(rows)
@@ -228,7 +229,7 @@ def _chosen(
     features: str | Sequence[str] | None,
     problems: list[str],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The target columns and the feature columns; adds to the list of problems."""
+    """The target columns and the feature columns; errors are added to `problems`."""
     require(
         drop is None or features is None,
         "give either `drop` or `features` (--drop, --features), not both.",
@@ -243,8 +244,8 @@ def _chosen(
         unknown = [name for name in given if name not in names or name in targets]
         if unknown:
             problems.append(
-                f"`{option}` must name columns of {path} that are no targets, of "
-                f"{names}; got {', '.join(map(repr, unknown))}."
+                f"`{option}` must name columns of {path} other than the targets, "
+                f"among {names}; got {', '.join(map(repr, unknown))}."
             )
     if features is None:
         chosen = [name for name in names if name not in (*targets, *dropped)]
@@ -254,13 +255,13 @@ def _chosen(
 
 
 def _classes(cells: dict[str, pd.Series], task: str | None) -> tuple[str, ...] | None:
-    """Names of the classes, where the target is one column that holds classes."""
+    """Names of the classes if the target is one column of classes, else None."""
     if len(cells) == 1:
         ((name, column),) = cells.items()
         return class_names_of(column, name, task)
     require(
         task != "classification",
-        f"`target` names {len(cells)} columns, and a classification has one. Name one "
+        f"`target` names {len(cells)} columns, but a classification has one. Name one "
         "column; or, for answers that are 0 or 1 each, task 'binary' (a Bernoulli "
         "likelihood).",
     )

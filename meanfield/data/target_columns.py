@@ -17,9 +17,9 @@ MAX_NUMBERED_CLASSES = 20
 
 
 def names_of(text: str | Sequence[str] | None, names: list[str]) -> tuple[str, ...]:
-    """Headings from a text, in which commas separate several headings."""
+    """The headings in a text that separates them by commas."""
     if isinstance(text, str):
-        # A heading may itself have a comma.
+        # A heading may itself contain a comma.
         parts = [text] if text in names else next(csv.reader([text]), [])
         return tuple(part.strip() for part in parts)
     return tuple(text or ())
@@ -37,8 +37,8 @@ def target_columns(
     unknown = [name for name in given if name not in names]
     if unknown or not given:
         raise ValueError(
-            f"`target` must name a column of {path}, or several with commas between, "
-            f"each one of {names}; got {(unknown[0] if unknown else target)!r}."
+            f"`target` must name a column of {path}, or several separated by commas, "
+            f"each among {names}; got {(unknown[0] if unknown else target)!r}."
         )
     require(
         len(set(given)) == len(given),
@@ -74,14 +74,14 @@ def class_names_of(
     require(
         2 <= len(names) <= MAX_CATEGORIES,
         f"the target {target!r} must have between 2 and {MAX_CATEGORIES} classes; got "
-        f"{len(names)}. A table of one class teaches nothing; for a target of numbers "
-        'pass `task="regression"`.',
+        f"{len(names)}. Nothing can be learned from one class; for a target of "
+        'numbers pass `task="regression"`.',
     )
     return tuple(names)
 
 
 def _refuse_real(cells: pd.Series, target: str) -> None:
-    """Raise for real numbers some of which occur once: measurements, not classes."""
+    """Raise if real numbers occur only once: they are measurements, not classes."""
     values = numbers(cells, target)
     found, counts = np.unique(values, return_counts=True)
     few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2

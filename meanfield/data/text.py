@@ -20,11 +20,12 @@ MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SPACES = r"\s+"
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SPACES}
-# Number of rows by which the separator is guessed.
+# Number of rows from which the separator is guessed.
 SNIFFED = 50
-# Numbers of rows and columns by which it is guessed whether the first row is headings.
+# Numbers of rows and columns from which it is guessed whether the first row is
+# headings.
 LOOKED_AT = 200
-# How pandas says that rows differ in length.
+# The message of pandas if rows differ in length.
 _UNEQUAL = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _COMMA_NUMBER = re.compile(r"[+-]?\d[\d.]*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
@@ -35,8 +36,8 @@ class TextFormat:
     r"""How the text of a table is written.
 
     Args:
-        separator: between cells, one character, or "\\s+" for any white space.
-        decimal: "." or ",", in numbers.
+        separator: separator of cells, one character, or "\\s+" for any white space.
+        decimal: decimal sign of numbers, "." or ",".
         header: whether the first row holds the headings.
     """
 
@@ -59,11 +60,13 @@ class Text:
     """A table as texts.
 
     Attributes:
-        frame: its cells, missing ones as NaN, numbers with a decimal point.
-        format: how it was written, as given or as guessed.
+        frame: the cells as texts; missing cells are NaN, and numbers have a decimal
+            point.
+        format: how the text was written, as given or as guessed.
         notes: descriptions of what was guessed or left out, for the user.
         problems: errors in the headings.
-        unnamed: columns without a heading, by what they are called; their places.
+        unnamed: positions of the columns without a heading, by the name that they were
+            given.
     """
 
     frame: pd.DataFrame
@@ -74,7 +77,7 @@ class Text:
 
 
 def separator_of(text: str | None) -> str | None:
-    """A separator as it is spelled on a command line: a character, tab or space.
+    """A separator from its spelling on a command line: a character, "tab" or "space".
 
     Raises:
         ValueError: it is more than one character.
@@ -137,14 +140,14 @@ def read_text(
 
 
 def _decoded(path: Path) -> tuple[str, str]:
-    """Text of a file, and the name of the encoding that it was read in."""
+    """Text of a file, and the name of its encoding."""
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16"), "UTF-16"
     workbook = content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0"))
     require(
         b"\0" not in content and not workbook,
-        f"the table {path} is no text file"
+        f"the table {path} is not a text file"
         + (" but looks like a workbook of a spreadsheet" if workbook else "")
         + ". Save it as CSV.",
     )
@@ -157,7 +160,7 @@ def _decoded(path: Path) -> tuple[str, str]:
 
 
 def _sniffed(text: str) -> str:
-    """The separator that splits the first rows into equally many cells."""
+    """The separator that splits all first rows into the same number of cells."""
     lines = io.StringIO(text, newline="")
     head = [line for line in (lines.readline() for _ in range(SNIFFED)) if line]
     for separator in SEPARATORS:
@@ -173,8 +176,8 @@ def _sniffed(text: str) -> str:
 
 def _rows(path: Path, text: str, separator: str) -> pd.DataFrame:
     try:
-        # Without `header` pandas neither renames equal headings nor takes a long
-        # row's first cells for an index.
+        # With header=None pandas neither renames equal headings nor takes the first
+        # cells of a long row for an index.
         return pd.read_csv(
             io.StringIO(text),
             sep=separator,
@@ -193,11 +196,11 @@ def _rows(path: Path, text: str, separator: str) -> pd.DataFrame:
         found = _UNEQUAL.search(where)
         if found:
             before, line, cells = found.groups()
-            where = f"line {line} has {cells} cells, those before it have {before}"
+            where = f"line {line} has {cells} cells, the lines before it have {before}"
         raise ValueError(
             f"the table {path}, read with {words} between cells, must have equally "
-            f"long rows: {where}. Delete lines that are no rows, such as comments; "
-            "another separator is given with --sep."
+            f"long rows: {where}. Delete lines that are not rows, such as comments, "
+            "or give another separator with --sep."
         ) from error
 
 
@@ -228,7 +231,7 @@ def _headed(path: Path, rows: pd.DataFrame, header: bool | None) -> bool:
 def _without_unnamed(
     frame: pd.DataFrame, names: list[str]
 ) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Leave out columns without a heading that are empty or number the rows."""
+    """Leave out the columns without a heading that are empty or count the rows."""
     kept, notes = [], []
     for position, name in enumerate(names):
         if name:
@@ -257,14 +260,14 @@ def _heading_problems(path: Path, names: list[str]) -> list[str]:
         if count > 1:
             several = "two" if count == 2 else str(count)
             problems.append(
-                f"the headings of {path} must differ; {name!r} stands over {several} "
-                "columns."
+                f"the headings of {path} must differ; {name!r} is the heading of "
+                f"{several} columns."
             )
     return problems
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """Different headings for all columns, even if those in the file are wrong."""
+    """Different headings for all columns, also if some in the file are equal."""
     seen: Counter[str] = Counter()
     found = []
     for position, name in enumerate(names):
@@ -275,7 +278,7 @@ def _told_apart(names: list[str]) -> list[str]:
 
 
 def _with_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """The frame with decimal points for commas, and whether there were any commas."""
+    """The frame with decimal points for commas, and whether it had commas."""
     new = {}
     for name in frame.columns:
         cells: Any = frame[name].dropna()
