@@ -43,8 +43,8 @@ class Certificate:
         payoff: name of the payoff, which lies in [0, 1].
         full: mean payoff of the whole network of posterior means.
         empty: mean payoff without any connection.
-        without: mean payoff without the absent, the important and the variable
-            connections, by kind.
+        without: mean payoff without all connections of one kind: "absent", "important"
+            or "variable".
         epsilon: ε, the largest decrease of the payoff that is allowed.
         loss_bound: upper bound, at `level`, of the decrease if all absent connections
             are removed.

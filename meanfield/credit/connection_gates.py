@@ -37,7 +37,7 @@ Where = Callable[[str, Any], bool]
 def open_gates(
     ensemble: Ensemble, path: str, where: Where | None
 ) -> tuple[Ensemble, tuple[str, ...]]:
-    """The ensemble in which all players are random weights, and the players' arrays.
+    """The ensemble with all gated arrays as `SpikeSlab`s, and their names.
 
     Args:
         ensemble: a trained ensemble, or an ordinary network (`Ensemble.from_points`).

@@ -14,9 +14,10 @@ sub-networks. One backward pass at a node t gives the integrand for all connecti
 examples as much as it harms others has φ ≈ 0 and still matters: to choose connections
 to remove, use the root mean square of their values over examples.
 
-There are three errors. That of the noise is given by standard errors, from the draws;
-that of the quadrature by an embedded rule; that of Gaussian pre-activations, which is
-large if a unit has few inputs, by the check against drawn sub-networks.
+There are three sources of error: the noise, estimated by standard errors over the
+draws; the quadrature, estimated by an embedded rule; and the Gaussian approximation of
+pre-activations, which is poor if a unit has few inputs and is checked against drawn
+sub-networks.
 
 References:
     Owen 1972, Management Science 18:64 (multilinear extension). Dubey, Neyman & Weber
@@ -102,8 +103,8 @@ def connection_values(
             mean and variance, once for a chunk of examples. If a weight is used more
             than once (a convolution, a recurrence, attention, tying), all its uses
             share a gate; "preactivations" treats them as independent, "weights" does
-            not. A draw of "weights" costs half as much but is less informative, because
-            the examples of a chunk share it.
+            not. A draw of "weights" costs half as much, but is less informative,
+            because all examples of a chunk share it.
         groups: a label for each example, such as its class, by which the values are
             split into parts that add up to them, at the same cost.
         where: ``where(path_name, leaf)``, whether a leaf has gates. Default: the random

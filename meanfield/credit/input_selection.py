@@ -9,7 +9,7 @@ inputs, independently of y: for every network
 with ℓ the negative log-likelihood, on examples that were not used for training. The
 mean of d is the credit of the input, in nats per example. A one-sided t-test of it
 gives a p-value, and Benjamini and Hochberg's step-up rule selects inputs so that the
-expected part of falsely selected ones is at most q. This holds for any network; a poor
+expected fraction of false selections is at most q. This holds for any network; a poor
 network selects few inputs.
 
 The conditional distribution is assumed to be normal, with a covariance shrunk by Ledoit
@@ -17,9 +17,9 @@ and Wolf's method: x̃_j = (x_j predicted from the others) + noise with the rema
 variance. For inputs far from normal, such as zeros and ones, the rate is not
 guaranteed.
 
-Few examples serve both purposes by cross-fitting: several ensembles, each of which has
-not learned from its own part of them, give the d of that part. For each part E d = 0
-holds as before, so all parts together are one test.
+Cross-fitting uses every example for both training and testing: each of several
+ensembles is trained without one part of the examples, and d is computed on this part. E
+d = 0 holds for each part as before, so all parts together are one test.
 
 References:
     Watson & Wright 2021, Machine Learning 110:2107 (conditional predictive impact).
@@ -58,7 +58,7 @@ class InputSelection:
         credits: increase of the loss without the information that only this input has,
             in nats per example.
         standard_errors: standard errors of the credits.
-        fdr: q, largest expected part of falsely selected inputs.
+        fdr: q, largest expected fraction of false selections.
         num_examples: number of examples of the test.
     """
 
@@ -87,9 +87,9 @@ def select_inputs(
         ensemble: a trained ensemble; its network of posterior means is f. Or several,
             for cross-fitting.
         data: inputs x (examples, inputs) and targets that were not used for training;
-            for several ensembles as many such pairs, in the same order, each of which
-            its own ensemble has not learned from.
-        fdr: q in (0, 1), largest expected part of falsely selected inputs.
+            for several ensembles, one such pair for each in the same order, from
+            examples that this ensemble has not learned from.
+        fdr: q in (0, 1), largest expected fraction of false selections.
         key: a `jax.random.key`, for x̃.
         likelihood: likelihood of the targets; `Categorical()` by default.
         num_samples: draws of x̃ for each example and input.
@@ -169,7 +169,7 @@ def _pairs(ensemble: Any, data: Any) -> list[tuple[Ensemble, Any, Any]]:
 def step_up(
     p_values: Float[np.ndarray, " tests"], fdr: float
 ) -> Bool[np.ndarray, " tests"]:
-    """Benjamini and Hochberg's rule: the largest k with p_(k) ≤ q k / m, and all below.
+    """Benjamini and Hochberg's rule: reject the k smallest, k = max {i: p_(i) ≤ q i/m}.
 
     Args:
         p_values: p-values of m hypotheses.
@@ -197,7 +197,7 @@ def conditional_moments(
         x: inputs.
 
     Returns:
-        The means and the standard deviations; a constant input itself and 0.
+        The means and the standard deviations; for a constant input, its value and 0.
     """
     mean, spread = x.mean(0), x.std(0)
     varies = spread > 0

@@ -78,12 +78,12 @@ class ConnectionLabels:
 
     @property
     def fractions(self) -> dict[str, Fractions]:
-        """Part of every layer's connections under each label."""
+        """Fraction of every layer's connections that have each label."""
         return {name: _fractions(count) for name, count in self.counts.items()}
 
     @property
     def overall(self) -> Fractions:
-        """Part of all connections under each label."""
+        """Fraction of all connections that have each label."""
         return _fractions(_total(self.counts))
 
     @property
@@ -100,7 +100,7 @@ class ConnectionLabels:
 
     @property
     def learned_fractions(self) -> dict[str, Fractions]:
-        """As `fractions`, without the connections that never learn; NaN if all do not.
+        """As `fractions`, without connections that never learn; NaN if none is left.
 
         Raises:
             ValueError: the labels were made without data.
@@ -118,7 +118,7 @@ class ConnectionLabels:
 
     @property
     def never_learned_fractions(self) -> dict[str, float]:
-        """Part of every layer's connections that never learn.
+        """Fraction of every layer's connections that never learn.
 
         Raises:
             ValueError: the labels were made without data.

@@ -45,7 +45,7 @@ def ranks_of(scores: Mapping[str, np.ndarray]) -> Ranks:
 class NestedSets:
     """Two searches, for removable and for important connections.
 
-    Each tests on one half of the examples the sets that the other half suggests.
+    One half of the examples suggests the sets, and the other half tests them.
 
     Args:
         choosing: function of ranks and a size: payoffs of the choosing examples without
@@ -127,7 +127,7 @@ class NestedSets:
                 0,
                 math.nan,
                 "cannot tell what is important: it is not certain that removing all "
-                f"that is not absent costs {SHARE:g} of v(N) − v(∅) = "
+                f"connections that are not absent costs {SHARE:g} of v(N) − v(∅) = "
                 f"{float((self.full - self.empty).mean()):.3g}",
             )
         return best, bound, f"the payoff rests on {best:,}"

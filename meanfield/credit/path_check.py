@@ -5,9 +5,9 @@ and wrong for few. Drawn sub-networks need no such approximation: each player jo
 random time, uniform on (0, 1), and the players present at time t are a coalition of
 density t. Their mean payoff at the nodes is f(t). Between two nodes the arrays of
 players join one after the other, in random order; the gain of the payoff when an array
-joins is that array's part of Σφ. These are sampled permutations of groups of players,
-the gains add up to v(N) − v(∅), and one order of a hundred thousand players takes a few
-dozen payoffs.
+joins is that array's part of Σφ. Such an order is a sampled permutation of groups of
+players: its gains add up to v(N) − v(∅), and for a hundred thousand players it takes
+only a few dozen payoffs.
 
 The verdict is "differs" if a difference is larger than a tenth of the range of the
 payoff along the path and noise cannot explain the excess; "agrees" if every difference
@@ -164,7 +164,7 @@ def _verdict(off: Any, spread: Any, scale: float, num_checks: int) -> str:
 def _schedule(
     rng: np.random.Generator, arrays: int, nodes: Any, repeats: int
 ) -> tuple[Int[np.ndarray, "repeats steps"], Float[np.ndarray, "repeats times arrays"]]:
-    """The array that joins at every step, and afterwards the time each has reached."""
+    """The array that joins at each step, and the times of all arrays after it."""
     grid = np.array([*nodes, 1.0])
     owners = np.argsort(rng.random((repeats, len(grid), arrays)), axis=-1)
     times = np.zeros((repeats, 1 + len(grid) * arrays, arrays))

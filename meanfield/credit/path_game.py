@@ -1,8 +1,8 @@
-"""Values of the players of a game with gates: of connections, and of units.
+"""Values of the players of a game with gates; players are connections or units.
 
 A game has `names`, the arrays of players; `shapes` of their gates; `payoff`, the name
-of what is earned; `earned(gates, x, y, key, sign)`; and, for the check, `grown(key)`
-and `earned_by(grown, times, x, y, key)`.
+of the payoff; `earned(gates, x, y, key, sign)`; and, for the check, `grown(key)` and
+`earned_by(grown, times, x, y, key)`.
 """
 
 from collections.abc import Hashable, Sequence
@@ -29,7 +29,7 @@ def value_players(
     num_checks: int,
     key: PRNGKeyArray,
 ) -> tuple[PathValues, PathCheck | None]:
-    """Values of all players along the path of a gate, and their check.
+    """Values of all players along the path of the gates, and their check.
 
     Args:
         game: the game.

@@ -123,7 +123,7 @@ def perturb_connections(
         fractions: increasing numbers in [0, 1].
         arms: some of "important", "variable", "random", "absent".
         num_samples: repetitions, each with its own sub-network; at least 2.
-        likelihood: as in `fit`. The error is the part of wrong classes, or the root
+        likelihood: as in `fit`. The error is the fraction of wrong classes, or the root
             mean square error of the predicted mean for real targets.
         absent_scale: s, the scale of the weights given to absent connections. Default:
             the root mean square of the layer's other weights, √⟨(1 − π)(Ξ + m²)⟩, so
@@ -191,7 +191,7 @@ def perturb_connections(
 def _candidates(
     labels: ConnectionLabels, layers: Sequence[str], arm: str
 ) -> dict[str, Bool[np.ndarray, "..."]]:
-    """Masks of the connections that an arm may change."""
+    """By layer, a mask of the connections that an arm may change."""
     found = {}
     for name in layers:
         array = labels.labels[name]
@@ -237,7 +237,7 @@ def _changes(
     randomise: bool,
     key: PRNGKeyArray,
 ) -> dict[str, tuple[Array, Array]]:
-    """For each layer, each connection's rank in the order of changes, and value."""
+    """By layer, the ranks of connections in the order of changes, and new values."""
     changes = {}
     for number, (name, mask) in enumerate(candidates.items()):
         order_key, value_key = jax.random.split(jax.random.fold_in(key, number))
