@@ -158,7 +158,7 @@ Point = collections.namedtuple("Point", "a b")
     [
         (Point(A, B), "which a shipped folder can store; got Point"),
         ({1: A, 2: B}, "which a shipped folder can store; got dict"),
-        ((A, B[:5]), "as many examples in each of its arrays; got shapes"),
+        ((A, B[:5]), "equally many examples in all of its arrays; got shapes"),
     ],
 )
 def test_inputs_that_a_folder_cannot_store_are_refused(x, message, tmp_path):

@@ -1,4 +1,4 @@
-"""Sub-networks that ship: draw, shrink, save, export, verify."""
+"""Sub-networks to ship: draw, shrink, save, export, verify."""
 
 import lazy_loader
 

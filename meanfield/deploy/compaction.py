@@ -1,16 +1,17 @@
-r"""A smaller ensemble: whole units leave, and those that stay learn again.
+r"""A smaller ensemble: whole units are removed, and the others learn again.
 
-Scattered zeros make no file faster; whole units do. A large layer keeps the part ρ of
-its units with the largest r_j (see `unit_scores`), all their connections start as
-present again, and learn for a while at the temperature of the run and a low price:
+Scattered zeros do not make a network faster; removing whole units does. A large layer
+keeps the fraction ρ of its units with the largest r_j (see `unit_scores`). All
+connections of these units start again as present, and learn for a while at the
+temperature of the run and a low price:
 
     loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − ρ₀)/ρ₀) = 10 nats.
 
-Which ρ is found on examples that are held out meanwhile: a network that has not seen
-them learns at full width, and then again at each width, for as long; the smallest whose
-mean payoff (accuracy, or closeness of numbers) is lower than that of the full width by
-no more than the tolerance is taken. Then the ensemble of the run, which learned from
-all examples, loses its units of least r, and learns again from all.
+ρ is chosen on examples that are held out: a network that has not seen them learns at
+full width, and then again at each width, for as many epochs. The smallest width is
+taken at which the mean payoff (accuracy, or closeness for real targets) is lower than
+at full width by no more than the tolerance. Then the ensemble of the run, which learned
+from all examples, loses its units of smallest r_j, and learns again from all examples.
 """
 
 import dataclasses
@@ -36,16 +37,16 @@ from .shrinking.narrow import narrow
 from .staged_learning import PROBE, fit_in_stages
 from .unit_scores import count_units, removable_units, unit_scores
 
-# Parts of a layer's units that may stay, in the order in which they are tried until one
-# is enough; if the first is, the last part is tried too.
+# Fractions ρ, in the order in which they are tried until one is large enough; if the
+# first one is, `LESS` is tried too.
 SHARES, LESS = (0.5, 0.65, 0.8), 0.375
-# Products of matrices are fastest if their sizes are multiples of a vector's length:
-# from the first number on, of the second.
+# Products of matrices are fastest if their sizes are multiples of a vector's length. A
+# pair (a, b): layers that keep a units or more keep a multiple of b.
 MULTIPLES = ((48, 16), (16, 8))
 # The price of a connection, in nats, the probability of a spike and the slab variance
 # with which connections start again.
 PRICE, SPIKE_PROB, SLAB_VAR = 10.0, 0.3, 1e-2
-# A trial takes so many steps; r is a mean over so many examples.
+# Steps of a trial, and number of examples that r is a mean over.
 TRIAL_STEPS, SCORED = 2000, 4000
 HELD_OUT = 0.15
 
@@ -55,11 +56,13 @@ class Compacted:
     """The result of `compact`.
 
     Attributes:
-        ensemble: in the shape of the given one, with π = 1 for all that left.
+        ensemble: in the shape of the given one, with π = 1 for all connections of
+            removed units.
         likelihood: the likelihood, with what it learned.
-        share: the part of the units that stay in each layer; 1 if none could leave.
-        units: by layer, how many units there were, and how many stay.
-        payoffs: mean held-out payoff by share; 1 is the full width.
+        share: ρ, the fraction of units that each layer keeps; 1 if none could be
+            removed.
+        units: by layer, the numbers of units before and after.
+        payoffs: mean held-out payoff by ρ; 1 is the full width.
         payoff: the name of the payoff.
     """
 
@@ -84,23 +87,23 @@ def compact(
     tolerance: float = 0.005,
     told: Callable[[str], Any] = lambda text: None,
 ) -> Compacted:
-    """Remove whole units as long as the held-out payoff does not suffer, learn again.
+    """Remove as many units as the held-out payoff allows, and learn again.
 
     Args:
         ensemble: a trained ensemble.
         data: the examples (x, y) that it learned from.
-        start: the ensemble before its training, for the trials, which may not know the
-            examples that are held out.
-        temperature: T of the run, as `FitResult.search` has it.
+        start: the ensemble before its training; the trials start from it, because they
+            must not have learned from the examples that are held out.
+        temperature: T of the run, as in `FitResult.search`.
         key: a `jax.random.key`.
-        epochs: passes over the data after the units have left.
-        batch_size: examples a step.
-        likelihood: likelihood of the targets, as the run learned it.
-        tolerance: decrease of the mean payoff, in [0, 1], that may be given up.
+        epochs: passes over the data after the removal.
+        batch_size: examples per step.
+        likelihood: likelihood of the targets, with the parameters that the run learned.
+        tolerance: largest allowed decrease of the mean payoff, in [0, 1).
         told: called with a line before each step of the work.
 
     Returns:
-        A `Compacted`; its ensemble is the given one where no unit can leave.
+        A `Compacted`; its ensemble is the given one if no unit can be removed.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -159,7 +162,7 @@ def compact(
     def again(
         known: Ensemble, likelihood: Any, share: float, data: Any, epochs: int
     ) -> tuple[Ensemble, Any]:
-        """The part of the units that matters most, after it has learned again."""
+        """The ensemble with the units of largest r, after it has learned again."""
         some = jax.tree.map(lambda leaf: leaf[:SCORED], data)
         scores = unit_scores(known, likelihood, some, layers)
         gone = {name: _least(score, share) for name, score in scores.items()}
@@ -202,7 +205,7 @@ def compact(
 
 
 def _kept(count: int, share: float) -> int:
-    """How many of a layer's units stay: at least one."""
+    """Number of units that a layer keeps, at least one."""
     kept = max(1, int(share * count))
     if share < 1:
         for least, multiple in MULTIPLES:
@@ -212,14 +215,14 @@ def _kept(count: int, share: float) -> int:
 
 
 def _least(score: Float[np.ndarray, " units"], share: float) -> np.ndarray:
-    """The units that leave."""
+    """Indices of the units of smallest r, which are removed."""
     return np.argsort(-score, kind="stable")[_kept(len(score), share) :]
 
 
 def _without(
     ensemble: Ensemble, layers: dict[str, list[Entries]], gone: dict[str, np.ndarray]
 ) -> Ensemble:
-    """The ensemble with π = 1 on every connection that leaves one of some units."""
+    """The ensemble with π = 1 for every outgoing connection of the removed units."""
     spikes = {
         name: np.broadcast_to(w.spike_prob, w.shape).copy().ravel()
         for name, w in ensemble.weights().items()
@@ -242,7 +245,7 @@ def _shared(spikes: np.ndarray, weight: SpikeSlab) -> Array:
 
 
 def _started_again(ensemble: Ensemble) -> Ensemble:
-    """The ensemble with π at its start again; absent connections begin at 0."""
+    """The ensemble with π and Ξ as at a start; absent connections get m = 0."""
     weights = {}
     for name, w in ensemble.weights().items():
         there = w.inclusion_prob > 0.5

@@ -1,16 +1,16 @@
-r"""Learn in stages, between which dead units leave, so that later epochs are cheaper.
+r"""Learn in stages and remove dead units in between, so that later epochs are faster.
 
     loss = mean NLL + T(t) · Σ KL(q‖(1 − ρ) δ + ρ N(0, s²)) / n,    ln((1 − ρ)/ρ) = c
 
-at a temperature T and a price c (nats a connection) that are given, with the slab scale
-s of each layer learned. T(t) rises exponentially over the first part of the run, so
-that connections leave one after the other and the others adapt. A stage of warmth h
-has T h and c / h: while h falls to 1 the run cools at a constant T c, so that spikes
-of doubtful connections decide and slabs grow sharp. The optimizer's steps shrink along
-a cosine over the whole run.
+with a given temperature T and price c (nats per connection), and a learned slab scale s
+of each layer. T(t) rises exponentially over the first part of the run, so that
+connections become absent one after the other and the others adapt. A stage of warmth h
+has temperature T h and price c / h: while h falls to 1, the run cools at constant T c,
+so that doubtful spikes tend to 0 or 1 and slabs become narrow. The optimizer's steps
+shrink along a cosine over the whole run.
 
 The selective rule, the default of `fit`, finds T and c itself and needs no stages;
-stages are for a network that shall be as small as can be at a known T and c.
+stages are for the smallest possible network at a known T and c.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ from meanfield.learning.selective import FASTER, PARAMETRIZATION
 
 from .shrinking.narrow import Narrowed, narrow
 
-# Steps after the beginning of a stage, whose optimizer starts anew, to the full step.
+# Number of steps from the beginning of a stage, where the optimizer starts anew, to its
+# full step size.
 WARM_UP = 100
 # Examples on which a narrowed network is compared with the whole one.
 PROBE = 32
@@ -56,7 +57,7 @@ def fit_in_stages(
     after: Callable[[FitResult], Any] | None = None,
     progress: bool = True,
 ) -> FitResult:
-    """Learn in stages, between which units without live connections leave.
+    """Learn in stages, and remove units without live connections in between.
 
     Args:
         ensemble: the initial ensemble, whose π must not be 0: see
@@ -64,8 +65,8 @@ def fit_in_stages(
         data: arrays (x, y), first axis the examples.
         stages: epochs and warmth h of each stage. T rises during the first stages that
             have the warmth of the first one, or two fifths of the run if that is less.
-        temperature: T ≥ 0 of a stage of warmth 1.
-        price: c ≥ 0 of a stage of warmth 1, in nats a connection.
+        temperature: T ≥ 0, the temperature of a stage of warmth 1.
+        price: c ≥ 0, the price in a stage of warmth 1, in nats per connection.
         key: a `jax.random.key`.
         likelihood: as in `fit`.
         batch_size: as in `fit`.
@@ -75,8 +76,8 @@ def fit_in_stages(
         progress: whether to show a progress bar for every stage.
 
     Returns:
-        A `FitResult` in the whole shape of the ensemble, with π = 1 for every
-        connection that left; the history is that of all epochs.
+        A `FitResult` in the whole shape of the ensemble, with π = 1 for every removed
+        connection; the history covers all epochs.
 
     Raises:
         ValueError: a number is out of its range, or an argument does not fit `fit`.
@@ -153,12 +154,12 @@ def fit_in_stages(
 
 
 def rising_temperature(temperature: float, first: int, steps: int) -> Any:
-    """A function of the step: exponential from a small share of the last T, then flat.
+    """T as a function of the step: an exponential rise to the last T, then constant.
 
     Args:
-        temperature: the last one.
-        first: steps of the run before the stage that counts from 0.
-        steps: after which it is reached.
+        temperature: the last T.
+        first: number of steps before this stage, whose own steps count from 0.
+        steps: number of steps of the run after which the last T is reached.
     """
 
     def schedule(step: Any) -> Any:
@@ -169,7 +170,7 @@ def rising_temperature(temperature: float, first: int, steps: int) -> Any:
 
 
 def _optimizer(first: int, steps: int) -> optax.GradientTransformation:
-    """Adam along a cosine over the whole run, warmed up where a stage starts."""
+    """Adam with a cosine schedule over the whole run, and a warm-up in every stage."""
     cosine = optax.cosine_decay_schedule(STEP_SIZE, max(steps, 1))
     return optax.chain(
         optax.scale_by_adam(),

@@ -1,11 +1,12 @@
-r"""How much every unit of a network of means matters to the answers of examples.
+r"""Scores of units: how much each one matters to the outputs of the mean network.
 
 With a gate s_j = 1 on every connection that leaves unit j,
 
     r_j = √⟨(∂ ln P(y | x)/∂s_j)²⟩,
 
-the mean over examples: small if the unit's removal changes no answer. A unit that helps
-some examples as much as it harms others has ⟨∂ ln P/∂s_j⟩ ≈ 0 and a large r_j.
+with a mean over examples: it is small if removing the unit changes no output. A unit
+that helps some examples as much as it harms others has ⟨∂ ln P/∂s_j⟩ ≈ 0 and a large
+r_j.
 
 Reference:
     Molchanov et al. 2019, arXiv:1906.10771 (the squared sensitivity of a unit).
@@ -28,17 +29,17 @@ from meanfield.trees import map_named
 
 # Examples in memory at once.
 CHUNK = 256
-# Share of all weights that feed the units of a layer whose units may leave.
+# Smallest fraction of all weights that a layer must have for its units to be removed.
 LARGE = 0.2
 
 
 def removable_units(ensemble: Ensemble, x: Any) -> dict[str, list[Entries]]:
-    """The connections that leave the units of each layer whose units should leave.
+    """The outgoing connections of the units of each layer whose units may be removed.
 
     These are layers of dense units and channels, outside of loops, that only products
     with the ensemble's random weights read, and that are large: a layer with less than
-    a fifth of all weights keeps its units, whose removal saves little. Weights that
-    share spikes lose units by these.
+    a fifth of all weights keeps its units, whose removal saves little. Layers with
+    shared spikes are left out: their spikes remove units themselves.
 
     Args:
         ensemble: the ensemble.
@@ -82,10 +83,10 @@ def unit_scores(
     """r of every unit, in nats, by layer.
 
     Args:
-        ensemble: the ensemble, whose network of means is looked at.
+        ensemble: the ensemble, whose network of posterior means is used.
         likelihood: from outputs to a distribution.
         data: inputs and targets.
-        layers: what `removable_units` gave.
+        layers: the result of `removable_units`.
     """
     sizes = count_units(layers)
     gates = {name: jnp.ones(size) for name, size in sizes.items()}

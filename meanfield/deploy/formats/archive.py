@@ -85,14 +85,14 @@ def save_archive(
     stored: dict[str, np.ndarray] = {}
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
-        # Brain floats, which NumPy alone cannot read, are floating-point to JAX.
+        # bfloat16, which NumPy alone does not know, is a floating-point type to JAX.
         if not jnp.issubdtype(array.dtype, jnp.floating):
             stored[f"array:{name}"] = array
             continue
         values = array.astype(dtype)
         present = values != 0
         packed = np.packbits(present, axis=None)
-        # An array without a shape, or with few zeros, is smaller whole.
+        # A scalar, or an array with few zeros, takes fewer bytes when stored whole.
         if packed.nbytes + int(present.sum()) * values.itemsize < values.nbytes:
             stored[f"mask:{name}"] = packed
             stored[f"values:{name}"] = values[present]
@@ -253,7 +253,7 @@ def _labels(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` bits of bytes, of which there must be exactly enough."""
+    """The first `count` bits of bytes, whose number must be exactly that needed."""
     require(
         packed.dtype == np.uint8 and packed.shape == (-(-count // 8),) and count >= 0,
         f"{packed.size:,} bytes are not the bits of {count:,} numbers",

@@ -11,7 +11,7 @@ from meanfield.deploy.graph.inputs import batch_size
 # Largest change allowed when weights are rounded to eight bits: of a probability, or of
 # a real target relative to max(1, the largest magnitude).
 INT8_TOLERANCE = 2e-2
-# Part of the examples whose predicted class must stay the same with eight bits.
+# Fraction of the examples whose predicted class must stay the same with eight bits.
 INT8_AGREEMENT = 0.99
 # Fewest examples on which an eight-bit file is judged.
 JUDGED = 50
@@ -27,7 +27,7 @@ def compare(
         actual: those of the file.
         format: the format of the file.
         tolerance: largest difference allowed, relative to max(1, the largest output).
-        name: of the file, for the message; by default "the FORMAT file".
+        name: name of the file for the message; by default "the FORMAT file".
 
     Raises:
         ValueError: the difference is too large.
@@ -56,8 +56,8 @@ def compare_int8(
 
     Returns:
         The largest change of a probability (or of a real target, relative to max(1, the
-        largest target)), and the part of the predicted classes that agree (None for
-        real targets).
+        largest target)), and the fraction of examples whose predicted classes agree
+        (None for real targets).
 
     Raises:
         ValueError: the change is too large, or too many predicted classes differ.
@@ -117,8 +117,8 @@ def worst_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float:
     """Largest change of a probability if every prediction had been undecided (p = ½).
 
     The derivative of a probability p with respect to its logit is p (1 − p) ≤ 1/4.
-    Where a network is certain, as on its training data, p hides how far the logits
-    moved; so the change of the logits is multiplied by 1/4, the derivative at p = ½.
+    If a network is certain, as on its training data, p hardly changes when the logits
+    do. So the change of the logits is multiplied by 1/4, the derivative at p = ½.
     """
     if link == "none":
         return largest_change(expected, actual, link)

@@ -70,10 +70,10 @@ class Exported:
         bytes: its size.
         largest_difference: largest difference between the outputs of the file, loaded
             back, and of the network on the probe (for int8: of the probabilities).
-        agreement: for int8 and classes, part of the probe on which file and network
+        agreement: for int8 and classes, fraction of the probe on which file and network
             predict the same class.
-        precision: for int8, which weights and activations are integers: see the table
-            of `quantize`.
+        precision: for int8, a row of the table in `quantize`: the weights and
+            activations that are integers.
     """
 
     path: Path
@@ -125,10 +125,10 @@ def export(
         fallback: "jax2onnx" to use that package if the ONNX writer does not know an
             operation.
         call: how the module is called, as in `Ensemble.from_model`.
-        raw: for ONNX, whether the preprocessing and the meaning of the outputs go into
-            the file, as the parts `input` and `targets` of `about["source"]` give them:
-            it then takes raw rows or images, and gives names of classes, or numbers in
-            the targets' units.
+        raw: for ONNX, whether the file contains the preprocessing and the decoding of
+            the outputs, as `about["source"]` describes them under `input` and
+            `targets`: it then takes raw rows or images, and returns names of classes,
+            or numbers in the targets' units.
 
     Returns:
         The path, the number of bytes, and the largest difference found.

@@ -1,13 +1,14 @@
 """Run an exported network with NumPy alone: no JAX, no meanfield.
 
 A network is an .npz file: its arrays by path, and under `program` a JSON list of
-steps, each an operation, the numbers of the values it reads and writes, and settings.
+steps, each with its operation, the indices of the values that it reads and writes, and
+settings.
 
     predict = load("subnetwork-0.npz")
     outputs = predict(x)                        # x: a batch, float32
 
-A network with several inputs takes them in a dictionary by name, or in the dictionaries
-and tuples from whose paths the names are made: ``{"graph": {"nodes": x}}`` holds
+A network with several inputs takes a dictionary of them by name, or the nested
+dictionaries and tuples whose paths are these names: ``{"graph": {"nodes": x}}`` holds
 ``graph/nodes``.
 """
 
@@ -22,7 +23,7 @@ FORMAT = 2  # 1: a single input
 def load(path):
     """Read a network: returns a function from a batch to its outputs.
 
-    A file is refused if its arrays would need more memory than they take on disk.
+    Raises an error if arrays would need more memory than they take on disk.
     """
     try:
         with open(path, "rb") as stream:
@@ -35,7 +36,7 @@ def load(path):
             file.close()
     except OSError:
         raise
-    except Exception as error:  # Reading a damaged zip file raises a dozen types.
+    except Exception as error:  # A damaged zip file raises any of a dozen types.
         raise ValueError(
             f"{path} is not a whole network: {error!r}. Restore it from a copy."
         ) from error
@@ -58,7 +59,7 @@ def load(path):
 
 
 def read_inputs(program, x):
-    """The arrays of a batch by the numbers of their values."""
+    """The arrays of a batch, by the indices of their values."""
     if "input" in program:
         return {program["input"]: np.asarray(x, program["dtype"])}
     given, needed = dict(by_path(x)), program["inputs"]
@@ -98,7 +99,7 @@ def check_sizes(parts):
 
 
 def run(steps, values, batch):
-    """Execute the steps; `values` maps the number of a value to its array."""
+    """Execute the steps; `values` maps the index of a value to its array."""
     for step in steps:
         read = [values[i] for i in step["in"]]
         if step["op"] == "scan":
@@ -148,7 +149,7 @@ def dot(a, b, contract, batch):
 
 
 def windows(x, sizes, strides, dilation):
-    """View of x with every window of the given sizes as further axes at the end."""
+    """View of x whose last axes run over the windows of the given sizes."""
     spans = [(size - 1) * d + 1 for size, d in zip(sizes, dilation, strict=True)]
     view = np.lib.stride_tricks.sliding_window_view(x, spans)
     steps = [slice(None, None, s) for s in strides]

@@ -77,7 +77,7 @@ def _program(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def number_of(numbers: dict[Value, int], value: Value) -> int:
-    """The number of a value; values are numbered in the order of appearance."""
+    """The index of a value; values are numbered in the order of appearance."""
     return numbers.setdefault(value, len(numbers))
 
 

@@ -1,4 +1,4 @@
-"""The interface of the writer of an ONNX graph for functions that write nodes."""
+"""The interface through which functions write nodes of an ONNX graph."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -55,13 +55,13 @@ class Emitter(abc.ABC):
         return self.tensor(np.array(values, np.int64))
 
     def shape(self, sizes: Sequence[Any]) -> str:
-        """The name of a tensor with the given sizes, some known only at run time."""
+        """The name of a tensor of sizes, in which "batch" is left to be inferred."""
         if sum(not isinstance(size, int) for size in sizes) <= 1 and 0 not in sizes:
             return self.ints([n if isinstance(n, int) else -1 for n in sizes])
         return self.exact_shape(sizes)
 
     def exact_shape(self, sizes: Sequence[Any]) -> str:
-        """The same, with the actual length of the batch."""
+        """The same, with the actual length of the batch, computed at run time."""
         if "batch" not in sizes:
             return self.ints(sizes)
         parts = [

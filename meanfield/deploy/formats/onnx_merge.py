@@ -1,4 +1,4 @@
-"""Store and compute once what several networks in one ONNX file have in common.
+"""Store and compute only once the parts that networks in one ONNX file share.
 
 Sub-networks may share their first layers: equal nodes that read equal tensors are
 merged into one node.
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def merge_equal_tensors(tensors: list[Any]) -> tuple[list[Any], dict[str, str]]:
-    """The distinct tensors, and for each removed one the name of its equal."""
+    """The distinct tensors, and for each removed tensor the name of the equal one."""
     first: dict[Any, str] = {}
     kept, renamed = [], {}
     for tensor in tensors:
@@ -23,7 +23,7 @@ def merge_equal_tensors(tensors: list[Any]) -> tuple[list[Any], dict[str, str]]:
 
 
 def merge_equal_nodes(nodes: list[Any], renamed: dict[str, str]) -> list[Any]:
-    """The nodes without those that repeat the computation of an earlier one.
+    """The nodes, without those that repeat the computation of an earlier node.
 
     Inputs are renamed in place, also those that the bodies of loops read from outside.
 

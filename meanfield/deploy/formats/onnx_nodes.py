@@ -180,8 +180,9 @@ def _pick(emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]) -> 
     if s["axis"] != 1 or len(_out(node).shape) != 2:
         emitter.emit("Gather", names, output, axis=s["axis"])
         return
-    # Entry by entry ONNX Runtime takes longer to copy features than to multiply them;
-    # whole rows go fast, and the second transposition into the matrix product.
+    # ONNX Runtime takes longer to copy single features than to multiply them, but
+    # copies whole rows fast, and merges the second transposition with the matrix
+    # product.
     rows = emitter.emit("Transpose", names[:1], perm=[1, 0])
     rows = emitter.emit("Gather", [rows, names[1]], axis=0)
     emitter.emit("Transpose", [rows], output, perm=[1, 0])

@@ -1,12 +1,12 @@
-"""Store sparse arrays of an ONNX file as a bit mask and the numbers that are not zero.
+"""Store sparse arrays of an ONNX file as a bit mask and the nonzero numbers.
 
 The file rebuilds each array by operations on constants alone,
 
     bits = (mask >> (7, …, 0)) mod 2,    W = values[bits · cumsum(bits)],    values₀ = 0
 
 which ONNX Runtime evaluates once, when it loads the file; afterwards the network is as
-fast as one stored whole. Numbers that 16 bits represent exactly are stored in 16 bits:
-what is read is what was written, to the bit.
+fast as one stored whole. Numbers are stored in 16 bits if this is exact, so packing
+changes no bit of an array.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from .extras import need
 
 # Smaller arrays stay as they are: the operations take several hundred bytes.
 SMALLEST = 4096
-# Names of what is stored and computed instead of an array W begin with W and this.
+# Names of the constants and nodes that replace an array W begin with W and this.
 PART = "/packed/"
 
 
@@ -45,10 +45,10 @@ def pack_arrays(model: Any) -> None:
 
 
 def _packed(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The mask and the values, after a first 0; None where they save less than half."""
+    """The mask, and the values after a first 0; None if they save less than half."""
     if array.dtype != np.float32:
         return None
-    # A negative zero is a number too: its bits are not all zero.
+    # A negative zero is stored as a value, because its bits are not all zero.
     present = array.view(np.uint32).ravel() != 0
     values = np.concatenate([np.zeros(1, np.float32), array.ravel()[present]])
     with np.errstate(over="ignore"):
@@ -82,7 +82,7 @@ def _rebuild(
         nodes.append(onnx.helper.make_node(op, inputs, [output], **settings))
         return output
 
-    # What all arrays have in common is stored once.
+    # Constants that all arrays share are stored once.
     shifts = constant("shifts", np.arange(7, -1, -1, dtype=np.uint8)[None], own=False)
     two = constant("two", np.uint8(2), own=False)
     flat = constant("flat", np.array([-1]), own=False)

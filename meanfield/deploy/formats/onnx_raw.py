@@ -1,12 +1,12 @@
-"""An ONNX file that takes raw rows or images, and answers by name and in units.
+"""An ONNX file that takes raw rows or images, and returns classes by name or units.
 
     columns → features → the network → output → class, probabilities | mean, deviation
               ‾‾‾‾‾‾‾‾                          ‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾
-The two underlined parts are added. They are made from what the model card says: the
-input contract, and the meaning of the outputs. The file of a table has one input for
-each column, an array (batch, 1); see `raw_inputs`. A missing number gives NaN if none
-was missing in training. A category that training never saw is refused, as
-`meanfield predict` refuses it. The network's own output is the last one.
+The two underlined parts are added. They are made from two parts of the model card: the
+input contract, and the description of the targets. The file of a table has one input
+for each column, an array (batch, 1); see `raw_inputs`. A missing number gives NaN if
+none was missing in training. A category that did not occur in training raises an error,
+as in `meanfield predict`. The network's own output is the last one.
 """
 
 import math
@@ -24,16 +24,16 @@ from .onnx_scale import divide_weights
 from .raw_inputs import INPUT
 
 NETWORK = "network/"
-# The operators for texts are in a second set, whose version 3 goes with opset 17.
+# The operators for texts are in a second operator set; its version 3 fits opset 17.
 TEXTS, TEXTS_VERSION = "ai.onnx.ml", 3
 
 
 def take_raw(model: Any, source: Mapping[str, Any]) -> Any:
-    """An ONNX model with the preprocessing and the meaning of the outputs inside.
+    """An ONNX model extended by the preprocessing and the decoding of the outputs.
 
     Args:
-        model: of a network, with input `input` and one output.
-        source: the source of a card, of which the parts `input` and `targets` are used.
+        model: model of a network with input `input` and one output.
+        source: the source of a card, with the parts `input` and `targets`.
 
     Returns:
         A model whose inputs are the columns of the table, or one raw array. Its outputs
@@ -46,15 +46,15 @@ def take_raw(model: Any, source: Mapping[str, Any]) -> Any:
         The last output is the network's own.
 
     Raises:
-        ValueError: two names are equal, or the source does not say enough.
+        ValueError: two names are equal, or the source lacks one of the two parts.
     """
     onnx = need("onnx")
     contract, targets = source.get("input", {}), source.get("targets", {})
     noisy = targets.get("likelihood") in ("gaussian", "student_t")
     require(
         "kind" in contract and "names" in targets and ("noise" in targets or not noisy),
-        "the card must say how inputs are made and what outputs mean; a card of an "
-        "earlier version did not. Ship again, or with inputs='features'.",
+        "the card must describe its inputs and targets; a card of an earlier version "
+        "does not. Ship again, or with inputs='features'.",
     )
     wrapped = onnx.compose.add_prefix(model, NETWORK)
     around = _Around()
@@ -115,8 +115,8 @@ def _array(
 ) -> list[Any]:
     """Divide one raw array, and give it the shape of the features.
 
-    Where the network begins with products, their weights are divided instead, once,
-    which saves a pass over every input.
+    If the network begins with products, their weights are divided instead; this is done
+    once, and saves a pass over every input.
     """
     sizes = around.constant(np.asarray([-1, *contract["feature_shape"]], np.int64))
     divisor = np.asarray(contract["divide_by"], np.float32)
@@ -133,10 +133,10 @@ def _array(
 
 
 def _columns(around: _Around, columns: Sequence[Any], output: str) -> list[Any]:
-    """Standardise the numbers and tell the categories apart, in the order of features.
+    """Standardise numbers and encode categories, in the order of the features.
 
-    All numbers are handled together, (batch, numbers); then the parts are gathered into
-    the order of the features.
+    All numbers are standardised together, as one array (batch, numbers); then the parts
+    are gathered into the order of the features.
     """
     numbers = [column for column in columns if "one_hot" not in column]
     parts, order = [], np.zeros(columns[-1]["features"][1], np.int64)
@@ -163,7 +163,7 @@ def _columns(around: _Around, columns: Sequence[Any], output: str) -> list[Any]:
 
 
 def _numbers(around: _Around, columns: Sequence[Any]) -> list[str]:
-    """(x − mean) / deviation in double precision, and which of them were missing."""
+    """(x − mean) / deviation in double precision, and 1 where a number was missing."""
 
     def row(name: str) -> str:
         values = [column.get(name, math.nan) for column in columns]
@@ -179,7 +179,7 @@ def _numbers(around: _Around, columns: Sequence[Any]) -> list[str]:
 
 
 def _one_hot(around: _Around, column: Mapping[str, Any]) -> str:
-    """One feature for each category; ONNX Runtime refuses a category without one."""
+    """One-hot features; ONNX Runtime raises an error for an unknown category."""
     codes = codes_of(column)
     code = around.emit(
         "LabelEncoder",
@@ -203,7 +203,7 @@ def _one_hot(around: _Around, column: Mapping[str, Any]) -> str:
 
 
 def codes_of(column: Mapping[str, Any]) -> dict[str, int]:
-    """The number of the category for every text that is read as one."""
+    """The index of the category for every text that is read as a category."""
     known = {text or "": number for number, text in enumerate(column["one_hot"])}
     codes = dict.fromkeys(column.get("read_as_missing", ()), known.get("", -1)) | known
     for text, number in known.items() if column.get("any_case") else ():
@@ -212,7 +212,7 @@ def codes_of(column: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _answers(around: _Around, targets: Mapping[str, Any], output: str) -> list[Any]:
-    """Add what the outputs mean; returns names, types and shapes."""
+    """Add the decoding of the outputs; returns names, types and shapes."""
     likelihood, names = targets["likelihood"], targets["names"]
     if likelihood == "categorical":
         return _class(around, names[0], targets["class_names"], output)
@@ -250,7 +250,7 @@ def _class(
 def _moments(
     around: _Around, targets: Mapping[str, Any], output: str
 ) -> tuple[str, str]:
-    """Mean and standard deviation of numbers, (batch, targets), in their units."""
+    """Mean and standard deviation of real targets, (batch, targets), in their units."""
 
     def number(value: Any) -> str:
         return around.constant(np.asarray(value, np.float32))
@@ -261,7 +261,7 @@ def _moments(
         return rate, around.emit("Sqrt", [rate])
     count, scale = len(targets["names"]), number(targets["scale"])
     df = targets.get("df")
-    # The deviation of Student's distribution (df > 2) or a normal one, both of scale 1.
+    # The deviation of Student's distribution (df > 2) or of the normal one, at scale 1.
     wide = 1.0 if df is None else math.sqrt(df / (df - 2))
 
     def columns(first: int) -> str:

@@ -8,16 +8,16 @@ from .extras import need
 def divide_weights(graph: Any, name: str, divisor: str) -> bool:
     """Divide the matrices that multiply a value of an ONNX graph: x/d @ W = x @ (W/d).
 
-    The quotient is of constants, so that a runtime computes it once.
+    Both operands are constants, so a runtime divides them only once.
 
     Args:
-        graph: is changed.
-        name: of the value.
-        divisor: name of a constant, one number.
+        graph: the graph, which is changed.
+        name: name of the value.
+        divisor: name of a constant that is one number.
 
     Returns:
-        Whether only products with stored matrices read the value or slices of it; if
-        not, nothing is changed.
+        Whether the value, or slices of it, is read only by products with stored
+        matrices; if not, nothing is changed.
     """
     stored = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}

@@ -46,8 +46,8 @@ class RawPredictor:
     """An ONNX file that takes raw inputs, as a function of features.
 
     Attributes:
-        session: of ONNX Runtime.
-        contract: how raw inputs become features.
+        session: a session of ONNX Runtime.
+        contract: the input contract of the card: how raw inputs become features.
     """
 
     session: Any
@@ -58,7 +58,7 @@ class RawPredictor:
         return self.session.run([self._names[-1]], self.feed(x))[0]
 
     def feed(self, x: Any) -> dict[str, np.ndarray]:
-        """Raw inputs with the features x."""
+        """Raw inputs that have the features x."""
         return raw_feed(self.contract, np.asarray(x))
 
     def answers(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -23,18 +23,18 @@ OPSET = 17
 IR_VERSION = 8
 # Key of the metadata.
 ABOUT = "meanfield"
-# Names of the values that a file gives, and of the length of its batch.
+# Names of the file's inputs and outputs, and of the length of its batch.
 _RESERVED = {"output", "mean", "std", "mutual_information", "batch_size"}
 
 
 def to_onnx(graph: Graph) -> Any:
     """An ONNX model of one network, with input `input` and output `output`.
 
-    Several inputs have the names of their paths in the batch.
+    Several inputs are named by their paths in the batch.
 
     Raises:
         ValueError: an operation that ONNX or this writer does not support, or an input
-            with a name that the file has for something else.
+            whose name the file uses for another value.
         ImportError: the package `onnx` is missing.
     """
     writer = Writer(graph, "")
@@ -54,10 +54,10 @@ def load_onnx(path: str | os.PathLike) -> Any:
 
 
 def note_about(path: str | os.PathLike, about: Mapping[str, Any] | None) -> None:
-    """Write what is said of a network into the metadata of its file, as JSON.
+    """Write the description of a network into the metadata of its file, as JSON.
 
-    It stands there under "meanfield"; a session's `get_modelmeta().custom_metadata_map`
-    gives it.
+    Its key is "meanfield"; read it from a session's
+    `get_modelmeta().custom_metadata_map`.
     """
     if not about:
         return
@@ -76,7 +76,7 @@ class Writer(Emitter):
         require(
             not taken,
             f"`probe` must not have inputs named {', '.join(taken)}, which an ONNX "
-            "file has for its own values. Rename them, or export as 'stablehlo'.",
+            "file uses for its own values. Rename them, or export as 'stablehlo'.",
         )
         self.names: dict[Value, str] = {v: name for name, v in graph.inputs.items()}
         self.tensors: list[Any] = [] if first is None else first.tensors
@@ -126,7 +126,7 @@ class Writer(Emitter):
         return self.batch[0]
 
     def nodes_of_all(self) -> list[Any]:
-        """The nodes outside of loops, even while those of a loop are written."""
+        """The nodes outside of loops, also while a loop is being written."""
         return self.outermost if self.inside else self.nodes
 
     inside = False

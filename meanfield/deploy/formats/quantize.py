@@ -1,4 +1,4 @@
-"""Eight-bit ONNX: integers where they change outputs little on calibration data.
+"""Eight-bit ONNX: weights as integers if outputs change little on calibration data.
 
 | precision                 | weights                      | activations               |
 |---------------------------|------------------------------|---------------------------|
@@ -7,11 +7,12 @@
 | `weights, n of m layers`  | 8 bits, in the others 16     | float                     |
 
 Every row of a weight has its own scale and is rounded so that the outputs of its layer
-change least (`rounding`). The first precision is used with which probabilities on the
-calibration data would stay close enough even if every prediction were undecided; the
-layers whose rounding changes the outputs most have 16 bits. Ranges are measured once,
-so that a prediction does not depend on the other examples of its batch. The result is
-checked for integers, because the quantiser does not change graphs it does not support.
+change least (`rounding`). The precisions are tried in this order; the first is used at
+which probabilities on the calibration data stay close enough, even if every prediction
+were undecided. The layers whose rounding changes the outputs most have 16 bits. Ranges
+are measured once, so that a prediction does not depend on the other examples of its
+batch. The result is checked for integers, because the quantiser does not change graphs
+it does not support.
 """
 
 import os
@@ -36,10 +37,10 @@ from .extras import need
 from .rounding import channel_scales, round_nearest, round_together
 
 _BATCH = 64
-# Part of the weights that must become integers for the file to be called int8.
+# Fraction of the weights that must become integers for the file to be called int8.
 _ENOUGH = 0.5
-# Processors without VNNI add two products in 16 bits. This overflows with weights of 8
-# bits, and does not with 7 bits.
+# Processors without VNNI add two products in 16 bits, which overflows for weights of 8
+# bits but not for 7 bits.
 _LEVELS_WITH_ACTIVATIONS, _LEVELS = 64, 127
 _CONTRACTIONS = ("Gemm", "MatMul", "Conv")
 
@@ -102,7 +103,7 @@ def _candidates(
 
 
 def int8_part(model: Any) -> float:
-    """Part of the stored numbers of matrices and kernels that are 8-bit integers."""
+    """Fraction of the numbers in matrices and kernels that are 8-bit integers."""
     types = need("onnx").TensorProto
     sizes = {True: 0, False: 0}
     for tensor in _tensors(model.graph):
@@ -230,7 +231,7 @@ def _rounded(
 def _last_contraction(model: Any) -> list[str]:
     """The name of the node that computes the outputs, unless it is the only one.
 
-    It holds few of the weights, and 256 steps are coarse for logits: on an MNIST
+    This node has few of the weights, and 256 levels are coarse for logits: on an MNIST
     network its quantisation doubles the largest change of a probability.
     """
     kinds = _CONTRACTIONS

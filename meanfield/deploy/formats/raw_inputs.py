@@ -1,8 +1,8 @@
-"""Raw inputs that features were made from, by the input contract of a card.
+"""Recover raw inputs from features, by the input contract of a card.
 
-The features of a table are standardised numbers and one-hot categories; those of an
-image are its numbers divided by one of them. Here is the way back, in the form in which
-a file that takes raw inputs (`onnx_raw`) is fed:
+The features of a table are standardised numbers and one-hot categories; the features of
+an image are its pixels divided by one number. This module inverts both, and gives the
+arrays that a file with raw inputs (`onnx_raw`) takes:
 
 | column             | array (batch, 1)                | missing     |
 |--------------------|---------------------------------|-------------|
@@ -24,14 +24,14 @@ INPUT = "input"
 def raw_feed(
     contract: Mapping[str, Any], features: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Raw inputs, by name, that give some features.
+    """Raw inputs, by name, that have the given features.
 
     Args:
         contract: the part `input` of a card's source.
         features: a batch, as the bare network takes it.
 
     Returns:
-        For every input of a file that takes raw ones, an array with the batch first.
+        An array for every input of the file, whose first axis is the batch.
     """
     features = np.asarray(features)
     if contract["kind"] != "table":
@@ -47,14 +47,14 @@ def raw_feed(
 
 
 def raw_example(contract: Mapping[str, Any], features: np.ndarray) -> Any:
-    """One raw input as JSON holds it, columns rounded to 1e-5 of their deviation.
+    """One raw input for JSON, with columns rounded to 1e-5 of their deviation.
 
     Args:
         contract: as for `raw_feed`.
-        features: of one example.
+        features: features of one example.
 
     Returns:
-        Of a table a cell for each column, None where one is missing; else the numbers
+        For a table, the cell of each column (None if it is missing); else the numbers
         in nested lists.
     """
     feed = raw_feed(contract, np.asarray(features)[None])

@@ -16,7 +16,7 @@ References:
 import numpy as np
 from jaxtyping import Float, Int8
 
-# Damping: this part of the mean of H's diagonal is added to it (as in the paper).
+# Damping: this multiple of the mean of H's diagonal is added to it, as in the paper.
 _DAMPING = 0.01
 # H has as many entries as the inputs squared; in wider layers than this, each weight is
 # rounded to its nearest level.

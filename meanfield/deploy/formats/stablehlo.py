@@ -1,8 +1,8 @@
 """StableHLO through `jax.export`: any JAX function, any length of batch.
 
-Such a file is not for storage: JAX reads only files of about its last six months (0.12
-refuses those of 0.8) and none of a newer JAX. Keep the safetensors archive, and export
-this file again when JAX is updated.
+Such a file is not for storage: JAX reads files of its last six months or so (0.12
+refuses those of 0.8), and no files of a newer JAX. Keep the safetensors archive, and
+export this file again when JAX is updated.
 
 A file with several inputs takes a dictionary of them by name, see `graph.inputs`.
 """
@@ -49,7 +49,7 @@ def save_stablehlo(
         return network.apply(arrays, x)
 
     taken = taken_by_file(example)
-    # The arrays are closed over, so that the file contains them.
+    # The function closes over the arrays, so that the file contains them.
     with any_length(function, taken):
         exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
             symbolic_batch(taken)

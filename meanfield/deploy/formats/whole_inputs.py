@@ -24,7 +24,7 @@ Predict = Callable[[Any], np.ndarray]
 
 
 def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
-    """An archive's network with the inputs that it reads, to be passed to `export`."""
+    """An archive's network and the indices of the inputs it reads, for `export`."""
     model, content = load_subnetwork(archive, like)
     network = as_network(model, as_network(like).call)
     return Shrunk(model, content.kept_inputs, {}, 0.0, network)
@@ -33,7 +33,7 @@ def as_shrunk(archive: str | os.PathLike, like: Any) -> Shrunk:
 def opened(
     model: Any, call: Call | None = None
 ) -> tuple[Network, dict[int, np.ndarray]]:
-    """The network of a model or of a result of `shrink`, and the inputs it reads."""
+    """The network of a model or of a `Shrunk`, and the indices of inputs it reads."""
     if isinstance(model, Shrunk):
         return model.network, dict(model.kept_inputs)
     return as_network(model, call), {}
@@ -84,7 +84,7 @@ def require_one_array(network: Network, kept: Mapping[int, np.ndarray], x: Any) 
         x: a batch of whole inputs.
 
     Raises:
-        ValueError: the outputs are something else.
+        ValueError: the outputs are not such an array.
     """
     outputs = jax.eval_shape(whole_function(network, kept), x)
     require(

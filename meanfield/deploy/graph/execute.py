@@ -11,7 +11,7 @@ from meanfield.program.jaxprs import bind
 
 from .graph import Graph, Node, Value
 
-# For chosen nodes: number of an operand, a mask, and the replacement.
+# For chosen nodes: index of an operand, a mask, and the replacement.
 Patches = Mapping[Node, tuple[int, np.ndarray, np.ndarray]]
 
 
@@ -34,8 +34,8 @@ def evaluate(
         for value, array in zip(graph.inputs.values(), jax.tree.leaves(x), strict=True)
     }
     values = {**graph.constants, **inputs}
-    # BLAS sometimes raises this flag for small products of finite numbers that are
-    # right. A true NaN is still refused where outputs are compared.
+    # BLAS sometimes raises this flag although small products of finite numbers are
+    # right. A true NaN is still found when outputs are compared.
     with np.errstate(invalid="ignore"):
         _run(graph, graph.nodes, values, len(inputs[graph.input]), patches or {})
     return values
@@ -59,7 +59,7 @@ def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.nd
 
 
 def _sized(parameter: Any, batch: int) -> Any:
-    """A parameter of a primitive, with the length of the batch where it is symbolic."""
+    """A parameter of a primitive, with the batch's length for a symbolic one."""
     if type(parameter) is tuple:
         return tuple(_sized(part, batch) for part in parameter)
     symbolic = jax.export.is_symbolic_dim(parameter) and str(parameter) == "batch"

@@ -1,4 +1,4 @@
-"""Find a bias that can absorb a constant contribution to a pre-activation.
+"""Find biases that can absorb constant contributions to pre-activations.
 
 A constant contribution Σ_k w_jk c of a contraction can be moved into a bias entry if
 both are added to the same entries of some later value, and no other step reads them
@@ -50,7 +50,7 @@ class Flow:
                     self.readers.setdefault(value, []).append((None, 0))
 
     def ends(self, value: Value, numbers: np.ndarray) -> Ends:
-        """The last values in which entries are summands: value → entry numbers, or 0.
+        """The last values in which entries are summands, with entry numbers or 0.
 
         Args:
             value: the value that holds the entries.
@@ -63,7 +63,8 @@ class Flow:
             for node, place in readers
             for step in self.steps(value, node, place, numbers)
         ]
-        # An entry is followed further only if its only reader adds or moves it.
+        # An entry is followed further only if it has one reader, which adds or moves
+        # it.
         total = np.zeros(int(numbers.max(initial=0)) + 1, int)
         for _, seen in moved:
             total[np.unique(seen)] += 1
@@ -85,7 +86,7 @@ class Flow:
     def steps(
         self, value: Value, node: Node | None, place: int, numbers: np.ndarray
     ) -> list[tuple[Value | None, np.ndarray]]:
-        """The numbers in the results of one reader; None if it ends the summands."""
+        """The entry numbers in the results of one reader; None if it does not add."""
         if node is None:
             return [(None, numbers)]
         (out, *_) = node.outputs

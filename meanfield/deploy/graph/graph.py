@@ -33,8 +33,8 @@ class Body:
 class Node:
     """One operation.
 
-    `eqn` is the equation it came from, for operations that only JAX knows; without it
-    (None) the operation is one of `numpy_runtime`.
+    `eqn` is the JAX equation of an operation that only JAX knows; it is None for the
+    operations of `numpy_runtime`.
     """
 
     op: str
@@ -54,7 +54,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """A network from its arrays and a batch to its outputs.
+    """A network as a program that maps its arrays and a batch to its outputs.
 
     `inputs` are the arrays of the batch by name; a single one is called "input".
 

@@ -1,10 +1,10 @@
-"""Read the inputs whole, or a span of them, instead of gathering the entries in use.
+"""Read all inputs, or a slice of them, instead of gathering single entries.
 
     x[:, kept] @ W  =  x[:, low:high] @ W′,      W′[kept − low] = W, zeros elsewhere
 
-A gather along the last axis moves single numbers: in ONNX Runtime on one core it takes
-about 4 ns an entry, a span 0.5 ns an entry, and a product 0.017 ns a weight. So many
-zeros are worth less than a gather, and all of them often less than a cut.
+A gather along the last axis moves single numbers. In ONNX Runtime on one core it takes
+about 4 ns per entry, a slice 0.5 ns per entry, and a product 0.017 ns per weight. So
+multiplying by many zeros is often faster than a gather, or even than a slice.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ import numpy as np
 from .graph import Graph, Node, Value, reads_of
 from .inputs import ONE
 
-# Weights whose product takes as long as an entry that is gathered, or copied (measured
-# with ONNX Runtime 1.2x, 256 examples, one core).
+# Number of weights whose product takes as long as gathering one entry, and as copying
+# one (measured with ONNX Runtime 1.2x, 256 examples, one core).
 GATHERED, COPIED = 235, 29
 
 
 def read_span(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Graph | None:
-    """The graph with a slice, or none, instead of a gather; None if that is cheaper.
+    """The graph that reads a slice or all of the inputs; None if a gather is faster.
 
     Args:
-        graph: a simplified network that reads some entries of its inputs.
+        graph: a simplified network that takes only the entries that it reads.
         kept: for each axis of one example, the indices it reads.
         shape: sizes of one whole example.
     """

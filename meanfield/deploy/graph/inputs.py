@@ -1,8 +1,8 @@
 """Batches of inputs: one array, or a tree of arrays with the same first axis.
 
-One array is called ``input`` in a file. Several have the names of their paths in the
-tree: the entries of a dictionary its keys, those of a tuple their numbers, and
-``graph/nodes`` is inside ``graph``.
+One array is called ``input`` in a file. Several arrays are named by their paths in the
+tree, of keys of dictionaries and positions in tuples: ``graph/nodes`` is the entry
+``nodes`` of ``graph``.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def as_batch(x: Any, name: str = "probe") -> Any:
         name: name of the caller's argument, for the message.
 
     Raises:
-        ValueError: there are no examples, or the inputs differ in their number.
+        ValueError: there are no examples, or the inputs have different numbers of them.
     """
     if all(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(x)):
         x = np.asarray(x)
@@ -37,7 +37,7 @@ def as_batch(x: Any, name: str = "probe") -> Any:
     )
     require(
         len({shape[0] for shape in shapes}) == 1,
-        f"`{name}` must have as many examples in each of its arrays; got shapes "
+        f"`{name}` must have equally many examples in all of its arrays; got shapes "
         f"{', '.join(map(str, shapes))}.",
     )
     return x
@@ -49,7 +49,7 @@ def batch_size(x: Any) -> int:
 
 
 def take_examples(x: Any, rows: Any) -> Any:
-    """Some examples of a batch, by a slice or by their numbers."""
+    """Some examples of a batch, by a slice or by their indices."""
     return jax.tree.map(lambda array: array[rows], x)
 
 
@@ -77,7 +77,7 @@ def named_inputs(x: Any) -> dict[str, Any]:
 
 
 def taken_by_file(x: Any) -> Any:
-    """What a file takes: one array, or several in a dictionary by name."""
+    """The argument of a file: one array, or a dictionary of several by name."""
     named = named_inputs(x)
     return named[ONE] if list(named) == [ONE] else named
 

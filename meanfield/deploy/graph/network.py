@@ -30,7 +30,7 @@ class Network:
         apply: ``apply(arrays, x)``, the outputs for a batch x.
         rebuild: ``rebuild(arrays)``, a model of the same kind with these arrays,
             whose shapes may differ from the old ones.
-        call: how a rebuilt module is called, if not as ``module(x)``.
+        call: how the module from `rebuild` is called, if not as ``module(x)``.
         fixed_sizes: whether the model's layers take no smaller arrays.
         graphs: its graphs by shape and type of an example, staged when first needed.
     """
@@ -57,7 +57,7 @@ def as_network(model: Any, call: Call | None = None) -> Network:
         call: as for `Ensemble.from_model`.
 
     Raises:
-        UnknownModelError: the model is none of these.
+        UnknownModelError: the model is of no supported kind.
     """
     if isinstance(model, Network):
         return model
@@ -86,8 +86,8 @@ def put_arrays(tree: Any, arrays: Arrays) -> Any:
     unknown = sorted(set(arrays) - set(named_leaves(tree)))
     require(
         not unknown,
-        f"`arrays` must be named as leaves of the model; got {unknown[:5]}. Use the "
-        "paths of the model that the weights were learned for.",
+        f"`arrays` must have the names of leaves of the model; got {unknown[:5]}. Use "
+        "the paths of the model whose weights were learned.",
     )
     return map_named(lambda name, leaf: arrays.get(name, leaf), tree)
 

@@ -1,4 +1,4 @@
-"""Rewrite a graph with fewer and simpler nodes, for running it.
+"""Rewrite a graph with fewer and simpler nodes, so that it runs faster.
 
 A batched function of one example has transposed products, axes of length one and
 explicit broadcasts. They are removed here, so that a dense layer is one node.

@@ -30,8 +30,8 @@ def resize_equinox(tree: Any) -> Any:
 def _equinox_sizes(layer: Any) -> dict[str, Any]:
     """Static sizes of one layer, whose parts already have the right sizes.
 
-    Arrays may have more axes in front, those of layers stacked for a loop. A weight
-    that is not an array, such as a masked one, keeps its sizes.
+    Arrays of layers that are stacked for a loop have more axes in front. A weight that
+    is not an array, such as a masked one, keeps its sizes.
     """
     if not hasattr(getattr(layer, "weight", np.zeros(0)), "shape"):
         return {}
@@ -65,7 +65,7 @@ def _cell(layer: Any) -> dict[str, Any]:
 def _mlp(layer: Any) -> dict[str, Any]:
     sizes = {"in_size": layer.layers[0].in_features}
     sizes["out_size"] = layer.layers[-1].out_features
-    # Hidden layers may now differ in width; the largest width is stored.
+    # Hidden layers may now differ in width; the largest width is kept as `width_size`.
     widths = [part.out_features for part in layer.layers[:-1]]
     if widths:
         sizes["width_size"] = max(widths)
@@ -126,10 +126,10 @@ def resize_nnx(model: Any) -> Any:
             layer.num_features = _shape(layer.mean)[0]
         elif isinstance(layer, nnx.Embed):
             layer.num_embeddings, layer.features = _shape(layer.embedding)
-    # A cell reads its sizes from its dense parts, whose sizes are already set.
+    # A cell takes its sizes from its dense layers, whose sizes are set by now.
     modules = [n for _, n in nnx.iter_graph(model) if isinstance(n, nnx.Module)]
     cell: Any
-    for cell in modules:  # `nnx.Rngs`, which is none, has every attribute.
+    for cell in modules:  # `nnx.Rngs` is no cell, but has every attribute.
         for inner, outer in (("dense_h", "dense_i"), ("hi", "ii")):
             if hasattr(cell, "hidden_features") and hasattr(cell, inner):
                 cell.hidden_features = getattr(cell, inner).in_features
@@ -142,7 +142,7 @@ def _shape(parameter: Any) -> tuple[int, ...]:
 
 
 def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The `apply` of a Flax Linen module as `resized_linen`; other functions as is."""
+    """`resized_linen` for the `apply` of a Flax Linen module; other functions as is."""
     module = getattr(apply_fn, "__self__", None)
     own = getattr(apply_fn, "__name__", "") == "apply" and _is_linen(module)
     return resized_linen(apply_fn) if own else apply_fn
@@ -151,8 +151,8 @@ def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
 def resized_linen(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     """A function that calls a Flax Linen module, changed to accept smaller arrays.
 
-    Linen layers have a fixed number of features and compare it with their arrays; here
-    each uses the number of features of its arrays.
+    A Linen layer compares its fixed number of features with its arrays; here it takes
+    the number from the arrays instead.
     """
     from flax import linen
 

@@ -78,8 +78,8 @@ def _graph(network: Network, closed: Any, x: Any) -> Graph:
 
 _NEEDS_LENGTH = (
     "`model` computes with the length of the batch (len(x), a mean over examples), "
-    "which is not known when a network for batches of any length is made. Let it act "
-    "on each example alone; in shapes write x.shape[0] or -1 for the batch."
+    "which is unknown in a network for batches of any length. Let it act on each "
+    "example alone; in shapes write x.shape[0] or -1 for the batch."
 )
 
 
@@ -111,8 +111,8 @@ def any_length(function: Callable[[Any], Any], example: Any) -> Iterator[None]:
     """Raise a clear error when staging fails because the batch's length is unknown.
 
     Args:
-        function: what is staged inside, on a batch.
-        example: a batch that it takes.
+        function: the function of a batch that is staged in the block.
+        example: a batch that the function takes.
 
     Raises:
         ValueError: the function needs the length. If it also fails on `example`, its
@@ -230,7 +230,7 @@ class _Builder:
 
 
 def _inner(eqn: JaxprEqn) -> Any:
-    """The program of a call; rules for its derivative are ignored."""
+    """The inner program of a call, without rules for its derivative."""
     name = eqn.primitive.name
     if name in CALLS:
         return eqn.params[CALLS[name]]
@@ -242,7 +242,7 @@ def _inner(eqn: JaxprEqn) -> Any:
 
 
 def _portable(eqn: JaxprEqn) -> tuple[str, dict[str, Any]] | None:
-    """Operation and settings in the vocabulary of `numpy_runtime`, if it has such."""
+    """Operation and settings in the vocabulary of `numpy_runtime`, or None."""
     convert = PRIMITIVES.get(eqn.primitive.name)
     portable = None if convert is None else convert(eqn.params, eqn)
     if portable is not None and "shape" in portable[1]:
@@ -257,7 +257,7 @@ def _size(dimension: Any) -> Any:
 
 
 def _dtype(array: Any) -> np.dtype:
-    """The type of numbers; random keys, which a model may hold unused, have none."""
+    """The type of numbers; an unused random key has none."""
     if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
         return _KEY
     return np.dtype(array.dtype)

@@ -1,7 +1,7 @@
 """JAX's primitives in the vocabulary of `numpy_runtime`.
 
 Each entry maps the parameters of an equation to an operation and its settings, which
-JSON can hold; None where the vocabulary has no such operation.
+JSON can hold, or to None if the vocabulary has no such operation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,7 @@ def _reshape(params: Params, eqn: Any) -> Portable:
 
 
 def _slice(params: Params, eqn: Any) -> Portable:
-    # The batch is never sliced: where a limit is symbolic, the whole axis is taken.
+    # The batch is never sliced: a symbolic limit means the whole axis.
     sizes = eqn.invars[0].aval.shape
     start, stop = list(params["start_indices"]), list(params["limit_indices"])
     step = list(params["strides"] or [1] * len(start))

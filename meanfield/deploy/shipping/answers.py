@@ -1,7 +1,7 @@
-"""What the outputs of a network mean: classes and probabilities, means and deviations.
+"""Decode outputs of a network: classes and probabilities, or means and deviations.
 
-A file that takes raw inputs gives these by itself (`formats.onnx_raw`). Here they come
-from the likelihood, and every such file is compared with them.
+A file with raw inputs decodes its outputs itself (`formats.onnx_raw`). Here the
+likelihood decodes them, and the answers of every such file are compared with these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ def answers(
     """Answers by name, as the predictions of a run name them.
 
     Args:
-        outputs: of a network for a batch.
+        outputs: outputs of a network for a batch.
         likelihood: from outputs to a distribution, in the units of the data.
-        targets: the part `targets` of a card's source: `names`, and of classes
+        targets: the part `targets` of a card's source: `names`, and for classes
             `class_names`.
 
     Returns:
-        Arrays (batch, 1), but of classes the probabilities (batch, classes).
+        Arrays (batch, 1), and for the probabilities of classes (batch, classes).
     """
     distribution = output_distribution(likelihood, jnp.asarray(outputs))
     names: Sequence[str] = targets["names"]
@@ -71,8 +71,8 @@ def compare_answers(
             agree = bool(np.allclose(got, wanted, rtol=1e-5, atol=1e-6 * scale))
         require(
             agree,
-            f"{file} must answer {name!r} as its outputs mean; got others. Ship with "
-            "inputs='features'.",
+            f"{file} must give {name!r} by decoding its own outputs; got other "
+            "answers. Ship with inputs='features'.",
         )
 
 
@@ -83,7 +83,7 @@ def check_answers(
     targets: Mapping[str, Any],
     file: str,
 ) -> None:
-    """Compare the answers of a file with what its own outputs mean.
+    """Compare the answers of a file with those decoded from its own outputs.
 
     Raises:
         ValueError: they differ.

@@ -51,7 +51,7 @@ def package_versions() -> dict[str, str]:
 
 
 def label_fractions(labels: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
-    """Part of the connections with each label, by layer and in total."""
+    """Fraction of the connections with each label, by layer and in total."""
     if not labels:
         return {}
     arrays = {name: np.asarray(codes).ravel() for name, codes in labels.items()}
@@ -73,17 +73,18 @@ class ModelCard(Mapping[str, Any]):
         device: device on which latencies were measured.
         subnetworks: for each file its name, sha256, bytes, scores, costs and latency,
             before and after shrinking, and how it was drawn.
-        labels: part of each layer's connections with each label.
+        labels: fraction of each layer's connections with each label.
         versions: versions of Python and of the packages that made the files.
         selection: the sub-network that was chosen on validation data.
         diversity: how much the sub-networks differ.
-        ensemble: the same as for a sub-network, for the file that contains all of them.
+        ensemble: the same entries as for a sub-network, for the file that contains all
+            of them.
         source: the caller's description of their origin.
-        control: scores of a plain network of the size of the chosen one, trained as
-            long.
+        control: scores of a plain network as large as the chosen sub-network, trained
+            as long.
         inputs: "raw" if the files take raw inputs, as `source` describes them; else
             "features".
-        dense: scores, bytes, costs and latency of the whole network beside them.
+        dense: scores, bytes, costs and latency of the whole network, for comparison.
     """
 
     version: int

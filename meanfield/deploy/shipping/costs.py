@@ -78,7 +78,7 @@ def measure_latency(predict: Callable[[Any], Any], x: Any) -> float:
 def latencies(predict: Callable[[Any], Any], x: Any) -> dict[str, float]:
     """Median microseconds for batches of 1 and of 256 (examples repeated if needed).
 
-    A file that takes raw inputs is timed from these on.
+    For a file with raw inputs the time includes its preprocessing.
     """
     x = as_batch(x, "x")
     many = take_examples(x, np.arange(256) % batch_size(x))

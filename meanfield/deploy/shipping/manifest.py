@@ -17,7 +17,7 @@ from meanfield.files import write_text
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
 MANIFEST_VERSION = 1
-# Text files of a shipped folder have a few kilobytes; larger ones are not read.
+# Largest text file of a shipped folder that is read; usual are a few kilobytes.
 MOST_TEXT = 16 * 2**20
 # Names without slash, backslash, colon or leading dot: files in the folder itself.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -37,7 +37,7 @@ def file_in(folder: Path, name: Any, listed_by: str) -> Path:
     """The path of a file that a card or a manifest names.
 
     Raises:
-        ValueError: the name leads out of the folder, or is not that of a file.
+        ValueError: the name leads out of the folder, or does not belong to a file.
         FileNotFoundError: there is no such file.
     """
     require(

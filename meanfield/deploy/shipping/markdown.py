@@ -30,7 +30,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"Chosen by validation payoff: number {chosen['best']} of {len(entries)}, "
-            f"on {chosen['num_validation']} examples that took no part in the scores "
+            f"on {chosen['num_validation']} examples that are not used for the scores "
             "above.",
         ]
     if "control" in card:
@@ -82,7 +82,7 @@ def _targets(targets: Mapping[str, Any] | None) -> list[str]:
 
 
 def _input(contract: Mapping[str, Any] | None, raw: bool) -> list[str]:
-    """What the files take, and how features are made of raw inputs."""
+    """The inputs of the files, and how features are made from raw inputs."""
     if contract is None:
         return []
     shape = " × ".join(map(str, contract["feature_shape"]))
@@ -108,7 +108,7 @@ def _input(contract: Mapping[str, Any] | None, raw: bool) -> list[str]:
 
 
 def _fed(contract: Mapping[str, Any]) -> str:
-    """What files take that make the features themselves."""
+    """The inputs of files that make the features themselves."""
     own = " The last output of a file is the network's own."
     if contract["kind"] != "table":
         shape = " × ".join(map(str, contract["shape"]))

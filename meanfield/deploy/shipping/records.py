@@ -31,8 +31,8 @@ from .manifest import file_hash
 from .scores import score, score_average
 from .subnetworks import Subnetwork
 
-# Most inputs on which every file is compared with its network, and on which the ranges
-# of 8-bit files are measured. Archives store both, so their size is limited too.
+# Largest number of inputs on which files are compared with their networks, and on which
+# the ranges of 8-bit files are measured. Both are limited, because archives store them.
 _MOST_EXAMPLES, _MOST_BYTES = 256, 2**20
 _FEWEST_EXAMPLES = 8
 # Formats whose files store 16-bit numbers in 16 bits.
@@ -53,9 +53,10 @@ class Data:
         dtype: type to which the numbers of archives and ONNX files are rounded.
         allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks.
-        source: the caller's description of where the networks come from.
+        source: the caller's description of the origin of the networks.
         raw: whether ONNX files take raw inputs, as the source describes them.
-        control: from the chosen network to the scores of another one of its size.
+        control: function from the chosen network to the scores of another network of
+            its size.
     """
 
     x: Any
@@ -213,7 +214,7 @@ def measure_whole(
         settings = {"probe": data.probe, "format": plain, "about": about}
         size = export(network, path, raw=data.raw, **settings).bytes
         if plain == "safetensors":
-            # The usual file holds whole arrays and no masks.
+            # The usual file of a dense network holds whole arrays and no masks.
             size = sum(np.asarray(a).nbytes for a in network.arrays.values())
         predict = load_predictor(path, plain, like=network)
         return {
@@ -247,7 +248,7 @@ def _halved(network: Network, probe: Any) -> tuple[Network, float]:
 
 
 def _without_example(source: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of its origin; the example stays in the folder's own file."""
+    """The origin to store in a file: without the example, which has its own file."""
     if "input" not in source:
         return dict(source)
     contract = {name: v for name, v in source["input"].items() if name != "example"}

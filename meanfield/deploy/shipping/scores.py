@@ -28,8 +28,8 @@ def score_average(members: Sequence[Any], y: Any, likelihood: Any) -> dict[str, 
 
     Returns:
         `nll` in nats per example; `accuracy` and `ece` (15 bins of confidence) for
-        classes; `rmse` for real targets, and where a target is several numbers
-        `rmse_by_output` of each.
+        classes; `rmse` for real targets, and `rmse_by_output` if a target is several
+        numbers.
     """
     require(
         bool(members) and len(members[0]) == len(y),

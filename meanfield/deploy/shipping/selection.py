@@ -15,9 +15,9 @@ class Diversity:
     """How much K networks differ.
 
     Attributes:
-        agreement: part of the examples on which all K predict the same class.
-        disagreement: part of the examples on which two networks differ, averaged over
-            pairs.
+        agreement: fraction of the examples on which all K predict the same class.
+        disagreement: fraction of the examples on which two networks differ, averaged
+            over pairs.
         mask_overlap: Jaccard index of the masks (connections present in both networks
             over connections present in either), averaged over pairs.
     """

@@ -1,8 +1,8 @@
 """Check that shipped files still give the outputs that they gave when shipped.
 
 A shipped folder has some inputs with the outputs of every file (``probe.safetensors``),
-and a manifest of all its files. Both are checked here, with the machine and the
-versions on which the files are used.
+and a manifest of all its files. Both are checked here, on the machine and with the
+versions that use the files.
 """
 
 import dataclasses
@@ -134,7 +134,7 @@ def check_shipped(
         One entry per file.
 
     Raises:
-        FileNotFoundError: a file is missing, or a needed signature.
+        FileNotFoundError: a file or a needed signature is missing.
         ValueError: a file was changed after shipping, its outputs differ, or the
             signer is not among `signers`.
         ImportError: a runtime is missing.
@@ -182,7 +182,7 @@ def convert(
     like: Any,
     raw: bool = False,
 ) -> Exported:
-    """Convert a shipped archive to another format; checked on the folder's inputs.
+    """Convert a shipped archive to another format, and compare on the folder's inputs.
 
     The archive must be listed by its folder's card, and give the stored outputs.
 

@@ -39,7 +39,7 @@ from .subnetworks import Subnetwork
 
 CARD_TEXT, MASKS = "card.md", "masks.safetensors"
 EXAMPLE = "example.json"
-# Number of inputs stored for later checks. With archives, which can be converted to
+# Number of inputs stored for later checks. For archives, which can be converted to
 # other formats, all compared inputs are stored.
 KEPT = 8
 
@@ -80,19 +80,21 @@ def ship(
             coalition; validation inputs (or else the test inputs) if not given.
         labels: the result of `label_connections`, for the card and the archives.
         dtype: "float32", or "float16" to round the numbers of archives and ONNX files
-            to 16 bits; the card says by how much that changes the outputs.
-        together: whether to write also one ONNX file of all K networks, whose outputs
-            are their mean, standard deviation and mutual information.
+            to 16 bits; the card states by how much this changes the outputs.
+        together: whether to write also one ONNX file of all K networks, which gives the
+            mean and standard deviation of their outputs and the mutual information.
         allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks (before and after shrinking).
-        source: a description of their origin for the card (run folder, data, seed). An
-            entry `targets` describes the outputs of the files, `input` their inputs.
-        raw: whether ONNX files take raw inputs and answer by name and in units, as
-            `source` describes them; see `export`.
-        dense: a whole network, of the kind of the sub-networks, that the card shows
-            beside them: its scores, bytes and latency in the same format.
-        control: from the shrunk network that is chosen to the scores of another one of
-            its size, which the card shows beside it; or to None, or why there is none.
+        source: a description of the networks' origin for the card (run folder, data,
+            seed). Its entries `targets` and `input` describe outputs and inputs of the
+            files.
+        raw: whether ONNX files take raw inputs and decode their outputs, as `source`
+            describes; see `export`.
+        dense: a whole network of the same kind, whose scores, bytes and latency in the
+            same format the card shows for comparison.
+        control: function from the chosen shrunk network to the scores of another
+            network of its size, which the card shows for comparison; it may return
+            None, or a text that says why there are no scores.
 
     Returns:
         The contents of ``card.json``.
@@ -120,7 +122,7 @@ def ship(
             f"{out} exists and is not empty; choose another folder. Nothing changed."
         )
     x, y = as_batch(data[0], "data"), np.asarray(data[1])
-    input_structure(x)  # before all else, whether it can be stored
+    input_structure(x)  # raises now if inputs cannot be stored
     if validation is not None:
         validation = _check_apart(x, validation)
     if calibration is None:
@@ -159,7 +161,7 @@ def _fill(
     together: bool,
     dense: Any,
 ) -> ModelCard:
-    """Write all files except the card, the manifest and files made from these."""
+    """Write all files except the card, its Markdown and the manifest."""
     written = []
     for number, subnetwork in enumerate(subnetworks):
         path = folder / f"subnetwork-{number}{SUFFIXES[data.format]}"
@@ -206,7 +208,7 @@ def _fill(
 
 
 def _save_example(folder: Path, data: Data, recorded: Mapping[str, np.ndarray]) -> None:
-    """One input with the outputs that the files give for it, for people to read."""
+    """Store one input with the outputs of the files for it, as readable JSON."""
     outputs = {name: np.asarray(o)[:1] for name, o in recorded.items()}
     content = {
         "input": jax.tree.map(lambda a: a[0].tolist(), taken_by_file(data.x)),

@@ -6,8 +6,8 @@ every other file of the folder. It can be checked without meanfield by
     ssh-keygen -Y verify -f SIGNERS -I NAME -n meanfield -s manifest.json.sig \
         < manifest.json
 
-where SIGNERS lists names and public keys as ssh-keygen(1) says under ALLOWED SIGNERS,
-a line each: ``ann@bank.example ssh-ed25519 AAAA…``.
+where each line of SIGNERS has a name and a public key, see ALLOWED SIGNERS in
+ssh-keygen(1): ``ann@bank.example ssh-ed25519 AAAA…``.
 """
 
 import os
@@ -55,11 +55,11 @@ def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
 
 
 def check_signature(folder: str | os.PathLike, signers: str | os.PathLike) -> str:
-    """The name of whoever signed a shipped folder.
+    """The name of the signer of a shipped folder.
 
     Args:
         folder: what `ship` made.
-        signers: a file of names and public keys, as ssh-keygen(1) says.
+        signers: a file of names and public keys, see the top of the module.
 
     Returns:
         The signer's name in that file.
@@ -81,8 +81,8 @@ def check_signature(folder: str | os.PathLike, signers: str | os.PathLike) -> st
     names = found.stdout.decode(errors="replace").splitlines()
     require(
         found.returncode == 0 and bool(names),
-        f"`signers` must name whoever made {signature}; nobody in {signers} did: "
-        f"{_said(found)}. Add the signer's public key.",
+        f"`signers` must name the signer of {signature}, but no key in {signers} "
+        f"fits: {_said(found)}. Add the signer's public key.",
     )
     done = _ssh_keygen(
         "verify", *given, "-I", names[0], "-n", _NAMESPACE, given=manifest
@@ -108,7 +108,7 @@ def _ssh_keygen(
     except FileNotFoundError as error:
         raise RuntimeError(
             "signatures need ssh-keygen, which comes with OpenSSH 8.1 or newer; "
-            "install it, or go without a signature."
+            "install it, or do without a signature."
         ) from error
 
 

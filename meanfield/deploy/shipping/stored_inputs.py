@@ -1,4 +1,4 @@
-"""A batch of inputs in a file of arrays: its arrays by name, and its structure as JSON.
+"""Store a batch of inputs in a file: its arrays by name, its structure as JSON.
 
 The structure of one array is None, of a dictionary ``{"dict": {key: …}}``, of a tuple
 ``{"tuple": […]}``, and of a list ``{"list": […]}``.
@@ -36,10 +36,11 @@ def input_structure(x: Any) -> Any:
 def stored_inputs(
     arrays: Mapping[str, np.ndarray], structure: Any, path: str = "x"
 ) -> Any:
-    """A batch from its structure and its arrays, named by their paths.
+    """Rebuild a batch from its structure and its arrays, which are named by paths.
 
     Args:
-        arrays: the arrays of a file, those of the batch under `path`.
+        arrays: the arrays of a file, in which names of the batch's arrays begin with
+            `path`.
         structure: what `input_structure` returned.
         path: the path of this part of the batch.
     """

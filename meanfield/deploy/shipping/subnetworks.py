@@ -8,7 +8,7 @@ r"""Sub-networks drawn from an ensemble, with the masks and keys that reproduce 
 | `mean`      | if 1 − π > ½                                        | (1 − π) m       |
 | `coalition` | as `draw`; units outside are held at their mean     | drawn           |
 
-Random streams may change between versions of JAX, so the masks are kept, not only the
+Random streams may change between versions of JAX, so the masks are kept besides the
 key. The median probability model: Barbieri & Berger 2004, Annals of Statistics 32(3).
 """
 
@@ -43,7 +43,7 @@ class Subnetwork:
         masks: for each random weight, where a connection is present.
         mask_hash: sha256 of the masks, see `hash_masks`.
         rule: how it was drawn.
-        key_data: the integers of the network's random key; None where none was used.
+        key_data: the integers of the network's random key; None if no key was used.
         key_impl: the name of the random generator.
         coalition: by layer, a mask of the units in the coalition; the others are held
             at their mean.
@@ -81,7 +81,7 @@ def sample_subnetworks(
 ) -> list[Subnetwork]:
     """Draw sub-networks.
 
-    Network i depends on the key and on i alone, not on how many are drawn.
+    Network i depends only on the key and on i, not on the number of networks.
 
     Args:
         ensemble: a trained ensemble.
@@ -91,11 +91,11 @@ def sample_subnetworks(
         labels: for the rule "labels", the result of `label_connections` (or a mapping
             from weight to an array of `mf.Label`).
         coalition: for the rule "coalition", a boolean mask of the output units of each
-            layer, by the layer's path, as `strong_coalition` gives them. Units outside
-            are held at their mean when the network is shrunk.
+            layer, by the layer's path, as in the results of `strong_coalition`. Units
+            outside are held at their mean when the network is shrunk.
 
     Returns:
-        One `Subnetwork` a draw: the model, its masks and their hash.
+        One `Subnetwork` for each draw: the model, its masks and their hash.
 
     Raises:
         ValueError: an unknown rule, K < 1, or an argument is missing that the rule
@@ -154,7 +154,7 @@ def hash_masks(masks: Mapping[str, np.ndarray]) -> str:
 
 
 def likely_params(ensemble: Ensemble, rule: str) -> Any:
-    """Parameters with the connections of 1 − π > ½ alone, at m ("median") or (1 − π) m.
+    """Parameters with only the connections of 1 − π > ½, at m ("median") or (1 − π) m.
 
     Args:
         ensemble: the ensemble.

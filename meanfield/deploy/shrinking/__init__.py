@@ -1,1 +1,1 @@
-"""Removing what a masked network does not use."""
+"""Remove the units and inputs that a masked network does not use."""

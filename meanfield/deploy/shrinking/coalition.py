@@ -30,8 +30,9 @@ class CoalitionFold:
 
     Args:
         labels: labels of the units outside.
-        means: for each link, the mean of its signal for each contracted index.
-        patches: the units outside and the means, as `evaluate` takes them.
+        means: for each link, the mean of its signal at each contracted index.
+        patches: the units outside and the means, in the form of an argument of
+            `evaluate`.
     """
 
     labels: np.ndarray

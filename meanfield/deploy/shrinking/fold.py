@@ -37,7 +37,7 @@ class Folds:
 
 @dataclasses.dataclass(frozen=True)
 class _Constants:
-    """Constant part of a link's signal: one number for each contracted index."""
+    """Constant part of a link's signal: one number per contracted index."""
 
     numbers: np.ndarray
     steady: np.ndarray
@@ -57,9 +57,9 @@ def fold_constants(
         units: the units of a graph.
         live: their liveness.
         values: every value for one example.
-        forced: units (boolean by label) that must be replaced by the numbers in
-            `means` and folded.
-        means: for a link, the mean of its signal for each contracted index.
+        forced: units (boolean by label) that must be replaced by their `means` and
+            folded.
+        means: for a link, the mean of its signal at each contracted index.
         held: units (boolean by label) that must not be folded.
 
     Raises:
@@ -154,7 +154,7 @@ def _fold_link(
         along = _along(forced[root], place, numbers.ndim)
         numbers = np.where(along, np.take(means, columns, place), numbers)
         steady = steady | along
-    # Nonzero weights to units that stay: these must absorb the constants.
+    # Units that stay and have nonzero weights here must absorb the constants.
     stays = _rows(link, live.alive & ~gone, labels, live.root)
     weight = np.take(weight, columns, sources[0][0])
     present = _by_rows(link, weight != 0, np.any)[stays]

@@ -45,8 +45,8 @@ def find_liveness(units: TiedUnits, folded: np.ndarray | None = None) -> Livenes
 
     Args:
         units: the units of a graph.
-        folded: labels of units that are replaced by a constant: they do not depend on
-            the input, and no unit is needed for them.
+        folded: labels of units that are replaced by constants: they do not depend on
+            the input, and need no other unit.
     """
     root = units.roots(np.arange(len(units.parent)))
     count = len(root)
@@ -80,7 +80,7 @@ def find_liveness(units: TiedUnits, folded: np.ndarray | None = None) -> Livenes
 def source_axes(
     units: TiedUnits, link: Link, root: np.ndarray
 ) -> list[tuple[int, int]]:
-    """The contracted pairs of axes along which units lie."""
+    """The contracted pairs of axes along which entries belong to units."""
     weight = units.of(link.node.inputs[link.weight])
     return [pair for pair in link.contracted if root[weight[pair[0]]].any()]
 

@@ -1,10 +1,10 @@
-"""An ensemble without its dead units, for the epochs that follow, and back again.
+"""Train an ensemble without its dead units, and restore its whole shape afterwards.
 
-A connection is dead if it is present with a probability of no more than a threshold.
-What the network of the other connections does not use leaves, as in `shrink`: units
-without a path to an output, units without a path from an input (their constant goes to
-the biases that they feed), and inputs that no unit reads. `Narrowed.widen` gives the
-ensemble its whole shape back, with π = 1 for every connection that left.
+A connection is dead if its probability of being present is at most a threshold. As in
+`shrink`, the parts that the network of the other connections does not use are removed:
+units without a path to an output, units without a path from an input (their constants
+are added to the biases that they feed), and inputs that no unit reads. `Narrowed.widen`
+restores the whole shape, with π = 1 for every removed connection.
 """
 
 import dataclasses
@@ -42,17 +42,18 @@ class Narrowed:
     kept_inputs: dict[int, np.ndarray]
 
     def select_inputs(self, x: Any) -> Any:
-        """The part of a batch that the smaller networks read."""
+        """The entries of a batch that the smaller networks read."""
         return _select(x, self.kept_inputs)
 
     def widen(self, ensemble: Ensemble) -> Ensemble:
-        """The whole shape of a smaller ensemble, such as a trained `self.ensemble`.
+        """A smaller ensemble, such as a trained `self.ensemble`, in the whole shape.
 
         Args:
-            ensemble: has the arrays of `self.ensemble` with other numbers.
+            ensemble: an ensemble with the arrays of `self.ensemble`, in other values.
 
         Returns:
-            The ensemble with π = 1 for all that left, whose m and Ξ are as before.
+            The ensemble with π = 1 for all removed connections, whose m and Ξ are as
+            before.
         """
         smaller = named_leaves(ensemble.params, is_spike_slab)
 
@@ -71,9 +72,9 @@ def narrow(ensemble: Ensemble, probe: Any, *, threshold: float = 0.01) -> Narrow
     """Remove the units and inputs that no live connection needs.
 
     Args:
-        ensemble: any ensemble that `shrink` can shrink the networks of.
-        probe: a batch of inputs on which the two networks of live posterior means are
-            compared.
+        ensemble: an ensemble whose networks `shrink` can shrink.
+        probe: a batch on which the networks of live posterior means, before and after,
+            are compared.
         threshold: connections that are present with this probability or less are dead.
 
     Returns:
@@ -128,7 +129,7 @@ def narrow(ensemble: Ensemble, probe: Any, *, threshold: float = 0.01) -> Narrow
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """A network that sees some entries of its inputs."""
+    """A network that reads only some entries of its inputs."""
 
     apply: Callable[..., Any]
     kept: tuple[tuple[int, tuple[int, ...]], ...]
@@ -144,7 +145,7 @@ def _select(x: Any, kept: Mapping[int, Any]) -> Any:
 
 
 def _places(spike: jax.Array, kept: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """Where the kept entries are in spikes, which may have length 1 along an axis."""
+    """Positions of the kept entries in spikes, which may have axes of length 1."""
     sizes = zip(spike.shape, kept, strict=True)
     return np.ix_(*(indices if n > 1 else np.zeros(1, int) for n, indices in sizes))
 

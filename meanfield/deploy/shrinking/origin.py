@@ -1,4 +1,4 @@
-"""From which entries of which array the weight of a link is made."""
+"""The entries of the arrays from which the weight of a link is made."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _MOVES = frozenset({"broadcast", "reshape", "transpose", "squeeze", "reverse", "
 
 
 def array_of(graph: Graph, value: Value) -> tuple[str, np.ndarray] | None:
-    """The array of which a known value is a rearrangement.
+    """The array that a known value is a rearrangement of.
 
     Returns:
         The array's name, and for each entry of the value the flat index of the array's

@@ -1,8 +1,8 @@
 """Which positions of which arrays belong to the same unit.
 
-To a unit belong row i of a weight, entry i of its bias, channel i of the activations
-and column i of the next weight; with gates, the same row of each gate; with a residual
-sum, channel i of every branch. Two positions are tied if an operation combines them, so
+Unit i has row i of a weight, entry i of its bias, channel i of the activations and
+column i of the next weight; with gates, the same row of each gate; with a residual sum,
+channel i of every branch. Two positions are tied if an operation combines them, so
 units are the classes of a union-find over positions along axes. Class 0 holds the
 positions that cannot be removed (time, space, normalised axes).
 """
@@ -24,7 +24,7 @@ class Link:
 
     Args:
         node: the operation.
-        weight, signal: which of its operands is known and which is not (0 or 1).
+        weight, signal: indices (0 or 1) of the known operand and of the other one.
         contracted: pairs (axis of the weight, axis of the signal) that are summed.
         free: the axes of the weight that are not summed.
         padded: whether padding makes a constant signal vary at the borders.
@@ -44,8 +44,8 @@ class TiedUnits:
     Args:
         graph: the network.
         shapes: the sizes of every value for a batch of one.
-        rigid: whether to keep all units along axes whose sizes the network's code may
-            have fixed (created axes, slices of unequal sizes).
+        rigid: whether to keep all units along axes whose sizes may be fixed in the
+            network's code (created axes, slices of unequal sizes).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TiedUnits:
             self.pinned += self.of(value)
 
     def of(self, value: Value) -> Labels:
-        """Labels of a value, one array for each axis; unlabelled means fixed."""
+        """Labels of a value, one array for each axis; 0 (fixed) if it has none."""
         if value not in self.labels:
             sizes = self.shapes[value]
             self.labels[value] = tuple(np.zeros(size, np.int64) for size in sizes)

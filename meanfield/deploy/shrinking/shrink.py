@@ -3,7 +3,7 @@
 Exact zeros are absent connections. A unit on which no output depends is removed; a unit
 that depends on no input is constant, and is folded into the biases that it feeds; an
 input that no unit reads is left out. This is repeated until nothing changes, and the
-result, an ordinary network, is compared with the original.
+result, an ordinary network, is compared with the original network.
 """
 
 import contextlib
@@ -83,8 +83,8 @@ def shrink(
         model: an Equinox module, a Flax NNX module, or a pair (apply_fn, params), with
             exact zeros where connections are absent. A Keras model, whose layers take
             no smaller arrays, is returned whole.
-        probe: a batch of inputs on which the result is compared with the original; of
-            several arrays (a dictionary, a tuple) all entries are kept.
+        probe: a batch of inputs on which the result is compared with the original; if
+            it has several arrays (a dictionary, a tuple), all their entries are kept.
         coalition: by layer (a parameter path without its last name), a boolean mask of
             the output units in the coalition. The others are replaced by their mean
             over `data`. This changes the function, so the result is compared with the
@@ -126,7 +126,7 @@ def shrink(
         return _shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=False
         )
-    # Again, and keep the units whose number the code may fix.
+    # Try again, and keep the units whose number may be fixed in the code.
     try:
         return _shrink(
             network, probe, coalition, data, allow_constant, tolerance, rigid=True
@@ -245,7 +245,7 @@ def _step(
     fold: CoalitionFold | None,
     allow_constant: bool,
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]], list[np.ndarray]] | None:
-    """One round: the smaller arrays and the kept indices; None if nothing changes."""
+    """One step of removal: smaller arrays and kept indices; None if nothing changes."""
     graph = units.graph
     live = find_liveness(units, None if fold is None else fold.labels)
     require(

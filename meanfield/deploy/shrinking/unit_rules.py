@@ -1,6 +1,6 @@
 """How each operation ties positions of its operands to positions of its results.
 
-With an operation without a rule no unit can be removed, which is always correct.
+No unit at an operation without a rule is removed, which is always correct.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ def tie_units(
     Args:
         graph: the network.
         shapes: the sizes of every value for a batch of one.
-        rigid: whether to keep all units along axes whose sizes the network's code may
-            have fixed (created axes, slices).
+        rigid: whether to keep all units along axes whose sizes may be fixed in the
+            network's code (created axes, slices).
     """
     units = TiedUnits(graph, shapes, rigid)
     _visit(units, graph.nodes)
