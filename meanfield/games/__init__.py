@@ -1,4 +1,4 @@
-"""Cooperative games that know no network: values, indices, intervals, coalitions."""
+"""Cooperative games of any kind, without networks: values, intervals, coalitions."""
 
 import lazy_loader
 

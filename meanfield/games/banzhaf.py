@@ -1,4 +1,4 @@
-r"""Banzhaf values: marginal contributions when others join with probability ½.
+r"""Banzhaf values: mean marginal contributions if others join with probability ½.
 
     β_i = 2^{−(n−1)} Σ_{S∌i} [v(S + i) − v(S)]
 

@@ -26,7 +26,7 @@ class ClusteredEstimate(Estimate):
             to finitely many draws θ and to finitely many permutations. Degrees of
             freedom: draws − 1.
         intervals: (players, 2), simultaneous at `level`, for E_θ φ[v_θ].
-        level: probability of the two kinds of interval.
+        level: probability with which each kind of interval holds.
         monte_carlo_errors: the part that more permutations per draw would remove.
         posterior_scale: standard deviation over θ of φ[v_θ], without the Monte-Carlo
             noise (0 if the noise explains all variance).
@@ -49,8 +49,8 @@ def clustered_statistics(
         MSB = M Var_k(x̄_k)       MSW = mean_k Var_m(x_km)
         s.e. = √(MSB / KM)       posterior variance = max(0, (MSB − MSW)/M)
 
-    Treating all K·M replicates as independent would give intervals that are far too
-    short (coverage 82 % instead of 95 % on a simulated posterior).
+    If all K·M replicates were treated as independent, intervals would be far too short
+    (coverage 82 % instead of 95 % on a simulated posterior).
 
     Args:
         replicates: x, (draws, replicates, players), at least two draws. With one

@@ -1,4 +1,4 @@
-r"""Choose the coalitions to evaluate for estimators that use each one for all players.
+r"""Choose the coalitions for estimators in which each coalition informs all players.
 
 A coalition and its complement are evaluated together: the pair gives the odd part
 g(S) = ½[v(S) − v(N∖S)], the only part of a game on which Shapley and Banzhaf values
@@ -19,7 +19,7 @@ from .evaluation import Evaluator
 
 ENUMERABLE = 20_000  # strata up to this size are listed rather than drawn by rejection
 CANDIDATES = 32  # random coalitions among which the next of a design is chosen
-CHOSEN_PER_PLAYER = 3  # pairs per player beyond which pairs are not chosen but drawn
+CHOSEN_PER_PLAYER = 3  # beyond this number per player, pairs are only drawn
 
 
 class PairedDesign(eqx.Module):
@@ -29,7 +29,7 @@ class PairedDesign(eqx.Module):
         coalitions: bool (pairs, players).
         sizes: |S| of every row.
         expected: expected number of pairs drawn from the row's stratum.
-        fraction: the share of the row's stratum that was drawn; 1 if enumerated.
+        fraction: the fraction of the row's stratum that was drawn; 1 if enumerated.
     """
 
     coalitions: Bool[np.ndarray, "pairs players"]
@@ -57,10 +57,10 @@ def draw_pairs(
     Args:
         rng: source of randomness.
         num_players: n.
-        num_pairs: pairs to draw, at most as many as there are.
+        num_pairs: number of pairs to draw, at most all that exist.
         weights: relative number of pairs of sizes first_size … ⌊n/2⌋.
         first_size: 1, or 0 to count {∅, N} among the pairs.
-        at_least: pairs from every stratum before the others are divided by the weights.
+        at_least: pairs from every stratum; the other pairs are divided by the weights.
     """
     sizes = np.arange(first_size, num_players // 2 + 1)
     # Sizes of strata are capped by the budget, because 2^1000 overflows a float.
@@ -94,14 +94,15 @@ def spread_pairs(
     The numbers of pairs per size are proportional to 1/√(s(n − s)), because the weight
     of a coalition in φ is about 1/s and 1/(n − s) (Neyman allocation). With no more
     pairs than players all coalitions have size n/2, which is the most informative.
-    Within a size the next coalition is the one of CANDIDATES random ones whose signs x
-    have the largest xᵀ (δ + Σ x xᵀ)⁻¹ x, with the sum over those chosen before, so that
-    the determinant of the sum is large (a D-optimal design).
+    Within a size, the next coalition is chosen from CANDIDATES random ones: the one
+    whose centred signs x have the largest xᵀ (δI + Σ x xᵀ)⁻¹ x, with the sum over the
+    coalitions chosen before. This makes the determinant of the sum large (a D-optimal
+    design).
 
     Args:
         rng: source of randomness.
         num_players: n.
-        num_pairs: pairs, at most as many as there are.
+        num_pairs: number of pairs, at most all that exist.
     """
     half = num_players // 2
     sizes = np.arange(1, half + 1)
@@ -163,7 +164,7 @@ def _round(rng, shares, total: int) -> Int[np.ndarray, " strata"]:
     """Whole numbers with these means and this sum (systematic sampling)."""
     edges = np.concatenate([[0.0], np.cumsum(shares)])
     edges[-1] = total
-    # The share of a full stratum is a whole number and must stay one.
+    # The share of a full stratum is a whole number, and rounding must not change it.
     edges = np.round(edges, 9)
     return np.diff(np.floor(edges + rng.random() * (1 - 1e-9)).astype(int))
 

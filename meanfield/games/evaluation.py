@@ -20,7 +20,7 @@ ValueFunction = Callable[[Bool[np.ndarray, "coalitions players"]], Any]
 ProgressCallback = Callable[[int, int], None]
 
 DEFAULT_BUDGET_PER_PLAYER = 64
-NAMED_PLAYERS = 20  # most players that a message lists
+NAMED_PLAYERS = 20  # largest number of players that a message lists
 
 
 class Evaluator:
@@ -91,7 +91,7 @@ class Evaluator:
         return float(empty), float(grand)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
-        """Null players, as far as the game reports them by its `null_players`."""
+        """Players that the game's `null_players` reports; none without this method."""
         if not hasattr(self._value_fn, "null_players"):
             return np.zeros(self.num_players, bool)
         return np.asarray(self._value_fn.null_players(), bool)
@@ -101,9 +101,9 @@ class Evaluator:
     ) -> Float[np.ndarray, "orders sizes"] | None:
         """Payoffs of the first 0, 1, …, `length` players of every order.
 
-        The first and the last do not count as evaluations, because they are the known
-        payoffs of ∅ and N: players after `length` are null players. Returns None if the
-        game has no `sweep`.
+        The first and the last payoffs do not count as evaluations, because they are the
+        known payoffs of ∅ and N (all players after `length` are null players). Returns
+        None if the game has no `sweep`.
         """
         if not self.sweeps:
             return None
@@ -137,7 +137,7 @@ class Evaluator:
             f"{coalitions.shape} the shape ({len(coalitions)},); got shape "
             f"{payoffs.shape}. Reduce all axes but the first.",
         )
-        # bfloat16 is a floating type for JAX but not for NumPy.
+        # bfloat16 is a floating-point type to JAX, but not to NumPy.
         require(
             any(
                 bool(jnp.issubdtype(payoffs.dtype, kind))
@@ -168,7 +168,7 @@ def coalition_name(coalition: Bool[np.ndarray, " players"]) -> str:
 
 
 def check_game(value_fn: Any, num_players: Any = None) -> int:
-    """The number of players as an int, after checks that all indices share.
+    """The number of players as an int, after the checks that all indices need.
 
     By default it is the game's attribute `num_players`, or `n_players` as in shapiq.
 
@@ -187,8 +187,9 @@ def check_game(value_fn: Any, num_players: Any = None) -> int:
         num_players = getattr(value_fn, "n_players", None)
     require(
         num_players is not None,
-        "`num_players` is needed: `value_fn` is a function that does not say how many "
-        "players it has. Pass their number, or a game with an attribute `num_players`.",
+        "`num_players` is needed: `value_fn` is a function that does not state its "
+        "number of players. Pass their number, or a game with an attribute "
+        "`num_players`.",
     )
     if isinstance(num_players, bool) or not isinstance(num_players, (int, np.integer)):
         raise TypeError(
@@ -226,7 +227,7 @@ def check_settings(level: float, chunk_size: int, progress: Any) -> None:
 
 
 def default_budget(num_players: int) -> int:
-    """64 evaluations a player, or all 2^n coalitions if they are fewer."""
+    """64 evaluations per player, or all 2^n coalitions if they are fewer."""
     return min(2**num_players, DEFAULT_BUDGET_PER_PLAYER * num_players)
 
 

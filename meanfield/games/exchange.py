@@ -58,9 +58,9 @@ def stable_coalition(
     The search starts with the `size` players of largest value. A round evaluates
     v(S − i) for i ∈ S and v(S + j) for j ∉ S. Candidates are the `width` members with
     the largest v(S − i) and the `width` others with the largest v(S + j). Every
-    exchange of two candidates is tried, and exchanges of the first 2, 3, … `width` at
-    once; the best one is made if it raises the payoff. In an additive game the first
-    coalition is optimal, and no exchange is made.
+    exchange of two candidates is tried, and exchanges of the first 2, 3, … `width`
+    candidates of both sides at once; the best one is made if it raises the payoff. In
+    an additive game the first coalition is optimal, and no exchange is made.
 
     The payoff is maximized on the examples that `value_fn` averages over. A neuron game
     needs more examples for this than for values; measure the result on other examples.
@@ -71,7 +71,7 @@ def stable_coalition(
         size: members, from 1 to n − 1.
         width: candidates on either side; with n every exchange of two is tried.
         budget: at most this many evaluations, of which a round costs up to
-            n + width² + width − 1. Default: until no exchange pays.
+            n + width² + width − 1. Default: as many as the search needs.
         chunk_size: coalitions passed to `value_fn` at once.
 
     Returns:

@@ -12,7 +12,7 @@ order 1/R keep the coverage of the intervals there:
 - moments are moderated: PSEUDO_REPLICATES replicates with the players' mean second and
   fourth moments are added to each player's own, as Agresti & Coull do for proportions,
   so that a player without observed variance gets some from the other players;
-- Student's degrees of freedom follow the kurtosis κ of those moments, because
+- Student's degrees of freedom follow from the kurtosis κ of these moments, because
   Var(s²)/σ⁴ ≈ (κ − 1)/R, which is 2/(degrees of freedom) for a χ² variable.
 
 In short runs the intervals are therefore wide rather than wrong. The range of all
@@ -51,15 +51,15 @@ def replicate_statistics(
 ) -> Estimate:
     r"""Values and simultaneous intervals from independent unbiased replicates.
 
-    φ̂_i = mean_r x_ri, with as half-width the smaller of
+    φ̂_i = mean_r x_ri; its half-width is the smaller of
 
         t_{ν_i} √(s̃_i²/R)                           ν_i = min(R − 1, 2R/(κ̃_i − 1))
         √(2 s_i² L/R) + 7 M L/(3(R − 1))            L = ln(4/α_i)
 
     where s̃² and κ̃ are variance and kurtosis after moderation (see the module), M the
     widest range that any player's replicates show, and α_i the share of the error
-    probability. The second (Maurer & Pontil's bound) is the smaller one if tails are so
-    heavy that Student's quantile is useless.
+    probability. The second, Maurer & Pontil's bound, is smaller if tails are so heavy
+    that Student's quantile is useless.
 
     Args:
         replicates: x, (replicates, players): independent, identically distributed
@@ -206,7 +206,7 @@ def with_unseen(estimate: Estimate, payoff_range: float, count: int) -> Estimate
 
 
 def unpromised(estimate: Estimate) -> Estimate:
-    """The estimate with the intervals (−∞, ∞), which claim nothing."""
+    """The estimate with intervals (−∞, ∞), which claim no coverage."""
     line = np.tile([-np.inf, np.inf], (len(estimate.values), 1))
     return dataclasses.replace(estimate, intervals=line)
 

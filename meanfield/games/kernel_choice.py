@@ -7,10 +7,11 @@ parts g of pairs with amplitudes c is
     −½ {m ln[(g/c)ᵀ R⁻¹ (g/c) / m] + ln |R|} − Σ ln c,        R = k / (c cᵀ).
 
 The grid is searched one hyperparameter at a time, starting from an additive and from a
-non-additive kernel. With many pairs it is searched on a part of them, because a factor
-costs the cube of their number; the best kernels are compared on all pairs, and from the
-winner the search goes on there. Almost half of the prior mass is on additive games,
-because they are common and a few evaluations are not informative.
+non-additive kernel. With many pairs it is searched on a part of them, because the time
+of a factorisation is cubic in their number; the best kernels are then compared on all
+pairs, and the search continues from the winner on all pairs. Almost half of the prior
+mass is on additive games, because they are common and a few evaluations are not
+informative.
 """
 
 import numpy as np
@@ -19,11 +20,11 @@ from scipy.linalg import cho_factor, cho_solve
 
 from .odd_kernel import GramParts, OddKernel
 
-PAIRS_FOR_CHOICE = 256  # pairs on which kernels are compared
-PAIRS_FOR_SEARCH = 96  # and of these for most of the search
-FINALISTS = 8  # kernels of that search that are compared on all pairs
+PAIRS_FOR_CHOICE = 256  # largest number of pairs on which kernels are compared
+PAIRS_FOR_SEARCH = 96  # number of these pairs in most of the search
+FINALISTS = 8  # kernels from this search that are compared on all these pairs
 
-# ρ, ℓ (in units of log odds), b, ε, γ; b and ε in parts of the variance of K.
+# ρ, ℓ (in units of log odds), b, ε, γ; b and ε are relative to the variance of K.
 GRID = (
     (0.003, 0.03, 0.12, 0.25, 0.45, 0.7),
     (1.0, 2.5, np.inf),
@@ -34,8 +35,8 @@ GRID = (
 ADDITIVE = (0.003, np.inf, 1e-3, 1e-6, 0.0)
 STARTS = (ADDITIVE, (0.12, 2.5, 0.1, 1e-3, 0.0))
 ADDITIVE_LOG_ODDS = 6.0  # e⁶ = 403, against 539 other kernels
-CYCLES = 2  # through the hyperparameters, from every start
-KEPT_WEIGHT = 0.99  # of the posterior over the evaluated kernels
+CYCLES = 2  # passes over the hyperparameters, from every start
+KEPT_WEIGHT = 0.99  # mass of the kept kernels in the posterior over the evaluated ones
 MOST_KEPT = 6
 JITTER = 1e-9
 
@@ -49,8 +50,7 @@ def weigh_kernels(
 ) -> list[tuple[OddKernel, float]]:
     """The kernels of largest posterior weight among those that the search evaluates.
 
-    The kernels have together KEPT_WEIGHT of the mass, and their weights are
-    renormalised.
+    Together they have KEPT_WEIGHT of the mass; their weights are renormalised.
     """
     evidence = _Evidence(*_part(rng, coalitions, odd, PAIRS_FOR_CHOICE))
     if len(evidence.odd) > PAIRS_FOR_SEARCH:
@@ -76,7 +76,7 @@ def weigh_kernels(
 
 
 def _part(rng, coalitions, odd, most: int):
-    """At most so many of the pairs."""
+    """At most `most` of the pairs."""
     if len(odd) <= most:
         return coalitions, odd
     rows = rng.choice(len(odd), most, replace=False)
@@ -84,7 +84,7 @@ def _part(rng, coalitions, odd, most: int):
 
 
 def _climb(evidence: "_Evidence", shape: Shape, cycles: int) -> None:
-    """Best option of every hyperparameter in turn, until nothing changes."""
+    """Set every hyperparameter in turn to its best option, until nothing changes."""
     for _ in range(cycles):
         before = shape
         for place, options in enumerate(GRID):

@@ -1,8 +1,8 @@
 r"""Cooperative games whose Shapley values are known in closed form.
 
 Each is a value function, bool (coalitions, players) -> payoffs, with its exact values,
-against which estimators of this and other libraries can be tested. Voting games are
-solved by dynamic programming over (size, weight) instead of 2^n coalitions.
+so that estimators of this and other libraries can be tested. Voting games are solved by
+dynamic programming over (size, weight) instead of 2^n coalitions.
 
 References:
     Littlechild & Owen 1973, Management Science 20:370 (airport). Shapley & Shubik 1954
@@ -55,8 +55,8 @@ class ClosedFormGame(eqx.Module):
 def airport(costs: ArrayLike) -> ClosedFormGame:
     """Runway costs: a coalition pays for its largest plane, v(S) = max_{i∈S} c_i.
 
-    φ_(k) = Σ_{j≤k} (c_(j) − c_(j−1)) / (n − j + 1), costs in increasing order: every
-    section of the runway is paid equally by those who need it.
+    φ_(k) = Σ_{j≤k} (c_(j) − c_(j−1)) / (n − j + 1), costs in increasing order: the cost
+    of every section of the runway is shared equally by the players who need it.
 
     Args:
         costs: c ≥ 0, (players,).
@@ -86,8 +86,8 @@ def airport(costs: ArrayLike) -> ClosedFormGame:
 def glove(num_left: int, num_right: int) -> ClosedFormGame:
     """Pairs of gloves: v(S) = min(left gloves, right gloves); left owners come first.
 
-    A left owner completes a pair if more right than left gloves come before in the
-    order; the number of right gloves among k predecessors is hypergeometric.
+    A left owner completes a pair if more right than left gloves precede in the order;
+    the number of right gloves among k predecessors is hypergeometric.
 
     Args:
         num_left: owners of a left glove, at least 1.
@@ -117,7 +117,7 @@ def glove(num_left: int, num_right: int) -> ClosedFormGame:
 
 
 def shoe(num_pairs: int) -> ClosedFormGame:
-    """As many left as right shoes; each owner has the value one half.
+    """As many left as right shoes; the value of each owner is ½.
 
     Args:
         num_pairs: number of left shoes and of right shoes; at least 1.

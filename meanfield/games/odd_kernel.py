@@ -10,8 +10,8 @@ to (s(n − s))^{−γ/2}. In words: payoffs are correlated if few players diffe
 (z = (1 − ρ)/(1 + ρ): an interaction of k players has variance proportional to ρ^k, so
 that ρ → 0 leaves additive games), and if the log odds of the sizes are similar (ℓ).
 Small and large coalitions may vary more (γ). A smooth function of the size has a
-separate variance (b), because it gives all players the same and does not affect the
-differences of values. Every pair of coalitions has an independent term (ε).
+separate variance (b), because it contributes the same to all players and does not
+affect the differences of values. Every pair of coalitions has an independent term (ε).
 """
 
 import dataclasses
@@ -65,12 +65,12 @@ class OddKernel:
         return GramParts(self.num_players, distances, sizes).gram(self)
 
     def shapley_covariance(self) -> tuple[Float[np.ndarray, " sizes"], float]:
-        r"""Δ(t)/c_t for t = 0 … n (0 at the ends), Δ(t) = Cov(φ_i − φ_j, g(T)) with
-        i ∈ T ∌ j, and A = ½ Var(φ_i − φ_j).
+        r"""Δ(t)/c_t for t = 0 … n (0 at the ends), and A = ½ Var(φ_i − φ_j).
 
-        φ_i − φ_j averages g(S + i) − g(S + j) over S of uniform size among the n − 2
-        others. Adding i to both S and T keeps their distance; adding i to one and j to
-        the other increases it by 2. So with H(s, u) the mean of z^{|S△U|} over random
+        Here Δ(t) = Cov(φ_i − φ_j, g(T)) with i ∈ T ∌ j. The difference φ_i − φ_j
+        averages g(S + i) − g(S + j) over S of uniform size among the n − 2 others.
+        Adding i to both S and T keeps their distance; adding i to one and j to the
+        other increases it by 2. So with H(s, u) the mean of z^{|S△U|} over random
         subsets S and U of these others, of sizes s and u,
 
             Δ(t) = (1 − z²)/(n − 1) Σ_s c_{s+1} [ r_{s+1,t} H(s, t−1)
@@ -102,7 +102,7 @@ class GramParts:
     Args:
         num_players: n.
         distances: d of every two coalitions.
-        sizes: of the coalitions.
+        sizes: sizes of the coalitions.
     """
 
     def __init__(

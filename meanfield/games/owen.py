@@ -1,4 +1,4 @@
-r"""Owen values: Shapley values of players in unions, which join as wholes.
+r"""Owen values: Shapley values of players in unions whose members join together.
 
     φ_i = mean marginal contribution over orders that keep every union together
 

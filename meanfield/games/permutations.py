@@ -66,7 +66,7 @@ def affordable_pairs(num_players: int, budget: int) -> int:
 
 
 def rounds(count: int, *, doubling: bool) -> Iterator[int]:
-    """Sizes of the rounds: all at once, or up to totals of 16, 32, 64, … `count`."""
+    """Sizes of the rounds: one of all, or rounds up to totals of 16, 32, 64, …."""
     total = 0
     target = FIRST_ROUND if doubling else count
     while total < count:
@@ -101,10 +101,10 @@ def antithetic_replicates(
 def sweep(
     evaluate: Evaluator, orders: Int[np.ndarray, "*batch entries"], empty, grand
 ) -> Float[np.ndarray, "*batch players"]:
-    """Marginal contributions along every order, by one evaluation fewer than players.
+    """Marginal contributions along every order, by n − 1 evaluations for n players.
 
-    The game's own `sweep` is used where it has one, together with the payoffs of ∅ and
-    N that it returns, so that a null player gets exactly 0.
+    If the game has its own `sweep`, it is used together with the payoffs of ∅ and N
+    that it returns, so that a null player gets exactly 0.
     """
     count, lengths = orders.shape[-1], np.arange(1, orders.shape[-1])[:, None]
     flat = orders.reshape(-1, count)
@@ -149,17 +149,16 @@ def stopped_estimate(
 ) -> tuple[Estimate, bool | None]:
     """Statistics of at most `count` replicates, stopping early on narrow intervals.
 
-    Interim look s uses α/2^s of the error probability α = 1 − `level`. So at whichever
-    look the sampling stops, all intervals cover their values together with probability
-    at least `level` (union bound).
+    Interim look s uses α/2^s of the error probability α = 1 − `level`. So whenever the
+    sampling stops, all intervals cover their values together with probability at least
+    `level` (union bound).
 
     Args:
         evaluate: the game.
         draw_replicates: count -> (count, players), independent of earlier draws.
         count: the most replicates that the budget allows.
         level: 1 − α.
-        half_width: stop when no interval is wider than this on either side; None means
-            never.
+        half_width: stop when no half-width is larger than this; None means never.
         players: the players to estimate, all if None; the others are known to be 0.
 
     Returns:

@@ -10,9 +10,10 @@ pairs this is a fit of the odd part, g(S) ≈ ½ Σ_i φ_i x_i with x_i = ±1; a
 game, whose odd part is linear, is fitted without error. Banzhaf values are the same fit
 with ω = 1 and no constraint.
 
-In a sampled sum every row is weighted by ω over the probability that it is drawn. The
-standard errors describe the randomness of the draw: they are sandwich estimates with
-leave-one-out residuals (HC3), times the share of the row's stratum that was not drawn.
+In a sampled sum, every row has the weight ω divided by the probability of drawing it.
+The standard errors describe the randomness of the draw: they are sandwich estimates
+with leave-one-out residuals (HC3), times the fraction of the row's stratum that was not
+drawn.
 
 References:
     Lundberg & Lee 2017, arXiv:1705.07874. Covert & Lee 2021, arXiv:2012.01536
@@ -32,7 +33,7 @@ SATURATED = 1e-8  # below this value of 1 − leverage, the residual is always z
 
 
 def minimum_budget(num_players: int) -> int:
-    """∅, N and one pair more than the n − 1 free coefficients."""
+    """Evaluations of ∅, N and n pairs, one more than the n − 1 free coefficients."""
     return 2 * num_players + 2
 
 

@@ -7,7 +7,7 @@ budget covers all 2^n coalitions, they are enumerated, whatever the method. Othe
 
 | `method`       | idea                             | choose it                      |
 |----------------|----------------------------------|--------------------------------|
-| `"auto"`       | the surrogate up to 32 evalua-   | by default                     |
+| `"auto"`       | surrogate, up to 32 evalua-      | by default                     |
 |                | tions a player, else antithetic  |                                |
 | `"antithetic"` | orders of the players, each with | for intervals: unbiased, null  |
 |                | its reverse                      | players exactly 0, stops early |
@@ -63,7 +63,7 @@ Method = Literal[
     "auto", "antithetic", "stratified", "kernel", "leverage", "surrogate", "exact"
 ]
 # Up to this many evaluations per player the surrogate has by far the smallest error,
-# and antithetic pairs are too few to estimate their own.
+# and there are too few antithetic pairs to estimate their error.
 SURROGATE_PER_PLAYER = 32
 
 
@@ -91,7 +91,7 @@ def shapley_values(
         num_players: n ≥ 2; by default the game's own `num_players`.
         key: a `jax.random.key`; not needed when all coalitions are evaluated. The same
             key gives the same result, for any `chunk_size`.
-        budget: at most this many evaluations, ∅ and N included. Default: 64 a player,
+        budget: at most this many evaluations, ∅ and N included. Default: 64 per player,
             or 2^n if that is fewer (all of them for ``method="exact"``). A budget of
             2^n or more (n ≤ 20) is spent on exact values.
         method: see the table at the top of the module. "auto" takes the antithetic
@@ -104,9 +104,9 @@ def shapley_values(
             the antithetic method.
         control: values found in another way, such as those of `meanfield.unit_values`
             for the units of a `NeuronGame`: the sampled values move towards them as far
-            as their noise allows, which saves evaluations where the control is good
-            and costs nothing where it is bad. Errors and intervals remain those of the
-            sample. Only for the antithetic method.
+            as their noise allows, which saves evaluations if the control is good, and
+            costs nothing if it is bad. Errors and intervals remain those of the sample.
+            Only for the antithetic method.
         chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 

@@ -1,4 +1,4 @@
-r"""Stratified estimate: at every size, each coalition is used for all players.
+r"""Stratified estimate: each coalition of a size is used for the values of all players.
 
 With μ⁺_{i,s} and μ⁻_{i,s} the mean payoff of the coalitions of s players with and
 without player i,

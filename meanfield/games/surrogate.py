@@ -15,8 +15,8 @@ with the marginal likelihoods of their kernels as weights.
 
 The standard error is that of the model, scaled by leave-one-out residuals. It is
 calibrated on average over games drawn from the prior, but not, as with permutations,
-over repetitions for every single game. So no interval with a guaranteed coverage
-follows from it, and none is returned.
+over repetitions for every single game. So it gives no interval with a guaranteed
+coverage, and no interval is returned.
 
 References:
     O'Hagan 1991, Bayes–Hermite quadrature, J. Stat. Plan. Inference 29:245.

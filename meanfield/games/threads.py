@@ -1,7 +1,7 @@
-"""One thread for small linear algebra, where to wait for others takes longer.
+"""One thread for small linear algebra, which is slower on several busy threads.
 
-Factors of a few hundred rows take less than a millisecond. Shared among the threads of
-BLAS on a busy machine, each can take a hundred times as long.
+Factors of a few hundred rows take less than a millisecond. If the threads of BLAS share
+one on a busy machine, it can take a hundred times as long.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import functools
 
 from threadpoolctl import ThreadpoolController
 
-MOST_ROWS = 512  # from about here on a second thread pays on an idle machine
+MOST_ROWS = 512  # from about this size on, a second thread is faster on an idle machine
 
 
 @functools.cache
@@ -18,7 +18,7 @@ def _controller() -> ThreadpoolController:
 
 
 def one_thread(rows: int) -> contextlib.AbstractContextManager:
-    """A context in which matrices of so many rows are worked on by a single thread."""
+    """A context in which linear algebra uses one thread if `rows` is small."""
     if rows > MOST_ROWS:
         return contextlib.nullcontext()
     return _controller().limit(limits=1, user_api="blas")
