@@ -258,7 +258,7 @@ def test_a_divergence_inside_a_plate_is_refused_and_noise_is_not():
             net = spike_slab_module("net", NETWORK, prior=prior)
             numpyro.sample("y", dist.Normal(net(x)[:, 0], 0.2), obs=y)
 
-    with pytest.raises(ValueError, match=r"stands inside the plate \['rows'\].*before"):
+    with pytest.raises(ValueError, match=r"is inside the plate \['rows'\].*before"):
         handlers.seed(inside, 0)(X, Y)
     without = handlers.trace(handlers.seed(inside, 0)).get_trace(X, Y, prior=None)
     assert "net/kl" not in without

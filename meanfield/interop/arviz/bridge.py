@@ -1,4 +1,4 @@
-"""An ensemble as ArviZ inference data, in either of ArviZ's two formats."""
+"""An ensemble as ArviZ inference data, in the format of ArviZ 0.x or 1.x."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -50,9 +50,9 @@ def to_arviz(
         An `InferenceData` (ArviZ 0.x) or a `DataTree` (1.x) with the groups posterior,
         posterior_predictive, log_likelihood, observed_data and constant_data. A weight
         ``layers/0/weight`` is called ``layers.0.weight`` (a slash would make a group)
-        and has the dimensions ``layers.0.weight_0``, …; targets have ``example``. A
-        weight whose name is taken (``chain``, ``x``, ``y``, that of another weight or
-        dimension) gets an underscore at its end.
+        and has the dimensions ``layers.0.weight_0``, …; targets have ``example``. An
+        underscore is added to the name of a weight that is already used: ``chain``,
+        ``x``, ``y``, or the name of another weight or dimension.
 
     Raises:
         ValueError: `num_samples` is not a multiple of `num_chains`, a name in

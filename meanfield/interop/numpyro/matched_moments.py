@@ -23,7 +23,7 @@ AVERAGING = (Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO)
 
 
 def unwrap(distribution: Any) -> Any:
-    """The distribution under `expand` and `to_event`."""
+    """The distribution inside `expand` and `to_event`."""
     while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
         distribution = distribution.base_dist
     return distribution
@@ -58,10 +58,10 @@ def require_plain_bound(what: str) -> None:
             kind = type(first).__name__
             require(
                 isinstance(first, AVERAGING) or getattr(first, "averages", False),
-                f"{what} has no density for each draw, by which {kind} may weigh them: "
-                "the number would be no bound. Use Trace_ELBO or TraceMeanField_ELBO; "
-                "an objective of your own that averages ln p − ln q says so by an "
-                "attribute averages = True.",
+                f"{what} has no density for each draw, by which {kind} may weigh "
+                "draws: the result would not be a bound. Use Trace_ELBO or "
+                "TraceMeanField_ELBO; if your own objective averages ln p − ln q, "
+                "set its attribute averages = True.",
             )
         frame = frame.f_back
 

@@ -175,7 +175,7 @@ def _spike_from_spike(p: SpikeAndSlab, q: SpikeAndSlab) -> Array:
 
 @kl_divergence.register(SpikeAndSlab, dist.Normal)
 def _spike_from_normal(p: SpikeAndSlab, q: dist.Normal) -> Array:
-    """Infinite where p has an atom, which a normal distribution excludes."""
+    """Infinite if p has an atom, to which a normal distribution gives probability 0."""
     return p.weights.kl(SpikeAndSlab(0.0, q.loc, q.scale).weights)
 
 

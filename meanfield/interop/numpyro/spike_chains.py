@@ -139,14 +139,14 @@ def as_prior(
         >>> prior.mean.tolist(), prior.variance.round(6).tolist()
         ([1.0], [1.5])
     """
-    makers = {"moments": _moments, "slab": _slab, "spike_and_slab": _law}
+    makers = {"moments": _moments, "slab": _slab, "spike_and_slab": _mixture}
     require(
         kind in makers,
         f"`kind` must be one of {sorted(makers)}; got {kind!r}.",
     )
     priors = {}
     for name, weight in weights.items():
-        # Inside a traced model the numbers of an ensemble are still constants.
+        # The values of an ensemble are constants even while a model is traced.
         with jax.ensure_compile_time_eval():
             variance = weight.var if kind == "moments" else weight.slab_var
             known = is_concrete(variance)
@@ -201,7 +201,7 @@ def _slab(weight: SpikeSlab) -> dist.Distribution:
     return dist.Normal(weight.slab_mean, safe_sqrt(weight.slab_var))
 
 
-def _law(weight: SpikeSlab) -> dist.Distribution:
+def _mixture(weight: SpikeSlab) -> dist.Distribution:
     require(
         not weight.shared,
         "`kind` 'spike_and_slab' needs a separate spike for each weight; got weights "

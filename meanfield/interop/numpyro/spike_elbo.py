@@ -7,8 +7,9 @@ antithetic pair, b from u and b̃ from 1 − u with one uniform u for each weigh
 
     ∂/∂φ_j ≈ ½ (f(b) − f(b̃)) (−1)^{b̃_j} 1[b_j ≠ b̃_j] σ(|φ_j|),   φ = ln((1 − π)/π)
 
-which is unbiased. Its variance grows with the number of weights, so this objective is
-for models of up to some hundreds of weights, and to check the cheaper one.
+which is unbiased. Its variance grows with the number of weights, so this objective
+suits models of up to some hundreds of weights, and tests of the cheaper objective
+(`spike_guide`).
 """
 
 from typing import Any

@@ -6,10 +6,10 @@ r"""A network with spike-and-slab weights inside a NumPyro model, as one stateme
 
 In `spike_slab_module` π, m, Ξ are parameters of the model: every unit and example has
 independent noise (local reparameterization), and the KL is a factor of the model. It is
-for SVI, and as fast as training by `fit`.
+meant for SVI, and is as fast as training by `fit`.
 
-`random_spike_slab_module` makes every weight tensor a latent site. It is for guides of
-sites (`AutoSpikeSlab`) and for Markov chains on small networks.
+`random_spike_slab_module` makes every weight tensor a latent site. It is meant for the
+guide `AutoSpikeSlab`, and for Markov chains on small networks.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,8 +41,8 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
     Registers π, m and √Ξ of every random weight (``<name>/<path>/spike_prob``, …) and
     every learned point value (``<name>/<path>``) by `numpyro.param`, and with a prior
     adds −Σ KL(q ‖ prior) to the log-density. The objective of SVI is then the bound of
-    `fit`: scale the likelihood to all data with a subsampling plate, and keep this
-    statement outside of plates.
+    `fit`, if a subsampling plate scales the likelihood to all data and this statement
+    is outside of plates.
 
     Args:
         name: prefix of the parameters.
@@ -59,8 +59,8 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
 
     Raises:
         ValueError: a prior is given inside a plate, or the objective weighs draws by
-            their densities (`RenyiELBO`), which the noise of this network does not
-            have.
+            their densities (`RenyiELBO`), because the noise of this network has no
+            density.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro
@@ -88,9 +88,9 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         }
     require(
         prior is None or not plates.names,
-        f"spike_slab_module {name!r} stands inside the plate {plates.names}, where "
-        "its KL would count once for each of the plate's entries. Put the statement "
-        "before the plate, and only the likelihood inside.",
+        f"spike_slab_module {name!r} is inside the plate {plates.names}, where its KL "
+        "would be counted for each of the plate's entries. Put the statement before "
+        "the plate, and only the likelihood inside.",
     )
     ensemble = ensemble_from_params(name, ensemble, values)
     if prior is not None:
@@ -109,7 +109,7 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
 
 
 class _Plates(Messenger):
-    """Records the plates around the parameters that are registered inside."""
+    """Records the plates around the parameters that are registered in its context."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +201,9 @@ def random_spike_slab_module(
 
     def draw(path: str, leaf: Any) -> Any:
         if is_spike_slab(leaf):
-            return numpyro.sample(f"{name}/{path}", _site_law(prior, path, leaf))
+            return numpyro.sample(
+                f"{name}/{path}", _site_distribution(prior, path, leaf)
+            )
         if _learned(ensemble, path, leaf):
             distribution = (
                 dist.Normal(0.0, point_scale).expand(leaf.shape).to_event(leaf.ndim)
@@ -249,7 +251,7 @@ def _starts(name: str, ensemble: Ensemble) -> dict[str, tuple[Any, Any]]:
     return starts
 
 
-def _site_law(prior: Any, path: str, weight: SpikeSlab) -> dist.Distribution:
+def _site_distribution(prior: Any, path: str, weight: SpikeSlab) -> dist.Distribution:
     if isinstance(prior, SpikeSlabPrior):
         require(
             prior.is_fixed,

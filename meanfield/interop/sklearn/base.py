@@ -31,9 +31,9 @@ from .frames import FrameEncoder, has_categories
 from .weighting import counted, in_order, repeated
 
 BLOCK = 256
-# Where the selective rule does not decide them.
+# Defaults if the selective rule does not choose them.
 EPOCHS, LEARNING_RATE = 100, 5e-3
-# A single pass is no run that the selective rule could plan.
+# The selective rule cannot plan a single pass, so `partial_fit` uses these.
 PASS_PRIOR = SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
 PASS_TEMPERATURE = 0.05
 
@@ -77,7 +77,7 @@ class MeanFieldEstimator(BaseEstimator):
         self.random_state = random_state
 
     def _read(self, x: Any, reset: bool) -> Any:
-        """Checked inputs: a frame with categories unchanged, all else as numbers."""
+        """Checked inputs: a frame with categories as it is, other data as numbers."""
         frame = hasattr(x, "columns")
         if has_categories(x) or (frame and not reset and self.encoder_.columns):
             _validate(self, x, reset=reset, skip_check_array=True)
@@ -120,8 +120,9 @@ class MeanFieldEstimator(BaseEstimator):
             require(fits(value), f"`{name}` must be {needed}; got {value!r}.")
         require(
             self.learning_rate is None or selective_rule(self.prior) is None,
-            "`learning_rate` must be None under the selective rule, which has steps of "
-            f"its own; got {self.learning_rate!r}. Leave it out, or pass a `prior`.",
+            "`learning_rate` must be None under the selective rule, which chooses "
+            f"the step size; got {self.learning_rate!r}. Leave it out, or pass a "
+            "`prior`.",
         )
 
     def _start(self, num_features: int, num_outputs: int) -> None:
@@ -180,7 +181,7 @@ class MeanFieldEstimator(BaseEstimator):
             setattr(self, name, eqx.combine(filled, rest))
 
     def _learn(self, x: Any, y: Any, weights: Any, whole_run: bool) -> FitResult:
-        """Learn in a whole run, or in one pass more."""
+        """Learn in a whole run, or in one further pass."""
         x, y, weights = in_order(*counted(x, y, weights))
         validation, patience = None, None
         if self.early_stopping and whole_run:
@@ -200,7 +201,7 @@ class MeanFieldEstimator(BaseEstimator):
         elif selective_rule(self.prior) is not None:
             require(
                 len(x) > 1,
-                "`X` must have 2 examples at least, for one is held out meanwhile; got "
+                "`X` must have at least 2 examples, because one is held out; got "
                 "n_samples=1. Pass more, or another `prior`.",
             )
             settings["epochs"] = self.epochs
@@ -264,7 +265,7 @@ class MeanFieldEstimator(BaseEstimator):
     def sample_network(self, random_state: Any = None) -> Any:
         """Draw a sub-network: an ordinary Equinox model with exact zeros.
 
-        Its input are the features of one example, from `encoder_.apply`.
+        Its input is the features of one example, from `encoder_.apply`.
         """
         check_is_fitted(self, "ensemble_")
         seed = check_random_state(random_state).randint(2**31 - 1)

@@ -28,21 +28,20 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         model: instead of `hidden`, a function ``model(num_features, num_outputs, *,
             key)`` that makes an Equinox module acting on one example.
         prior: "selective" or a `Selective`, the rule that chooses temperature, epochs
-            and step sizes itself, on a part of the examples that it holds out
-            meanwhile; a `SpikeSlabPrior`; or None for the published rule without a
-            prior. `partial_fit` cannot plan a run: there, under the selective rule, it
-            is a prior with inclusion probability ½ and learned slab scales, at
-            temperature 0.05.
+            and step sizes on a held-out part of the examples; a `SpikeSlabPrior`; or
+            None for the published rule without a prior. Under the selective rule,
+            `partial_fit` uses a prior of inclusion probability ½ with learned slab
+            scales, at temperature 0.05, because it cannot plan a run.
         temperature: weight of the prior's KL term, 1 for the evidence bound; under the
-            selective rule the highest that it may reach.
+            selective rule, the largest temperature that it may choose.
         epochs: passes over the data (at most, with early stopping). None: as many as
-            the selective rule needs, 4,000 steps at least; with other priors 100.
-        batch_size: examples a step; "auto" is an eighth of them, at most 64.
+            the selective rule needs, at least 4,000 steps; 100 with other priors.
+        batch_size: examples per step; "auto" is an eighth of all examples, at most 64.
         learning_rate: first step of Adam, falling to 0 along a cosine; None: 0.005, or
-            the selective rule's own.
+            the choice of the selective rule.
         early_stopping: hold out part of the data, and stop when the loss on it no
             longer falls.
-        validation_fraction: the part of the data that is held out.
+        validation_fraction: fraction of the data that is held out.
         patience: epochs without improvement before stopping.
         num_samples: noise draws averaged in a prediction.
         random_state: seed of everything random.
@@ -70,9 +69,9 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
             X: an array of numbers, or a frame of pandas or Polars; its columns of texts
                 or categories become one-hot features.
             y: labels of any type.
-            sample_weight: a number ≥ 0 for each example. A whole number is equivalent
-                to repeating the example so often; otherwise only ratios matter. The
-                order of the examples does not matter.
+            sample_weight: a number ≥ 0 for each example. A whole number w is equivalent
+                to w copies of the example; otherwise only ratios matter. The order of
+                the examples does not matter.
 
         Raises:
             ValueError: an argument does not fit; the message says which and why.
@@ -88,7 +87,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> "MeanFieldClassifier":
-        """One more pass over some data; `classes` names all labels the first time."""
+        """One further pass over some data; the first needs all labels in `classes`."""
         first = not hasattr(self, "ensemble_")
         if first and classes is not None:
             self._all_classes = np.unique(classes)
@@ -131,7 +130,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         return probs / probs.sum(1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest label."""
+        """The most probable label."""
         choice = self.predict_proba(X).argmax(1)
         return self.classes_[choice]
 
@@ -150,12 +149,10 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         prior: as for `MeanFieldClassifier`.
         temperature: as for `MeanFieldClassifier`.
         epochs: as for `MeanFieldClassifier`.
-        batch_size: examples a step; "auto" is an eighth of them, at most 64.
-        learning_rate: first step of Adam, falling to 0 along a cosine; None: 0.005, or
-            the selective rule's own.
-        early_stopping: hold out part of the data, and stop when the loss on it no
-            longer falls.
-        validation_fraction: the part of the data that is held out.
+        batch_size: as for `MeanFieldClassifier`.
+        learning_rate: as for `MeanFieldClassifier`.
+        early_stopping: as for `MeanFieldClassifier`.
+        validation_fraction: as for `MeanFieldClassifier`.
         patience: epochs without improvement before stopping.
         num_samples: noise draws averaged in a prediction.
         random_state: seed of everything random.
@@ -188,7 +185,7 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None
     ) -> "MeanFieldRegressor":
-        """One more pass over some data."""
+        """One further pass over some data."""
         first = not hasattr(self, "ensemble_")
         X, y, weights = self._prepare(X, y, sample_weight, reset=first)
         if first:

@@ -1,8 +1,8 @@
 """Columns of a data frame as features: standardised numbers or one-hot categories.
 
-A column is categorical if its type is, or if it holds texts; a missing entry is then
-one more category. Numbers must not be missing. Frames of pandas and of Polars work;
-only their `columns` and ``frame[name]`` are used.
+A column is categorical if it has a categorical type or holds texts; a missing entry is
+then one more category. Numbers must not be missing. Frames of pandas and of Polars
+work; only their `columns` and ``frame[name]`` are used.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def mean_and_spread(
     values: Float[np.ndarray, " rows *columns"],
     weights: Float[np.ndarray, " rows"] | None,
 ) -> tuple[Any, Any]:
-    """Mean and standard deviation along the rows; 1 where nothing varies.
+    """Mean and standard deviation over the rows; deviation 1 for a constant column.
 
     Rounded to float32, so that a row of weight 2 and the same row twice give equal
     results.
