@@ -223,7 +223,7 @@ def test_scores_in_half_precision_do_not_lose_the_count_of_draws(x):
         (np.zeros((4, 2)), np.zeros(4, int), r"`data`.*float32\[4, 2\].*model raises"),
         (np.zeros((4, 3)), np.full(4, 9), "labels 0 … 3.*got 9 in row 0"),
         (np.zeros((4, 3)), np.array([0, 1, -1, 0]), "labels 0 … 3.*got -1 in row 2"),
-        (np.zeros((4, 3)), np.zeros(3, int), "as many targets as examples"),
+        (np.zeros((4, 3)), np.zeros(3, int), "one target for each example"),
         (
             np.zeros((0, 3)),
             np.zeros(0, int),

@@ -187,7 +187,7 @@ def test_every_example_weighs_what_it_is_given(ensemble):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": (X, Y[:5])}, "as many targets as examples"),
+        ({"data": (X, Y[:5])}, "one target for each example"),
         ({"data": (X[:0], Y[:0])}, "must have at least one example"),
         ({"data": (X.at[3, 1].set(jnp.nan), Y)}, "NaN or infinity in row 3"),
         ({"data": (X[:, :2], Y)}, "a batch that the model accepts"),

@@ -1,4 +1,4 @@
-"""Large batches in less memory: a batch is processed in parts, one after the other."""
+"""Process a large batch in parts, one after the other, in less memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,12 @@ def in_parts(
 
     Args:
         count: number of parts, which divides the number of examples.
-        function: of (x, y, key, carried), to a tree of arrays and a new `carried`.
+        function: function of (x, y, key, carried) that returns a tree of arrays and a
+            new `carried`.
         x: inputs.
         y: targets.
         key: split into a key for each part; used as it is for a single part.
-        carried: what each part passes to the next one, such as batch statistics.
+        carried: state that each part passes to the next one, such as batch statistics.
 
     Returns:
         The average, and `carried` after the last part.
@@ -34,7 +35,8 @@ def in_parts(
         return function(x, y, key, carried)
 
     def cut(array: Array) -> Array:
-        # Neighbours go to different parts, so each part uses all devices of a mesh.
+        # Neighbouring examples go to different parts, so each part uses all devices of
+        # a mesh.
         return jnp.moveaxis(array.reshape(-1, count, *array.shape[1:]), 1, 0)
 
     def add(kept: Any, part: Any) -> tuple[Any, None]:

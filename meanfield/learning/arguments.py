@@ -133,14 +133,14 @@ def _check_hold(ensemble: Ensemble, hold: Any) -> None:
     require(hold in (None, "means"), f"`hold` must be 'means' or None; got {hold!r}.")
     require(
         hold is None or bool(ensemble.weights()),
-        "`hold='means'` must leave something to learn, π and Ξ of random weights; the "
-        "ensemble has none. Make it by Ensemble.from_model(model) without a key, whose "
-        "slab means are the weights of a trained model.",
+        "`hold='means'` leaves only π and Ξ of random weights to learn; the ensemble "
+        "has no random weights. Make it by Ensemble.from_model(model) without a key, "
+        "whose slab means are the weights of a trained model.",
     )
 
 
 def _is_weight(value: Any) -> bool:
-    """Whether a value is a finite number ≥ 0; a text is none."""
+    """Whether a value is a finite number ≥ 0, and not a text."""
     kind = np.asarray(value).dtype.kind
     return kind in "iufb" and np.ndim(value) == 0 and 0 <= float(value) < math.inf
 

@@ -16,7 +16,8 @@ from meanfield.ensemble.ensemble import Ensemble
 from .targets import check_targets
 
 CHUNK = 8192
-# Raw images: so many examples are looked at, and one of their pixels is so bright.
+# Inputs are taken for raw images if a pixel of the first examples is so bright: the
+# number of these examples, and the brightness.
 PIXEL_EXAMPLES, PIXEL_FEATURES, BRIGHT = 256, 64, 200
 
 
@@ -31,7 +32,7 @@ def array_data(data: Any) -> tuple[Any, Any] | None:
     batches = callable(data) or hasattr(data, "__iter__")
     if batches and not (isinstance(data, tuple) and len(data) == 2):
         return None
-    return array_pair(data, hint="An iterable of such batches will do as well.")
+    return array_pair(data, hint="An iterable of such batches is accepted too.")
 
 
 def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]:
@@ -58,7 +59,7 @@ def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]
     examples = len(jax.tree.leaves(x)[0])
     require(
         bool(leaves) and all(leaf.shape[:1] == (examples,) for leaf in leaves),
-        f"`{name}` must have as many targets as examples; got {examples} examples and "
+        f"`{name}` must have one target for each example; got {examples} examples and "
         f"targets of shape {[leaf.shape for leaf in leaves[:4]]}.",
     )
     for leaf in leaves:
@@ -69,7 +70,7 @@ def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]
 def warn_of_raw_images(x: Any) -> None:
     """Warn if inputs seem to be pixels from 0 to 255, looking at the first examples.
 
-    Integers in rows are left alone: they may be tokens, which a network looks up.
+    Rows of integers cause no warning: they may be tokens, which a network looks up.
     """
     for leaf in jax.tree.leaves(x):
         some = np.asarray(leaf[:PIXEL_EXAMPLES])
@@ -151,7 +152,7 @@ def check_augment(augment: Any, x: Any, batch_size: int | None = None) -> None:
     """Raise if an augmentation changes the shape or type of a batch.
 
     Raises:
-        ValueError: it does, or it does not accept the batch.
+        ValueError: `augment` changes them, or does not accept the batch.
     """
     if augment is None:
         return
@@ -220,7 +221,7 @@ def _array(value: Any) -> Any:
 
 
 def _refuse_changed(value: np.ndarray, array: Any) -> None:
-    """Raise if whole numbers overflow, or if all real numbers become zero."""
+    """Raise if whole numbers overflow in the new type, or all real numbers become 0."""
     if value.dtype.kind in "iu" and value.size:
         limits = jnp.iinfo(array.dtype)
         least, most = int(value.min()), int(value.max())
@@ -233,8 +234,8 @@ def _refuse_changed(value: np.ndarray, array: Any) -> None:
     if value.dtype == np.float64 and array.dtype == jnp.float32 and value.any():
         require(
             bool(jnp.any(array)),
-            f"`data` must not be too small for {array.dtype}; got numbers of which the "
-            f"largest, {np.abs(value).max():g}, would become 0. Scale them first.",
+            f"`data` must not be too small for {array.dtype}; got numbers up to "
+            f"{np.abs(value).max():g}, which would all become 0. Scale them first.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: continued from any of them, the run gives identical results."""
+"""Checkpoints of a run, from each of which it continues with identical results."""
 
 import dataclasses
 import os
@@ -24,16 +24,17 @@ _SEARCH = "search.safetensors"
 
 @dataclasses.dataclass
 class Checkpoint:
-    """Where and when `fit` writes checkpoints.
+    """The folder and the times at which `fit` writes checkpoints.
 
     A file is written atomically after an epoch if enough epochs or minutes have passed
     since the last file. If the folder holds checkpoints of the same run, `fit`
-    continues from the newest. The trials of the selective rule are kept there too.
+    continues from the newest. The trials of the selective rule are stored in the folder
+    too.
 
     Args:
         folder: folder of the files.
         every_epochs: epochs between two files.
-        every_minutes: minutes after which a file is written before that.
+        every_minutes: minutes between two files, if they pass before `every_epochs`.
         keep: number of newest files to keep.
         keep_best: whether to keep the epoch of smallest validation NLL (or training
             loss, without validation data) in ``best.safetensors``.
@@ -90,7 +91,7 @@ class Checkpoint:
     def restore_search(
         self, fingerprint: dict[str, Any]
     ) -> dict[tuple[float, float], np.ndarray]:
-        """What `keep_search` wrote last; empty if there is none.
+        """The losses that `keep_search` wrote last; empty if there are none.
 
         Raises:
             ValueError: the file is damaged, or belongs to another run.
@@ -109,7 +110,7 @@ class Checkpoint:
     ) -> None:
         """Write the losses that the search before a run has found so far."""
         if jax.process_index() == 0:
-            # As text, which keeps every bit of a double.
+            # JSON's text of a number keeps every bit of a double.
             trials = [[*pair, losses.tolist()] for pair, losses in found.items()]
             about = {"trials": trials, "fingerprint": fingerprint}
             save_tree(Path(self.folder) / _SEARCH, {}, about)

@@ -3,8 +3,8 @@
 Runs with the same fingerprint give bitwise equal results with the same versions and the
 same number of devices of the same kind (on a CPU: of cores), because sums in another
 order are rounded differently. Programs are compared by the text that JAX prints, with
-operations, shapes and numbers. This text differs between versions of JAX; then only the
-rest is compared.
+operations, shapes and numbers. This text differs between versions of JAX; between
+versions only the other entries are compared.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ def _crc32(tree: Any, start: int = 0) -> int:
 def _crc32_of_batches(data: Any) -> int | None:
     """Checksum of all batches of a list, or of the first batch of a loader.
 
-    None if that batch differs each time, so that the run cannot be reproduced.
+    None if the first batch differs each time, so that the run cannot be reproduced.
     """
     if isinstance(data, list | tuple):
         checksum = 0

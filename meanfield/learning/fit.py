@@ -73,12 +73,12 @@ def fit(
 
         loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
-    in nats per example. By default the selective rule finds, on a part of the data that
-    it holds out meanwhile, how many connections can go; with a prior this is the
-    negative evidence bound, and with ``prior=None`` the published rule. Point values
-    (biases, norm scales) are learned too. A model in training mode is called in that
-    mode: dropout draws a mask in every step, and batch statistics follow the noisy
-    activations.
+    in nats per example. By default, the selective rule chooses T and the prior on a
+    held-out part of the data, so that as many connections as possible become absent;
+    with a `prior` and T = 1, the loss is the negative evidence bound, and with
+    ``prior=None`` learning follows the published rule. Point values (biases, norm
+    scales) are learned too. A model in training mode is called in that mode: dropout
+    draws a mask in every step, and batch statistics follow the noisy activations.
 
     Args:
         ensemble: the initial ensemble; it is not changed.
@@ -87,20 +87,20 @@ def fit(
             that can be iterated again in each epoch, or a function that returns one.
         likelihood: from outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives bitwise equal results.
-        epochs: passes over the data. Default: 30; under the selective rule so many
-            that there are at least 4,000 steps.
+        epochs: passes over the data. Default: 30; under the selective rule at least 30,
+            and enough for at least 4,000 steps.
         batch_size: examples per step, for arrays. The last examples of an epoch's
             random order that do not fill a batch are left out of that epoch.
         optimizer: any Optax optimizer. Default: Adam with a step size that falls from
             0.002 to 0 along a cosine.
-        prior: "selective" (default) or `Selective(...)`, the rule that finds
-            temperature and price of a connection in short runs, by a part of the data
-            that it holds out meanwhile (or by `validation`, if `data` is an iterable);
-            `SpikeSlabPrior`, a mapping from path names to priors; or None, the
-            published rule. A network without random weights is trained without.
+        prior: "selective" (default) or `Selective(...)`, the rule that chooses the
+            temperature and the price of a connection by short runs, on a held-out part
+            of the data (or on `validation`, if `data` is an iterable); a
+            `SpikeSlabPrior`; a mapping from path names to priors; or None, the
+            published rule. A network without random weights is trained without a prior.
         temperature: weight T ≥ 0 of the KL term, a number or a schedule (a function of
             the step). A warm-up over 500 steps is `optax.linear_schedule(0.0, 1.0,
-            500)`. Under the selective rule the highest that it may reach.
+            500)`. Under the selective rule, the largest T that it may choose.
         parametrization: `Projected()` (default without a prior) or `Unconstrained()`
             (default with one, and under the selective rule).
         validation: arrays (x, y), or (x, y, weights), scored after every epoch.
@@ -109,7 +109,8 @@ def fit(
             the final temperature and price count.
         callbacks: called with an `EpochReport` after every epoch; one that returns
             True ends the training.
-        checkpoint: a `Checkpoint` or a folder; a run found there is continued.
+        checkpoint: a `Checkpoint` or a folder; if it holds checkpoints of this run, the
+            run continues.
         mesh: a `jax.sharding.Mesh` whose axis "data" splits each batch, and whose axis
             "model", if any, splits wide weight matrices.
         accumulate: number of parts into which every batch is divided; gradients are
@@ -128,11 +129,11 @@ def fit(
             into every step; validation data are not augmented.
         noise: "preactivations", "weights", or a mapping or function from path names to
             either; by default that of the ensemble, see `Ensemble.with_noise`. Weights
-            are drawn once per batch; with ``accumulate=n`` once for each of n parts of
-            it. The result's ensemble has the same noise.
+            are drawn once per batch, or with ``accumulate=n`` once for each of its n
+            parts. The resulting ensemble has the same noise.
         hold: "means" learns π and Ξ around a trained network: slab means, point values
-            and the network's own state stay equal to the bit, and it is called in
-            inference mode. (A parameter of the likelihood is learned.)
+            and the network's own state do not change by a bit, and the network is
+            called in inference mode. (Parameters of the likelihood are learned.)
         progress: whether to show a progress bar.
 
     Returns:

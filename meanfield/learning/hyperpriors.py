@@ -4,12 +4,12 @@ r"""The hyperparameters of a layer's prior, found from its posterior.
 
       s² = Σ (1 − π)(Ξ + m²) / Σ (1 − π)
 
-  which is substituted at every step. By the envelope theorem the gradient of the
+  which is substituted at every step. By the envelope theorem, the gradient of the
   objective is its partial gradient at fixed s, so s needs no optimizer. The objective
-  then bounds the evidence at that s.
+  then bounds the evidence of this s.
 
-* ρ ~ Beta(a, b) has its own factor of the posterior, of which the optimal one is
-  q(ρ) = Beta(a + n₁, b + n₀) with n₁ = Σ (1 − π) and n₀ = Σ π. With it
+* ρ ~ Beta(a, b) has its own factor of the posterior; the optimal factor is q(ρ) =
+  Beta(a + n₁, b + n₀) with n₁ = Σ (1 − π) and n₀ = Σ π. With it
 
       KL = Σ [−H_b(π) + (1 − π) KL_slab] + ln B(a, b) − ln B(a + n₁, b + n₀)
 
@@ -34,7 +34,8 @@ class LayerPrior(eqx.Module):
     Args:
         inclusion_prob: ρ, the probability that a connection is present.
         slab_scale: s, the standard deviation of a present weight.
-        hyper_cost: what the unknown ρ adds to the KL of the layer, in nats.
+        hyper_cost: the term of the KL of the layer that is due to the unknown ρ, in
+            nats.
     """
 
     inclusion_prob: Any
@@ -50,7 +51,7 @@ class BetaInclusion(eqx.Module):
 
 
 def empirical_slab_scale(weight: SpikeSlab) -> Float[Array, ""]:
-    r"""Slab scale that makes the KL of one weight tensor smallest.
+    r"""Slab scale that minimizes the KL of one weight tensor.
 
         s² = Σ (1 − π)(Ξ + m²) / Σ (1 − π)
 
@@ -58,8 +59,8 @@ def empirical_slab_scale(weight: SpikeSlab) -> Float[Array, ""]:
         weight: posterior of the tensor, with π, m and Ξ.
 
     Returns:
-        s, a standard deviation, held constant under differentiation (the gradient of
-        the KL at its minimum over s is the partial one). 1 where no weight is present.
+        s, a standard deviation, held constant under differentiation (by the envelope
+        theorem, see above). 1 if no weight is present.
     """
     fixed = jax.lax.stop_gradient(weight)
     wide = jnp.promote_types(fixed.dtype, jnp.float32)

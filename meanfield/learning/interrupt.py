@@ -29,7 +29,7 @@ def stop_on_interrupt() -> Iterator[StopWish]:
 
     def ask(number: int, frame: object) -> None:
         wish.asked = True
-        os.write(2, NOTICE)  # A stream could be in the middle of a line.
+        os.write(2, NOTICE)  # A stream might be in the middle of a write.
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, ask)

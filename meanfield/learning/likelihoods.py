@@ -2,7 +2,7 @@ r"""Likelihoods: from the outputs of a network to a distribution of its targets.
 
     outputs (batch, ...)  →  NumPyro distribution with batch shape (batch,)
 
-A likelihood is any such function. The ones given here are frozen pytrees whose only
+A likelihood is any such function. Those of this module are frozen pytrees whose only
 array leaves are trainable parameters (a learned noise scale), so that an optimizer can
 update them together with the network; everything fixed is static.
 """

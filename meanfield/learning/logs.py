@@ -19,7 +19,8 @@ def log_csv(path: str | os.PathLike) -> Callable[[Any], None]:
     """A callback that writes the history to a CSV file, one row per epoch.
 
     The file is written to a temporary path after every epoch and then renamed, so it
-    can be read during training. If a run is continued, so is the file.
+    can be read during training. If a run is continued, its history and so the file
+    continue too.
 
     Args:
         path: the file.

@@ -123,7 +123,7 @@ class Loop:
         self.recipe = dataclasses.replace(self.recipe, restriction=restriction)
 
     def scores(self) -> list[float]:
-        """What early stopping and the best checkpoint go by; less is better."""
+        """Scores for early stopping and the best checkpoint; smaller is better."""
         scores = self.history.get("loss" if self.validation is None else "val_nll", [])
         first = min(self.settling, len(scores))
         return [math.inf] * first + scores[first:]
@@ -137,7 +137,7 @@ class Loop:
         return since
 
     def summary(self) -> dict[str, str]:
-        """The last epoch in a few words."""
+        """A short text on the last epoch."""
         names = ("nll", "kl", "temperature", "val_nll", "val_accuracy")
         return {n: f"{self.history[n][-1]:.4f}" for n in names if n in self.history}
 

@@ -49,9 +49,9 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
         learned: the parameters that it is to update.
 
     Raises:
-        ValueError: it is not an Optax transformation, every other of its steps
-            increases the loss (`optax.contrib.sam`), or it cannot take a step from the
-            arguments that `fit` gives it.
+        ValueError: it is not an Optax transformation, or it increases the loss at every
+            other step (`optax.contrib.sam`), or it cannot take a step from the
+            arguments that `fit` passes.
     """
     advice = _advice(optimizer)
     require(
@@ -64,16 +64,15 @@ def check_optimizer(optimizer: Any, learned: Any) -> None:
         state = jax.eval_shape(optimizer.init, learned)
         require(
             not _has_sam(state),
-            "`optimizer` must decrease the loss at every step; got optax.contrib.sam, "
-            "which increases it at every other step to take the next gradient there. "
-            f"`fit` would keep those steps too. {advice}",
+            "`optimizer` must decrease the loss at every step; got "
+            "optax.contrib.sam, which increases it at every other step, to take the "
+            f"next gradient there. `fit` would keep these steps. {advice}",
         )
         step = jax.eval_shape(lambda *trees: _step(optimizer, *trees), learned, state)
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(
-            "`optimizer` cannot take a step in `fit`, which gives it the gradient, its "
-            "state, the parameters, `value`, `grad` and `value_fn`: "
-            f"{error}. {advice}"
+            "`optimizer` cannot take a step in `fit`, which passes the gradient, its "
+            f"state, the parameters, `value`, `grad` and `value_fn`: {error}. {advice}"
         ) from error
     require(
         jax.tree.structure(step) == jax.tree.structure(learned),
@@ -96,7 +95,7 @@ def _has_sam(state: Any) -> bool:
 
 
 def _step(optimizer: optax.GradientTransformation, learned: Any, state: Any) -> Any:
-    """A step for a gradient equal to the parameters; used for its shapes."""
+    """A step for a gradient equal to the parameters; only its shapes matter."""
     loss = jnp.zeros(())
     change, _ = optax.with_extra_args_support(optimizer).update(
         learned, state, learned, value=loss, grad=learned, value_fn=lambda _: loss
@@ -105,12 +104,12 @@ def _step(optimizer: optax.GradientTransformation, learned: Any, state: Any) -> 
 
 
 def scale_steps(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    r"""Multiply the steps of some parameters; goes at the end of an `optax.chain`.
+    r"""Multiply the steps of some parameters; for the end of an `optax.chain`.
 
         step of θ  ←  factor(θ) · step of θ
 
     A logit has to change from 0 to ±7 before a connection is certain, a slab mean only
-    by about 0.1; with one step size the first learns slowly or the second is noisy.
+    by about 0.1: with one step size for both, logits learn slowly or means are noisy.
 
     Args:
         factors: factor ≥ 0 by name, for every parameter whose path ends in that name:

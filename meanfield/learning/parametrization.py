@@ -38,7 +38,7 @@ class AbstractParametrization(eqx.Module):
 
     @abc.abstractmethod
     def kl(self, numbers: Any, prior: Any) -> Float[Array, "..."]:
-        """KL(q‖prior) of every weight in nats, as `SpikeSlab.kl` gives it."""
+        """KL(q‖prior) of every weight in nats, equal to `SpikeSlab.kl`."""
 
     @abc.abstractmethod
     def project(self, numbers: Any) -> Any:
@@ -97,7 +97,7 @@ class Unconstrained(AbstractParametrization):
     Args:
         smallest_prob: an initial π is clipped to [smallest_prob, 1 − smallest_prob],
             because 0 and 1 have no finite logit.
-        smallest_scale: an initial √Ξ below this is set to it.
+        smallest_scale: an initial √Ξ below this value is raised to it.
     """
 
     smallest_prob: float = eqx.field(static=True, default=0.01)
@@ -139,8 +139,9 @@ class Unconstrained(AbstractParametrization):
             KL = [ −H(π) − π ln π₀ − (1 − π) ln(1 − π₀) ] / n
                  + (1 − π) ½ [ (Ξ + m²)/s² − 1 − 2λ + 2 ln s ]
 
-        where −H(π) = ln P − (1 − P) |ℓ|, P = max(π, 1 − π). That is the only logarithm
-        to compute; the derivative of −H with respect to ℓ, π (1 − π) ℓ, needs none.
+        where −H(π) = ln P − (1 − P) |ℓ|, P = max(π, 1 − π). Only ln P has to be
+        computed; the derivative of −H with respect to ℓ, π (1 − π) ℓ, needs no
+        logarithm.
         """
         if isinstance(prior, SpikeSlab):
             return self.decode(numbers).kl(prior)

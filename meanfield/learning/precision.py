@@ -1,4 +1,4 @@
-"""Compute a network in another floating-point type than that of its parameters."""
+"""Compute a network in a floating-point type other than that of its parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     """A network that computes in `dtype` and gives its outputs in float32.
 
     Parameters keep the type in which they are stored: the inputs of the network are
-    cast, and of random weights the mean and the variance. With `dtype` None the network
+    cast, and the means and variances of random weights. With `dtype` None the network
     is returned unchanged.
     """
     if dtype is None:

@@ -42,8 +42,8 @@ class SpikeSlabPrior(eqx.Module):
         slab_scale: s > 0, a standard deviation; or `"learned"`, for each layer by
             empirical Bayes; or a mapping from path names to either. The default 1 is
             a weakly informative scale for networks without 1/√fan-in factors. The
-            default does not depend on the fan-in, because the shape of a weight tensor
-            does not determine it.
+            default cannot depend on the fan-in, which the shape of a weight tensor does
+            not determine.
 
     Raises:
         ValueError: ρ outside (0, 1), s not positive, or an unknown string.
@@ -79,13 +79,13 @@ class SpikeSlabPrior(eqx.Module):
 
     @property
     def names(self) -> set[str]:
-        """Path names that the prior mentions; empty if it treats all layers alike."""
+        """Path names in the prior's mappings; empty without mappings."""
         mappings = [x for x in (self._inclusion, self._slab) if isinstance(x, dict)]
         return set().union(*mappings)
 
     @property
     def is_fixed(self) -> bool:
-        """Whether ρ and s are given numbers in every layer, none of them learned."""
+        """Whether ρ and s are given numbers in every layer, and neither is learned."""
         parts = [*_values(self._inclusion), *_values(self._slab)]
         return not any(isinstance(part, BetaInclusion | _Learned) for part in parts)
 
@@ -94,13 +94,13 @@ class SpikeSlabPrior(eqx.Module):
 
         Args:
             name: path name of the tensor, such as `"layers/0/weight"`.
-            weight: its posterior, from which learned values follow.
+            weight: its posterior, which determines the learned values.
 
         Returns:
             The prior of this tensor, to be passed to `weight.kl(...)`.
 
         Raises:
-            ValueError: the prior has values by name, and none for this name.
+            ValueError: the prior is a mapping without this name.
         """
         inclusion = _of_layer("inclusion_prob", self._inclusion, name)
         scale = _of_layer("slab_scale", self._slab, name)
@@ -121,8 +121,8 @@ def layer_kls(
 
     Args:
         weights: posterior by path name, as `Ensemble.weights()` gives it.
-        prior: a `SpikeSlabPrior`; or a mapping with the same names to what
-            `SpikeSlab.kl` takes, such as the `SpikeSlab`s of an earlier posterior.
+        prior: a `SpikeSlabPrior`; or a mapping with the same names to priors as
+            `SpikeSlab.kl` takes them, such as the `SpikeSlab`s of an earlier posterior.
         kl: the divergence of every weight of a tensor, from its path name and prior;
             `SpikeSlab.kl` if not given.
 
@@ -130,7 +130,8 @@ def layer_kls(
         By path name, Σ KL(q‖P₀) with the cost of hyper-priors.
 
     Raises:
-        ValueError: the prior names a tensor that does not exist, or lacks one.
+        ValueError: the prior has the name of a tensor that does not exist, or lacks a
+            name.
     """
     if isinstance(prior, SpikeSlabPrior):
         unknown = prior.names - set(weights)
@@ -175,7 +176,8 @@ def total_kl(
         log-likelihood minus this number is a lower bound on the log-evidence.
 
     Raises:
-        ValueError: the prior names a tensor that is not there, or misses one.
+        ValueError: the prior has the name of a tensor that does not exist, or lacks a
+            name.
 
     Example:
         >>> import meanfield as mf
@@ -196,7 +198,7 @@ def posterior_as_prior(
 ) -> dict[str, SpikeSlab]:
     """The posterior of one task as the prior of the next.
 
-    With π = 0, π = 1 or Ξ = 0 in the prior a weight could never change again, because
+    If the prior had π = 0, π = 1 or Ξ = 0, a weight could never change again, because
     its KL would be infinite. So π is kept inside (0, 1) and √Ξ above 0.
 
     Args:
@@ -310,7 +312,7 @@ def _real(name: str, given: Any, needed: str) -> Any:
 def _one_number(name: str, given: Any) -> Any:
     require(
         not isinstance(given, dict | _Learned | BetaInclusion),
-        f"`{name}` of this prior must be asked for by layer, because it is learned or "
+        f"`{name}` of this prior has no single value, because it is learned or "
         "differs between layers. Use prior.for_layer(name, weight), or total_kl for "
         "the whole network.",
     )

@@ -11,11 +11,11 @@ from .training import AbstractRestriction
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What the selective rule found before a run.
+    """The temperature and price that the selective rule found before a run.
 
     Attributes:
         temperature: T of the run.
-        price: c, in nats a connection.
+        price: c, in nats per connection.
         trials: mean held-out loss, in nats per example, by temperature and price.
     """
 
@@ -30,7 +30,7 @@ class Search:
 
     @classmethod
     def restored(cls, kept: dict[str, Any]) -> "Search":
-        """From what `kept` gave."""
+        """The search from the result of `kept`."""
         trials = {(t, price): loss for t, price, loss in kept["trials"]}
         return cls(kept["temperature"], kept["price"], trials)
 
@@ -41,12 +41,13 @@ class FitResult:
 
     Attributes:
         ensemble: the trained ensemble.
-        likelihood: the likelihood, with what it learned.
-        history: sequences of equal length, one entry an epoch: `epoch`, `loss`, `nll`
-            and `kl` (nats per example), `seconds`, and with validation data `val_nll`
-            and, for labels, `val_accuracy`; under the selective rule `temperature`.
+        likelihood: the likelihood, with its learned parameters.
+        history: sequences of equal length, with one entry per epoch: `epoch`, `loss`,
+            `nll` and `kl` (nats per example), `seconds`, and with validation data
+            `val_nll` and, for labels, `val_accuracy`; under the selective rule
+            `temperature`.
         stopped: "finished", "early" (no improvement), "callback" or "interrupted".
-        search: what the selective rule found before; None under another rule.
+        search: the result of the selective rule's search; None under another rule.
     """
 
     ensemble: Ensemble
@@ -58,14 +59,14 @@ class FitResult:
 
 @dataclasses.dataclass(frozen=True)
 class EpochReport:
-    """What a callback sees after an epoch.
+    """The report that a callback gets after an epoch.
 
     Attributes:
         epoch: number of epochs done.
         epochs: number of epochs asked for.
         history: as in `FitResult`; a copy.
-        get: builds the ensemble and the likelihood of this moment.
-        restrict: sets the `restriction` of the epochs that follow.
+        get: function that builds the current ensemble and likelihood.
+        restrict: function that sets the `restriction` of the following epochs.
     """
 
     epoch: int
@@ -86,7 +87,7 @@ class EpochReport:
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient stopped being finite.
+    """The loss or its gradient was no longer finite.
 
     Attributes:
         step: the step, counted from 0, at which it happened.

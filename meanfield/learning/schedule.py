@@ -1,4 +1,4 @@
-"""What a run is told anew without compiling anew, and the batches of an epoch."""
+"""Settings that change between runs without new compilation, and random batches."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-# The temperature rises from this part of it, during that part of a run.
+# The temperature rises from 0.03 of its final value, during 0.4 of the run.
 RISE_FROM, RISING = 0.03, 0.4
 
 
 class Schedule(eqx.Module):
-    r"""How temperature and steps change during a run of the selective rule.
+    r"""Temperature and step size over the steps of a run of the selective rule.
 
         T(t) = T · 0.03^(1 − min(t / 0.4 t_end, 1)),  step(t) ∝ ½ (1 + cos(π t / t_end))
 
-    Its numbers are arrays: trials at several temperatures and the run that follows are
-    one compiled program.
+    Its numbers are arrays, so that trials at several temperatures and the run that
+    follows use one compiled program.
 
     Attributes:
         temperature: T.
         steps: t_end.
-        held: which examples take no part; None for batches from outside.
-        num_steps: steps of an epoch.
-        cools: whether the optimizer's steps shrink; one of the user's own does not.
+        held: mask of the examples that are held out; None for the user's own batches.
+        num_steps: number of steps of an epoch.
+        cools: whether the step size falls; it does not with the user's own optimizer.
     """
 
     temperature: Float[Array, ""]
@@ -39,7 +39,7 @@ class Schedule(eqx.Module):
         return self.temperature * RISE_FROM ** (1 - risen)
 
     def shrink(self, change: Any, step: Int[Array, ""]) -> Any:
-        """The part of the optimizer's step that is taken."""
+        """The optimizer's step, multiplied by the factor of the schedule."""
         if not self.cools:
             return change
         done = jnp.clip(step / self.steps, 0, 1)
@@ -55,9 +55,9 @@ def random_batches(key: PRNGKeyArray, num_data: int, batch_size: int) -> Array:
 
 
 def free_batches(key: PRNGKeyArray, schedule: Schedule, batch_size: int) -> Array:
-    """As many random batches as an epoch has steps, of examples that are not held.
+    """Random batches for the steps of an epoch, of examples that are not held out.
 
-    Where some are held, the first of the order come a second time.
+    If some are held out, the first examples of the random order occur twice.
     """
     assert schedule.held is not None
     place = jax.random.uniform(key, schedule.held.shape) + schedule.held

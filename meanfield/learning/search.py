@@ -1,23 +1,25 @@
-r"""Which temperature and price serve the data: short runs, judged on a held-out part.
+r"""Search the temperature and price of a run by short trials and a held-out part.
 
     c_max = ln W + ½ ln n
 
-is the highest price of a connection, in nats: the length of the message which of W
-connections is there, and how large, known as well as n examples can tell (minimum
-description length; Rissanen 1978). Clean data want a low temperature: their examples
-say more than the likelihood of one alone knows (Wenzel et al. 2020, arXiv:2002.02405).
-Noisy ones want T = 1, and that most connections go.
+is the highest price of a connection, in nats: the length of a message that says which
+of the W connections is present, and gives its weight to the precision of n examples
+(minimum description length; Rissanen 1978). A low temperature suits clean data, whose
+examples are more informative than the likelihood assumes (Wenzel et al. 2020,
+arXiv:2002.02405). T = 1 and few connections suit noisy data.
 
-At c_max trials go from T_max / 10 upwards, by factors of √10, while the loss of the
-held-out examples does not suffer; if it does at the first step up, they go down while
-it gains. Then, at that temperature, the price is a quarter, or 0, where that gains. A
-loss suffers, or gains, when its mean changes by more than the tolerance and by more
-than one standard error of the differences of single examples: of what cannot be told
-apart the sparsest is taken (Breiman et al. 1984). The tolerance is not 0 because a
-trial is shorter than the run that follows, and a price costs a short run more: on MNIST
-0.0022 nats in trials of 6 epochs, nothing in 20. All trials begin at the same start,
-with the same examples, draws and decay of the steps: what differs is T or c. The
-held-out part is then given back: the run at the chosen two learns from all examples.
+At c_max, trials raise T from T_max / 10 by factors of √10 as long as the loss of the
+held-out examples does not get worse. If it gets worse at the first of these steps,
+trials lower T instead, as long as the loss gets better. At the chosen T the price is
+then lowered to c_max / 4, and to 0, as long as the loss gets better. A loss is worse or
+better if its mean changes by more than the tolerance and by more than one standard
+error of the differences of single examples; so among settings that do not differ
+significantly the sparsest is chosen (Breiman et al. 1984). The tolerance is positive
+because a trial is shorter than the run that follows, and a price increases the loss of
+a short run more: on MNIST by 0.0022 nats in trials of 6 epochs, and not at all in 20
+epochs. All trials have the same initial state, examples, random draws and decay of the
+step size; they differ only in T or c. The run at the chosen T and c learns from all
+examples, including the held-out ones.
 """
 
 import dataclasses
@@ -42,14 +44,17 @@ from .training import Recipe
 from .validation import example_losses
 
 RATIO = math.sqrt(10)
-FIRST, LOWEST = 2, 6  # Powers of 1 / RATIO.
-PRICES = (0.25, 0.0)  # Parts of the highest price, below 1.
-# A trial takes this part of the run's steps, and so many at least.
+FIRST, LOWEST = (
+    2,
+    6,
+)  # as powers of 1 / RATIO, times T_max
+PRICES = (0.25, 0.0)  # Prices below the highest one, relative to it.
+# Length of a trial: this fraction of the run's steps, but at least this number.
 SHARE, TRIAL_STEPS = 0.2, 3000
 
 
 def message_length(num_weights: int, num_data: int) -> float:
-    """The price c of a connection, in nats."""
+    """c_max = ln W + ½ ln n, the highest price of a connection, in nats."""
     return math.log(max(num_weights, 2)) + 0.5 * math.log(max(num_data, 1))
 
 
@@ -65,18 +70,19 @@ def find_pressure(
     found: Tried | None = None,
     keep: Callable[[Tried], Any] = lambda found: None,
 ) -> Search:
-    """The highest temperature, then the highest price, of a loss that is good enough.
+    """The highest temperature, and then the highest price, without a worse loss.
 
     Args:
-        trial: from temperature and price to the loss of every held-out example.
+        trial: function from temperature and price to the loss of every held-out
+            example.
         ceiling: T_max.
         largest_price: c_max.
-        tolerance: a change of the mean loss that does not count, in nats.
-        found: what an interrupted search has tried, which is not tried again.
-        keep: called with all that was tried, after every trial.
+        tolerance: changes of the mean loss up to this are neglected, in nats.
+        found: results of an interrupted search, which are not computed again.
+        keep: called with the results so far after every trial.
 
     Returns:
-        T, c, and the mean loss of all that was tried.
+        T, c, and the mean losses of all trials.
     """
     found = dict(found or {})
 
@@ -115,7 +121,7 @@ def is_worse(
     others: Float[np.ndarray, " held"],
     tolerance: float,
 ) -> bool:
-    """Whether losses are worse than others, by more than tolerance and noise."""
+    """Whether losses exceed others on average, by more than tolerance and noise."""
     if not np.isfinite(losses).all():
         return bool(np.isfinite(others).all())
     if not np.isfinite(others).all():
@@ -126,25 +132,26 @@ def is_worse(
 
 @dataclasses.dataclass(frozen=True)
 class Trials:
-    """What all trials, and the run that follows, have in common.
+    """The settings that all trials share with the run that follows.
 
     Attributes:
-        recipe: of the run, without its schedule and prior.
-        learned: the numbers at the start.
-        moving: the network's own state at the start.
-        data: as `fit` was given it.
-        arrays: the same as arrays, or None.
-        held: which examples are held out; None where they are not among the data.
-        held_data: their inputs and targets.
-        epochs: of the run.
-        batch_size: examples a step, of arrays.
-        cools: whether the optimizer's steps shrink.
-        key: of the run.
-        layout: where arrays live.
+        recipe: recipe of the run, without its schedule and prior.
+        learned: the initial parameters of the optimizer.
+        moving: the initial state of the network, such as batch statistics.
+        data: the argument of `fit`.
+        arrays: the data as arrays, or None.
+        held: mask of the examples that are held out; None if they are not part of the
+            data.
+        held_data: inputs and targets of the held-out examples.
+        epochs: epochs of the run.
+        batch_size: examples per step, for arrays.
+        cools: whether the step size falls during a run.
+        key: random key of the run.
+        layout: placement of arrays on devices.
         progress: whether to show a progress bar.
         ceiling: T_max.
         price: c_max.
-        tolerance: a change of the mean held-out loss that does not count.
+        tolerance: changes of the mean held-out loss up to this are neglected.
     """
 
     recipe: Recipe
@@ -165,7 +172,7 @@ class Trials:
     tolerance: float
 
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch; of batches from outside, as the first one suggests."""
+        """Steps of an epoch; for an iterable, estimated from its first batch."""
         if self.held is not None:
             return len(self.held) // self.batch_size
         first = next(iter(iterate(self.data, 0)))
@@ -174,11 +181,12 @@ class Trials:
     def recipe_at(
         self, temperature: float, price: float, epochs: int, trial: bool = False
     ) -> Recipe:
-        """The recipe of a trial, or of the run, which holds nothing out."""
+        """The recipe of a trial, or of the run, in which no example is held out."""
         steps, held = self.steps_per_epoch(), self.held
         if held is not None:
             held = held if trial else np.zeros_like(held)
-            # The divergence is divided by the number of all examples.
+            # The divergence is divided by the number of all examples, not of those
+            # learned from.
             temperature = temperature / (1 - held.mean())
         schedule = Schedule(
             temperature=jnp.asarray(temperature, jnp.float32),
@@ -187,7 +195,7 @@ class Trials:
             num_steps=steps,
             cools=self.cools,
         )
-        # An array: nothing compiles anew.
+        # As an array, it can change without new compilation.
         share = jax.nn.sigmoid(-jnp.asarray(price, jnp.float32))
         prior = SpikeSlabPrior(inclusion_prob=share, slab_scale="learned")
         return dataclasses.replace(self.recipe, schedule=schedule, prior=prior)
@@ -200,8 +208,8 @@ class Trials:
         """Try temperatures and prices; see the top of the module.
 
         Args:
-            found: as for `find_pressure`, like `keep`.
-            keep: as there.
+            found: as for `find_pressure`.
+            keep: as for `find_pressure`.
         """
         if self.ceiling == 0:
             return Search(0.0, 0.0, {})

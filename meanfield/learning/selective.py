@@ -52,8 +52,8 @@ class Selective:
     r"""Settings of the selective rule, for `prior=` of `fit`.
 
     Args:
-        tolerance: held-out loss, in nats per example, that may be given up for a
-            smaller network.
+        tolerance: increase of the held-out loss, in nats per example, that is accepted
+            for a smaller network.
         price: c, in nats per connection. None: ln W + ½ ln n, for W connections and n
             examples.
         held_out: share of the examples that is held out during the search for the
@@ -141,7 +141,7 @@ def selective_start(ensemble: Ensemble) -> Ensemble:
     return ensemble.with_weights(fresh)
 
 
-@functools.lru_cache  # With the same object, a second run compiles nothing.
+@functools.lru_cache  # The same object, so that a second run compiles nothing.
 def selective_optimizer() -> optax.GradientTransformation:
     """Adam, with a larger step size for logits of spikes and for slab deviations."""
     return optax.chain(
@@ -186,20 +186,21 @@ def check_selective(
     )
     require(
         arrays is not None or validation is not None,
-        "`validation` is needed by the selective rule when `data` is an iterable: "
-        "there it takes the place of the examples held out. Pass it, or prior=None.",
+        "`validation` is needed by the selective rule when `data` is an iterable: it "
+        "takes the place of held-out examples. Pass it, or prior=None.",
     )
 
 
 def held_examples(
     rule: Selective, arrays: Any, validation: Any, batch_size: int, key: PRNGKeyArray
 ) -> tuple[Bool[np.ndarray, " examples"] | None, Any]:
-    """Which examples are held out, and their inputs and targets.
+    """A mask of the held-out examples, and their inputs and targets.
 
-    None are held out of an iterable of batches; the validation data take their place.
+    For an iterable of batches the mask is None, and the validation data take their
+    place.
 
     Raises:
-        ValueError: what is left does not fill a batch.
+        ValueError: the other examples do not fill a batch.
     """
     if arrays is None:
         x, y, weights = validation
@@ -214,10 +215,10 @@ def held_examples(
 def hold_out(
     rule: Selective, num_examples: int, batch_size: int, key: PRNGKeyArray
 ) -> Bool[np.ndarray, " examples"]:
-    """Which examples the rule holds out, at random.
+    """A random mask of the examples that the rule holds out.
 
     Raises:
-        ValueError: what is left does not fill a batch.
+        ValueError: the other examples do not fill a batch.
     """
     share = max(rule.held_out * num_examples, min(SMALL_SHARE * num_examples, ENOUGH))
     count = min(int(share), LARGEST)

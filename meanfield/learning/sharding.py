@@ -82,7 +82,7 @@ class Layout:
             f"{getattr(mesh, 'axis_names', mesh)}. Make it with "
             "jax.make_mesh((devices,), ('data',)).",
         )
-        # Plain axes, whose shardings the compiler completes.
+        # Axes of type Auto, whose shardings the compiler completes.
         self.mesh = Mesh(mesh.devices, mesh.axis_names)
         if batch_size is not None:
             self._require_divisible(batch_size, "`batch_size`")
@@ -159,7 +159,8 @@ def _place(array: Any, sharding: NamedSharding) -> Any:
 def gathered(tree: Any) -> Any:
     """A tree in which arrays on devices of several processes are copied to this one.
 
-    Every process must call it. Arrays that are wholly in this process are unchanged.
+    Every process must call it. Arrays that are completely in this process are
+    unchanged.
     """
 
     def bring(leaf: Any) -> Any:

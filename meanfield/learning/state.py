@@ -1,4 +1,4 @@
-"""What the steps of a run change, and pass on from one to the next."""
+"""The state that the steps of a run change and pass on."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -35,7 +35,7 @@ class TrainState(eqx.Module):
 
     @property
     def network(self) -> tuple[PyTree, dict[str, Array]]:
-        """All that a network is made of: learned parameters, and its own state."""
+        """The arrays of the network: learned parameters, and its own state."""
         return self.learned, self.moving
 
 

@@ -14,7 +14,7 @@ from meanfield.checks import require
 from .distributions import base_of, is_categorical
 from .likelihoods import AbstractLikelihood
 
-# Rows that are checked at once, which bounds the memory of the check.
+# Number of rows that are checked at once, to bound memory.
 _CHUNK = 4096
 
 
@@ -128,7 +128,7 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
         whole = _has_whole_support(distribution)
         if whole and targets.dtype.kind == "f":
             _refuse(chunk % 1 != 0, chunk, start, "whole numbers", "Encode the labels")
-        with np.errstate(over="ignore"):  # As large as the type that is learned from.
+        with np.errstate(over="ignore"):  # The type in which targets are learned.
             kept = jax.dtypes.canonicalize_dtype(chunk.dtype)
             aligned = _aligned(distribution, chunk.astype(kept))
         other = output_distribution(likelihood, _filled(outputs, len(chunk), 1.0))
@@ -169,7 +169,7 @@ def num_outputs(likelihood: Any, targets: Any) -> int:
 
 
 def _aligned(distribution: dist.Distribution, targets: Any) -> Any:
-    """Targets of the wanted shape and type; NumPy's stay so, and compile nothing."""
+    """Targets of the needed shape and type; NumPy arrays stay NumPy arrays."""
     wanted = tuple(distribution.batch_shape) + tuple(distribution.event_shape)
     if targets.dtype == bool:
         targets = targets.astype(int)
@@ -211,7 +211,7 @@ def _filled(outputs: Any, batch: int, value: float) -> Any:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without trailing axes of length one, except the batch axis."""
+    """The shape without trailing axes of length one, except the batch axis."""
     return shape if len(shape) < 2 or shape[-1] != 1 else _without_ones(shape[:-1])
 
 

@@ -132,7 +132,7 @@ def losses(
         key, own_key = jax.random.split(key)
         ensemble = recipe.restriction.restrict(whole, own_key)
         costs["penalty"] = recipe.restriction.penalty(whole, x)
-    # A network that is held is called as it is evaluated.
+    # A network with `hold="means"` is called in inference mode.
     if ensemble.training is None or recipe.hold == "means":
         apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
         network = mean_field(apply_fn, noise=ensemble.noise)
@@ -150,7 +150,7 @@ def losses(
     kl, loss = jnp.zeros_like(nll), nll + sum(costs.values())
     if recipe.prior is not None:
         divergence = None
-        if recipe.restriction is None:  # Else the weights differ from `learned`.
+        if recipe.restriction is None:  # otherwise the weights differ from `learned`
             numbers, _ = eqx.combine(learned, recipe.fixed)
             divergence = divergence_of(recipe.parametrization, numbers.params)
         total = total_kl(ensemble.weights(), recipe.prior, divergence)
@@ -175,10 +175,10 @@ def gradients(
     key: PRNGKeyArray,
     moving: Moving = NOTHING,
 ) -> tuple[tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Moving]], PyTree]:
-    """What `losses` gives, and the gradient of the loss.
+    """The results of `losses`, and the gradient of the loss.
 
-    With `accumulate` the batch is processed in so many parts, one after the other, and
-    the gradients are averaged; memory for activations is divided by this number.
+    The batch is processed in `accumulate` parts, one after the other, and the gradients
+    are averaged; memory for activations is divided by this number.
     """
     gradient = jax.value_and_grad(losses, has_aux=True)
 
@@ -222,13 +222,14 @@ def take_step(
         gradient,
         state.optimizer_state,
         state.learned,
-        # For optimizers with a line search, which evaluate the loss elsewhere too.
+        # For optimizers with a line search, which evaluate the loss at other points
+        # too.
         value=loss,
         grad=gradient,
         value_fn=loss_at,
     )
-    # Only the change is masked, which XLA fuses with the update. The optimizer's state
-    # is not valid after a step that is not finite, and is never used then.
+    # Only the change is masked, which XLA fuses with the update. After a step that is
+    # not finite, the optimizer's state is invalid and is never used.
     if recipe.schedule is not None:
         change = recipe.schedule.shrink(change, state.step)
     change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)
@@ -254,7 +255,7 @@ def run_epoch(
 
     Args:
         constants: recipe, x, y, key of the run, number of the epoch, size of a batch.
-        state: is donated.
+        state: the state; its buffers are donated.
 
     Returns:
         The new state, and the mean of every part of the loss over the healthy steps.
