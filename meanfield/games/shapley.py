@@ -102,7 +102,7 @@ def shapley_values(
             |v(N) − v(∅)|. This is checked after 16, 32, 64, … pairs; check s uses
             α/2^s of α = 1 − `level`, so that the intervals keep their level. Only for
             the antithetic method.
-        control: values found in another way, such as those of `meanfield.unit_values`
+        control: values from another method, such as those of `meanfield.unit_values`
             for the units of a `NeuronGame`: the sampled values move towards them as far
             as their noise allows, which saves evaluations if the control is good, and
             costs nothing if it is bad. Errors and intervals remain those of the sample.

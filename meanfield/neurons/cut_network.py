@@ -28,7 +28,7 @@ from meanfield.program.units import Units
 
 from .running_sums import running_sums, shares_of
 
-# Entries that are computed at once: limited by a core's caches, or enough for a GPU.
+# Entries that are computed at once: to fit a core's caches, or to use a whole GPU.
 ELEMENTS = {"cpu": 2**16}
 # A running sum is read and written at every step, so it should fit the nearest cache.
 SWEEP_ELEMENTS = {"cpu": 2**12}
@@ -59,7 +59,7 @@ class CutNetwork:
     Args:
         program: the network.
         layer: the layer whose units are the players.
-        units: the units of that layer and of the layers with fixed coalitions, by name.
+        units: the units of this layer and of the layers with fixed coalitions, by name.
         measure: payoff of every example.
         replacement: "mean" or "zero".
         stale: whether the means r_i are those of the whole network, rather than those
@@ -147,13 +147,14 @@ class CutNetwork:
         low, high = stacked.min(axes, keepdims=True), stacked.max(axes, keepdims=True)
         if self.replacement == "zero":
             return jnp.zeros_like(low[0])
-        # The mean of a constant unit is exactly its constant: its value is exactly 0.
+        # The mean of a constant unit is exactly its constant, so its value is exactly
+        # 0.
         return jnp.where(low == high, low, stacked.mean(axes, keepdims=True))[0]
 
     # Replacing units by constants.
 
     def _holding(self, state: State, mask: Any) -> tuple[Callable, dict]:
-        """`change` and `loops` for the coalitions of `state`, and `mask` here."""
+        """`change` and `loops` for `state`'s coalitions and for `mask` in this layer."""
         masks = state.masks if mask is None else {**state.masks, self.layer: mask}
 
         def at(place: int, value: Any, loop: int | None) -> Any:
@@ -212,7 +213,7 @@ class CutNetwork:
     def at_once(
         self, most: int = MOST_AT_ONCE, limits: Mapping[str, int] = ELEMENTS
     ) -> int:
-        """How many coalitions, or orders, to evaluate at once: a power of two."""
+        """Number of coalitions, or orders, to evaluate at once: a power of two."""
         widest = max(
             (
                 int(np.prod(self.program.shapes[place]))
@@ -266,7 +267,8 @@ class CutNetwork:
                 jnp.broadcast_to(part.start, (count, *part.start.shape))
                 for part in parts
             ]
-            # Player n adds nothing; it makes the last coalition like all the others.
+            # Player n adds nothing; with it the last coalition is evaluated like all
+            # the others.
             last = jnp.full((count, 1), size)
             steps = jnp.concatenate([orders, last], 1).T
             return jax.lax.scan(join, start, steps)[1].T
@@ -285,6 +287,6 @@ def hold(value: Array, read: UnitRead, mask: Any, rest: Array) -> Array:
 
 
 def _needed(program: Program, numbers: Sequence[int], made: set[int]) -> set[int]:
-    """Earlier places that some steps, or the results, read."""
+    """Places of earlier values that the given steps, or the results, read."""
     read = {item for n in numbers for item in program.steps[n].inputs}
     return {p for p in {*read, *program.outputs} if isinstance(p, int)} - made

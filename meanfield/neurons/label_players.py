@@ -32,10 +32,10 @@ class LabelGame:
     Attributes:
         values: Shapley value of each label, in units of the payoff.
         payoffs: payoff of the eight coalitions; bit i of the index is label i.
-        counts: number of connections under each label.
-        credit: Σφ of the connections under each label, when their values were given:
-            what they earn in the game of single connections, where `values` is what
-            the labels earn as wholes. None without.
+        counts: number of connections with each label.
+        credit: sum of the values φ of the connections with each label, in the game
+            whose players are connections; in `values` the players are whole labels.
+            None without `connection_values`.
     """
 
     values: dict[str, float]
@@ -59,7 +59,7 @@ def label_game(
         layer: a parameter path without its last name, such as ``"layers/1"``.
         labels: the result of `label_connections`.
         data: arrays (x, y).
-        connection_values: credit of the connections by path name.
+        connection_values: credit of the connections, by path name; optional.
         **settings: further arguments of `NeuronGame` (payoff, likelihood, num_samples,
             key).
 

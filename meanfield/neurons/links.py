@@ -53,12 +53,12 @@ class NeuronLinks:
 
     @property
     def measure(self) -> str:
-        """What `strength` measures: "credit", or "important connections" without it."""
+        """What `strength` measures: "credit", or else "important connections"."""
         return "important connections" if self.value_in is None else "credit"
 
     @property
     def strength(self) -> Float[np.ndarray, " units"]:
-        """Summed credit of all connections, or if not given how many are important."""
+        """Summed credit of all connections, or else the number of important ones."""
         if self.value_in is None or self.value_out is None:
             return self.total("important").astype(np.float64)
         return self.value_in + self.value_out
@@ -74,8 +74,8 @@ def neuron_links(
     """Connections of every unit: how many have each label, and their summed credit.
 
     Connections that never learned (known for labels made with ``data=``) are not
-    counted: their gradient is zero on all the data, which therefore say nothing about
-    their labels.
+    counted: their gradient is zero on all the data, so the data are not informative
+    about their labels.
 
     Args:
         ensemble: a trained ensemble.

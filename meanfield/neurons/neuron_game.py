@@ -1,14 +1,14 @@
 r"""The neuron game: how much each neuron of a layer contributes to the payoff.
 
 Players are the output units of a layer. In a coalition S the units outside are held at
-their mean activation, as in the exported network without them (where the mean is added
-to the next bias); v(S) is the payoff of that network on data, averaged over draws from
-the posterior.
+their mean activation, as in the exported network without these units (where their means
+are added to the next biases); v(S) is the payoff of that network on data, averaged over
+draws from the posterior.
 
 Source: Bouchaffra et al. 2024, arXiv:2410.12264 (neurons as players, energy-driven
 payoff); Ghorbani & Zou 2020, arXiv:2002.09815 (neuron Shapley). Mean replacement and
 the bounded payoff are this project's choice: with zeros instead of means, partial
-coalitions are over-confident, which distorts above all the log-likelihood game.
+coalitions are over-confident, which distorts the log-likelihood game most.
 """
 
 import copy
@@ -36,7 +36,7 @@ from .null_units import null_units
 
 REPLACEMENTS = ("mean", "zero")
 MOST_ORDERS = 32  # orders in one compiled call
-BLOCK = 256  # coalitions in one compiled call, so that any number uses one program
+BLOCK = 256  # coalitions in one call: fixed, for one compiled program
 
 
 class NeuronGame:
@@ -64,9 +64,9 @@ class NeuronGame:
             −⟨E(x, y) + T ln Σ_y' exp(−E(x, y')/T)⟩ with E = −logit: T times
             the log-likelihood of the Gibbs distribution at temperature T. See
             `meanfield.credit.payoffs`.
-        replacement: "mean" activation (default) or "zero" for units outside. The mean
-            is that of the value which the next layer reads, over examples, and over
-            time and space if the next layer has the same weight for all of them.
+        replacement: "mean" activation (default) or "zero" for units outside. It is the
+            mean of the value that the next layer reads, over examples, and over time
+            and space if the next layer has the same weight at all times and positions.
         temperature: T > 0 of the free energy.
         num_samples: number of sub-networks to average over; 0 for the network of
             posterior means.
@@ -153,7 +153,7 @@ class NeuronGame:
 
         Raises:
             ValueError: the network has another form, the data have other shapes, the
-                coalitions are of other layers, or `key` is missing.
+                coalitions belong to other layers, or `key` is missing.
         """
         ensemble = self._ensemble if ensemble is None else ensemble
         x, y = self._x, self._y
@@ -232,8 +232,8 @@ class NeuronGame:
     ) -> Float[np.ndarray, "orders sizes"]:
         """Payoffs of the first 0, 1, …, n players of every order.
 
-        This is one compiled call. If the next layer is dense, it uses a running sum of
-        its pre-activation, to which every player adds an outer product.
+        This is one compiled call. If the next layer is dense, its pre-activation is a
+        running sum, to which every player adds an outer product.
 
         Args:
             orders: rows are orders of the players 0 … n − 1.
@@ -264,7 +264,7 @@ class NeuronGame:
         return np.logical_and.reduce(found)
 
     def _scores(self, state: State, masks: np.ndarray) -> np.ndarray:
-        # Blocks of one size, so that any number of coalitions uses one program.
+        # Blocks of one size, so that one program serves any number of coalitions.
         size = min(BLOCK, 1 << (max(len(masks), 1) - 1).bit_length())
         blocks = []
         for start in range(0, len(masks), size):
@@ -284,7 +284,7 @@ class NeuronGame:
             part = orders[start : start + size]
             block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
             blocks.append(gathered(self._network.sweep(state, block, self._y)))
-        # All calls are dispatched before waiting for the first result.
+        # All calls are dispatched before the first result is awaited.
         whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
         return whole[: len(orders)]
 

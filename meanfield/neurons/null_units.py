@@ -16,10 +16,10 @@ from .cut_network import CutNetwork, State
 def null_units(network: CutNetwork, state: State) -> Bool[np.ndarray, " units"]:
     """Units whose value is exactly 0.
 
-    For every value through which the unit is read, one of two conditions holds: for
-    every example the value equals the constant that replaces the unit outside a
-    coalition; or all weights that read it are zero. For a recurrent unit only the
-    second condition is checked, because its activation depends on the coalition.
+    For every value through which the unit is read, one of two conditions must hold: the
+    value equals, for every example, the constant that replaces the unit outside a
+    coalition; or all weights that read the value are zero. For a recurrent unit only
+    the second condition is checked, because its activation depends on the coalition.
     """
     units = network.units[network.layer]
     null = np.ones(units.size, bool)

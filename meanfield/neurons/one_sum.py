@@ -7,8 +7,8 @@ recurrence has exactly one target unit, so the sum is the same at all three scal
     Σ_connections φ = Σ_neurons φ_in = Σ_layers φ = v(N) − v(∅) + gap.
 
 Here v(N) − v(∅) is the gain of the game whose players are connections. The game whose
-players are neurons (`unit_values`) is another one, with another gain: there a unit is
-removed as a whole by holding it at its mean or at zero, and outputs are not players.
+players are neurons (`unit_values`) is a different game with a different gain: a whole
+unit is removed by holding it at its mean or at zero, and outputs are not players.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from meanfield.program.units import Units, units_or_none
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CreditSums:
-    """One sum at three scales, from `credit_sums`.
+    """The sum of credit at three scales, from `credit_sums`.
 
     Attributes:
         connections: number of connections of every layer.

@@ -6,7 +6,8 @@ K sub-networks θ_k are drawn, each with its own M antithetic pairs of orders. T
     posterior spread      standard deviation of φ[v_θ] over θ     (between draws)
 
 are separated by a one-way random-effects model (`clustered_statistics`). Orders of one
-draw have the same network, so draws are the independent units for the standard error.
+draw use the same network, so the standard error treats draws, not orders, as
+independent.
 """
 
 import dataclasses

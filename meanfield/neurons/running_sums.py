@@ -60,7 +60,8 @@ class Shares(eqx.Module):
 
     def share(self, players: Int[Array, " orders"]) -> Array:
         """The contributions of one player of each order."""
-        # Otherwise XLA fuses look-up and product, and repeats the look-up per entry.
+        # Without the barrier XLA fuses look-up and product, and repeats the look-up per
+        # entry.
         first, second = jax.lax.optimization_barrier(
             (self.acts[players], self.weights[players])
         )

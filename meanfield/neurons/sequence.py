@@ -1,8 +1,8 @@
 """Strong coalitions layer by layer, each given the coalitions of earlier layers.
 
 In the game of layer l the units outside of S_1 … S_{l−1} are held at their means, and
-the means of layer l are those of this reduced network. So the payoff that is certified
-for the last layer is that of the exported network.
+the means of layer l are those of this reduced network. So the certified payoff of the
+last layer is the payoff of the exported network.
 """
 
 import dataclasses
@@ -61,12 +61,12 @@ def play_layers(
         key: a `jax.random.key`.
         layers: layers in order; by default all layers but the last.
         budget: evaluations per layer; see `shapley_values`.
-        epsilon: part of the payoff's gain that each layer may lose.
+        epsilon: fraction of the payoff's gain that each layer may lose.
         level: level of intervals and bounds.
-        control: by layer, values of the units found in another way, such as
+        control: by layer, values of the units from another method, such as
             ``unit_values(ensemble, data, layer=layer, key=key).values``: sampled values
-            start from them, so that fewer evaluations find the same coalition; see
-            `shapley_values`.
+            are shrunk towards these, so that fewer evaluations find the same coalition;
+            see `shapley_values`.
         **settings: further arguments of `NeuronGame` (likelihood, payoff, replacement,
             num_samples).
 

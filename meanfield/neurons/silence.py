@@ -1,7 +1,7 @@
 r"""Silent units: units without incoming connections and bias.
 
 The pre-activation of a silent unit is 0, so its output is the same for every input: 0
-for ReLU, tanh, GELU and SiLU. A unit outside a coalition is thus really absent from the
+for ReLU, tanh, GELU and SiLU. A unit outside a coalition is thus absent from the
 network: its incoming weights have π = 1, and `meanfield.deploy.shrink` removes it.
 """
 
@@ -35,8 +35,8 @@ def silence(
         ensemble: a network and its weights.
         masks: by layer, the units that stay active.
         sources: by layer, the parameters that feed its units.
-        forget: whether the slabs of the removed weights are set to 0 too. Otherwise
-            they are kept, so that the unit can be made active again.
+        forget: whether the slabs of the removed weights are set to 0 too. Otherwise the
+            slabs are kept, so that the unit can become active again.
     """
     cuts: dict[str, list[tuple[UnitSource, Any]]] = {}
     for layer, mask in masks.items():
@@ -106,6 +106,7 @@ def check_silent(
     require(
         bool(constant),
         f"the units of layer {layer!r} cannot be silenced: without their own weights "
-        "and biases they still depend on the input (another value is added to them, or "
-        "they are divided by a parameter). Leave that layer out of `layers`.",
+        "and biases they still depend on the input (another value is added to the "
+        "units, or they are divided by a parameter). Leave that layer out of "
+        "`layers`.",
     )

@@ -21,10 +21,10 @@ class StrongCoalition:
         mask: mask of the units in the coalition.
         payoffs: payoff of the first 0 … n units in order of value, on the game's data.
         lower_bounds: one-sided lower bounds of v(S_k) − (1 − ε) v(N) − ε v(∅); S_k is
-            certified where they are not negative.
+            certified if its bound is not negative.
         order: the units in order of decreasing value.
         level: level of the bounds.
-        certified: False if not even the whole layer passes (too few examples).
+        certified: False if not even the whole layer passes the test (too few examples).
         memberships: membership of each unit in [0, 1]; see `soft_membership`.
     """
 
@@ -115,7 +115,7 @@ def strong_coalition(
         game: the game on other data than those on which `shapley` was estimated.
         shapley: result of `shapley_values`, or an array of one number for each
             unit, such as ``unit_values(...).values[layer]``.
-        epsilon: part of the payoff's gain that may be lost, in [0, 1).
+        epsilon: fraction of the payoff's gain that may be lost, in [0, 1).
         level: confidence of the bound, in (0.5, 1).
 
     Returns:

@@ -1,7 +1,7 @@
 r"""A permutation test of whether strong neurons hold more credit than the others.
 
-With c_i the credit of the connections of unit i, or how many of them are important, and
-S a coalition such as the strong one,
+Let c_i be the credit of the connections of unit i, or the number of important ones, and
+S a coalition such as the strong one:
 
     T = mean_{i∈S} c_i − mean_{i∉S} c_i        p = (1 + #{T* ≥ T}) / (1 + shuffles)
 
@@ -27,15 +27,15 @@ from .links import NeuronLinks
 
 @dataclasses.dataclass(frozen=True)
 class LinkTest:
-    """Whether members of a coalition have more than the other units.
+    """Whether members of a coalition have more credit than the other units.
 
     Attributes:
         difference: T, mean inside − mean outside.
         effect: Cliff's δ in [−1, 1].
         p_value: one-sided p-value of T, by shuffling.
         inside, outside: the two means.
-        compared: what was compared: "credit", "important connections", or "numbers" if
-            numbers were given.
+        compared: the compared quantity: "credit", "important connections", or "numbers"
+            if `links` were numbers.
     """
 
     difference: float
@@ -57,9 +57,9 @@ def link_test(
 
     Args:
         mask: mask of the units in the coalition.
-        links: the result of `neuron_links`: compared is the credit of all connections
-            of a unit, or, in links made without `values`, how many of them are
-            important. Or a number for every unit, such as ``links.value_in``.
+        links: the result of `neuron_links`: units are compared by the credit of all
+            their connections, or by the number of important ones if the links were made
+            without `values`. Or a number for every unit, such as ``links.value_in``.
         key: a `jax.random.key`.
         num_shuffles: shuffles of the coalition.
 

@@ -7,9 +7,9 @@ unit j joins with probability s_j, the value that the other layers read is
 
 a gate with the mean and variance of a Bernoulli(s_j) variable. All readers of a unit
 have the same gate, at all positions and times of an example, so the covariance between
-pre-activations that read the same units is exact. That a pre-activation is Gaussian is
-accurate for many units. The constants r are those of the whole network, and do not
-depend on the coalition.
+pre-activations that read the same units is exact. The Gaussian approximation of a
+pre-activation is accurate for many units. The constants r are those of the whole
+network, and do not depend on the coalition.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class UnitGame(eqx.Module):
         return {n: (size,) for n, size in zip(self.names, self.sizes, strict=True)}
 
     def opened(self, x: Any) -> tuple[Program, dict[str, Units]]:
-        """The program of one example, and the units of every layer in it."""
+        """The program for one example, and the units of every layer."""
         one = jax.tree.map(lambda leaf: leaf[:1], x)
         program = trace(self.apply_fn, self.params, one)
         return program, {name: find_units(program, name) for name in self.names}
@@ -110,7 +110,7 @@ class UnitGame(eqx.Module):
         return self._played(masks, x, y)
 
     def _played(self, gates: dict[str, Array], x: Any, y: Any) -> Array:
-        """Payoffs with one row of gates for each example."""
+        """Payoffs, with a row of gates for each example."""
         program, units = self.opened(x)
         rests = self.rests
         assert rests is not None
@@ -245,7 +245,7 @@ def _observed(
 def reads_at(
     units: Mapping[str, Units], place: int, loop: int | None
 ) -> list[tuple[str, UnitRead]]:
-    """The reads of a place, under the layer's name and the read's number."""
+    """The reads of a place, by the layer's name and the read's number."""
     return [
         (f"{name}:{number}", read)
         for name, own in units.items()

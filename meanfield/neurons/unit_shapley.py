@@ -8,8 +8,8 @@ held at its mean activation, or at zero, as in `NeuronGame`. With gates s_j in [
 a backward pass gives the integrand for all units. The gate of a unit is a Gaussian with
 the mean and variance of the Bernoulli variable it approximates, and every reader of the
 unit is given the same gate, so that the pre-activations of the next layer are
-correlated as they are in the game. The approximation is that a sum over few Bernoulli
-variables is not Gaussian. `check` measures its error.
+correlated as they are in the game. The approximation is poor for sums over few
+Bernoulli variables, which are not Gaussian; `check` measures its error.
 
 In a game of all layers, values add up from units to layers to the payoff, so the sum
 over a layer is the layer's part of the payoff.
@@ -92,8 +92,8 @@ def unit_values(
         layer: a layer, as for `NeuronGame` (units of a dense layer, channels of a
             convolution, units of a recurrent cell, heads of an attention), or several,
             whose units are then the players of one game. Default: every layer with
-            units except those that compute the outputs; heads stand for the layers
-            that feed them.
+            units except those that compute the outputs; the heads of an attention are
+            used instead of the layers that feed them.
         likelihood: as in `fit`.
         payoff: as in `NeuronGame`, except "accuracy", which has no gradient.
         temperature: temperature of the payoff "free_energy".
@@ -102,9 +102,9 @@ def unit_values(
         weighting: b, as for `connection_values`.
         num_nodes: nodes of the Gauss quadrature over t.
         num_samples: draws of the gates for each example and node, at least 2.
-        groups: a label for each example, by which the values are split into parts that
-            add up to them.
-        chunk_size: most examples in memory at once.
+        groups: a label for each example; the values are split into the contributions of
+            the groups.
+        chunk_size: largest number of examples in memory at once.
         num_checks: orders of the units drawn for the check of the Gaussian gates, on at
             most 256 of the examples.
 
@@ -175,11 +175,11 @@ def _choose_layers(
 
 
 def all_layers(program: Program) -> dict[str, Units]:
-    """Every layer with units of its own that does not give the outputs.
+    """Every layer with units of its own, except those that compute the outputs.
 
-    Look-ups, and layers whose results mix units, have none. Layers that drive the same
-    state, such as the gates of a recurrent cell, count once. The heads of an attention
-    take the place of the layers that feed them.
+    Look-ups, and layers whose results mix units, have no units of their own. Layers
+    that drive the same state, such as the gates of a recurrent cell, count once. The
+    heads of an attention are used instead of the layers that feed them.
     """
     found: dict[str, Units] = {}
     heads = {name: find_units(program, name) for name in attention_names(program)}

@@ -12,7 +12,7 @@ player at every evaluation, and it becomes active when its averaged value exceed
 of a member. After the last evaluation no unit becomes active again.
 
 Source: the scheme (neurons as players, a layer as a game, an energy-driven payoff,
-strong coalitions alone propagating, Shapley values in the regularizer) is that of
+propagation of strong coalitions only, Shapley values in the regularizer) is that of
 Bouchaffra et al. 2024, arXiv:2410.12264. How coalitions are chosen, scheduled and
 silenced is this project's own.
 """
@@ -45,13 +45,13 @@ class CoalitionResult:
 
     Attributes:
         ensemble: the trained ensemble; units outside the coalitions have no incoming
-            connection left (π = 1, m = 0, Ξ = 0, bias 0), so that its networks shrink.
+            connections (π = 1, m = 0, Ξ = 0, bias 0), so that `shrink` can remove them.
         likelihood: the likelihood, with its learned parameters.
         coalitions: for each layer, a mask of the units in its coalition.
         values: the units' last values, in units of the payoff.
         rounds: the result for every layer at every evaluation.
-        history: as from `fit`, with `penalty`, `active_units` (during the epoch) and
-            `evaluation_seconds` (after it) in addition.
+        history: as from `fit`, and in addition `penalty`, `active_units` (during the
+            epoch) and `evaluation_seconds` (after the epoch).
         stopped: as from `fit`.
     """
 
@@ -113,12 +113,13 @@ def train_coalitions(
         epochs: passes over the data.
         every: K, epochs between two evaluations.
         settle: number of last epochs in which coalitions stay fixed. Default: a third.
-        keep: size of the final coalition of a layer: a number of units, a part of the
-            layer (a float up to 1), or a mapping from layers to these. Sizes decrease
-            geometrically from all units to this over the evaluations. Default: at every
-            evaluation the smallest coalition that keeps the payoff; see
+        keep: size of the final coalition of a layer: a number of units, a fraction of
+            the layer (a float up to 1), or a mapping from layers to these. Sizes
+            decrease geometrically from all units to this over the evaluations. Default:
+            at every evaluation the smallest coalition that keeps the payoff; see
             `strong_coalition`.
-        epsilon: without `keep`, part of the payoff that may be lost at an evaluation.
+        epsilon: without `keep`, fraction of the payoff's gain that may be lost at an
+            evaluation.
         credit: "shapley", "banzhaf", or a function
             ``credit(ensemble, layer, (x, y), key)`` that returns a number for each
             unit of the layer.
@@ -126,14 +127,14 @@ def train_coalitions(
             energy over the free energy; for real targets minus the energy ½ (y − ŷ)².
         energy_temperature: T > 0 of the free energy.
         budget_per_unit: evaluations of a game for each of its players.
-        validation: arrays (x, y) for the games, or the part of the training examples to
-            hold out for them.
+        validation: arrays (x, y) for the games, or the fraction of the training
+            examples to hold out for the games.
         num_examples: validation examples in one game, drawn again at each evaluation.
         memory: weight of earlier evaluations in the average of values, in [0, 1).
         softness: T of the memberships σ((φ − θ)/T), in units of the mean |φ|, with θ
             midway between the last member and the first unit outside. Until the last
-            evaluation units are active at random with this probability; with T = 0
-            only members are active.
+            evaluation, units are active at random with probability σ; with T = 0 only
+            members are active.
         regularizer: λ ≥ 0, see `CoalitionRestriction`.
         **settings: further arguments of `fit` (batch_size, optimizer, …); `prior` is
             None by default, the published rule.
@@ -232,8 +233,8 @@ def _sizes(keep: Keep | None, found: Layers) -> dict[str, int | None]:
         size = round(wanted * units.size) if part else wanted
         require(
             (not part or wanted <= 1) and 1 <= size <= units.size,
-            f"`keep` must be a part of a layer in (0, 1] or a number of units from 1; "
-            f"got {wanted!r} for the {units.size} units of {layer!r}.",
+            "`keep` must be a fraction of a layer in (0, 1], or a number of units "
+            f"from 1 on; got {wanted!r} for the {units.size} units of {layer!r}.",
         )
         sizes[layer] = int(size)
     return sizes
@@ -245,14 +246,15 @@ def _hold_out(data: Any, validation: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         return data, array_pair(validation, name="validation")
     pair = array_pair(
         data,
-        hint="A part of it is held out; or pass other examples as `validation=(x, y)`.",
+        hint="A part of `data` is held out; or pass other examples as "
+        "`validation=(x, y)`.",
     )
     count = len(jax.tree.leaves(pair[0])[0])
     part = round(validation * count) if 0 < validation < 1 else 0
     require(
         4 <= part < count,
-        "`validation` must be a part of the examples in (0, 1) that gives at least "
-        f"four, or arrays (x, y); got {validation} of {count} examples.",
+        "`validation` must be a fraction of the examples in (0, 1) that holds out at "
+        f"least four, or arrays (x, y); got {validation} of {count} examples.",
     )
     rows = jax.random.permutation(key, count)
     take = lambda rows: jax.tree.map(lambda array: array[rows], pair)

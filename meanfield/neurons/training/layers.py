@@ -72,7 +72,7 @@ def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Laye
 
 
 def _all_layers(program: Program) -> list[str]:
-    """Layers that can have coalitions; not look-ups, layers in loops, or the last."""
+    """Layers that can have coalitions: no look-ups, loops or output layers."""
     found = {name: units_or_none(program, name) for name in layer_names(program)}
     return [
         name

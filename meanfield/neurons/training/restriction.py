@@ -1,4 +1,4 @@
-r"""Training in which only strong coalitions of units act.
+r"""Gates for training in which only strong coalitions of units act.
 
 In every step unit i of layer l acts with probability g_i, its membership, and is silent
 otherwise. A membership of 0 or 1 is a fixed gate; any other gate is drawn again at
@@ -11,8 +11,9 @@ over the activations h of the network of posterior means (for hard gates: of the
 outside the coalition). It shrinks the activations of weak units before the units are
 removed.
 
-Source: regularization by Shapley values and the propagation of strong coalitions alone
-are those of Bouchaffra et al. 2024, arXiv:2410.12264; the formulas are this project's.
+Source: the ideas of regularization by Shapley values and of propagating only strong
+coalitions are from Bouchaffra et al. 2024, arXiv:2410.12264; the formulas are this
+project's own.
 """
 
 from collections.abc import Mapping

@@ -30,7 +30,7 @@ from .layers import Layers
 from .restriction import CoalitionRestriction
 
 Credit = Callable[..., Any]
-_FIXED = ("mse", "free_energy")  # do not depend on a learned noise
+_FIXED = ("mse", "free_energy")  # payoffs that do not depend on a learned noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CoalitionRound:
         layer: path of the layer.
         values: value of every unit, averaged over the evaluations so far.
         mask: mask of the chosen coalition.
-        num_returned: number of units that were outside before and are inside now.
+        num_returned: number of units that entered the coalition.
     """
 
     epoch: int
@@ -90,10 +90,10 @@ class Rules:
     """The settings of coalition training.
 
     Attributes:
-        sizes: final size of each coalition, or None for the smallest that suffices.
+        sizes: final size of each coalition, or None for the smallest sufficient one.
         every: epochs between evaluations.
         last: number of epochs after which there is no evaluation.
-        epsilon: part of the payoff that may be lost.
+        epsilon: fraction of the payoff's gain that may be lost.
         credit: the function that computes values of units.
         game: payoff and temperature of the games.
         num_examples: number of examples in a game.
@@ -116,12 +116,12 @@ class Rules:
     key: PRNGKeyArray
 
     def progress(self, epoch: int) -> float:
-        """Part of the evaluations done, including the one after this epoch."""
+        """Fraction of the evaluations that are done, with the one after this epoch."""
         return epoch // self.every / (self.last // self.every)
 
 
 class CoalitionRounds:
-    """Values units and chooses coalitions between epochs, and records both."""
+    """Computes values and chooses coalitions between epochs, and records both."""
 
     def __init__(self, found: Layers, held: Any, rules: Rules):
         self.found, self.held, self.rules = found, held, rules
@@ -185,7 +185,7 @@ class CoalitionRounds:
             self.members[layer] = _memberships(values, mask, soft)
 
     def examples(self, key: PRNGKeyArray) -> tuple[Any, Any]:
-        """Validation examples: one half for the values, one half to certify."""
+        """Random validation examples for the values, and others to certify, if needed."""
         count = len(jax.tree.leaves(self.held[0])[0])
         half = min(self.rules.num_examples, count // 2)
         rows = jax.random.permutation(key, count)
