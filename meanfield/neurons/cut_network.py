@@ -154,7 +154,7 @@ class CutNetwork:
     # Replacing units by constants.
 
     def _holding(self, state: State, mask: Any) -> tuple[Callable, dict]:
-        """`change` and `loops` for `state`'s coalitions and for `mask` in this layer."""
+        """`change` and `loops` for `state`'s coalitions, and `mask` in this layer."""
         masks = state.masks if mask is None else {**state.masks, self.layer: mask}
 
         def at(place: int, value: Any, loop: int | None) -> Any:

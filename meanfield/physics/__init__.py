@@ -1,4 +1,4 @@
-"""Instruments of statistical mechanics for reading a trained network."""
+"""Analyses of trained networks by statistical mechanics."""
 
 import lazy_loader
 

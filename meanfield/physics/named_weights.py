@@ -38,7 +38,7 @@ class Tensor:
         values: the values, in their own shape.
         kind: ``connections`` (two or more dimensions), ``embedding`` (the same, with
             "embed" or "embedding" in its name) or ``vector`` (biases and norm scales).
-            Statements about connection weights hold for the first kind only.
+            Statements about connection weights hold only for the first kind.
         reading: ``weights`` for plain arrays, else a row of the table above.
     """
 

@@ -185,7 +185,7 @@ class CoalitionRounds:
             self.members[layer] = _memberships(values, mask, soft)
 
     def examples(self, key: PRNGKeyArray) -> tuple[Any, Any]:
-        """Random validation examples for the values, and others to certify, if needed."""
+        """Random validation examples for values, and others to certify, if needed."""
         count = len(jax.tree.leaves(self.held[0])[0])
         half = min(self.rules.num_examples, count // 2)
         rows = jax.random.permutation(key, count)

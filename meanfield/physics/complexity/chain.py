@@ -4,20 +4,20 @@ r"""Joint entropy of many binary units by the chain rule with classifiers.
 
 Every conditional entropy is bounded by the cross-entropy of a classifier that
 predicts z_t from the units before it, measured on examples held out from its training.
-There are three classifiers (a constant, logistic regression, boosted trees); in each
-fold the one that is best on the *other* folds is used, so that the choice causes no
-bias. In a wide layer the trees use only the 96 predictors that correlate most with z_t
-on their training examples; with fewer predictors the bound remains valid.
+There are three classifiers: a constant, logistic regression and boosted trees. In each
+fold the one is used that is best on the *other* folds, so that the choice causes no
+bias. In a wide layer, the trees use only the 96 predictors whose correlation with z_t
+on the training examples is largest; the bound remains valid with fewer predictors.
 
 The gain over the constant is the information that the earlier units give about z_t:
 
     TC ≥ Σ_t (CE_t^constant − CE_t)        total correlation, bits
 
 In wide layers there are too many terms to fit all. Then the order is divided into
-strata of equal length, and one term is drawn from each stratum with a probability
-proportional to its unit's own entropy c_t. With ρ the gain of that term divided by its
-c_t, the sum is estimated by Σ_strata ρ Σ c_t. This estimate is unbiased, and its
-standard error follows from the spread of ρ between neighbouring strata.
+strata of equal length, and one term is drawn from each stratum, with a probability
+proportional to the entropy c_t of its unit. The sum is estimated by Σ_strata ρ Σ c_t,
+where ρ is the gain of the drawn term divided by its c_t. This estimate is unbiased, and
+its standard error follows from the spread of ρ between neighbouring strata.
 """
 
 import dataclasses
@@ -33,9 +33,10 @@ from .boosted_trees import boosted_trees
 from .entropy import unit_entropies
 
 # Boosted trees learn what is not linearly separable (an exclusive or) but are slow with
-# many predictors. Fewer are padded, so that all terms use one compiled program.
+# many predictors. Fewer predictors are padded to this number, so that all terms use one
+# program.
 MAX_TREE_PREDICTORS = 96
-# The bound holds with fewer predictors too; more than this cost too much time.
+# The bound holds with fewer predictors too; more than this number would take too long.
 MAX_PREDICTORS = 512
 # With fewer examples than this in a unit's rarer state, no classifier is trained.
 MIN_MINORITY = 10
@@ -65,18 +66,18 @@ def chain_gain(
     num_terms: int = 32,
     num_folds: int = 3,
 ) -> ChainGain:
-    """Information that units give about each other, by out-of-fold classifiers.
+    """Information of units about each other, by out-of-fold classifiers.
 
     Args:
         states: which units were on; every unit must change at some example.
         rng: draws the order of the units, the terms and the folds.
-        num_terms: terms of the chain to fit at most.
+        num_terms: largest number of terms of the chain to fit.
         num_folds: folds of the examples.
     """
     num_examples, num_units = states.shape
     order = rng.permutation(num_units)
     bits = unit_entropies(states)[0][order]
-    # Position t has t units before it; position 0 has none, and no gain.
+    # Position t has t units before it; position 0 has no units before it, and no gain.
     strata = np.array_split(np.arange(1, num_units), max(1, min(num_terms, num_units)))
     strata = [stratum for stratum in strata if len(stratum)]
     if not strata:
@@ -115,7 +116,7 @@ def _term_gain(
     target: Bool[np.ndarray, " examples"],
     folds: Int[np.ndarray, " examples"],
 ) -> Float64[np.ndarray, " examples"]:
-    """Bits saved on each held-out example by the classifier the other folds prefer."""
+    """Bits saved on each held-out example, by the classifier best on other folds."""
     if min(target.sum(), (~target).sum()) < MIN_MINORITY:
         return np.zeros(len(target))
     learned = folds != np.arange(folds.max() + 1)[:, None]  # (folds, examples)
@@ -130,7 +131,8 @@ def _term_gain(
             continue
         line = LogisticRegression(solver="liblinear", C=0.1, tol=1e-2)
         line.fit(predictors[train], target[train])
-        # A finite sample justifies no certainty: odds are limited to about 2N to 1.
+        # A finite sample does not justify certainty, so odds are limited to about 2N to
+        # 1.
         floor = 0.5 / train.sum()
         for row, probability in enumerate(
             (line.predict_proba(predictors[test])[:, 1], trees[fold, test]), start=1

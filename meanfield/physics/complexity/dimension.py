@@ -27,15 +27,15 @@ class EffectiveDimension:
     Args:
         dimension: D, the exponential of the entropy of the spectrum.
         dimension_error: standard error of D over examples (delta method; up to 1.7
-            times too large where all directions have the same variance).
+            times too large if all directions have the same variance).
         dimension_null: d exp(−d/2N), D of independent Gaussian features.
-        dimension_shuffled: mean D after each feature is shuffled over the examples
-            independently, which keeps the variances and removes the correlations.
+        dimension_shuffled: mean D after an independent shuffle of each feature over the
+            examples, which keeps the variances and removes the correlations.
         participation: PR = 1/Σ p².
         participation_error: standard error of PR.
         participation_null: d/(1 + d/N), PR of independent Gaussian features.
         participation_shuffled: mean PR after the same shuffling.
-        num_features: d, the features that vary at all.
+        num_features: d, the number of features that vary.
         num_examples: N.
         enough: whether N ≥ 10 d, so that the bias of D stays below 5 %.
     """
@@ -190,7 +190,7 @@ def _errors(x: np.ndarray, spectrum: np.ndarray, axes: np.ndarray) -> tuple:
 def _spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variances along the principal axes of centred features, and those axes."""
     spectrum, axes = np.linalg.eigh(x.T @ x / len(x))
-    # Eigenvalues that should be 0 come out of order eps by rounding.
+    # By rounding, eigenvalues that should be 0 are of order eps.
     floor = spectrum[-1] * len(spectrum) * np.finfo(np.float64).eps
     return np.where(spectrum > floor, spectrum, 0.0), axes
 

@@ -46,7 +46,7 @@ def count_entropy(
                        f₁ the number of states seen once
 
     Args:
-        counts: how often each state was seen; zeros are left out.
+        counts: number of observations of each state; zeros are left out.
         estimator: one of the four names.
 
     Raises:
@@ -97,8 +97,7 @@ def count_entropy_error(counts: Int[np.ndarray, " states"]) -> float:
 
     The first term is that of the delta method; with observed shares it is too large by
     (K − 1)/N², which is subtracted. The second term is the variance that remains if all
-    states are equally likely, so that σ² = 0; the third is due to the alternating sign
-    in G.
+    states are equally likely (σ² = 0); the third is due to the alternating sign in G.
     """
     n = counts[counts > 0].astype(np.float64)
     total = n.sum()
@@ -116,7 +115,7 @@ def unit_entropies(
     """Bits of every unit, and their sum with a bias correction.
 
     Args:
-        states: which units were on.
+        states: True for units that were on.
 
     Returns:
         The plug-in entropies c_i in [0, 1], exactly 0 for a unit that never changes;
@@ -131,7 +130,7 @@ def unit_entropies(
 def count_states(
     states: Bool[np.ndarray, "examples units"],
 ) -> Int[np.ndarray, " states"]:
-    """How often each joint state of the units was seen."""
+    """Number of observations of each joint state of the units."""
     packed = np.packbits(states, axis=1)
     _, counts = np.unique(packed, axis=0, return_counts=True)
     return counts.astype(np.int64)

@@ -6,8 +6,8 @@ r"""Growth curves by least squares of ln y, and their AIC = N ln(RSS/N) + 2k.
     constant     y = a
     parabola     ln y = a + b ln t + c (ln t)²
 
-The parabola is not a model of growth: it shows whether a curve has a curvature that
-none of the others describes.
+The parabola is not a model of growth: it shows whether a curve has a curvature that no
+other model describes.
 
 References:
     Burnham & Anderson 2002 (AIC).
@@ -63,7 +63,7 @@ def _parabola(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _logarithmic(log_t: np.ndarray, log_y: np.ndarray) -> float:
-    """Residual sum of squares of ln(a + b ln t), positive by its two end values."""
+    """Residual sum of squares of ln(a + b ln t), fitted by its positive end values."""
     span = log_t.max() - log_t.min()
     if span == 0:
         return float(np.sum((log_y - log_y.mean()) ** 2))
@@ -78,7 +78,7 @@ def _logarithmic(log_t: np.ndarray, log_y: np.ndarray) -> float:
         return np.stack([1 - last, last], axis=1)
 
     start = np.array([offset, offset + slope])
-    derivative: Any = jacobian  # SciPy's annotation knows only the names of methods
+    derivative: Any = jacobian  # SciPy's annotation allows only names of methods
     solution = least_squares(residual, start, jac=derivative, method="lm")
     return float(2 * solution.cost)
 

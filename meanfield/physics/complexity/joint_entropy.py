@@ -1,8 +1,8 @@
 """Joint entropy and total correlation of the binary units of a layer, in bits.
 
-The estimate by the chain rule is biased high. Measured on a periodic Ising lattice of
-20 × 20 spins at T = 1.5, whose entropy is 23.05 bits (Kaufman 1949): with 16 of the 399
-terms it is 23.8 ± 1.0 bits from 10,000 examples and 25.7 ± 1.1 from 4,000.
+The estimate by the chain rule is biased high. For a periodic Ising lattice of 20 × 20
+spins at T = 1.5, whose entropy is 23.05 bits (Kaufman 1949), the estimate from 16 of
+the 399 terms is 23.8 ± 1.0 bits with 10,000 examples and 25.7 ± 1.1 with 4,000.
 """
 
 import dataclasses
@@ -21,31 +21,33 @@ Method = Literal["counts", "chain rule"]
 # Counting is accurate if states repeat: few units and ten examples per state seen.
 MAX_COUNTED_UNITS = 16
 EXAMPLES_PER_STATE = 10
-# With more examples the classifiers become slow but not much better.
+# With more examples than this, classifiers become slow but not much better.
 MAX_CHAIN_EXAMPLES = 10_000
-# Terms of the chain rule fitted to shuffled copies; under the null all terms are alike.
+# Number of terms fitted to shuffled copies; under the null, all terms are alike.
 NULL_TERMS = 4
 Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
 class JointEntropy:
-    """Joint entropy H(z_1 … z_n) of a layer and what its units share.
+    """Joint entropy H(z_1 … z_n) of a layer, and its total correlation.
 
     Args:
         bits: the estimate. By the chain rule it is an upper bound in expectation.
-        standard_error: over examples, and over the terms left out of the chain.
+        standard_error: standard error due to finitely many examples, and to the terms
+            left out.
         interval: `bits` ± 1.96 standard errors, within [0, n]. It does not include the
             chain rule's upward bias.
         total_correlation: Σ c_i − H, biased low by the chain rule.
         null_mean: mean total correlation of units shuffled over the examples, whose
             true value is 0; None without permutations.
-        null_deviation: its standard deviation over the permutations (two or more).
+        null_deviation: standard deviation of the null over the permutations (two or
+            more).
         method: "counts" (Grassberger's estimator) or "chain rule".
         num_terms: terms of the chain rule that were fitted; 0 for counts.
-        num_units: units that change at all; the others have entropy 0.
+        num_units: number of units that change; the others have entropy 0.
         num_examples: examples used.
-        subsampled: description of what was left out; empty if nothing was.
+        subsampled: description of the subsets that were used; empty if all were used.
     """
 
     bits: float
@@ -81,8 +83,9 @@ def joint_entropy(
             permutations.
         method: "counts", "chain rule", or "auto": counts if at most 16 units change
             and there are ten examples per state seen, else the chain rule.
-        num_terms: most terms of the chain to fit; the others are interpolated, and the
-            standard error includes the error of that.
+        num_terms: largest number of terms of the chain to fit; the others are
+            interpolated, and the standard error includes the error of the
+            interpolation.
         num_permutations: copies with every unit shuffled independently, for the null.
 
     Returns:
@@ -181,10 +184,11 @@ def _by_counting(live: np.ndarray) -> tuple[float, float, float]:
 
 
 def _chain_error(live: np.ndarray, gain: ChainGain) -> float:
-    """Standard error of Σ c_i − gain, example by example, and of the terms left out."""
+    """Standard error of Σ c_i − gain, over examples and over the terms left out."""
     share = live.mean(axis=0)
     surprise = -np.where(live, np.log2(share), np.log2(1 - share)).sum(axis=1)
-    # Second-order variance of one unit's plug-in entropy; at p = ½ the first is zero.
+    # Second-order variance of a unit's plug-in entropy; at p = ½ the first order is
+    # zero.
     second = live.shape[1] / (2 * len(live) ** 2 * np.log(2) ** 2)
     examples = np.var(surprise - gain.per_example, ddof=1) / len(live)
     return float(np.sqrt(examples + second + gain.term_error**2))

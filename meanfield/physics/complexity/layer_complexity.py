@@ -12,7 +12,7 @@ from .entropy import unit_entropies
 from .joint_entropy import JointEntropy
 
 Verdict = Literal["measured", "few examples", "cannot tell"]
-# With fewer examples than this, a share of ½ has a standard error above 7 %.
+# With fewer examples than this, a fraction of ½ has a standard error above 7 %.
 MIN_EXAMPLES = 50
 
 
@@ -25,7 +25,7 @@ class LayerComplexity:
         verdict: "measured"; "few examples" (fewer than 10 per unit: the joint entropy
             is biased, and the dimension is biased low); or "cannot tell".
         reason: why the verdict is not "measured"; empty if it is.
-        num_units: units (channels of a convolution).
+        num_units: number of units (channels of a convolution).
         num_examples: N.
         always_on: number of units on for every example (affine on these data).
         always_off: number of units off for every example (dead on these data).
@@ -63,7 +63,7 @@ class NetworkComplexity:
     """All layers of a network on one data set.
 
     Args:
-        data: name of the data the network was run on.
+        data: name of the data on which the network was evaluated.
         layers: in forward order.
     """
 
@@ -77,7 +77,7 @@ class NetworkComplexity:
 
     @property
     def joint(self) -> float | None:
-        """Sum of the layers' joint entropies, in bits; None where one is unknown."""
+        """Sum of the layers' joint entropies, in bits; None if one is unknown."""
         return _sum(layer.joint and layer.joint.bits for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class NetworkComplexity:
         }
 
 
-# The figures of a layer, and how to compute them.
+# The quantities of a layer by name, and functions that return them.
 LAYER_NUMBERS: dict[str, Callable[[LayerComplexity], float | None]] = {
     "marginal": lambda layer: layer.marginal,
     "joint": lambda layer: layer.joint and layer.joint.bits,
@@ -111,11 +111,12 @@ def judge_layer(
     """One layer's result, with its verdict.
 
     Args:
-        name: of the layer.
-        states: which units were on.
+        name: name of the layer.
+        states: True for units that were on.
         joint: the joint entropy, if it was estimated.
-        dimension: of the features, if they vary.
-        reason: why neither can be estimated (`too_few_examples`); empty if both can.
+        dimension: the effective dimension of the features, if they vary.
+        reason: reason why neither can be estimated (`too_few_examples`); empty if both
+            can.
     """
     num_examples, num_units = states.shape
     bits, marginal = unit_entropies(states)
@@ -127,7 +128,7 @@ def judge_layer(
         reason = "the features never vary: they have no dimension"
     elif num_examples < 10 * num_units:
         verdict = "few examples"
-        reason = f"{num_examples} examples are fewer than 10 a unit"
+        reason = f"{num_examples} examples are fewer than 10 per unit"
     return LayerComplexity(
         layer=name,
         verdict=verdict,
@@ -144,7 +145,7 @@ def judge_layer(
 
 
 def too_few_examples(num_examples: int, num_units: int) -> str:
-    """Why there are too few examples for an estimate; empty if there are enough."""
+    """The reason why there are too few examples; empty if there are enough."""
     if num_examples < MIN_EXAMPLES:
         return (
             f"{num_examples} examples are too few: at least {MIN_EXAMPLES} are needed"

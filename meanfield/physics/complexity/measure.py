@@ -64,7 +64,8 @@ def measure_complexity(
             position, so that samples are independent.
         key: a `jax.random.key` for positions, order of units, folds and nulls.
         data: name of the data, for the result.
-        activation: φ of every layer but the last (whose outputs are the features).
+        activation: φ of every layer but the last; the features of the last layer are
+            its outputs.
         threshold: a unit is on if a > threshold. 0 is the kink of ReLU; for a smooth φ
             it is a convention.
         joint: whether to estimate joint entropies too (the expensive part).

@@ -14,7 +14,7 @@ from meanfield.trees import path_name
 
 # A function from a network and examples to {layer name: pre-activations}.
 Recorder = Callable[[Any, Any], Mapping[str, Any]]
-# They have an array of two dimensions, but their outputs are not weighted sums.
+# These layers have an array of two dimensions, but no weighted sums as outputs.
 _NOT_LAYERS = (eqx.nn.Embedding, eqx.nn.LayerNorm, eqx.nn.RMSNorm)
 
 
@@ -29,7 +29,7 @@ def layer_activations(
 
     Args:
         model: an Equinox module that acts on one example and needs nothing else
-            (`eqx.nn.inference_mode` first, where there is dropout).
+            (apply `eqx.nn.inference_mode` to a model with dropout).
         x: inputs of the model, with examples along the first axis.
         batch_size: examples to evaluate at once.
 
@@ -39,8 +39,8 @@ def layer_activations(
 
     Raises:
         TypeError: `model` is not an Equinox module.
-        ValueError: the model has no such layer, none of them is used, a layer runs
-            inside `scan`, `vmap` or another transformation, or `x` holds no example.
+        ValueError: the model has no such layer or uses none of them, a layer is called
+            inside `scan`, `vmap` or another transformation, or `x` has no examples.
 
     Example:
         >>> import equinox as eqx, jax
@@ -94,7 +94,7 @@ def layer_activations(
 
 
 class _Tape:
-    """Outputs by layer name. Two tapes are never equal, so JAX reuses no trace."""
+    """Outputs by layer name. No two tapes are equal, so JAX traces each one anew."""
 
     def __init__(self):
         self.outputs: dict[str, Array] = {}
@@ -118,7 +118,7 @@ class _Recorded(eqx.Module):
         return output
 
     def __getattr__(self, name: str) -> Any:
-        if name == "layer":  # Not set yet, so it has no attributes.
+        if name == "layer":  # `layer` is not set yet
             raise AttributeError(name)
         return getattr(self.layer, name)
 
@@ -132,7 +132,7 @@ def _is_layer(node: Any) -> bool:
 
 @eqx.filter_jit
 def _record(model: Any, x: Array) -> list[tuple[str, Array]]:
-    """Names and outputs, as a list, because JAX would sort a dictionary."""
+    """Names and outputs, as a list because JAX would sort a dictionary."""
 
     def outputs(example: Array) -> list[tuple[str, Array]]:
         tape = _Tape()

@@ -1,21 +1,21 @@
-r"""Test whether a curve follows a power law, against other laws with the same errors.
+r"""Test whether a curve follows a power law, by comparison with other growth laws.
 
     power        y = a t^b
     exponential  y = a e^{bt}
     logarithmic  y = a + b ln t
     constant     y = a
-    parabola     ln y = a + b ln t + c (ln t)²     not a law: for curves unlike any law
+    parabola     ln y = a + b ln t + c (ln t)²     not a law: a curve of another shape
 
-all with independent Gaussian errors of ln y, so that their AICs can be compared:
+All have independent Gaussian errors of ln y, so that their AICs can be compared:
 
     AIC = N ln(RSS/N) + 2k
 
 Errors along one training curve are correlated, which makes AIC differences too large.
-So the verdict does not depend on them alone. Curves, or blocks of neighbouring points,
-are resampled (bootstrap). A law must have the lowest AIC in 95 % of the draws; on the
-curve itself its AIC must be lower by 2 than that of the other laws, and not higher by 2
-than that of the parabola; and t must span at least 1.5 decades. A power law must also
-explain at least 0.9 of the variance of ln y.
+So the verdict also uses a bootstrap of curves, or of blocks of neighbouring points. A
+law is accepted if it has the lowest AIC in 95 % of the draws; if on the curve itself
+its AIC is lower by 2 than that of each other law, and not higher by 2 than that of the
+parabola; and if t spans at least 1.5 decades. A power law must also explain at least a
+fraction 0.9 of the variance of ln y.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ MIN_POINTS = 8
 # A difference in AIC below 2 is not evidence (Burnham & Anderson 2002).
 MIN_AIC_LEAD = 2.0
 MIN_SUPPORT = 0.95
-# The best of poor fits is not a law: a curve that falls and rises must not pass.
+# The best of several poor fits must not pass, such as one of a curve that falls and
+# rises.
 MIN_R_SQUARED = 0.9
 
 
@@ -49,13 +50,13 @@ class ScalingFit:
         exponent: b of the power law a t^b, whatever the verdict.
         prefactor: a of the power law.
         interval: 95 % bootstrap interval of b.
-        r_squared: share of the variance of ln y that the power law explains.
+        r_squared: fraction of the variance of ln y that the power law explains.
         aic: AIC of each law and of the parabola (only differences matter).
-        support: share of bootstrap draws in which each law has the lowest AIC.
+        support: fraction of bootstrap draws in which each law has the lowest AIC.
         decades: log₁₀(t_max/t_min).
         num_points: number of fitted points.
         num_curves: number of curves (seeds).
-        block: points in one bootstrap block; 0 if whole curves are drawn.
+        block: number of points in a bootstrap block; 0 if whole curves are drawn.
     """
 
     verdict: Verdict

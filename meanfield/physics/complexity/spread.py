@@ -17,12 +17,12 @@ from .recording import Recorder, layer_activations
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation of a figure over the draws of a posterior.
+    """Mean and standard deviation of a quantity over draws of a posterior.
 
     Args:
-        mean: mean over the draws for which the figure is defined.
+        mean: mean over the draws for which the quantity is defined.
         deviation: standard deviation between them (n − 1 in the denominator).
-        num_samples: number of draws for which the figure is defined.
+        num_samples: number of draws for which the quantity is defined.
     """
 
     mean: float
@@ -32,7 +32,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpread:
-    """One layer over the draws; None if a figure is defined for fewer than two draws.
+    """One layer over the draws; None for a quantity with fewer than two values.
 
     Args:
         layer: name of the layer.
@@ -74,7 +74,7 @@ class ComplexitySpread:
 
 
 def complexity_spread(draws: Sequence[NetworkComplexity]) -> ComplexitySpread:
-    """Mean and standard deviation of every figure over drawn networks.
+    """Mean and standard deviation of every quantity over drawn networks.
 
     Args:
         draws: the result of `measure_complexity` for every network, on the same data

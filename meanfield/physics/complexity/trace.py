@@ -56,7 +56,7 @@ class ComplexityTrace:
         require(every >= 1, f"`every` must be at least 1 epoch; got {every}.")
         self.x, self.key, self.every = x, key, every
         self.record, self.joint = record, joint
-        self.options = {"num_shuffles": 0, **options}  # nulls are slow: none by default
+        self.options = {"num_shuffles": 0, **options}  # no nulls by default: slow
         self.steps: list[int] = []
         self.measurements: list[NetworkComplexity] = []
 
@@ -75,7 +75,7 @@ class ComplexityTrace:
         self.measurements.append(measured)
 
     def curve(self, layer: str, number: str) -> list[float | None]:
-        """One figure of one layer at every step.
+        """One quantity of one layer at every step.
 
         Args:
             layer: the layer's name.

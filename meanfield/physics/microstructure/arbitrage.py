@@ -2,17 +2,17 @@ r"""Arbitrage equilibrium: do all connections of a layer have equal effective ut
 
     h(w) = α ln|w| − β (ln|w|)² − ln p(|w|)        utility − cost − competition
 
-(`utility`). On a histogram with share x_k of n weights in bin k, the utility of a bin
-is the log of the mean of exp(utility) over the bin. Then for any bin width the
+(`utility`). In a histogram with a fraction x_k of n weights in bin k, the utility of a
+bin is the log of the mean of exp(utility) over the bin. Then for any bin width the
 effective utility is exactly
 
     h_k = ln Z + ln(p_k / x_k),     Z = ∫ w^α exp(−β ln² w) dw,
 
-where p_k is the lognormal's share of bin k; narrow bins give the formula above at the
-bin's centre. Hence Σ x_k h_k = ln Z − ψ, with ψ = KL(x‖p) the distance from
-equilibrium in nats, and the spread is the x-weighted standard deviation of h_k. At
-equilibrium n · spread² and 2nψ are chi-squared up to O(1/n): this is the Poisson-noise
-null used here.
+where p_k is the probability of bin k under the lognormal; for narrow bins this is the
+formula above at the bin's centre. Hence Σ x_k h_k = ln Z − ψ, with ψ = KL(x‖p) the
+distance from equilibrium in nats, and the spread is the x-weighted standard deviation
+of h_k. At equilibrium n · spread² and 2nψ are chi-squared up to O(1/n): this is the
+Poisson-noise null used here.
 
 The binning, the spread and its null are this project's own.
 """
@@ -41,7 +41,7 @@ class Arbitrage:
 
     Args:
         alpha: α for |w| in units of `scale`.
-        beta: β, the same in every unit.
+        beta: β, which does not depend on the unit of |w|.
         scale: largest |w|, in the caller's units.
         spread: x-weighted standard deviation of h over occupied bins, nats; 0 at
             equilibrium.
@@ -49,12 +49,12 @@ class Arbitrage:
         noise_limit: 99 % value of the spread at equilibrium.
         distance: ψ = KL(x‖p) in nats, biased upwards by (K−3)/(2n) at equilibrium.
         r_squared: weighted R² of ln(density) regressed on (1, ln|w|, ln²|w|) over the
-            occupied bins with two finite edges; `None` if there are fewer than four.
+            occupied bins with two finite edges; `None` for fewer than four such bins.
         regressed_alpha: α of that regression, in units of `scale`.
         regressed_beta: β of that regression.
         centres: geometric centre of every occupied bin, in units of `scale`.
         utilities: h of every occupied bin, nats.
-        counts: weights in every occupied bin.
+        counts: number of weights in every occupied bin.
     """
 
     alpha: float
@@ -90,9 +90,9 @@ class LayerArbitrage:
         spread: standard deviation of the levels over layers, nats; 0 if all layers are
             in equilibrium with each other.
         noise_spread: expected spread due to counting noise.
-        p_value: probability of such distances from equilibrium if every layer were
-            drawn from the common lognormal; `None` when layers were scaled by their
-            largest weight, a random unit for which no such null holds.
+        p_value: probability of at least such distances from equilibrium if every layer
+            is drawn from the common lognormal; `None` if layers are scaled by their
+            largest weight, because the null does not hold for this random unit.
         bin_spreads: spread of h over the bins within every layer.
     """
 
@@ -108,7 +108,7 @@ class LayerArbitrage:
 def measure_arbitrage(
     logs: Float[np.ndarray, " weights"], num_bins: int | None = None
 ) -> Arbitrage:
-    """Effective utilities over bins of one layer, with (α, β) of its own log-moments.
+    """Effective utilities over bins of one layer, with (α, β) from its own log-moments.
 
     Args:
         logs: ln|w| of the weights that are not zero, at least 50, not all equal.
@@ -164,13 +164,13 @@ def arbitrage_between_layers(
 ) -> LayerArbitrage:
     """Effective utilities of layers under a common (α, β), and whether they are equal.
 
-    (α, β) are computed from the mean and variance of ln|w|, with equal weight for every
-    layer.
+    (α, β) follow from the mean and variance of ln|w|, in which every layer has equal
+    weight.
 
     Args:
-        layers: two or more tensors by name, each with at least 50 weights not zero.
-        scaled: whether |w| is in units of each layer's largest, as is attributed to the
-            paper, instead of the caller's units.
+        layers: two or more tensors by name, each with at least 50 nonzero weights.
+        scaled: whether |w| is in units of each layer's largest |w|, which is attributed
+            to the paper, instead of the caller's units.
         num_bins: as in `measure_arbitrage`, set by the smallest layer by default.
 
     Returns:
@@ -239,8 +239,8 @@ def _num_bins(size: int, num_bins: int | None) -> int:
     num = min(MAX_BINS, size // MIN_PER_BIN) if num_bins is None else num_bins
     require(
         num >= 5 and size >= num,
-        f"`num_bins` must be at least 5 with no more bins than weights; got {num} bins "
-        f"for {size} weights that are not zero. Give more weights or fewer bins.",
+        f"`num_bins` must be at least 5 and at most the number of weights; got {num} "
+        f"bins for {size} weights that are not zero. Give more weights or fewer bins.",
     )
     return num
 

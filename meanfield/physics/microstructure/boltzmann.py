@@ -18,8 +18,8 @@ form:
 not of |w|.) Derived here and tested by enumeration: at the Gibbs distribution of the
 energy E(s) = −½ sᵀW s − bᵀs every state has h = ln Z, so no change of state increases
 h; and as T → 0, T h tends to minus the minimum of the energy, on the stored patterns of
-this energy. That both are the same special case is stated in arXiv:2310.06960
-(abstract); this derivation is this project's own.
+this energy. The abstract of arXiv:2310.06960 states that both are special cases; the
+derivation is this project's own.
 """
 
 import numpy as np

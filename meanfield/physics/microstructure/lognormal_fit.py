@@ -3,9 +3,9 @@ r"""Lognormal microstructure: fit a lognormal to |w|, and test whether it holds.
     ln|w| ~ N(μ, σ²),     fitted by maximum likelihood: mean and deviation of ln|w|
 
 Every tensor gets a verdict, "lognormal", "not lognormal" or "cannot tell", by the rule
-of `lognormality`. Only exact zeros are left out, because they have no logarithm; if
-small weights were left out too, a Gaussian would look lognormal. A Gaussian has
-σ = π/(2√2) = 1.1107, so this value of σ is no evidence for a lognormal.
+of `lognormality`. Only exact zeros are left out, because they have no logarithm:
+without small weights, a Gaussian would look lognormal. A Gaussian has σ = π/(2√2) =
+1.1107, so this value of σ is no evidence for a lognormal.
 
 The tested claim is that of Venkatasubramanian et al. 2023, arXiv:2310.06960. The rule
 for the verdict is this project's own.
@@ -42,7 +42,7 @@ MIN_SIGMA = 1e-5
 
 @dataclass(frozen=True)
 class Microstructure:
-    """Distribution of one tensor's magnitudes; `None` for undefined numbers.
+    """Distribution of a tensor's magnitudes |w|; undefined numbers are `None`.
 
     Args:
         verdict: "lognormal", "not lognormal" or "cannot tell".
@@ -62,9 +62,9 @@ class Microstructure:
         bic_margin: BIC(rival) − BIC(lognormal) by rival; positive favours lognormal.
         log_likelihood_margin: difference of log-likelihoods, lognormal − rival, in nats
             per weight, by rival.
-        vuong_z: that difference over its standard error, by rival.
+        vuong_z: the same difference divided by its standard error, by rival.
         rivals: fitted parameters by rival.
-        positive_fraction: share of positive signs among non-zero weights.
+        positive_fraction: fraction of positive signs among nonzero weights.
         sign_z: (positive − negative)/√n, standard normal for symmetric signs.
         arbitrage: effective utilities of the connections and their spread.
     """
@@ -125,9 +125,8 @@ def analyze_microstructure(
             by default the published rule π = 0 and Ξ = 0.
 
     Returns:
-        One `Microstructure` by tensor name. A `SpikeSlab` has one by reading:
-        ``name:slab_mean``, ``name:posterior_mean``, ``name:drawn``,
-        ``name:important``.
+        One `Microstructure` by tensor name. A `SpikeSlab` has one for each reading:
+        ``name:slab_mean``, ``name:posterior_mean``, ``name:drawn``, ``name:important``.
 
     Raises:
         ValueError: there are no numeric arrays, or a number is complex.
@@ -234,7 +233,7 @@ def _refusal(logs: Float[np.ndarray, " weights"], num_zeros: int) -> str | None:
         return f"All {num_zeros} values are exactly zero." if num_zeros else "Empty."
     if size < MIN_WEIGHTS:
         zeros = f" ({num_zeros} more are exactly zero)" if num_zeros else ""
-        return f"Only {size} weights{zeros}; {MIN_WEIGHTS} are the least we judge."
+        return f"Only {size} weights{zeros}; a verdict needs {MIN_WEIGHTS} or more."
     if logs[-1] - logs[0] < MIN_SIGMA:
         return f"All {size} weights have one magnitude, {np.exp(logs[0]):.4g}."
     starts = np.flatnonzero(np.diff(logs, prepend=-np.inf))
@@ -242,7 +241,7 @@ def _refusal(logs: Float[np.ndarray, " weights"], num_zeros: int) -> str | None:
     if most > max(MIN_TIES, MAX_TIE_SHARE * size):
         return (
             f"{most} of {size} weights ({most / size:.1%}) share one magnitude, as "
-            "after rounding to few levels; the left tail of ln|w| is then an artefact."
+            "after rounding to few levels, which distorts the left tail of ln|w|."
         )
     return None
 

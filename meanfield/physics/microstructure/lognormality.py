@@ -14,17 +14,17 @@ A histogram fit with R² near 1 is not enough: Laplace and Student weights reach
 
 Any failure gives "not lognormal"; a measure between passing and failing gives "cannot
 tell". A near rival (inverse Gaussian, Birnbaum-Saunders) can lead to "not lognormal",
-but not to "cannot tell": with few or narrowly distributed weights, no sample of that
-size distinguishes it from the lognormal. The reason then says so, and gives the
-difference of the log-likelihoods in nats per weight. If ln w of a near rival has
-standard deviation 0.65, half of the samples of 2,000 weights and all of 40 samples of
-20,000 get "not lognormal"; at standard deviation 0.3, one in five of 20,000
+but not to "cannot tell", because few or narrowly distributed weights cannot distinguish
+it from the lognormal. The reason then states this, and the difference of the
+log-likelihoods in nats per weight. If ln w of a near rival has standard deviation 0.65,
+half of the samples of 2,000 weights and all of 40 samples of 20,000 get "not
+lognormal"; at standard deviation 0.3, one in five of 20,000
 (experiments/benchmarks/microstructure_power.py).
 
 The standard errors are those under the lognormal, √(6/n) and √(24/n). D₉₉ is the 99 %
-value for estimated parameters (Lilliefors), so that a true lognormal fails once in a
-hundred; a distance below 0.02 counts as close enough for every n. The rule, and its use
-of the sampling error, are this project's own.
+value for estimated parameters (Lilliefors), so that one in a hundred true lognormals
+fails; a distance below 0.02 passes for every n. The rule, and its use of the sampling
+error, are this project's own.
 """
 
 from dataclasses import dataclass

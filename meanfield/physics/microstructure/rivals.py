@@ -42,7 +42,7 @@ MAX_EXACT = 5_000
 NUM_BINS = 4_096
 CHUNK = 1_000_000
 SHAPE_BOUNDS = (np.log(0.02), np.log(50.0))
-# Logarithm of the largest 1/w that enters a mean, and the smallest spread allowed.
+# Logarithm of the largest 1/w in a mean, and the smallest spread allowed.
 LARGEST, SMALLEST = 650.0, np.finfo(np.float64).eps
 NEAR_RIVALS = ("inverse Gaussian", "Birnbaum-Saunders")
 DEGREES_BOUNDS = (np.log(0.05), np.log(1e4))
@@ -56,7 +56,8 @@ class FittedDistribution:
         name: name of the distribution, as in the table above.
         parameters: parameters by name, for magnitudes in the caller's units.
         distribution: the frozen SciPy distribution.
-        log_factor: added to its log density (ln 2 if SciPy's is two-sided).
+        log_factor: number added to its log density (ln 2 if SciPy's distribution is
+            two-sided).
     """
 
     name: str
@@ -120,7 +121,7 @@ def chunks(values: Float[np.ndarray, " weights"]) -> Iterator[np.ndarray]:
 
 
 def _compress(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points and normalised weights that approximate all logs in a likelihood."""
+    """Points and normalised weights that stand for all logs in a likelihood."""
     if logs.size <= MAX_EXACT:
         return logs, np.full(logs.size, 1 / logs.size)
     low, high = float(logs.min()), float(logs.max())
@@ -211,7 +212,7 @@ def _birnbaum_saunders(
         spread = 0.5 * np.log(square_shape(log_scale))
         return spread + 0.5 * log_scale - float(np.sum(counts * sides))
 
-    # The scale of largest likelihood lies between the harmonic and the plain mean.
+    # The scale of largest likelihood lies between the harmonic and the arithmetic mean.
     log_scale = _minimise(loss, (-np.log(mean_inverse), np.log(mean)))
     parameters = {
         "shape": float(square_shape(log_scale) ** 0.5),

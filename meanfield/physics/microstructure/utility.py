@@ -2,12 +2,12 @@ r"""Utility of a connection's strength, and the lognormal of equal utility.
 
     h(w) = α ln|w| − β (ln|w|)² − γ ln p(|w|)      utility − cost − competition
 
-with p the density of magnitudes and γ = 1 unless said otherwise. Equal h everywhere is
-a lognormal LN(μ, σ²), and the map between the two is one to one:
+with p the density of magnitudes and γ = 1 unless said otherwise. h is constant if p is
+a lognormal LN(μ, σ²), whose parameters correspond one to one to (α, β):
 
     μ = (α + γ)/(2β)     σ² = γ/(2β)        β = γ/(2σ²)     α = γ (μ/σ² − 1)
 
-β is the same in every unit of |w|; α and μ are not, so say the unit.
+β does not depend on the unit of |w|, but α and μ do, so state the unit.
 
 The form of h and of the potential is attributed to arXiv:2310.06960 by a
 re-implementation of it; the map is derived here.
@@ -90,7 +90,7 @@ def effective_utility(
 
     Args:
         magnitudes: |w| > 0.
-        densities: density of magnitudes there, > 0.
+        densities: density of the magnitudes at these points, > 0.
         alpha: α, weight of the utility of strength.
         beta: β, weight of its cost.
 
@@ -159,8 +159,8 @@ def potential(
 
 
 def require_positive(name: str, value: Any) -> None:
-    """Raise unless a number of the lognormal's equilibrium is positive."""
+    """Raise unless a parameter of the equilibrium lognormal is positive."""
     require(
         bool(value > 0),
-        f"`{name}` must be positive; got {value}. Without that no lognormal exists.",
+        f"`{name}` must be positive, or no lognormal exists; got {value}.",
     )

@@ -4,10 +4,10 @@ r"""Gaussian moments of activations φ, from which the maps of wide layers follo
 
 with z standard normal. They are computed by closed forms if these exist (erf, ReLU,
 identity), else by the trapezoidal rule on [−9, 9]. For a function that is analytic
-within a distance a of the real line the error is of order exp(−2π a/step). The steps
-are 0.0075 (one variable) and 0.06 (two); tanh(√q z) has a = π/(2√q) and is exact to
-rounding for q up to a few hundred (one) and about 20 (two). There Gauss–Hermite
-quadrature with 101 nodes is inaccurate.
+within a distance a of the real line, the error is of order exp(−2π a/step). The step is
+0.0075 for one variable and 0.06 for two. For tanh(√q z), with a = π/(2√q), moments are
+exact up to rounding for q up to a few hundred (one variable) or about 20 (two), at
+which Gauss–Hermite quadrature with 101 nodes is inaccurate.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-r"""Exact decimation in depth: integrate out layers and keep large-scale behaviour.
+r"""Exact decimation in depth: integrate out layers, keep the large-scale behaviour.
 
 | system                          | b layers become one                              |
 |---------------------------------|--------------------------------------------------|
@@ -96,7 +96,7 @@ def decimate_linear(layers: Sequence[LinearLayer], block: int = 2) -> list[Linea
     require(
         len(layers) > 0 and len(layers) % block == 0,
         f"`layers` must hold a multiple of {block} layers; got {len(layers)}. Leave "
-        "some out, or use another block.",
+        "out some layers, or use another block.",
     )
     groups = [layers[i : i + block] for i in range(0, len(layers), block)]
     return [_compose(group) for group in groups]
@@ -105,7 +105,7 @@ def decimate_linear(layers: Sequence[LinearLayer], block: int = 2) -> list[Linea
 def decimate_binary_chain(coupling: float | int, block: int = 2) -> float:
     """Effective coupling of a chain of spins, tanh K' = tanhᵇ K.
 
-    For b = 2 this is K' = ½ ln cosh 2K. It flows to 0 from any finite K: a chain has
+    For b = 2 this is K' = ½ ln cosh 2K. K flows to 0 from any finite value: a chain has
     no transition.
 
     Args:
@@ -126,7 +126,8 @@ def decimate_binary_chain(coupling: float | int, block: int = 2) -> float:
     require_block(block)
     require(
         coupling >= 0,
-        f"`coupling` must be at least 0; got {coupling}. Flip every second spin first.",
+        f"`coupling` must be at least 0; got {coupling}. Redefine every second spin "
+        "with opposite sign first.",
     )
     if coupling > LARGE_COUPLING:
         return coupling - 0.5 * math.log(block)
@@ -155,7 +156,7 @@ def binary_depth_scale(coupling: float | int) -> float:
 
 
 def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
-    """Magnetisation m* of the layer m' = tanh(K m), and the map's gradient there.
+    """Magnetisation m* of the layer m' = tanh(K m), and the gradient of the map at m*.
 
     K = βw is the gain of a mean-field layer of spins.
 
@@ -175,7 +176,8 @@ def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
         (0.0, 0.5)
     """
     require(
-        gain >= 0, f"`gain` must be at least 0; got {gain}. Its sign flips the units."
+        gain >= 0,
+        f"`gain` must be at least 0; got {gain}. A negative gain only flips the units.",
     )
     if gain <= 1:
         return 0.0, float(gain)

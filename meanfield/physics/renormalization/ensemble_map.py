@@ -1,8 +1,8 @@
 r"""Signal propagation through a wide spike-and-slab ensemble, and its critical line.
 
 The parameters (π, m, Ξ) of the weights of a layer with fan-in N are independent draws,
-with E m = 0. The second moment of the weights is the sum of the part of their means,
-which all inputs share, and the part of their noise:
+with E m = 0. The second moment of the weights is the sum of a part due to their means,
+which is the same for all inputs, and a part due to their noise:
 
     σ_w² = N E[(1 − π)(Ξ + m²)] = σ_μ² + σ_V²,   σ_μ² = N E μ²,   σ_V² = N E V
     μ = (1 − π) m,   V = (1 − π)(Ξ + π m²)
@@ -17,14 +17,16 @@ enters the correlation of two inputs and the gradient.
 | mean    | σ_μ²   | σ_μ²                             | σ_μ² E φ'(√q* z)²    |
 
 The sampled reading (z = G + εΔ, ε drawn for every unit and example) has σ_μ² in its
-gradient, because ∂z_i/∂a_k = μ_ik + ε_i V_ik a_k/Δ_i, and the square of the second
-term, V² a²/Δ², is smaller than V by a factor of order N, as Δ² sums N such terms.
+gradient, because ∂z_i/∂a_k = μ_ik + ε_i V_ik a_k/Δ_i. The mean square of the second
+term, V² a²/Δ², is smaller than V by a factor of order N, because Δ² is a sum of N terms
+V a².
 
 There are two consequences. If σ_V² > 0, identical inputs do not stay identical: c* < 1.
-And no choice makes both the signal and the gradient of a ReLU ensemble stationary: the
-signal needs σ_w² = 2, the gradient σ_μ² = 2. At the critical point of the signal,
-gradients of the sampled reading therefore shrink by σ_μ²/σ_w² per layer. This is a
-disadvantage of slab noise at initialisation, and the reason to start with Ξ ≪ m².
+And with σ_V² > 0, the signal and the gradient of a ReLU ensemble cannot both be
+stationary: the signal needs σ_w² = 2, the gradient σ_μ² = 2. At the critical point of
+the signal, gradients of the sampled reading therefore shrink by σ_μ²/σ_w² per layer.
+This is a disadvantage of slab noise at initialisation, and the reason to start with Ξ ≪
+m².
 
 All of this is this project's derivation; the maps of ordinary weights are those of
 arXiv:1606.05340 and arXiv:1611.01232.
@@ -59,7 +61,7 @@ class WeightVariances:
 
     Args:
         shared: σ_μ² = N E μ², of the mean weights.
-        fresh: σ_V² = N E V, of the noise around them; 0 for ordinary weights.
+        fresh: σ_V² = N E V, of the noise around the means; 0 for ordinary weights.
     """
 
     shared: float
@@ -143,9 +145,10 @@ def ensemble_fixed_point(
         reading: "drawn", "sampled" or "mean", as in the module's table.
 
     Returns:
-        A `FixedPoint` whose `gradient` is the gradient's χ. In the sampled reading its
+        A `FixedPoint` whose `gradient` is χ of the table. In the sampled reading,
         `correlation` is the limit of the correlation of two inputs, below 1 if there is
-        noise, and `depth_scale` the number of layers in which it is approached.
+        noise, and `depth_scale` the number of layers over which this limit is
+        approached.
 
     Raises:
         ValueError: an unknown reading, or a negative variance.
@@ -186,7 +189,7 @@ def critical_slab_mean_var(
     |---------|------------------------------------------------------------------|
     | drawn   | σ_c²/(1 − π) − N Ξ, with σ_c² the critical σ_w² of the activation |
     | mean    | σ_c²/(1 − π)²                                                    |
-    | sampled | root of (1 − π)² σ_m² E φ'(√q* z)² = 1, q* that of the whole σ_w² |
+    | sampled | root of (1 − π)² σ_m² E φ'(√q* z)² = 1, with q* of the total σ_w² |
 
     Args:
         spike_prob: π in [0, 1).
@@ -238,8 +241,8 @@ def critical_slab_mean_var(
         upper *= 2
         require(
             upper < 1e6,
-            f"`slab_var` must allow a gradient of χ = 1; none was found for {slab_var} "
-            "below σ_m² = 1e6. Start with narrower slabs.",
+            "`slab_var` must allow a gradient of χ = 1; no σ_m² below 1e6 gives it "
+            f"for {slab_var}. Use narrower slabs.",
         )
     return bracketed_root(excess, 0.0, upper)
 

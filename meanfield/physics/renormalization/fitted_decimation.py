@@ -42,13 +42,13 @@ class EffectiveLayer:
         bias: b', (out,).
         weight_var: σ_w² = in · mean W'².
         bias_var: σ_b² = mean b'².
-        fit_noise: part of σ_w² that is estimation noise, s² tr (XᵀX)⁻¹ with X the
-            centred states of the fit and s² its residual variance; 0 for a layer of
-            the network itself.
+        fit_noise: part of σ_w² that is estimation noise, s² tr (XᵀX)⁻¹, with X the
+            centred states and s² the residual variance of the fit; 0 for a layer of the
+            network itself.
         noise_var: τ, mean square residual of z on held-out examples; 0 for a layer of
             the network itself.
         gradient: χ₁ = σ_w² mean φ'(z)² on held-out examples.
-        depth_scale: ξ = −1/ln χ₁ in blocks, `None` where χ₁ ≥ 1.
+        depth_scale: ξ = −1/ln χ₁ in blocks, `None` if χ₁ ≥ 1.
         r_squared: R² of φ(z) on held-out examples; 1 for a layer of the network itself.
         verdict: "good" (R² ≥ 0.9), "poor", or "cannot tell".
     """
@@ -87,8 +87,8 @@ def fit_effective_layer(
         block: number of layers in the block, copied to the result.
 
     Raises:
-        ValueError: NaN, or fewer than 4 (in + 1) examples: half of them must be two
-            for every coefficient of an output unit.
+        ValueError: NaN, or fewer than 4 (in + 1) examples: half of the examples must be
+            two for every coefficient of an output unit.
     """
     examples, inputs = states.shape
     needed = 2 * EXAMPLES_PER_PARAMETER * (inputs + 1)
@@ -138,7 +138,7 @@ def decimate_network(
     key: PRNGKeyArray,
     block: int = 2,
 ) -> list[list[EffectiveLayer]]:
-    """Flow of a network under fitted decimation: at level k a layer replaces block^k.
+    """Flow of a network under fitted decimation: at level k, one layer for b^k.
 
     Level 0 is the network itself. Each further level fits one effective layer to the
     network's states before and after every whole block, until fewer layers than one

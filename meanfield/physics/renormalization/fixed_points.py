@@ -1,4 +1,4 @@
-r"""Fixed points of a wide layer, its transition from order to chaos, its depth scale.
+r"""Fixed points of a wide layer, its order-to-chaos transition, and its depth scale.
 
     q* = σ_w² E φ(√q* z)² + σ_b²,    χ₁ = σ_w² E φ'(√q* z)²,    ξ = −1/ln χ
 
@@ -75,7 +75,7 @@ def fixed_length(
     def excess(q: float) -> float:
         return length_map(q, weight_var, bias_var, phi) - q
 
-    # Below this q the map is linear, and its gradient at 0 decides.
+    # Below this q the map is linear, and its gradient at 0 decides whether q* is 0.
     small = 1e-9
     grows = excess(small)
     if bias_var == 0 and abs(grows) < 1e-9 * small:
@@ -126,7 +126,7 @@ def fixed_point(
     if not rest:
         return FixedPoint(q, gradient, None, None, "chaotic")
     c = fixed_correlation(rest, weight_var, bias_var, phi)
-    # Just above the transition 1 − c* is too small for float64. With ε = 1 − c the map
+    # Just above the transition, 1 − c* is too small for float64. With ε = 1 − c the map
     # is ε' = χ₁ ε − k ε², which has the gradient 2 − χ₁ at its fixed point.
     near = gradient < 1 + NEAR_CRITICAL
     gradient_there = (
@@ -179,8 +179,8 @@ def depth_scale(gradient: float | int) -> float:
     size = abs(gradient)
     require(
         size <= 1 + CRITICAL_BAND,
-        f"`gradient` must not exceed 1 in size; got {gradient}. Use the one at "
-        "the stable fixed point (see fixed_correlation).",
+        f"`gradient` must have a magnitude of at most 1; got {gradient}. Use the "
+        "gradient at the stable fixed point (see fixed_correlation).",
     )
     if size == 0:
         return 0.0
@@ -219,7 +219,7 @@ def critical_weight_var(
         require(
             q is not None and math.isfinite(q),
             "`activation` must keep lengths bounded up to its transition; got "
-            f"{phi.name!r}, with which they grow without bound at σ_w² = "
+            f"{phi.name!r}, for which lengths grow without bound at σ_w² = "
             f"{weight_var:.4g}.",
         )
         return weight_var * phi.derivative_moment(float(q or 0.0)) - 1
@@ -232,8 +232,8 @@ def critical_weight_var(
         upper *= 2
         require(
             upper < 1e6,
-            f"`bias_var` must allow a transition; none was found for {bias_var} and "
-            f"{phi.name!r} below σ_w² = 1e6. Use a smaller bias variance.",
+            "`bias_var` must allow a transition; no σ_w² below 1e6 gives it for "
+            f"{bias_var} and {phi.name!r}. Use a smaller bias variance.",
         )
     return bracketed_root(excess, 0.0, upper)
 

@@ -1,4 +1,4 @@
-r"""The layered Hamiltonian, in which neurons are degrees of freedom like weights.
+r"""The layered Hamiltonian, in which neurons are degrees of freedom, as weights are.
 
     βH = β Σ_l |y_l − h_l^M|² + Σ_{l,m} |h_l^{m+1} − f^m(h_l^m)|² / (2 ε_m)
 
@@ -7,7 +7,7 @@ is replaced by a Gaussian of variance ε; ε → 0 is the ordinary network. H co
 consecutive layers and has the same form for every m and l: it is invariant under a
 shift m → m + 1 if all layers have the same distribution, and under permutations of the
 examples. Integrating out every second layer is a renormalization step in depth
-(`decimation` does it where it is possible exactly).
+(`decimation` treats the cases that can be solved exactly).
 
 The partition function with neurons as dynamic variables is that of arXiv:2410.00396;
 this Gaussian form is this project's own, consistent with it.
@@ -32,7 +32,7 @@ def layered_hamiltonian(
     inverse_temperature: float | int = 1.0,
     noise_var: float | int | Sequence[float | int] = 1e-2,
 ) -> Float[Array, ""]:
-    """βH of a configuration of neurons, up to terms that do not depend on it.
+    """βH of a configuration of neurons, up to terms independent of the configuration.
 
     Args:
         states: h^0 … h^M, one array of shape (batch, units) for the input and one for

@@ -4,8 +4,8 @@ A verdict accounts for the sampling error: it is "ordered" or "chaotic" if χ₁
 one side of 1 within two standard errors of σ_w² and σ_b². Otherwise it is "critical" if
 this interval is narrower than 0.2, else "cannot tell". It is also "cannot tell" for
 networks with normalisation, recurrence or attention, because the maps are those of
-plain layers. Recurrence and attention are recognised by words in the path of a tensor;
-a normalisation layer by such a word, and because it has vectors but no matrix. (Skip
+plain layers. Recurrence and attention are recognised by words in the path of a tensor,
+and a normalisation layer by such a word, or because it has vectors but no matrix. (Skip
 connections cannot be recognised by the names of weights.)
 """
 
@@ -29,7 +29,8 @@ from .fixed_points import FixedPoint, fixed_point
 MIN_WEIGHTS = 50
 CRITICAL_WIDTH = 0.2
 ROUNDING = 1e-9
-# Words in the paths of tensors for networks outside the theory of plain layers.
+# Words in the paths of tensors that indicate networks outside the theory of plain
+# layers.
 OUTSIDE_THEORY = {
     "recurrent": r"(bi|conv|simple|char)?(rnn|lstm|gru)(lm|cell)?|hh",
     "an attention network": r"(self|cross|multihead)?(attn|attention|attentions|mha)",
@@ -37,7 +38,7 @@ OUTSIDE_THEORY = {
 NORMALISATION = (
     r"(batch|layer|group|instance|rms|re)*(norms?|normali[sz]ation)|bn|ln|gn"
 )
-# Last names that only normalisation layers give to statistics of their data.
+# Last names of statistics of data, which only normalisation layers have.
 STATISTICS = (
     "running_mean",
     "running_var",
@@ -51,14 +52,14 @@ CANNOT_TELL = "cannot tell"
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """Position of one layer in the phase diagram; `None` for what is not defined.
+    """Position of one layer in the phase diagram; undefined numbers are `None`.
 
     Args:
-        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", by
-            where `gradient_interval` lies.
+        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell",
+            according to `gradient_interval`.
         reason: the reason for the verdict, in words.
         num_inputs: N, the fan-in.
-        weight_var: σ_w² = N E w² (of a drawn network, for an ensemble).
+        weight_var: σ_w² = N E w² (for an ensemble, that of drawn networks).
         weight_var_error: standard error of σ_w².
         shared_var: σ_μ² = N E μ²; equal to σ_w² for plain weights.
         bias_var: σ_b² = E b², 0 without a bias.
@@ -109,7 +110,7 @@ def _says(name: str, pattern: str) -> bool:
 
 
 def _layer_of(name: str) -> str:
-    """Path of a tensor's layer; for a name without a path, all but its last word."""
+    """Path of a tensor's layer; for a name without slashes, all but its last word."""
     return parent_name(name) or name.rpartition("_")[0]
 
 
@@ -181,7 +182,7 @@ def place_layer(
 
 def _refusal(weight: Any, moments: WeightVariances, bias_var: float) -> str | None:
     if weight.size < MIN_WEIGHTS:
-        return f"Only {weight.size} weights; {MIN_WEIGHTS} are the least we judge."
+        return f"Only {weight.size} weights; a verdict needs {MIN_WEIGHTS} or more."
     if not math.isfinite(moments.total + bias_var):
         return "The weights or biases hold NaN or infinity."
     if moments.total == 0:
@@ -204,7 +205,7 @@ def _standard_error(weight: Any, inputs: int) -> float:
 def find_bias(name: str, tensors: dict[str, Any]) -> Any:
     """The bias of a weight's layer: a vector with "bias" in its last name, or "b".
 
-    Where layers are numbered in the last name (W1, b1, W2, b2), the numbers must agree.
+    If the last names are numbered (W1, b1, W2, b2), the numbers must agree.
     """
     parent = parent_name(name)
     for other, value in tensors.items():
@@ -219,14 +220,14 @@ def find_bias(name: str, tensors: dict[str, Any]) -> Any:
 def find_layouts(
     connections: Mapping[str, Any], tensors: dict[str, Any], layout: str = "auto"
 ) -> dict[str, str]:
-    """The layout of each weight, where shapes settle what names leave open.
+    """The layout of each weight, from shapes if possible, else from its name.
 
-    A bias is as long as its layer has outputs; and the outputs of one matrix are the
-    inputs of the next.
+    The length of a bias is the number of outputs of its layer, and the outputs of one
+    matrix are the inputs of the next.
 
     Args:
         connections: weights by path, in order of depth.
-        tensors: the same and the biases.
+        tensors: all tensors of the network, including biases.
         layout: as for `fan_in`; any but "auto" is kept.
     """
     if layout != "auto":
@@ -256,7 +257,7 @@ def gradient_interval(
     bias_error: float,
     phi: Activation,
 ) -> tuple[float, float] | None:
-    """Range of χ₁ within two standard errors; χ₁ rises with σ_w², falls with σ_b²."""
+    """Range of χ₁ within two standard errors; rising with σ_w², falling with σ_b²."""
     low = fixed_point(
         max(weight_var - 2 * weight_error, 0.0), bias_var + 2 * bias_error, phi
     ).gradient

@@ -45,8 +45,8 @@ class Renormalization:
     """Result for a whole network.
 
     Args:
-        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", for
-            the layers' median (σ_w², σ_b²), by where `gradient_interval` lies.
+        verdict: "ordered", "critical", "chaotic", "unbounded" or "cannot tell", for the
+            layers' median (σ_w², σ_b²), according to `gradient_interval`.
         reason: the reason for the verdict, in words.
         gradient_interval: range of χ₁ with both medians ± two standard errors.
         activation: name of the φ that is assumed.
@@ -82,13 +82,14 @@ def analyze_renormalization(
     Args:
         weights: a mapping of names to arrays or `SpikeSlab`s (`ensemble.weights()`),
             an open npz file, or any JAX parameter tree, in order of depth. Biases are
-            the vectors with the name of a bias ("bias", "b") in the same layer as a
-            weight, or with its number ("W1", "b1").
+            vectors with the name of a bias ("bias", "b") in the same layer as a weight,
+            or with the number of a weight ("W1", "b1").
         key: a typed key, for the shuffled nulls.
         activation: φ between the layers, which weights alone do not determine.
         layout: which axes of a weight are its inputs: "out_in" (Equinox, PyTorch),
-            "in_out" (Flax, Keras), or "auto": as the lengths of biases and the shapes
-            of neighbouring layers say, else by the name ("kernel" is "in_out").
+            "in_out" (Flax, Keras), or "auto": from the lengths of biases and the shapes
+            of neighbouring layers if possible, else from the name ("kernel" is
+            "in_out").
         num_steps: number of steps of the flow.
 
     Returns:
@@ -143,7 +144,7 @@ def analyze_renormalization(
     if common.length is not None and 0 < common.length < math.inf:
         flow = wide_flow(wide_layer(weight_var, bias_var, phi), phi, num_steps)
     without = sum(bias is None for bias in biases.values())
-    note = f" ({without} of {len(biases)} layers have none, which counts as 0)"
+    note = f" ({without} of {len(biases)} layers have no bias, which counts as 0)"
     reason = (
         f"Median over {len(placed)} layers: σ_w² = {weight_var:.4g} ± "
         f"{weight_error:.2g}, σ_b² = {bias_var:.4g} ± {bias_error:.2g}"
@@ -164,8 +165,8 @@ def analyze_renormalization(
 def _median(pairs: list[tuple[Any, Any]]) -> tuple[float, float]:
     """Median over layers, and its standard error.
 
-    The standard error is the larger of two: from the spread over layers, and from the
-    layers' own errors. √(π/2) is the ratio of the errors of median and mean.
+    The standard error is the larger of two: that from the spread over layers, and that
+    from the layers' own errors. √(π/2) is the ratio of the errors of median and mean.
     """
     values, errors = (np.array(column, float) for column in zip(*pairs, strict=True))
     within = float(np.sqrt(np.mean(np.square(errors))))

@@ -45,14 +45,14 @@ class Symmetry:
         names: the compared layers, in order of depth.
         weight_vars: σ_w² of every layer.
         score: standard deviation over layers of ln σ_w².
-        score_null: mean and 99 % value of the score if weights are exchanged.
-        score_p: share of exchanges with at least this score.
+        score_null: mean and 99 % quantile of the score if weights are exchanged.
+        score_p: fraction of exchanges with at least this score.
         distance: largest Kolmogorov distance of a layer's distribution of √N w from the
             pooled one.
-        distance_null: mean and 99 % value of the distance if weights are exchanged.
-        distance_p: share of exchanges with at least this distance.
+        distance_null: mean and 99 % quantile of the distance if weights are exchanged.
+        distance_p: fraction of exchanges with at least this distance.
         drift: von Neumann ratio of ln σ_w² in depth, `None` for fewer than four layers.
-        drift_p: share of layer orders with at most this ratio.
+        drift_p: fraction of layer orders with at most this ratio.
         num_per_layer: number of weights of each layer in the nulls.
     """
 
@@ -78,15 +78,15 @@ def translational_symmetry(
     layout: str | Mapping[str, str] = "auto",
     num_shuffles: int = 400,
 ) -> Symmetry:
-    """Test whether the layers of a network have one distribution, by shuffled nulls.
+    """Test whether all layers of a network have one distribution, by shuffled nulls.
 
     Args:
         layers: weights by name, in order of depth, each of two or more dimensions;
             the mean μ is used for a `SpikeSlab`. Leave out layers that are not expected
             to be alike (often the first and the last one).
         key: a typed key for the shuffles.
-        layout: which axes of a weight are its inputs, "auto", "out_in" or "in_out";
-            or one of them for each weight.
+        layout: which axes of a weight are its inputs, "auto", "out_in" or "in_out"; or
+            a mapping from weights to these.
         num_shuffles: number of shuffles for each null, at least 100.
 
     Returns:

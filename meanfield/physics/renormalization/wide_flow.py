@@ -2,8 +2,8 @@ r"""Renormalization flow of wide layers in depth, and critical exponents.
 
     q*' = q*,     χ₁' = χ₁^b,     ξ' = ξ/b                     b layers become one
 
-No single wide layer computes exactly what two wide layers of the same activation do.
-The flow keeps the fixed point q* and the gradient χ there; the effective (σ_w², σ_b²)
+No single wide layer has exactly the maps of two wide layers with the same activation.
+The flow keeps the fixed point q* and the gradient χ at q*; the effective (σ_w², σ_b²)
 are those of the single layer with this q* and this χ:
 
     σ_w'² = χ₁^b / E φ'(√q* z)²,     σ_b'² = q* − σ_w'² E φ(√q* z)²
@@ -122,7 +122,7 @@ def wide_flow(
 ) -> list[WideLayer]:
     """Flow of (σ_w², σ_b², χ₁, ξ) under repeated decimation.
 
-    It ends early where `decimate_wide_layer` returns None.
+    It ends early if `decimate_wide_layer` returns None.
 
     Args:
         layer: a layer at its fixed point, from `wide_layer`.
