@@ -1,8 +1,8 @@
-"""Pictures. Every function draws on a Matplotlib axis and returns it.
+"""Plots. Every function draws on a Matplotlib axis and returns it.
 
-Without an axis a figure of its own is made; no global state is touched, so that the
-functions work in threads and without a display. Colours are those of Okabe & Ito, which
-readers with any colour vision can tell apart; nothing is told by colour alone.
+Without an axis it makes a new figure. No global state is used, so the functions work in
+threads and without a display. Colours are those of Okabe & Ito, which readers with any
+colour vision can distinguish; no information is shown by colour alone.
 
 Example:
     >>> import meanfield as mf

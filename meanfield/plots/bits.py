@@ -14,10 +14,10 @@ from .style import BLACK, BLUE, SKY, layer_ticks, new_axis
 def complexity(
     layers: Mapping[str, Mapping[str, Any]], axis: Axes | None = None
 ) -> Axes:
-    """Entropic complexity of every layer in bits: sum over its units, and joint.
+    """Entropic complexity of every layer in bits: sum over units, and joint.
 
     The on/off state of a unit has at most one bit, so the largest value of a layer is
-    its number of units. Pale bars are of layers with too few examples.
+    its number of units. Pale bars are layers with too few examples.
 
     Args:
         layers: as in `NetworkComplexity.to_dict()["layers"]`; a layer that was not

@@ -17,8 +17,9 @@ def strongest_paths(
 ) -> list[tuple[tuple[int, ...], float]]:
     r"""Paths from inputs to outputs that carry the most credit.
 
-    The credit φ of the connections into an output is handed back through the layers in
-    proportion to the positive credit of the connections into each unit on the way:
+    The credit φ of the connections into an output is distributed backwards through the
+    layers, in proportion to the positive credit of the connections into each unit on
+    the path:
 
         path i → j → … → k:   φ⁺_{k·} · φ⁺_{kj} / φ⁺_{k·} · … · φ⁺_{ji} / φ⁺_{j·}
 
@@ -26,10 +27,11 @@ def strongest_paths(
 
     Args:
         values: for each layer from the first to the last, (units, inputs).
-        num_paths: how many.
+        num_paths: number of paths.
 
     Returns:
-        Pairs of a path, from the input to the output, and its credit, falling.
+        Pairs of a path, from input to output, and its credit, in decreasing order of
+        credit.
 
     Raises:
         ValueError: layers that do not follow one another.
@@ -94,9 +96,9 @@ def credit_paths(
     Args:
         values: for each layer from the first to the last, (units, inputs).
         axis: where to draw.
-        num_paths: how many.
-        names: of the outputs.
-        layers: of the columns, inputs included.
+        num_paths: number of paths.
+        names: names of the outputs.
+        layers: names of the columns, inputs included.
 
     Returns:
         The axis.

@@ -1,7 +1,7 @@
-"""A picture for a dark page: the same drawing in other inks.
+"""A plot for a dark page: the same drawing in other colours.
 
-Greys change places, black with white; colours stay what they are, a little lighter, so
-that a picture and its words about colours agree on both pages.
+Greys are inverted, so that black becomes white; other colours only become a little
+lighter, so that text about colours holds on both pages.
 """
 
 from typing import Any
@@ -21,10 +21,11 @@ PARTS = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"
 
 
 def dark_colour(colour: Any) -> tuple[float, ...]:
-    """The colour that stands for another on a dark page, with its opacity.
+    """The colour that replaces another one on a dark page, with its opacity.
 
-    A grey of lightness l becomes PAPER + (1 − l)(INK − PAPER), so that white is the
-    paper and black the ink; a colour is mixed with a quarter of white.
+    A grey of lightness l becomes PAPER + (1 − l)(INK − PAPER), so that white becomes
+    the dark paper and black the light ink; any other colour is mixed with a quarter of
+    white.
 
     Args:
         colour: one colour, as Matplotlib takes it.
@@ -44,9 +45,9 @@ def dark_colour(colour: Any) -> tuple[float, ...]:
 
 
 def darken(axis: Axes) -> Axes:
-    """Turn everything on an axis' figure into the inks of a dark page, for good.
+    """Change a figure in place to the colours of a dark page.
 
-    Colours that a colour map gives stay as they are.
+    Colours from a colour map do not change.
 
     Args:
         axis: any axis of the figure.
@@ -63,7 +64,7 @@ def darken(axis: Axes) -> Axes:
     """
     figure: Any = axis.figure
     for artist in figure.findobj(Artist):
-        # The colour of a figure or an axis is that of its patch.
+        # The background colour of a figure or an axis is that of its patch.
         if isinstance(artist, FigureBase | Axes):
             continue
         mapped = isinstance(artist, ScalarMappable) and artist.get_array() is not None
@@ -79,11 +80,11 @@ def darken(axis: Axes) -> Axes:
 
 
 def _dark(colour: Any) -> Any:
-    """One colour, or a row of them; None for words such as "none" and "auto"."""
+    """One colour, or several; None for texts such as "none" and "auto"."""
     if isinstance(colour, str) and not colors.is_color_like(colour):
         return None
     if colors.is_color_like(colour):
-        # Nothing is drawn in a colour without opacity.
+        # A transparent colour is not drawn, and stays as it is.
         return None if colors.to_rgba(colour)[3] == 0 else dark_colour(colour)
     rows = np.asarray(colour, float)
     if rows.ndim != 2 or not len(rows):

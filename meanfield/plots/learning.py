@@ -10,7 +10,7 @@ from meanfield.checks import require
 
 from .style import BLUE, CYCLE, GREY, curve_style, new_axis
 
-# Natural logarithm of the factor beyond which numbers are drawn on logarithmic axes.
+# Natural logarithm of the ratio beyond which numbers are drawn on logarithmic axes.
 LOG_RANGE = np.log(30.0)
 
 
@@ -21,14 +21,14 @@ def training_history(
     names: Sequence[str] = ("nll", "val_nll"),
     base_rate: float | None = None,
 ) -> Axes:
-    """Plot the training history, epoch by epoch; logarithmic where it falls tenfold.
+    """Plot the training history by epoch, on a logarithmic axis if it falls tenfold.
 
     Args:
         history: `FitResult.history`.
         axis: where to draw.
         names: entries to draw; those missing from the history are left out.
-        base_rate: the same number for a model that knows nothing of the inputs (the NLL
-            of always saying the frequencies of the classes), drawn as a line.
+        base_rate: the score of a model without inputs (such as the NLL of always
+            predicting the class frequencies), drawn as a line.
 
     Returns:
         The axis.
@@ -135,15 +135,15 @@ def reliability_diagram(
 def predictions(
     observed: Any, mean: Any, std: Any, axis: Axes | None = None, *, name: str = ""
 ) -> Axes:
-    """Predicted against observed numbers, with bars of one standard deviation.
+    """Predicted against observed targets, with bars of one standard deviation.
 
-    The axes are logarithmic where all numbers are positive and spread over a factor of
-    30, as prices do.
+    The axes are logarithmic if all numbers are positive and span a factor of 30, as
+    prices do.
 
     Args:
-        observed: (examples,) what was observed.
-        mean: (examples,) predictive means, in the same units.
-        std: (examples,) predictive standard deviations.
+        observed: observed targets (examples,).
+        mean: predictive means (examples,), in the same units.
+        std: predictive standard deviations (examples,).
         axis: where to draw.
         name: name of the target.
 
@@ -194,7 +194,7 @@ def predictions(
 
 
 def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Axes:
-    """Share of targets inside central intervals against the intervals' level.
+    """Fraction of targets inside central intervals against the level of the intervals.
 
     A calibrated regression lies on the diagonal. A target y lies inside the central
     interval of level q if |2 P(Y ≤ y) − 1| ≤ q.
@@ -241,7 +241,7 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
 
 
 def _wilson(share: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Distances from a share to the lower and upper end of Wilson's 95 % interval."""
+    """Distances of a fraction from the ends of Wilson's 95 % interval."""
     z = 1.96
     middle = (share + z**2 / (2 * counts)) / (1 + z**2 / counts)
     square = share * (1 - share) / counts + z**2 / (4 * counts**2)

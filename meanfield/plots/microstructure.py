@@ -14,7 +14,7 @@ from meanfield.physics.microstructure.lognormal_fit import Microstructure
 
 from .style import BLACK, BLUE, GREEN, GREY, RED, new_axis
 
-# Most tensors that are named; more names would hide the points.
+# Largest number of tensors with names; more names would hide the points.
 MOST_NAMES = 40
 VERDICT_STYLE: dict[str, dict[str, Any]] = {
     "lognormal": {"color": GREEN, "marker": "s"},
@@ -162,7 +162,7 @@ def microstructure_verdicts(
     """
     numbered = len(fits) <= MOST_NAMES
     numbers = {name: number for number, name in enumerate(fits, 1)}
-    # 0.14 inch: a line of the legend.
+    # 0.14 inch is the height of a line of the legend.
     size = (7.5, max(3.6, 0.14 * (len(fits) + 8))) if numbered else (5.0, 3.6)
     axis = axis or new_axis(*size)
     for verdict, style in VERDICT_STYLE.items():
@@ -195,7 +195,7 @@ def microstructure_verdicts(
     axis.set_ylabel("skewness of ln|w|")
     drawn = axis.get_legend_handles_labels()
     if numbered:
-        # Names beside the points would hide each other.
+        # Names next to the points would overlap.
         named = {n: f"{number}  {n}" for n, number in numbers.items() if fits[n].sigma}
         drawn[0].extend(Line2D([], [], linestyle="") for _ in named)
         drawn[1].extend(named.values())

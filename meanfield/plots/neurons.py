@@ -92,7 +92,7 @@ def shapley_values(
         intervals: (players, 2), lower and upper ends.
         axis: where to draw.
         mask: boolean (players,), the members of a coalition, drawn as full circles.
-        player: word for a player.
+        player: noun for a player, such as "neuron".
         title: title of the plot.
 
     Returns:

@@ -50,7 +50,7 @@ def phase_diagram(
     """
     axis = axis or new_axis()
     phi = find_activation(activation)
-    # The line begins like a square root, so most points are near 0.
+    # The line begins like a square root, so most of its points are placed near 0.
     biases = max_bias_var * np.linspace(0, 1, 41) ** 3
     line = np.array([critical_weight_var(float(b), phi) for b in biases])
     axis.plot(line, biases, color=BLACK, label="χ₁ = 1")
@@ -95,7 +95,7 @@ def phase_diagram(
     axis.set_xlabel("σ_w²")
     axis.set_ylabel("σ_b²")
     axis.set_title(f"Phase diagram of wide {phi.name} layers")
-    # Below the axis: inside, it hides the names of layers.
+    # The legend is below the axis, because inside it would hide the names of layers.
     axis.legend(
         fontsize="small",
         frameon=False,

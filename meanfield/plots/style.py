@@ -1,4 +1,4 @@
-"""Functions that all plots share: axes without global state, colours, saving."""
+"""Functions that all plots use: new axes, colours, saving."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def save(
 
     Args:
         axis: any axis of the figure.
-        path: the file; its ending (``.png``, ``.svg``, ``.pdf``) gives the format.
+        path: the file; its ending (``.png``, ``.svg``, ``.pdf``) determines the format.
         dpi: dots per inch of a bitmap.
         about: texts by keyword that are stored in the file.
 
@@ -71,7 +71,7 @@ def save(
 
 
 def curve_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the n-th curve; either alone identifies it."""
+    """Colour and marker of the n-th curve, each of which identifies it."""
     return {
         "color": CYCLE[number % len(CYCLE)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -1,4 +1,4 @@
-"""One sum of credit at the scales of connections, neurons, layers and the payoff."""
+"""Plot of the sum of credit at the scales of connections, neurons and layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from meanfield.checks import require
 
 from .style import BLACK, BLUE, GREEN, GREY, RED, new_axis
 
-TOP_SHARE = 0.01  # of the connections, shown apart
+TOP_SHARE = 0.01  # fraction of the connections that is drawn in black
 
 
 def credit_scales(
@@ -23,20 +23,21 @@ def credit_scales(
     gain: float | int | None = None,
     units: Mapping[str, Any] | None = None,
 ) -> Axes:
-    """One sum at three scales: of connections, of neurons, of layers, the payoff.
+    """The same sum of credit over connections, over neurons, and over layers.
 
     Args:
         neurons: by layer (units,), the sum of the values of the connections into every
-            unit, as `meanfield.neurons.credit_sums` has it; None for a layer without.
-        connections: by layer the values of its connections.
+            unit, as in `meanfield.neurons.credit_sums`; None for a layer without such
+            sums.
+        connections: by layer, the values of its connections.
         axis: where to draw.
-        coalitions: by layer the mask of a coalition, such as the strong one: its units
-            are drawn orange.
+        coalitions: by layer, the mask of a coalition, such as the strong one; its units
+            are drawn in orange.
         gain: payoff − empty payoff, to which the values should sum; the title states
-            by how much they do not. Default: their sum.
-        units: by layer the values of the neurons in a game of their own, such as
-            ``meanfield.unit_values(...).values``: drawn below, because that game has
-            another payoff to share.
+            the difference. Default: the sum of the values.
+        units: by layer, the values of the neurons as players of a game, such as
+            ``meanfield.unit_values(...).values``; drawn as a separate bar, because that
+            game divides a different payoff.
 
     Returns:
         The axis.
@@ -107,7 +108,7 @@ def credit_scales(
 def _stack(
     axis: Axes, row: float | int, start: float | int, values: Any, color: str, mask: Any
 ) -> None:
-    """Bars behind one another, the largest first, members of a coalition orange."""
+    """Stacked bars, the largest first; members of a coalition in orange."""
     order = np.argsort(-values)
     sizes = values[order]
     member = np.zeros(len(sizes), bool) if mask is None else np.asarray(mask)[order]

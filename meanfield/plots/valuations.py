@@ -183,7 +183,7 @@ def value_against_magnitude(
             size="x-small",
         )
         named.append(f"{count}  {place(int(number))}")
-    # Names beside one another would cover the points.
+    # Names next to one another would cover the points.
     axis.text(
         0.02, 0.7, "\n".join(named), transform=axis.transAxes, va="top", size="x-small"
     )

@@ -1,4 +1,4 @@
-"""Pictures of weights: the landscape of a layer, labels, entropy, perturbation."""
+"""Plots of weights: the landscape of a layer, labels, entropy, perturbation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,18 +45,19 @@ def landscape(
 ) -> Axes:
     r"""The landscape of one layer: slab mean m, slab variance Ξ, and π as colour.
 
-    The axis of Ξ is logarithmic but for its last stretch down to 0, which is linear,
-    so that exact zeros are seen.
+    The axis of Ξ is logarithmic, except near 0, where it is linear, so that exact zeros
+    are visible.
 
     Args:
         weight: the spike-and-slab weights of a layer.
         axis: where to draw.
-        labels: an array of `Label`, of the same shape: important connections get a
-            ring, absent ones are drawn pale.
-        never_learned: boolean, of the same shape: those connections are crosses.
-        name: of the layer, for the title.
-        max_points: connections drawn; of a larger layer an even sample, the same each
-            time.
+        labels: an array of `Label`, of the same shape: important connections have a
+            ring, and absent ones are pale.
+        never_learned: boolean, of the same shape: these connections are drawn as
+            crosses.
+        name: name of the layer, for the title.
+        max_points: largest number of connections to draw; from a larger layer a uniform
+            sample is drawn, the same each time.
 
     Returns:
         The axis.
@@ -76,7 +77,7 @@ def landscape(
         for part in (weight.spike_prob, weight.slab_mean, weight.slab_var)
     )
     require(mean.size > 0, "`weight` is empty; there is nothing to draw.")
-    # A fixed draw, not every n-th weight, which would follow the rows of the matrix.
+    # A random sample with a fixed seed, because every n-th weight could be one column.
     chosen = np.random.default_rng(0).permutation(mean.size)[:max_points]
     shown = spike[chosen]
     low, high = float(shown.min()), float(shown.max())
@@ -87,7 +88,7 @@ def landscape(
             mean[here],
             var[here],
             c=spike[here],
-            # A range of no width would hide that all numbers are the same.
+            # A colour range of zero width would hide that all numbers are equal.
             vmin=low if high > low else 0,
             vmax=high if high > low else 1,
             cmap="viridis",
@@ -114,14 +115,14 @@ def landscape(
         legend = axis.legend(framealpha=0.85, fontsize="x-small", loc="lower right")
         marks: Any = legend.legend_handles
         for mark in marks:
-            mark.set_alpha(1)  # Pale as the points, it could not be seen.
+            mark.set_alpha(1)  # as pale as the points it would be invisible
     return axis
 
 
 def _marks(
     labels: Any, never_learned: Any, shape: tuple[int, ...]
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Which connections are drawn how; those never learned are not labelled again."""
+    """Masks of connections and their marks; one mark for those that never learned."""
     for argument, array in (("labels", labels), ("never_learned", never_learned)):
         found = shape if array is None else np.shape(array)
         require(
@@ -155,10 +156,11 @@ def _marks(
 def label_fractions(
     fractions: Mapping[str, Mapping[str, float]], axis: Axes | None = None
 ) -> Axes:
-    """Important, variable and absent parts of every layer, as stacked bars.
+    """Fractions of important, variable and absent connections as stacked bars.
 
     Args:
-        fractions: as `ConnectionLabels.fractions`: layer to label to part.
+        fractions: a mapping from layers to labels to fractions, as
+            `ConnectionLabels.fractions`.
         axis: where to draw.
 
     Returns:
@@ -172,7 +174,7 @@ def label_fractions(
         >>> parts = {"important": 0.2, "variable": 0.5, "absent": 0.3}
         >>> axis = mf.plots.label_fractions({"layers/0": parts})
         >>> axis.get_ylabel()
-        'part of the connections'
+        'fraction of the connections'
     """
     require(len(fractions) > 0, "`fractions` is empty; there is nothing to draw.")
     axis = axis or new_axis(width=max(4.0, 1.5 + 0.9 * len(fractions)))
@@ -194,7 +196,7 @@ def label_fractions(
     layer_ticks(axis, list(fractions))
     axis.set_ylim(0, 1)
     axis.set_title("Labels by layer", pad=24)
-    axis.set_ylabel("part of the connections")
+    axis.set_ylabel("fraction of the connections")
     legend_above(axis)
     return axis
 
@@ -205,12 +207,13 @@ def entropy_by_layer(
 ) -> Axes:
     """Mean entropy of a connection, layer by layer.
 
-    The entropy of a spike and a density can be negative: that of a slab alone is so
-    where its standard deviation is below 1/√(2πe) = 0.242.
+    The entropy of a mixture of a spike and a density can be negative: for a slab alone
+    it is negative if its standard deviation is below 1/√(2πe) = 0.242.
 
     Args:
-        entropies: layer to nats per weight; or several such curves by name. A value may
-            be a sequence over runs: then mean and standard deviation are drawn.
+        entropies: a mapping from layers to nats per weight; or several such mappings by
+            name. If a value is a sequence over runs, mean and standard deviation are
+            drawn.
         axis: where to draw.
 
     Returns:
@@ -256,7 +259,7 @@ def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
     An arm that had no connection to change is left out.
 
     Args:
-        perturbation: what `meanfield.credit.perturb_connections` returned.
+        perturbation: the result of `meanfield.credit.perturb_connections`.
         axis: where to draw.
 
     Returns:
