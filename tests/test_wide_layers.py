@@ -211,7 +211,9 @@ def test_maps_refuse_what_is_no_variance():
         fixed_length(-1.0, 0.0)
     with pytest.raises(ValueError, match="`bias_var` must be a finite number"):
         fixed_length(1.0, math.nan)
-    with pytest.raises(ValueError, match="`gradient` must have a magnitude of at most 1"):
+    with pytest.raises(
+        ValueError, match="`gradient` must have a magnitude of at most 1"
+    ):
         depth_scale(1.2)
     assert depth_scale(1.0) == math.inf
     assert depth_scale(0.0) == 0.0
