@@ -226,7 +226,7 @@ def test_certain_spikes_are_the_ordinary_network_to_the_bit_and_silence():
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda w, x: x[:, :3] @ w, "they are not those of one unit"),
+        (lambda w, x: x[:, :3] @ w, "the axes are not those of one unit"),
         (lambda w, x: x @ jnp.tanh(w).T, "it may only enter a layer's product"),
         (lambda w, x: w @ w.T, "it may only enter a layer's product"),
         (lambda w, x: w[jnp.array([0, 1])], "it may only enter a layer's product"),

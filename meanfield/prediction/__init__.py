@@ -1,4 +1,4 @@
-"""What a trained ensemble says: predictive distributions, uncertainty, calibration."""
+"""Predictions of a trained ensemble: distributions, uncertainty, calibration."""
 
 import lazy_loader
 

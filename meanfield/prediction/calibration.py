@@ -1,4 +1,4 @@
-"""How far predicted probabilities can be trusted: reliability and selective curves."""
+"""Measures of calibration: reliability curves and selective prediction."""
 
 import dataclasses
 from typing import Any
@@ -24,9 +24,9 @@ class ReliabilityCurve:
     Attributes:
         edges: (bins + 1,) edges of confidence; a bin includes its lower edge, and the
             last bin also its upper edge.
-        confidence: (bins,) mean confidence in each bin; NaN where it is empty.
-        accuracy: (bins,) share of right answers in each bin; NaN where it is empty.
-        counts: (bins,) examples in each bin.
+        confidence: (bins,) mean confidence in each bin; NaN for an empty bin.
+        accuracy: (bins,) fraction of right answers in each bin; NaN for an empty bin.
+        counts: (bins,) number of examples in each bin.
     """
 
     edges: Float[np.ndarray, " edges"]
@@ -36,7 +36,7 @@ class ReliabilityCurve:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, Σ share · |accuracy − confidence|."""
+        """Expected calibration error, Σ fraction · |accuracy − confidence|."""
         return calibration_error(self.counts, self.confidence, self.accuracy)
 
     @property
@@ -50,8 +50,8 @@ class SelectiveCurve:
     """Error on the examples whose predictions are most certain (selective prediction).
 
     Attributes:
-        coverage: (batch,) share of the examples that are answered, rising to 1.
-        risk: (batch,) share of wrong answers among the answered examples.
+        coverage: (batch,) fraction of the examples that are answered, rising to 1.
+        risk: (batch,) fraction of wrong answers among the answered examples.
     """
 
     coverage: Float[np.ndarray, " batch"]
@@ -63,9 +63,9 @@ class SelectiveCurve:
         return float(self.risk.mean())
 
     def risk_at(self, coverage: float) -> float:
-        """Risk when at least this share of the examples is answered."""
+        """Risk if at least this fraction of the examples is answered."""
         require(0 < coverage <= 1, f"`coverage` must lie in (0, 1]; got {coverage}.")
-        # A share of n examples is a whole number of them, up to rounding.
+        # coverage · n is a whole number up to rounding errors.
         index = np.searchsorted(self.coverage, coverage - 1e-12)
         return float(self.risk[index])
 
@@ -77,22 +77,23 @@ def reliability_curve(
     *,
     bins: str = "width",
 ) -> ReliabilityCurve:
-    """Accuracy against confidence, which is the probability of the likeliest class.
+    """Accuracy against confidence, which is the probability of the most probable class.
 
     Args:
         probs: (batch, classes) predictive probabilities.
         labels: (batch,) true classes.
-        num_bins: how many bins.
-        bins: "width", equal widths on [0, 1]; or "counts", as many examples in each as
-            equal confidences allow, which shows more where most of the examples are.
+        num_bins: number of bins.
+        bins: "width", equal widths on [0, 1]; or "counts", equal numbers of examples as
+            far as equal confidences allow, which gives more bins where most examples
+            are.
 
     Returns:
-        The curve; its `.ece` is the expected calibration error over these bins (that
-        of `evaluate` has bins of equal width).
+        The curve; its `.ece` is the expected calibration error over these bins
+        (`evaluate` uses bins of equal width).
 
     Raises:
-        ValueError: `probs` are not probabilities, labels are out of range, there are
-            no bins, or bins of another kind.
+        ValueError: `probs` are not probabilities, labels are out of range, `num_bins`
+            is below 1, or `bins` is unknown.
 
     Example:
         >>> import numpy as np, meanfield as mf
@@ -118,14 +119,14 @@ def reliability_curve(
 
 
 def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
-    """Error against the share of examples answered, the most certain ones first.
+    """Error against the fraction of examples answered, the most certain ones first.
 
     Among examples of equal uncertainty the curve is the average over random orders, so
     it does not depend on the order of the data.
 
     Args:
         uncertainty: (batch,) any measure of uncertainty, such as the entropy.
-        errors: (batch,) 1 or True where the answer is wrong; or any loss.
+        errors: (batch,) 1 or True for a wrong answer; or any loss.
 
     Returns:
         The curve; its `.area` is the AURC.

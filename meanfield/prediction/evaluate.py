@@ -40,11 +40,11 @@ class Metrics:
 
     Attributes:
         nll: mean of −ln p(y | x), in nats per example.
-        accuracy: part of the examples whose likeliest class is the true one.
+        accuracy: fraction of the examples whose most probable class is the true one.
         brier: mean of Σ_k (p_k − 1[y = k])², between 0 and 2.
         ece: expected calibration error over 15 equal bins of confidence.
         rmse: root mean square error of the predictive mean.
-        coverage: part of the targets inside the central 95 % predictive interval;
+        coverage: fraction of the targets inside the central 95 % predictive interval;
             None if the distribution has no cumulative distribution function.
         num_samples: noise draws averaged in the prediction.
         by_output: scores of each target if there are several: accuracy, Brier score and
@@ -121,8 +121,7 @@ def evaluate(
             draws with the keys ``jax.random.split(key, num_samples)``, as exported by
             `mf.deploy`. The two differ if an example uses a weight several times; see
             `Ensemble.with_noise`.
-        scales: in a single pass, factors of the layers' variances, as `fit_scales`
-            finds them on held-out data.
+        scales: for a single pass, factors of the layers' variances from `fit_scales`.
 
     Returns:
         `Metrics`: accuracy, NLL, Brier score and ECE for classes; RMSE, NLL and
@@ -209,10 +208,10 @@ def predict(
             draws with the keys ``jax.random.split(key, num_samples)``, as exported by
             `mf.deploy`. The two differ if an example uses a weight several times; see
             `Ensemble.with_noise`.
-        scales: in a single pass, factors of the layers' variances, as `fit_scales`
-            finds them on held-out data.
-        level: for continuous targets, probability of the central credible interval to
-            compute, under noise and uncertain weights together. None for no interval.
+        scales: for a single pass, factors of the layers' variances from `fit_scales`.
+        level: for continuous targets, the probability of the central credible interval
+            to compute, which includes the noise and the uncertainty of the weights.
+            None for no interval.
 
     Returns:
         A `Prediction`.
@@ -274,7 +273,7 @@ def _answer_scores(p: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 def _number_scores(
     mean: np.ndarray, y: np.ndarray, level: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Scores of predictive means, and of P(Y ≤ y) where it is known."""
+    """Scores of predictive means and, if it is known, of P(Y ≤ y)."""
     error = np.square(mean - y)
     scores = {"rmse": float(np.sqrt(error.mean(dtype=np.float64)))}
     if level is not None:

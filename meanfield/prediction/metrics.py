@@ -1,11 +1,11 @@
 r"""Scores of predictive distributions, with one definition for each score.
 
-    accuracy   share of examples with argmax_k p_k = y
+    accuracy   fraction of examples with argmax_k p_k = y
     NLL        mean of −ln p(y), in nats
     Brier      mean of Σ_k (p_k − 1[y = k])²
-    ECE        Σ_bins share · |accuracy − confidence|, bins of equal width on [0, 1]
+    ECE        Σ_bins fraction · |accuracy − confidence|, bins of equal width on [0, 1]
 
-Confidence is the probability of the likeliest class.
+Confidence is the probability of the most probable class.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ NUM_BINS = 15
 
 
 def equal_widths(num_bins: int = NUM_BINS) -> Float[np.ndarray, " edges"]:
-    """Edges of bins of equal width on [0, 1], each the nearest number to k/n."""
+    """Edges k/n of bins of equal width on [0, 1], correctly rounded."""
     return np.arange(num_bins + 1) / num_bins
 
 
@@ -30,7 +30,7 @@ def confidence_bins(
     labels: Int[np.ndarray, " batch"],
     edges: Float[np.ndarray, " edges"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Examples, mean confidence and accuracy of every bin; NaN for empty bins.
+    """Number of examples, mean confidence and accuracy of every bin; NaN if empty.
 
     A bin includes its lower edge, and the last bin also its upper edge.
     """
@@ -49,12 +49,12 @@ def calibration_error(
     confidence: Float[np.ndarray, " bins"],
     accuracy: Float[np.ndarray, " bins"],
 ) -> float:
-    """Σ share · |accuracy − confidence| over bins that are not empty."""
+    """Σ fraction of examples · |accuracy − confidence| over bins that are not empty."""
     return float(np.nansum(counts * np.abs(accuracy - confidence)) / counts.sum())
 
 
 def accuracy(probs: Any, labels: Any) -> float:
-    """Share of examples whose likeliest class (the first of a tie) is the true one."""
+    """Fraction of examples whose most probable class (the first of ties) is right."""
     return _accuracy(*check_labels(probs, labels))
 
 
@@ -88,8 +88,8 @@ def class_scores(
 ) -> dict[str, float]:
     """Accuracy, Brier score and ECE of predictions that a network computed.
 
-    Nothing is checked: a network that computes in bfloat16 has probabilities that sum
-    to 1 within its own precision.
+    Probabilities are not checked, because those of a network that computes in bfloat16
+    sum to 1 only within its precision.
     """
     return {
         "accuracy": _accuracy(probs, labels),

@@ -11,14 +11,14 @@ from meanfield.checks import require
 
 @dataclasses.dataclass(frozen=True)
 class OODScores:
-    """How well a score separates out-of-distribution ("outside") inputs from others.
+    """Separation of out-of-distribution ("outside") inputs from others by a score.
 
     Attributes:
         auroc: probability that an outside input scores above an inside one; ½ is
             chance, 1 is perfect.
         aupr: average precision with the outside inputs as positives.
-        fpr95: share of outside inputs below the threshold below which 95 % of the
-            inside inputs lie; 0 is perfect.
+        fpr95: fraction of outside inputs below the 95 % quantile of the inside inputs;
+            0 is perfect.
     """
 
     auroc: float

@@ -71,7 +71,8 @@ def average(
     Returns:
         `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
         targets, `log_prob` = ln ⟨p(y)⟩ and, if the distribution has a cumulative
-        function, `level` = ⟨P(Y ≤ y)⟩; with the argument `level`, `lower` and `upper`.
+        distribution function, `level` = ⟨P(Y ≤ y)⟩; and, if the argument `level` is
+        given, `lower` and `upper`.
 
     Raises:
         ValueError: there are no draws or examples, `reading` or `of` is unknown, or a
@@ -103,7 +104,7 @@ def average(
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
         some = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
         some_x, some_y = layout.split(some)
-        # All chunks use the same sub-networks, but each has its own noise.
+        # All chunks use the same sub-networks, but noise of their own.
         chunk_key = key if of == "subnetworks" else jax.random.fold_in(key, number)
         way = of if of == "subnetworks" else reading
         part = average_chunk(
@@ -224,7 +225,7 @@ def _interval_chunk(
         middle = low + (high - low) / 2
         left = below(middle) < level_of
         new = jnp.where(left, middle, low), jnp.where(left, high, middle)
-        # Finished if there is no floating-point number in between.
+        # The bisection ends if there is no floating-point number in between.
         return *new, ((middle == low) | (middle == high)).all()
 
     start = jnp.full(shape, -1.0), jnp.full(shape, 1.0), jnp.asarray(False)
@@ -251,7 +252,7 @@ def _at_least_float32(array: Array) -> Array:
 
 
 def _difference(new: Array, old: Array) -> Array:
-    """new − old, but 0 where both are the same infinity."""
+    """new − old, but 0 if both are the same infinity."""
     return jnp.where(new == old, 0, new - old)
 
 
@@ -285,7 +286,8 @@ def _mean_and_variance(distribution: Any) -> tuple[Array, Array]:
     except NotImplementedError as error:
         kind = type(base_of(distribution)).__name__
         raise ValueError(
-            f"`likelihood` gives {kind}, of which NumPyro knows no mean or variance; a "
-            "prediction needs both. Give the distribution's class these properties, "
-            "or use `to_arviz`, which needs only samples and log-likelihoods."
+            f"`likelihood` gives {kind}, whose mean or variance NumPyro does not "
+            "know; a prediction needs both. Give the distribution's class these "
+            "properties, or use `to_arviz`, which needs only samples and "
+            "log-likelihoods."
         ) from error

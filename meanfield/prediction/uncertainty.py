@@ -84,8 +84,8 @@ class ClassSums:
 class TargetSums:
     """Running sums over draws of predicted means and noise variances.
 
-    The spread of the means is updated about their running mean (Welford), which loses
-    no digits, unlike a difference of sums of squares.
+    Squared deviations of the means are summed about their running mean (Welford), which
+    loses no digits, unlike a difference of sums of squares.
 
     Attributes:
         num_samples: draws so far.
@@ -189,11 +189,11 @@ def decompose_targets(draws: Iterable[tuple[Any, Any]]) -> Decomposition:
 def credible_interval(
     samples: Any, level: float = 0.95
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Central interval that contains a given share of the samples.
+    """Central interval that contains a given fraction of the samples.
 
     Args:
         samples: draws of the quantity, (samples, ...).
-        level: share of the probability inside, in (0, 1).
+        level: probability inside the interval, in (0, 1).
 
     Returns:
         Lower and upper end, in the shape of one sample.
@@ -218,7 +218,7 @@ def credible_interval(
 
 
 def coverage(levels: Any, nominal: Any = 0.95) -> Float[np.ndarray, "..."]:
-    """Share of targets inside the central predictive interval of a nominal level.
+    """Fraction of targets inside the central predictive interval of a nominal level.
 
     Args:
         levels: cumulative predictive probability at the targets, P(Y ≤ y), any shape.

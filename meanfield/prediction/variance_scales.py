@@ -1,16 +1,16 @@
 r"""A scalar per layer for the variances of one pass, fitted on held-out data.
 
-A pass that propagates variances treats the entries of a signal as independent, and the
-uses of a shared weight too. What this misses is to a large part one factor per layer,
+A pass that propagates variances treats the entries of a signal as independent, and also
+the uses of a shared weight. The error is to a large part one factor per layer,
 
     Δ²_l → s_l Δ²_l     after every contraction with the weights of layer l,
 
-and these few numbers are fitted: they minimise the mean of −ln ⟨p(y | x)⟩ on examples
-that the network was not trained on. Every other number stays as it is, and so does the
-cost of a prediction.
+so these factors are fitted: they minimise the mean of −ln ⟨p(y | x)⟩ on examples that
+the network was not trained on. The ensemble itself and the cost of a prediction do not
+change.
 
-Calibrated propagation of variances with a scalar per layer: arXiv:2606.16214 (there for
-dropout; fitted alike on held-out data).
+Source: arXiv:2606.16214, calibrated propagation of variances with a scalar per layer,
+for dropout, also fitted on held-out data.
 """
 
 from collections.abc import Mapping
@@ -44,16 +44,17 @@ def fit_scales(
     batch_size: int = 250,
     key: PRNGKeyArray,
 ) -> dict[str, float]:
-    """Factors of the layers' variances that give held-out data the highest likelihood.
+    """Factors of the layers' variances that maximise the likelihood of held-out data.
 
     Args:
         ensemble: a trained ensemble.
-        data: arrays (x, y) that it was not trained on; some hundred examples do.
+        data: arrays (x, y) that it was not trained on; some hundred examples are
+            enough.
         likelihood: as in `fit`.
-        reading: "delta" or "moments", the reading that is to be calibrated.
+        reading: "delta" or "moments", the reading to calibrate.
         num_samples: draws of the last layer.
         steps: steps of Adam in ln s.
-        batch_size: examples of a step.
+        batch_size: examples per step.
         key: a `jax.random.key`.
 
     Returns:
@@ -61,8 +62,8 @@ def fit_scales(
         `evaluate`.
 
     Raises:
-        ValueError: the data do not fit, `reading` is "sampled", or a number is no
-            positive whole number.
+        ValueError: the data do not fit, `reading` is "sampled", or a number is not
+            positive.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -106,7 +107,7 @@ def _descend(
     steps: int,
     size: int,
 ) -> Mapping[str, Array]:
-    """Adam along a cosine, and the mean of the second half of its path."""
+    """Adam with a cosine schedule; the mean over the second half of its path."""
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, steps))
     number = jax.tree.leaves(data)[0].shape[0]
 

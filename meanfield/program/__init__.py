@@ -1,1 +1,1 @@
-"""An opened network: its steps, its units and who reads them, names of primitives."""
+"""The program of a network: its steps, its units and their readers, its primitives."""

@@ -18,11 +18,12 @@ _CASTS = frozenset("convert_element_type copy".split())
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entries:
-    """Entries of one array of weights, in rows that belong to one unit each.
+    """Entries of one array of weights, in rows each of which belongs to one unit.
 
     Attributes:
-        name: path name of the array; empty if the weights are computed from several.
-        places: flat indices into the array, a row after the other.
+        name: path name of the array; empty if the weights are computed from several
+            arrays.
+        places: flat indices into the array, one row of indices for each row.
         owner: the unit of every row.
     """
 
@@ -38,7 +39,7 @@ class Entries:
 def add_up(
     parts: list[Entries], arrays: Mapping[str, Any], size: int
 ) -> Float[np.ndarray, " units"]:
-    """Sum of the entries of every unit; arrays that are not named add nothing."""
+    """Sums over the entries of every unit; arrays without a name are left out."""
     total = np.zeros(size)
     for part in parts:
         if part.name in arrays:

@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn, Literal
 
 from .jaxprs import CALLS, REMAT, open_jaxpr, scan_counts
 
-MOST_LAYERS = 64  # of a `scan` whose steps become steps of the program
+MOST_LAYERS = 64  # largest length of a `scan` that is unrolled
 _OPENED = frozenset({*CALLS, *REMAT, "custom_vjp_call"})
 
 
@@ -37,8 +37,9 @@ def flatten(
 ) -> tuple[Any, ...]:
     """Steps, constants, inputs, outputs, shapes and rows of a jaxpr.
 
-    Calls are inlined; so are the steps of a `scan` over layers, whose rows depend on
-    parameters and not on data. Without a number of parameters no loop is.
+    Calls are inlined, and also the steps of a `scan` over layers, whose rows depend on
+    parameters and not on data. Loops are inlined only if the number of parameters is
+    given.
     """
     shapes: dict[int, tuple[int, ...]] = {}
     steps: list[Step] = []
@@ -82,7 +83,7 @@ def flatten(
             parts = walk(take.jaxpr, take.consts, whole)
             for number, item in enumerate(whole):
                 if item in inputs[: num_params or 0]:
-                    # A stack that is run again has the same layers.
+                    # A stack that is scanned again has the same layers.
                     parts[number] = layers.setdefault((item, row), parts[number])
             body = open_jaxpr(eqn.params["jaxpr"])
             results = walk(*body, [*held, *carry, *parts])

@@ -1,10 +1,10 @@
 """The heads of an attention module: the value that the output projection reads.
 
-Attention weights the values at other positions by numbers that depend on the data,
-separately for every head: a product of two operands that both depend on the data, in
-which the heads are an axis that is neither summed nor mixed. The output projection is
-the first product with fixed weights of the same module that sums over this axis. There
-a game replaces a head by a constant, as in the exported network without the head.
+An attention head sums the values at other positions with weights that depend on the
+data. This is a product of two operands that both depend on the data, and the heads are
+an axis of it that is neither summed nor mixed. The output projection is the first
+product with fixed weights of the same module that sums over this axis. At this point a
+game replaces a head by a constant, as in the exported network without the head.
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ from .tracking import Tracked
 def find_heads(
     program: Program, places: Iterable[int]
 ) -> tuple[Tracked, Tracked, tuple[UnitRead, ...]] | None:
-    """Where the heads of a module are computed and read; None if there are none.
+    """The values in which a module's heads are computed and read; None without heads.
 
     Args:
         program: the network.
         places: the module's weights.
 
     Returns:
-        The value that the heads compute with the axis that counts them, the same for
-        the two operands from which it is computed, and its reads.
+        The value that the heads compute and its axis that counts them; the same for the
+        two operands from which it is computed; and its reads.
     """
     weights = _moved(program, set(places))
     for number, step in enumerate(program.steps):

@@ -1,8 +1,8 @@
 """The only module that uses JAX's internals.
 
-It hides what differs between JAX 0.7 and 0.12: the parameters of `scan`
-(counts up to 0.10, a flat tree from 0.11), `Primitive.get_bind_params` (a pair up to
-0.9.1, a plain dict later), and closed jaxprs (a class of their own up to 0.10).
+It hides the differences between JAX 0.7 and 0.12: the parameters of `scan` (counts up
+to 0.10, a flat tree from 0.11), `Primitive.get_bind_params` (a pair up to 0.9.1, a
+plain dict later), and closed jaxprs (a class of their own up to 0.10).
 """
 
 from collections import Counter
@@ -29,14 +29,14 @@ def read(environment: dict[Any, Any], atom: Any) -> Any:
 
 
 def count_uses(jaxpr: Jaxpr) -> Counter:
-    """How often each variable is read, the jaxpr's results included."""
+    """Number of reads of each variable, including those as results of the jaxpr."""
     atoms = [atom for eqn in jaxpr.eqns for atom in eqn.invars]
     atoms += list(jaxpr.outvars)
     return Counter(atom for atom in atoms if not isinstance(atom, Literal))
 
 
 def transposes(jaxpr: Jaxpr) -> dict[Any, tuple[int, ...]]:
-    """For each variable that is read once, by a transpose: its permutation of axes."""
+    """The permutation of axes for each variable whose only reader is a transpose."""
     uses = count_uses(jaxpr)
     steps = [e for e in jaxpr.eqns if e.primitive.name == "transpose"]
     return {
@@ -66,7 +66,7 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
 
 
 def source_line(eqn: JaxprEqn) -> str:
-    """Where the user wrote the equation, as ``file:line``; empty when unknown."""
+    """The user's line that made the equation, as ``file:line``; empty if unknown."""
     frames = getattr(eqn.source_info.traceback, "frames", [])
     for frame in frames:
         if "site-packages" not in frame.file_name and "/meanfield/" not in (

@@ -1,7 +1,7 @@
-"""Which layers a network has: its weights by the paths of their names.
+"""The layers of a network: groups of weights by path name.
 
-Several weights of one module are one layer if they enter one product or loop together,
-and layers of their own if they enter different products.
+Several weights of one module are one layer if they enter the same product or loop, and
+separate layers if they enter different products.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ def layer_names(program: Program) -> list[str]:
     """Layers with weights, by parameter path without its last name.
 
     Weights of one such path that enter different products, as in a flat dictionary, are
-    layers of their own full path; a stack for a `scan` is ``"layers[0]"``, ….
+    separate layers named by their full paths; layers stacked for a `scan` are
+    ``"layers[0]"``, ….
     """
     groups: dict[str, list[str]] = {}
     for name in weights_of(program):
@@ -32,7 +33,7 @@ def parent_of(name: str) -> str:
 
 
 def is_within(name: str, layer: str) -> bool:
-    """Whether a weight is a layer itself, or below its path."""
+    """Whether a weight is the layer itself, or its path is inside the layer's."""
     return not layer or name == layer or name.startswith(f"{layer}/")
 
 
@@ -59,7 +60,7 @@ def attention_names(program: Program) -> list[str]:
     # Queries, keys, values and outputs are four weights, or two.
     several = {name: own for name, own in modules.items() if len(own) > 1}
     found = {name for name, own in several.items() if find_heads(program, own)}
-    # A group of blocks is no attention of its own.
+    # A group of blocks is not an attention module.
     return sorted(n for n in found if not any(is_around(n, m) for m in found))
 
 
@@ -75,7 +76,7 @@ def weights_of(program: Program) -> dict[str, int]:
 def first_use(
     program: Program, places: set[int], kinds: Sequence[str]
 ) -> tuple[int, list[int]] | None:
-    """The first step of some kind that reads a given value, and by which operands."""
+    """The first step of some kind that reads a value, and the operands that are it."""
     places = set(places)
     for number, step in enumerate(program.steps):
         hits = [i for i, item in enumerate(step.inputs) if item in places]

@@ -7,7 +7,7 @@ from .steps import Program, Step
 
 
 def result_axis(program: Program, step: Step, side: int) -> int | None:
-    """Axis of a product's result that comes from the only free axis of an operand.
+    """Axis of a product's result that corresponds to the only free axis of an operand.
 
     None if the operand has no free axis or several, or if there is a batch axis. For
     the kernel of a convolution it is the axis that counts output channels.
@@ -22,7 +22,7 @@ def result_axis(program: Program, step: Step, side: int) -> int | None:
 
 
 def source_axis(program: Program, step: Step, side: int, axis: int) -> int | None:
-    """Axis of an operand of a product from which an axis of the result comes."""
+    """Axis of a product's operand that corresponds to an axis of the result."""
     numbers = step.eqn.params["dimension_numbers"]
     if step.eqn.primitive.name == "conv_general_dilated":
         return numbers.rhs_spec[0] if side == 1 else None

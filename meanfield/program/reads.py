@@ -22,7 +22,7 @@ class UnitRead:
         place: the value.
         axis: its axis along which the units lie.
         owner: the unit of every position along that axis.
-        kept: axes over which a unit's mean is not taken, because the reader sums them.
+        kept: axes that the reader sums, over which a unit's mean is not taken.
         products: readers that are products with fixed weights: (step, operand).
         others: whether any other step reads the value.
         loop: the step whose body the place belongs to; None outside of loops.
@@ -125,7 +125,7 @@ def _merged(
 ) -> set[int]:
     """For readers that are not products: the last value on which all of them depend.
 
-    For example, a norm over the units reads x and x²: a unit must be replaced in x.
+    For example, a norm over the units reads x and x²: units must be replaced in x.
     """
     found = set()
     for start in (place for place, direct in parents.items() if not direct):

@@ -1,4 +1,4 @@
-"""From which entries of which parameters a unit is computed."""
+"""The entries of parameters from which each unit is computed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from .tracking import Tracked, merged, tracked_operands
 
 @dataclasses.dataclass(frozen=True)
 class UnitSource:
-    """To which units the entries of a parameter belong.
+    """The units to which the entries of a parameter belong.
 
     Attributes:
         axis: its axis along which the units lie.
         owner: the unit of every position along that axis; −1 for none.
-        row: the entry of the parameter's first axis to which this refers, if layers are
-            stacked along it; axis then counts the axes behind it.
+        row: index of the layer, if layers are stacked along the parameter's first axis;
+            `axis` then counts the other axes.
     """
 
     axis: int
@@ -24,7 +24,7 @@ class UnitSource:
 
 
 def walk_back(program: Program, tracked: Mapping) -> Tracked:
-    """All values from which some values are computed, unit by unit.
+    """All values from which the given values are computed, unit by unit.
 
     Args:
         program: the network, or the body of a loop.

@@ -22,8 +22,8 @@ class Program:
     """A network function of parameters and a batch, as steps on numbered values.
 
     Attributes:
-        steps: all steps in order; calls are inlined, and so is a `scan` over layers;
-            the bodies of other loops are not.
+        steps: all steps in order; calls and a `scan` over layers are inlined, but the
+            bodies of other loops are not.
         inputs: places of the arrays of (params, x), in tree order.
         constants: places and values known from the start.
         outputs: places (or literals) of the results.
@@ -31,7 +31,7 @@ class Program:
         leaves: place of every parameter by path name.
         rows: places that hold one layer of a parameter in which layers are stacked for
             a `scan`: its path name and the number of the layer.
-        finish: from the results to the network's return value.
+        finish: function from the results to the network's return value.
     """
 
     steps: tuple[Step, ...]
@@ -109,7 +109,7 @@ class Program:
         return frozenset(found)
 
     def readers(self, places: Iterable[int]) -> list[int]:
-        """Numbers of the steps, in order, that read these or computed places."""
+        """Numbers of the steps, in order, that read these places or later ones."""
         found = self.depending(places)
         return [
             number
@@ -123,8 +123,8 @@ def body_of(step: Step, is_data: Sequence[bool]) -> Program:
 
     Args:
         step: a `scan`.
-        is_data: for each operand, whether it depends on the batch. Operands that do not
-            depend on it count as parameters; carries always count as data.
+        is_data: for each operand, whether it depends on the batch. Other operands are
+            treated as parameters; carries are always treated as data.
     """
     jaxpr, consts = open_jaxpr(step.eqn.params["jaxpr"])
     steps, constants, inputs, outputs, shapes, _ = flatten(jaxpr, consts, None)
@@ -151,7 +151,8 @@ def run_loop(
         body: its body.
         operands: operands of the step.
         change: ``change(place in the body, value)``, also for incoming carries.
-        seen: ``seen(place, value)`` before the change, a value to record, or None.
+        seen: ``seen(place, value)``, called before the change: a value to record, or
+            None.
 
     Returns:
         The step's results, and the recorded values, stacked over the steps of the loop.

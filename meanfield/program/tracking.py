@@ -15,7 +15,7 @@ from .products import source_axis
 from .steps import Program, Step
 
 Tracked = dict[int, tuple[int, np.ndarray]]
-NO_UNIT = -1  # owner of a position that belongs to no unit
+NO_UNIT = -1  # owner of positions without a unit
 
 
 def tracked_results(

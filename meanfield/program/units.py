@@ -3,10 +3,11 @@
 A unit is one output of a dense layer, one channel of a convolution, one entry of the
 state of a recurrent cell, or one head of an attention. It is followed through the steps
 that act on each unit separately (activation, norm with fixed statistics, pooling,
-flattening) up to every value that any other step reads. There a game replaces the unit
-by a constant, which gives the outputs of the exported network without the unit. Units
-of a recurrent cell are read both inside its loop and after it. The same search
-backwards finds the parameters that feed a unit; training sets these to zero.
+flattening) up to every value that any other step reads. In these values a game replaces
+the unit by a constant, which gives the outputs of the exported network without the
+unit. Units of a recurrent cell are read both inside its loop and after it. The same
+search backwards finds the parameters that feed a unit; coalition training sets them to
+zero.
 """
 
 import dataclasses
@@ -42,10 +43,10 @@ class Units:
 
     Attributes:
         size: number of units.
-        reads: where they are read, in order.
+        reads: the values through which they are read, in order.
         sources: the parameters that feed them, by path name.
         bodies: bodies of the loops that compute the units, by step.
-        place: the value that holds their activations: the last one before pooling and
+        place: the value with their activations: the last value before pooling and
             flattening on which all readers depend; None for units of a loop.
         axis: the axis of that value that counts the units.
         product: outside of loops, the layer's product: its step, the operand that is
@@ -71,7 +72,7 @@ def find_units(program: Program, layer: str) -> Units:
             the path of one weight, and ``"layers[1]"`` of a stack for a `scan`.
 
     Raises:
-        ValueError: there is no such layer, or its units cannot be told apart.
+        ValueError: there is no such layer, or its units cannot be distinguished.
     """
     layers = layer_names(program)
     require(
@@ -91,7 +92,7 @@ def find_units(program: Program, layer: str) -> Units:
 
 
 def units_or_none(program: Program, layer: str) -> Units | None:
-    """The output units of a layer; None where they cannot be told apart."""
+    """The output units of a layer; None if they cannot be distinguished."""
     weights = weights_of(program)
     names = [n for n in weights if n == layer or parent_of(n) == layer]
     own = {weights[name] for name in names}
@@ -118,7 +119,7 @@ def _heads(program: Program, layer: str, places: set[int]) -> Units | None:
         return None
     made, fed, reads = found
     ((place, (axis, head)),) = made.items()
-    # Without its values a head gives nothing; the other operand says where it looks.
+    # A head without values gives zero; the other operand has the attention weights.
     sides = [
         sources(program, walk_back(program, {operand: where}))
         for operand, where in fed.items()
@@ -226,7 +227,7 @@ def _driven(body: Program, places: set[int], carries: set[int]) -> dict[int, int
             axis = result_axis(body, step, hits[0])
             if axis is not None:
                 axes[step.outputs[0]] = axis
-        # A unit's gates act on that unit alone, so no positions need to be told apart.
+        # A unit's gates act only on this unit, so positions need not be distinguished.
         tracked: Tracked = {
             item: (axes[item], np.zeros(body.shapes[item][axes[item]], int))
             for item in step.inputs

@@ -1,8 +1,8 @@
 """Functions of one random array that have exact moments, recognised by their steps.
 
 In a jaxpr, softmax, norms and maxima consist of primitives. Each form below checks all
-steps, and that all sums are over the same axes and are broadcast along these. All other
-programs are integrated by the general methods of `deferred`.
+steps, and that all sums are over the same axes and are broadcast along these axes. All
+other programs are integrated by the general methods of `deferred`.
 """
 
 import math
@@ -59,7 +59,7 @@ def closed_form(value: Deferred) -> Callable[[], Random] | None:
 
 
 def _module(value: Deferred) -> Any:
-    """Where the moments of softmax and its relatives are: exact, or linearised."""
+    """The module with the moments of softmax and the like: exact, or linearised."""
     return delta if value.delta else softmax
 
 
@@ -220,7 +220,7 @@ def _windows(array: Any, params: Any, fill: float) -> Any:
 
 
 def _activation(value: Deferred) -> Any:
-    """A single step after Gaussian entries whose moments have a closed form."""
+    """A single function of Gaussian entries whose moments have a closed form."""
     if value.delta:
         return None
     names = {"abs": "absolute", "integer_pow": "square", "max": "relu"}
@@ -256,7 +256,7 @@ def _threshold(value: Deferred) -> Any:
         gap = mean - level if above else level - mean
         random = var > 0
         chance = norm.cdf(gap / jnp.sqrt(jnp.where(random, var, 1)))
-        # An entry that is no random number lies on one side for certain.
+        # An entry of variance 0 lies on one side with certainty.
         certain = bind(*(mean if v is entries else v for v in value.inputs))
         chance = jnp.where(random, chance, certain.astype(mean.dtype))
         return chance, chance * (1 - chance)

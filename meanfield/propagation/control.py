@@ -129,13 +129,13 @@ def _scan(equation: Equation, *operands: Any) -> list[Any]:
 
 
 def _fresh_rows(shared: Sequence[Any], operands: Sequence[Any]) -> frozenset[str]:
-    """Parameters of which every step takes other entries than the steps before."""
+    """Parameters of which every step of the loop takes different entries."""
     rows = set(merge_leaves(*operands[len(shared) :]))
     return frozenset(rows - set(merge_leaves(*shared)))
 
 
 def _without(value: Any, leaves: frozenset[str]) -> Any:
-    """A loop's state, with which a step's own weights have no entries in common."""
+    """A loop's state, marked as sharing no entries with the step's own weights."""
     if not is_random(value) or not leaves & set(value.leaves):
         return value
     kept = tuple(leaf for leaf in value.leaves if leaf not in leaves)
@@ -182,8 +182,8 @@ def _while(equation: Equation, *operands: Any) -> list[Any]:
     return lax.while_loop(test, partial(body, kinds), (start, carry))[1]
 
 
-# The kind of a value: None for a plain array, else the static fields of a `Random`. The
-# state of a loop must have the same kind in every step.
+# The kind of a value is None for a plain array, else the static fields of a `Random`.
+# The state of a loop must have the same kind in every step.
 Kind = tuple[tuple[str, ...], bool, tuple[int, ...]] | None
 
 

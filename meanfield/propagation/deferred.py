@@ -64,12 +64,12 @@ class Deferred:
 
     Attributes:
         root: the array of independent Gaussian entries.
-        function: from a value of the root to a value of this array.
+        function: function from a value of the root to a value of this array.
         shape: shape of this array.
         source: independent Gaussian entries, those of the root or of a rearrangement of
-            it, such that each entry of this array depends only on the same entry of it;
-            None if there are none.
-        of_source: from a value of the source to a value of this array.
+            it, such that each entry of this array depends only on the source's entry at
+            the same place; None if there is no such array.
+        of_source: function from a value of the source to a value of this array.
         known: a function that computes the moments, if they are known exactly.
         normal: whether the entries are independent Gaussians with the known moments.
         name: the primitive of the last step; empty for the root itself.
@@ -154,7 +154,7 @@ def defer(
             return [result]
         return [dataclasses.replace(result, known=functools.cache(take))]
     # The moments of most deferred values are never needed, so a closed form is found
-    # here and not yet evaluated.
+    # here, but not evaluated.
     form = closed_form(result)
     return [dataclasses.replace(result, known=form and functools.cache(form))]
 
@@ -192,7 +192,7 @@ def settle_moments(value: Any) -> Any:
 
 
 def _view(value: Any) -> Any:
-    """A root as a deferred value, the identity function."""
+    """A root as a deferred value, with the identity as its function."""
     if is_random(value):
         independent, itself = not value.copied, lambda: value
         return Deferred(
@@ -217,8 +217,7 @@ def _common_source(equation: Equation, views: Sequence[Any]) -> Random | None:
 
 
 def _keeps_moments(equation: Equation, views: Sequence[Any]) -> bool:
-    """Whether moments of the result follow from those of the operands, which must be
-    known in closed form or entry by entry."""
+    """Whether moments of the result follow from known moments of the operands."""
     places = [i for i, v in enumerate(views) if isinstance(v, Deferred)]
     found = all(
         views[i].known is not None or views[i].source is not None for i in places

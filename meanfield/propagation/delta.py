@@ -1,25 +1,25 @@
 r"""Moments to lowest order in the variances: a network linearised about its means.
 
-For a function f of a signal of means m and variances v (the delta method)
+The delta method for a function f of a signal with means m and variances v is
 
     mean = f(m),     var_i = Σ_j (∂f_i/∂z_j)² v_j,
 
-so that all means are those of the mean network, and only variances are propagated
-beside it. Softmax, norms and maxima have such Jacobians in closed form; other functions
-of one entry are differentiated once, forwards; what mixes entries in other ways is
-drawn, as in the moments reading.
+so all means are those of the mean network, and in addition only variances are
+propagated. Softmax, norms and maxima have Jacobians in closed form; other functions of
+one entry are differentiated in forward mode; other functions that mix entries are
+averaged over draws, as in the moments reading.
 
-In a contraction with weights of mean μ and variance V, a full reading needs three
-products, Σ μ a, Σ V (a² + v) and Σ μ² v. Here V is replaced by the product of its row
-and column sums, V_jk → r_j c_k / Σ V, which keeps all of these sums:
+For a contraction with weights of mean μ and variance V, the moments reading needs three
+products, Σ μ a, Σ V (a² + v) and Σ μ² v. Here V is replaced by a product of its row and
+column sums, V_jk → r_j c_k / Σ V, which has the same row and column sums:
 
     Δ²_j = (r_j / Σ V) Σ_k c_k (a_k² + v_k) + Σ_k μ_jk² v_k
 
-Its first term costs a fraction 1/outputs of a product. So a layer costs two products
-in place of three, and a first layer one.
+The first term costs a fraction 1/outputs of a product. So a layer costs two products
+instead of three, and the first layer, where v = 0, costs one.
 
-Source: the delta method; Wang & Manning 2013, Fast dropout training, propagate
-variances alike through layers.
+Source: the delta method; Wang & Manning 2013, Fast dropout training (propagation of
+variances through layers).
 """
 
 from collections.abc import Callable

@@ -1,14 +1,14 @@
 r"""Weights drawn as in a sub-network, differentiable in π, m and Ξ.
 
 A draw of w ~ π δ + (1 − π) N(m, Ξ) is exact: w = s (m + √Ξ ε) with s ~ Bernoulli(1 − π)
-and ε ~ N(0, 1). The binary variable s has no derivative. The draw is therefore
-differentiated through its mean and its standard deviation,
+and ε ~ N(0, 1). The binary variable s has no derivative, so the draw is differentiated
+through its mean and its standard deviation,
 
     w = μ + η √V,     dw = dμ + η d√V,     η = (w − μ)/√V held constant.
 
 This is generalized back-propagation for the weight itself. The gradient of the expected
-loss is exact if the loss is quadratic in the weights (its mean then depends on μ and V
-alone), and for every loss where π = 0. At V = 0 the derivative is dμ.
+loss is exact if the loss is quadratic in the weights (its mean then depends only on μ
+and V), and for every loss if π = 0. At V = 0 the derivative is dμ.
 
 Connections that share a spike also share its gradient: there s is differentiated
 through its own mean and standard deviation, ds = −dπ / (2 P(s)), and the slab with its
@@ -92,7 +92,7 @@ def _units_jvp(values: Any, tangents: Any) -> tuple[Array, Array]:
     width = safe_sqrt(var)
     wide = width > 0
     d_width = jnp.where(wide, d_var / (2 * jnp.where(wide, width, 1)), 0)
-    # Where π is 0 or 1, s has standard deviation 0 and only its mean has a derivative.
+    # If π is 0 or 1, s has standard deviation 0, and only its mean has a derivative.
     chance = jnp.where(present, 1 - spike, spike)
     uncertain = (spike > 0) & (spike < 1)
     d_coin = -d_spike * jnp.where(uncertain, 0.5 / jnp.where(uncertain, chance, 1), 1)

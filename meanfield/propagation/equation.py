@@ -58,7 +58,7 @@ class Context:
         return math.prod(factors) if factors else None
 
     def note(self, number: int | float, *sources: Any) -> None:
-        """Record a contraction (or, for 1, a draw) of the random arrays among some."""
+        """Record a contraction of the random arrays in `sources`, or a draw (1)."""
         if self.summands is not None:
             for leaf in merge_leaves(*sources):
                 self.summands.setdefault(leaf, []).append(number)
@@ -79,7 +79,7 @@ class Context:
         return self.add_noise(value.mean, value.var)
 
     def add_noise(self, mean: Any, var: Any) -> Any:
-        """Draw entries with this mean and variance, independent of other steps."""
+        """Draw entries with this mean and variance, with noise of this step alone."""
         return add_noise(mean, var, self.next_key(), self.sign)
 
 

@@ -73,7 +73,7 @@ def largest(
     zero = jnp.zeros_like(centre)
     nodes = (jnp.asarray(points, m.dtype), jnp.asarray(weights, m.dtype))
     (total, first, second), _ = lax.scan(add, (zero, zero, zero), nodes)
-    # The missing probability mass is that of the largest entry with v = 0.
+    # The rest of the probability mass is at the largest entry with v = 0.
     atom, at_low = 1 - total, function(low) - centre
     shift = first + atom * at_low
     var = second + atom * jnp.square(at_low) - jnp.square(shift)

@@ -17,7 +17,7 @@ convolution once for each channel of an example. The moments reading treats the 
 of the gated signal as independent, like those of every signal.
 
 A spike shared by the connections *into* a unit is not supported: z_j is then 0 with
-probability π, and so far from Gaussian.
+probability π, so it is far from Gaussian.
 """
 
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ def _gate(
         raise _refuse(equation, operands, "the other factor is a weight, not a signal")
     free = [axis for axis in range(gate.ndim) if axis not in meets]
     if any(gate.shape[axis] > 1 and axis not in gate.copied for axis in free):
-        raise _refuse(equation, operands, "they are not those of one unit")
+        raise _refuse(equation, operands, "the axes are not those of one unit")
     shape = list(jnp.shape(signal))
     for axis in (*together, *(meets[a] for a in gate.copied if a in meets)):
         shape[axis] = 1

@@ -1,4 +1,4 @@
-"""How a network uses its random weights, found from its program."""
+"""Count the uses of random weights in a network's program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,12 +56,12 @@ def count_summands(
 
 
 def count_readings(apply_fn: Callable[..., Any], params: Any, *args: Any) -> Readings:
-    """How often each random weight is used, and which weights must be drawn.
+    """The number of uses of each random weight, and the weights that must be drawn.
 
     Args:
         apply_fn: ``apply_fn(params, *args)``.
         params: some of its leaves are `SpikeSlab`s.
-        args: arrays, or their shapes; for one example, to count the uses in one.
+        args: arrays, or their shapes; of one example, to count the uses per example.
 
     Returns:
         The `Readings` of the sampled reading.

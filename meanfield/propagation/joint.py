@@ -2,9 +2,9 @@ r"""Joint draws of the entries of a contraction, in the moments reading.
 
 The moments of z = W a are exact for independent a, but the entries of z are not
 independent: they share the noise of the signal a, so
-Cov(z_i, z_j) = Σ_k μ_ik μ_jk Var(a_k). To get this covariance, a is drawn first, from
-the moments of the values that it is a function of, and then z given a, as in the
-sampled reading. This costs one contraction and not a pass through the network.
+Cov(z_i, z_j) = Σ_k μ_ik μ_jk Var(a_k). To get this covariance, the signal a is drawn
+first, from the moments of the root that it is a function of, and then z given a, as in
+the sampled reading. This costs one contraction instead of a pass through the network.
 """
 
 from collections.abc import Callable, Sequence

@@ -86,8 +86,8 @@ def _weight_first(equation: Equation, x: Any, y: Any, summands: int) -> Any:
 
     In a vmapped W x the batch is the last axis of the product. XLA rewrites (W x)ᵀ as
     xᵀ Wᵀ, but not if noise is added between the product and its transpose. The order of
-    the factors determines the kernel, and so the last bits and the speed; so they are
-    swapped exactly where XLA swaps them in the ordinary network.
+    the factors determines the kernel, and thus the last bits and the speed. So the
+    factors are swapped exactly where XLA swaps them in the ordinary network.
     """
     mean, var = _bilinear(equation, x, y)
     (x_axes, _), (x_batch, _) = equation.params["dimension_numbers"]
@@ -123,7 +123,7 @@ def _reduce_sum(equation: Equation, x: Random) -> Any:
 @register_rule("cumsum", reading="moments")
 @register_rule("reduce_window_sum", reading="moments")
 def _overlapping_sums(equation: Equation, x: Random) -> Random:
-    """Sums that share summands, such as average pooling: right entry by entry."""
+    """Sums that share summands, such as average pooling; exact for single entries."""
     if not x.drawable:
         raise equation.refuse(x, because="one weight would be in several sums")
     return Random(equation.bind(x.mean), equation.bind(x.var), x.leaves, drawable=True)
@@ -150,7 +150,7 @@ def _bilinear(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _spread(equation: Equation, random: Random, square: Any, first: bool) -> Any:
-    """Σ V b, for the variance V of a random operand, the first one or the second."""
+    """Σ V b, with V the variance of a random operand, which may be either operand."""
     var, rows = random.var, None
     if equation.context.delta and not random.drawable:
         found = factored(equation, var, first)

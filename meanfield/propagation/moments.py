@@ -6,8 +6,8 @@ Exact in closed form: `relu`, `leaky_relu`, `absolute`, `square`, `exp`, `maximu
 `erf` up to a smooth one-dimensional integral (relative error below 1e-5). Other
 functions are integrated by `deferred`.
 
-Variances come from differences that keep their digits in float32, never from
-E[f²] − E[f]². At v = 0 values and gradients are the limits
+Variances are computed in forms that keep their digits in float32, never as E[f²] −
+E[f]². At v = 0 values and gradients are the limits
 
     mean = f(m) + ½ f″(m) v,      var = f′(m)² v
 """
@@ -53,7 +53,8 @@ def maximum(m: Moment, v: Moment, other_m: Moment, other_v: Moment) -> Pair:
         mean = m′ + d Φ(α) + θ φ(α)
         var  = v Φ(α) + v′ Φ(−α) + d² Φ(α) Φ(−α) + d θ φ(α) (1 − 2Φ(α)) − θ² φ(α)²
 
-    The result is not Gaussian, so larger maxima built from pairs are approximate.
+    The result is not Gaussian, so maxima of more numbers, built from pairs, are
+    approximate.
 
     References:
         Clark 1961, The greatest of a finite set of random variables.
@@ -71,7 +72,7 @@ def maximum(m: Moment, v: Moment, other_m: Moment, other_v: Moment) -> Pair:
         + gap * theta * density * (lower - upper)
         - jnp.square(theta * density)
     )
-    # Without randomness the result is the larger mean; a tie takes half of each.
+    # Without randomness the result is the larger mean; for equal means, half of each.
     share = jnp.where(gap > 0, 1.0, jnp.where(gap < 0, 0.0, 0.5))
     certain = share * v + (1 - share) * other_v
     return (

@@ -32,7 +32,7 @@ def fold_in(key: PRNGKeyArray, number: Any) -> PRNGKeyArray:
     """A different key for every number, from a few multiplications."""
     words = _words(key)
     carry = (jnp.asarray(number).astype(jnp.uint32) + 1) * jnp.uint32(GOLDEN_RATIO)
-    # After the second round every word depends on all the others.
+    # After the second round every word depends on all words.
     for _ in range(2):
         mixed = []
         for word in words:

@@ -1,4 +1,4 @@
-"""Which random weights have noise in their pre-activations, and which are drawn."""
+"""Choose the weights that are drawn; the others have noise in pre-activations."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ KINDS = ("preactivations", "weights")
 
 
 def drawn_leaves(names: Sequence[str], noise: Noise) -> frozenset[str]:
-    """Which random leaves are drawn as weights.
+    """The random leaves that are drawn as weights.
 
     Args:
         names: path names of all random leaves.

@@ -74,7 +74,7 @@ def _normalized(
 
 
 def _inverse_size(divisor: Deferred, root: str) -> Any:
-    """e, where the form does not apply, and `_spread` of Q/c, from √(Q/c + e)."""
+    """e, a mask where the form does not hold, and `_spread` of Q/c, from √(Q/c + e)."""
     bottom = skip(divisor, MOVES)
     if not is_step(bottom, root) or not is_step(bottom.inputs[0], "add"):
         return None
@@ -92,7 +92,8 @@ def _inverse_size(divisor: Deferred, root: str) -> Any:
             random = [isinstance(case, Deferred) for case in cases]
             if isinstance(which, Deferred) or len(cases) != 2 or sum(random) != 1:
                 return None
-            # The other case is not a variance of these entries: no form applies there.
+            # The other case is not a variance of these entries, so the form does not
+            # hold there.
             wrong = which if random[0] else jnp.logical_not(which)
         variance = skip(random_operand(variance), MOVES)
     found = _spread(variance)
@@ -100,7 +101,7 @@ def _inverse_size(divisor: Deferred, root: str) -> Any:
 
 
 def _spread(node: Any) -> Any:
-    """Entries, whether centred, axes, divisor and sum of a mean of squares."""
+    """Entries of a mean of squares, whether centred, its axes, divisor and sum."""
     if is_step(node, "sub"):  # ⟨a²⟩ − ⟨a⟩²
         squares, mean = node.inputs
         root = squared(mean)

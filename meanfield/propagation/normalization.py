@@ -2,16 +2,15 @@ r"""Mean and variance of normalised Gaussian entries: layer norm and its relativ
 
     y_i = (z_i − z̄)/√(Q/n + e),   Q = Σ_j (z_j − z̄)²        (z̄ = 0 without centring)
 
-Roots become Gaussian integrals by 1/√x = (2/√π) ∫ e^{−s²x} ds and
-1/x = ∫ 2s e^{−s²x} ds over s > 0. Under the weight e^{−τQ/2}, τ = 2s²/n, independent
-z_j ~ N(m_j, v_j) stay Gaussian. With g_j = 1/(1 + τ v_j), d_j = v_j g_j, k = ⟨g⟩ and
-m̄ = Σ g m/Σ g,
+Roots are written as Gaussian integrals by 1/√x = (2/√π) ∫ e^{−s²x} ds and 1/x = ∫ 2s
+e^{−s²x} ds over s > 0. Under the weight e^{−τQ/2}, τ = 2s²/n, independent z_j ~ N(m_j,
+v_j) stay Gaussian. With g_j = 1/(1 + τ v_j), d_j = v_j g_j, k = ⟨g⟩ and m̄ = Σ g m/Σ g,
 
     Z = k^{−1/2} Π g_j^{1/2} exp(−(τ/2) Σ g_j (m_j − m̄)²)
     tilted mean of z_i − z̄       = g_i (m_i − m̄)
     tilted variance of z_i − z̄   = d_i + (τ/n) d_i²/k − 2 d_i/(n k) + ⟨d⟩/(n k)
 
-(without centring k = 1, m̄ = 0, and the variance is d_i). One integral over s is left,
+(without centring k = 1, m̄ = 0, and the variance is d_i). One integral over s remains,
 whatever the number of entries.
 """
 
@@ -23,7 +22,7 @@ from jaxtyping import Array, Float
 
 # s = exp(y − e^{−y}) makes the trapezoid rule in y converge exponentially.
 _NODES = np.linspace(-3.0, 13.0, 72)
-# Below this relative variance the first-order expansion is more accurate in float32.
+# Below this relative variance, the first-order expansion is more accurate in float32.
 _SMALL = 1e-3
 
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
@@ -36,7 +35,7 @@ def normalize(
     offset: Float[Array, "..."],
     centred: bool,
 ) -> Pair:
-    r"""Moments of z_i/√(Q/c + e), or with z_i − z̄ in place of z_i, along the last axis.
+    r"""Moments of z_i/√(Q/c + e), or of (z_i − z̄)/√(Q/c + e), along the last axis.
 
     Args:
         m: means.

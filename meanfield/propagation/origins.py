@@ -1,4 +1,4 @@
-"""What a value of a program is computed from: data, parameters, or random weights."""
+"""The origin of a value of a program: data, parameters, or random weights."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ NONE: Axes = frozenset()
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What is known of a value before the program runs.
+    """Properties of a value that are known before the program runs.
 
     Attributes:
         signal: whether it depends on the data, or on noise drawn for the data.
@@ -21,9 +21,9 @@ class Origin:
         repeated: axes along which the same weight may occur for any other reason.
         zero: whether it is 0 everywhere.
         rows: number of loop steps, if each step takes different entries.
-        root: in the moments reading, the number of the one random array from which it
-            is computed; 0 if there are several. Moments of functions of the same root
-            are computed together.
+        root: in the moments reading, the number of the random array from which it is
+            computed; 0 if it is computed from several. Moments of functions of the same
+            root are computed together.
     """
 
     signal: bool = False
@@ -37,7 +37,7 @@ class Origin:
 
 
 def join(one: Origin, other: Origin) -> Origin:
-    """The origin of a value made of two others, or equal to either of them."""
+    """The origin of a value that is computed from two others, or equals one of them."""
     roots = {origin.root for origin in (one, other) if origin.leaves}
     return Origin(
         one.signal or other.signal,
@@ -56,10 +56,10 @@ def move(name: str, params: Any, shape: Any, new: Any, origin: Origin) -> Origin
 
     Args:
         name: one of `MOVES`.
-        params: of the primitive.
-        shape: of its operand.
+        params: parameters of the primitive.
+        shape: shape of its operand.
         new: shape of its result.
-        origin: of its operand.
+        origin: origin of its operand.
     """
     copied, repeated = origin.copied, origin.repeated
     if name == "transpose":
@@ -142,7 +142,7 @@ def _at(place: Any, axes: Iterable[int]) -> Axes:
 
 
 def _reshaped(old: Any, new: Any, axes: Axes) -> tuple[Axes, Axes]:
-    """New axes that were one of `axes`, and those where it is mixed with others."""
+    """New axes that equal one of `axes`, and those in which it is mixed with others."""
     same, mixed = set(), set()
     if 0 in old:
         return NONE, NONE

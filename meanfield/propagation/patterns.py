@@ -1,4 +1,4 @@
-"""Find out how a deferred array was computed: by which steps, from which entries."""
+"""Recognise the steps and entries from which a deferred array was computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def is_step(node: Any, name: str) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same: one object, or two that stand for one root."""
+    """Whether two values are the same object, or represent the same root."""
     if one is other:
         return True
     both = isinstance(one, Deferred) and isinstance(other, Deferred)
@@ -29,7 +29,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def skip(node: Any, names: Any) -> Any:
-    """The value before the last steps, as long as these have one of these names."""
+    """The value before the last steps, as far as these have one of the names."""
     while isinstance(node, Deferred) and node.name in names:
         node = node.inputs[0]
     return node
@@ -107,7 +107,7 @@ def is_centred(node: Any, entries: Deferred, axes: tuple[int, ...]) -> bool:
 
 
 def places_in(node: Any, bases: list[Any]) -> np.ndarray | None:
-    """For every position of a node, the index of the base entry that it is made from.
+    """For every position of a node, the index of the base entry that it equals.
 
     None if the node is not made from the bases entry by entry.
     """

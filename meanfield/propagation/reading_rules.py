@@ -56,7 +56,7 @@ def _dot(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
 
 def _conv(walk: Any, eqn: Any, origins: list[Origin]) -> Origin:
     numbers = eqn.params["dimension_numbers"]
-    # All axes of the images except the examples, of the kernels except the outputs.
+    # All axes of the images except the batch, and of the kernels except the outputs.
     axes = (numbers.lhs_spec[1:], numbers.rhs_spec[1:])
     return walk.contraction(eqn, walk.one_weight(eqn, *origins), axes)
 

@@ -1,4 +1,4 @@
-r"""Find out how a program uses its random weights, before it runs.
+r"""Analyse the uses of random weights in a program, before it runs.
 
 In a pre-activation, a product or sum that depends on the data, random weights are
 replaced by fresh noise: z = Σ_k w_k a_k has exactly the mean and variance of G + ε Δ,
@@ -62,7 +62,7 @@ def find_readings(
     reading: Reading,
     known: Iterable[str] = (),
 ) -> Readings:
-    """Which random weights of a program must be drawn, and how often each is read.
+    """The random weights that a program must draw, and the number of uses of each.
 
     Args:
         program: a closed jaxpr of (random leaves, point parameters, data).
@@ -202,7 +202,7 @@ class _Walk:
         return Origin(origin.signal)
 
     def other(self, eqn: Any, origins: Sequence[Origin]) -> list[Origin]:
-        """A primitive without a rule here, whose operands are drawn.
+        """The origins after a primitive without a rule here, whose operands are drawn.
 
         Weights that are not drawable raise an error later, unless the user registered a
         rule for the primitive.
@@ -213,7 +213,7 @@ class _Walk:
         return [Origin(signal)] * len(eqn.outvars)
 
     def meet(self, eqn: Any, origins: Sequence[Origin], is_read: bool) -> None:
-        """Find weights that occur in several operands, if `is_read` (else refused)."""
+        """Draw weights that occur in several operands, if `is_read`."""
         if len(origins) < 2 or not origins[0].leaves & origins[1].leaves:
             return
         together = origins[0].root == origins[1].root != 0
@@ -250,7 +250,7 @@ class _Walk:
         return Origin(signal=signal, zero=zero and not signal)
 
     def copies(self, atom: Any, origin: Origin) -> int:
-        """At how many positions of a value the same entry may occur."""
+        """Number of positions of a value at which the same entry may occur."""
         axes = origin.copied | origin.repeated
         return math.prod(atom.aval.shape[axis] for axis in axes)
 

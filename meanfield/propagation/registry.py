@@ -26,9 +26,9 @@ def register_rule(
     returns the result of the primitive, plain or random (a list for a primitive with
     several results). `equation.params` are the primitive's parameters;
     `equation.bind(*arrays)` applies it to plain arrays;
-    `equation.contract(G, Δ², *operands)` makes the result of a contraction;
+    `equation.contract(G, Δ², *operands)` returns the result of a contraction;
     `equation.draw(operand)` draws an operand entry by entry; and
-    `equation.refuse(*operands)` makes the error for operands without a rule.
+    `equation.refuse(*operands)` returns the error for operands without a rule.
 
     Args:
         primitive: the primitive or its name, such as ``"dot_general"``.

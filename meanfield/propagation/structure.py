@@ -10,7 +10,7 @@ from .values import Random, is_random, lift, merge_leaves, variance_dtype
 
 
 def _moved(equation: Equation, x: Random, copied: Any) -> Random:
-    """The primitive applied to both mean and variance."""
+    """Apply the primitive to both mean and variance."""
     mean, var = equation.bind(x.mean), equation.bind(x.var)
     return Random(mean, var, x.leaves, x.drawable, tuple(sorted(copied)))
 
@@ -157,8 +157,8 @@ def _mixture(equation: Equation, which: Random, *cases: Any) -> Random:
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
     """Several arrays combined entry by entry.
 
-    Several of them may contain the same weight: sums over both are excluded before, see
-    `readings`.
+    Several of them may contain the same weight: `readings` has excluded sums over both
+    before.
     """
     randoms = [v for v in parts if is_random(v)]
     lifted = [lift(v) for v in parts]

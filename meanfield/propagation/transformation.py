@@ -73,18 +73,18 @@ def mean_field(
     functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are integrated to
     float32 accuracy; other functions that mix entries (top-k, sorting, softmax over the
     edges of a node), to a sixteenth of a standard deviation. A choice `where(g > c, a,
-    b)` mixes both cases by its probability. Indices computed from random numbers are
-    refused.
+    b)` is a mixture of both cases by its probability. Indices computed from random
+    numbers raise an error.
 
     The moments reading is approximate, because entries of a signal share the noise of
     the layers below but are treated as independent Gaussians. For a residual sum
     x + W φ(x) across a contraction, the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)) is
-    missing. In a block of a transformer with small variances the total variance of the
-    outputs is off by a tenth, that of single outputs by up to a factor of 2.4; factors
-    fitted on held-out data (`mf.prediction.fit_scales`) act on the former. Size of the
-    error on MNIST (784-100-100-10, 8 epochs, one pass against 100
-    samples): without a prior 0.05 points of accuracy and 0.8 % of the NLL; under the
-    full evidence bound, where a few noisy units dominate, 0.07 points, and an NLL 11 %
+    missing. In a block of a transformer with small variances, the total variance of the
+    outputs has an error of a tenth, and that of single outputs of up to a factor of
+    2.4; factors fitted on held-out data (`mf.prediction.fit_scales`) correct the total.
+    On MNIST (784-100-100-10, 8 epochs), one pass differs from 100 samples by 0.05
+    points of accuracy and 0.8 % of the NLL without a prior; under the full evidence
+    bound, where a few noisy units dominate, by 0.07 points, with an NLL that is 11 %
     lower.
 
     Args:
@@ -98,8 +98,8 @@ def mean_field(
             a mapping does not name have the default).
         sign: factor of every ε of a pre-activation: −1 gives the antithetic draw for
             the same key. None means 1.
-        scales: in the two readings without draws, a factor for the variance after
-            every contraction with a weight, by path name (left out: 1); see
+        scales: in the moments and delta readings, a factor for the variance after every
+            contraction with a weight, by path name (1 for other weights); see
             `mf.prediction.fit_scales`.
 
     Returns:
@@ -221,7 +221,7 @@ def evaluate_network(
 ) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Results of the program, and a function from them to the output of `apply_fn`.
 
-    The leaves in `drawn` are drawn, and those that cannot have independent noise.
+    The leaves in `drawn` are drawn, and also those that cannot have independent noise.
     """
     names, slabs, points = split_params(params)
     program, outputs, static = stage(apply_fn, points, slabs, args, kwargs)
@@ -289,10 +289,10 @@ def _is_moments(node: Any) -> bool:
 
 
 def check_reading(reading: str) -> None:
-    """Raise unless a reading is known.
+    """Raise unless `reading` is a known reading.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the reading is unknown.
     """
     require(
         reading in READINGS,

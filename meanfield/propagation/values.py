@@ -62,7 +62,7 @@ class Moments(eqx.Module):
 
     @property
     def std(self) -> Float[Array, "*shape"]:
-        """Standard deviation, 0 where the variance is 0."""
+        """Standard deviation."""
         return jnp.sqrt(self.var)
 
 
@@ -81,7 +81,7 @@ def add_noise(
 ) -> Float[Array, "*shape"]:
     """Draw z = G + ε Δ with ε ~ N(0, 1) for every entry.
 
-    Where Δ² = 0 the result is exactly G, and every gradient through Δ is 0. A `sign` of
+    If Δ² = 0, the result is exactly G, and every gradient through Δ is 0. A `sign` of
     −1 changes the sign of ε.
     """
     noise = normal(key, mean.shape, mean.dtype)
@@ -98,7 +98,7 @@ def variance_dtype(dtype: Any) -> Any:
 
 
 def lift(value: Any) -> Random:
-    """A plain array as a random one of variance 0."""
+    """A plain array as a random array of variance 0."""
     if isinstance(value, Random):
         return value
     value = jnp.asarray(value)
@@ -107,6 +107,6 @@ def lift(value: Any) -> Random:
 
 
 def merge_leaves(*values: Any) -> tuple[str, ...]:
-    """Sorted paths of all parameters from which some values are made."""
+    """Sorted paths of all parameters from which the values are computed."""
     names = {leaf for v in values if isinstance(v, Random) for leaf in v.leaves}
     return tuple(sorted(names))
