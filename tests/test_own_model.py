@@ -134,14 +134,14 @@ def test_a_run_on_ones_own_network_is_kept_with_its_file(tmp_path):
         mf.runs.sample.export(archive, out=tmp_path / "net.onnx")
     other = tmp_path / "other.py"
     other.write_text(NET + "\n# another\n")
-    with pytest.raises(ValueError, match="not the file that the run was trained with"):
+    with pytest.raises(ValueError, match="not the file with which the run was trained"):
         mf.runs.sample.serve_check(shipped, model=f"{other}:make")
     (checked,) = mf.runs.sample.serve_check(shipped, model=f"{out / 'model.py'}:make")
     assert checked.file == archive.name
     # A run that was stopped goes on with the copy.
     assert mf.runs.train.train(TrainSettings(resume=out)).metrics == run.metrics
     (out / "model.py").write_text(NET + "\n")
-    with pytest.raises(ValueError, match="not the file that the run was trained with"):
+    with pytest.raises(ValueError, match="not the file with which the run was trained"):
         mf.load_run(out)
     (out / "model.py").unlink()
     with pytest.raises(FileNotFoundError, match="is missing: it makes the network"):

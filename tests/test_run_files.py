@@ -332,7 +332,7 @@ def test_a_finished_run_is_left_alone(whole, tmp_path):
     assert files_of(folder) == before
     with pytest.raises(ValueError, match=r"trained with hidden = \(2,\)"):
         runs.config.resumed(TrainSettings(resume=folder, hidden=(3,)))
-    with pytest.raises(ValueError, match="leave `out` and `overwrite` out"):
+    with pytest.raises(ValueError, match="leave out `out` and `overwrite`"):
         runs.config.resumed(TrainSettings(resume=folder, out=tmp_path))
 
 
@@ -352,7 +352,7 @@ def test_data_that_moved_are_found_where_they_are_said_to_be(tmp_path, monkeypat
         runs.source.load_data(config)
     assert runs.source.load_data(config, data=moved).sha256 == dataset.sha256
     moved.write_text(moved.read_text().replace("39,4,b", "39,5,b"))
-    with pytest.raises(ValueError, match="are not those the run was trained on"):
+    with pytest.raises(ValueError, match="are not those on which the run was trained"):
         runs.source.load_data(config, data=moved)
 
 

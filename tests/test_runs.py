@@ -72,7 +72,7 @@ def test_a_spoiled_run_says_what_is_wrong(earlier, name, spoil, message):
     ("name", "said"),
     [
         ("config.json", "it has no config.json. Make one with `meanfield train"),
-        ("ensemble.safetensors", "has not ended: .* by `meanfield train --resume"),
+        ("ensemble.safetensors", "has not ended: .* with `meanfield train --resume"),
     ],
 )
 def test_a_folder_that_is_no_run_is_refused(earlier, name, said):

@@ -55,7 +55,7 @@ def test_where_no_unit_could_leave_it_says_what_was_tried():
     assert "0.9800 with all units, 0.9500 with 65 %, 0.9000 with 50 %" in note
     assert "--tolerance" in note
     card["source"] = {"compact": made | {"held_out": {}}}
-    assert "no layer whose units can be told apart" in str(nothing_removed(card))
+    assert "no layer whose units can be distinguished" in str(nothing_removed(card))
     card["source"] = {"compact": made | {"share": 0.5}}
     assert nothing_removed(card) is None
 

@@ -1,4 +1,4 @@
-"""A run: its folder, its settings, and each step of the command line as a function."""
+"""A run: its folder, its settings, and each command as a function."""
 
 import lazy_loader
 

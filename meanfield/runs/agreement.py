@@ -1,6 +1,6 @@
-"""Whether a configuration and the file of an ensemble belong together.
+"""Check that a configuration and the file of an ensemble belong together.
 
-Asked before a network is built, which may be larger than what the file holds.
+This is checked before a network is built, which might be larger than the file.
 """
 
 import json
@@ -18,7 +18,7 @@ from .config import CONFIG, ENSEMBLE
 
 
 def refuse_edited(folder: Path, sealed: Any) -> None:
-    """Raise unless the configuration is the one that the ensemble was sealed with."""
+    """Raise unless the configuration equals the one stored with the ensemble."""
     found = json.loads((folder / CONFIG).read_bytes())
     if found == sealed:
         return
@@ -30,27 +30,27 @@ def refuse_edited(folder: Path, sealed: Any) -> None:
         if found.get(part, {}).get(name) != sealed.get(part, {}).get(name)
     ]
     raise ValueError(
-        f"{folder / CONFIG} is not the configuration that {ENSEMBLE} was trained with: "
-        f"it was edited, or belongs to another run (different: "
+        f"{folder / CONFIG} is not the configuration with which {ENSEMBLE} was "
+        "trained: it was edited, or belongs to another run (different: "
         f"{', '.join(sorted(different)[:5]) or 'format'}). Restore it from a copy."
     )
 
 
 def refuse_other_widths(folder: Path, config: dict[str, Any], arrays: Any) -> None:
-    """Raise if the ensemble's file has other sizes than the configuration."""
+    """Raise if weights in the ensemble's file have other shapes than configured."""
     widths = widths_of(config["model"])
     for number, shape in enumerate(zip(widths[1:], widths[:-1], strict=True)):
         name = f"params/layers/{number}/weight/slab_mean"
         found = arrays[name].shape if name in arrays else None
         require(
             found == shape,
-            f"{folder / ENSEMBLE} must hold `{name}` of shape {shape}, by its "
+            f"{folder / ENSEMBLE} must hold `{name}` of shape {shape}, as in its "
             f"configuration; got {found}. Restore the file from a copy.",
         )
 
 
 def refuse_larger(folder: Path, config: dict[str, Any], arrays: Any) -> None:
-    """Raise before a network is made that is larger than what the file holds."""
+    """Raise before a network is built that has more numbers than the file."""
     model = eqx.filter_eval_shape(build_model, config["model"], 0, folder)
     leaves = [leaf for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape")]
     needed = sum(math.prod(leaf.shape) for leaf in leaves)

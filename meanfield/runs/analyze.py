@@ -32,7 +32,7 @@ NO_FLOW = {"verdict": "cannot tell", "reason": "no weight of two dimensions"}
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Named arrays from a .npz or .safetensors file; no pickle is ever opened.
+    """Named arrays from a .npz or .safetensors file; pickled objects are never loaded.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,8 +71,8 @@ def analyze(
     Args:
         weights: arrays or `SpikeSlab`s by name.
         out: folder to write to.
-        activations: pre-activations by layer on some data; without them complexity
-            is not measured, and the result says so.
+        activations: pre-activations by layer on some data; without them complexity is
+            not measured, which the result states.
         data: name of those data.
         ensemble: checksum of the ensemble that the weights are from, if any.
         seed: seed of the null models and the subsamples.
@@ -85,7 +85,7 @@ def analyze(
     flow = _renormalization(weights, keys[1])
     complexity: dict[str, Any] = {
         "verdict": "cannot tell",
-        "reason": "weights alone say nothing of activations: analyze a run instead",
+        "reason": "weights alone do not determine activations: analyze a run instead",
     }
     if activations is not None:
         measured = measure_complexity(activations, key=keys[2], data=data)
@@ -137,7 +137,7 @@ def _point_values(run: Run) -> dict[str, Any]:
 
 
 def _jsonable(value: Any) -> Any:
-    """NumPy numbers as Python's; NaN and infinity, which JSON lacks, as None."""
+    """NumPy numbers as Python numbers; NaN and infinity, which JSON lacks, as None."""
     return json.loads(json.dumps(value, default=_plain), parse_constant=lambda _: None)
 
 

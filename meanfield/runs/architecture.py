@@ -115,13 +115,13 @@ def structure_of(architecture: Mapping[str, Any], model: str | None = None) -> A
 
     Args:
         architecture: as a card or an archive describes it.
-        model: for a user's own network, its Python file and its function, such as
-            ``net.py:make``. An archive may come from anywhere, so a file that it names
-            is never executed.
+        model: for a user's own network, its Python file and function, such as
+            ``net.py:make``. An archive may come from anywhere, so a file named in it is
+            never executed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is needed and was not given, or its hash is another one.
+        ValueError: the file is needed but was not given, or its hash differs.
     """
     kind = architecture.get("kind")
     if kind == "mlp":
@@ -139,7 +139,7 @@ def structure_of(architecture: Mapping[str, Any], model: str | None = None) -> A
 
 
 def _made(architecture: Mapping[str, Any], path: Path, name: str, key: Any) -> Any:
-    """The network that a file makes, if it is the file of the architecture."""
+    """The network that a file makes, after a check of the file's hash."""
     make = load_function(path, name, architecture["file_sha256"])
     outputs = architecture["outputs"]
     return make_model(make, _inputs(architecture), outputs, key, f"{name} in {path}")
@@ -151,7 +151,7 @@ def widths_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def shaped(dataset: Dataset, architecture: Mapping[str, Any]) -> Dataset:
-    """The data as the network reads them: images, or flat rows for a perceptron."""
+    """The data in the shape that the network takes: images, or flat rows."""
     return dataset if architecture["kind"] == "mlp" else dataset.as_images()
 
 

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from meanfield.data import Dataset
 
 BASE_RATE, LINEAR = "base rate", "linear model"
-# Largest number of entries in the training inputs for which a linear model is fitted,
-# which then takes seconds.
+# Largest number of entries in the training inputs for which a linear model is fitted;
+# the fit then takes seconds.
 LARGEST = 5_000_000
 SMALLEST_PROB = 1e-12
 

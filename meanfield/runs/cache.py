@@ -10,12 +10,12 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-# A folder, or "off".
+# Its value is a folder, or "off".
 VARIABLE, OFF = "MEANFIELD_CACHE", "off"
-# If the folder is larger, the least recently used programs are deleted until half is
-# left.
+# If the folder is larger than this, the least recently used programs are deleted until
+# half of it is left.
 MOST_BYTES = 500_000_000
-# Programs that compile faster are not stored.
+# Programs that compile in less time are not stored.
 LEAST_SECONDS = 0.2
 
 
@@ -41,7 +41,8 @@ def keep_programs(wanted: bool = True) -> str:
     except OSError as error:
         return (
             f"compiled programs are not kept: {folder} cannot be written to "
-            f"({error.strerror}); {VARIABLE}=FOLDER names another, {VARIABLE}=off none"
+            f"({error.strerror}); set {VARIABLE}=FOLDER for another folder, or "
+            f"{VARIABLE}=off for none"
         )
     prune(folder, MOST_BYTES)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)

@@ -38,9 +38,9 @@ def coalitions(
 
     Values are estimated on one part of the training data, and the payoff of the
     coalitions is measured on another. Neurons and labels are compared by the credit of
-    their connections: that of the run, which is computed first if it is missing.
-    Beside its sums are the values of all neurons in a game of their own.
-    Writes ``coalitions.json``, two plots for each layer and two of the network.
+    their connections, which is computed first if the run has none. Its sums are listed
+    beside the values of all neurons as players of one game. Writes ``coalitions.json``,
+    two plots for each layer and two of the network.
     """
     x, y = dataset.x_train, run.standardization.standardise(dataset.y_train)
     half = min(GAME_EXAMPLES, len(x) // 2)
@@ -108,7 +108,8 @@ def strong_masks(run: Run) -> dict[str, np.ndarray]:
         return {name: np.asarray(entry["mask"], bool) for name, entry in layers}
     path = run.folder / COALITIONS
     require(
-        not path.is_file(), f"{path} was made from another ensemble than this. {remedy}"
+        not path.is_file(),
+        f"{path} was made from another ensemble than that of this run. {remedy}",
     )
     raise FileNotFoundError(
         f"{run.folder} has no {COALITIONS} yet; make it with {command}."
@@ -149,7 +150,7 @@ def _links(links: Any, strong: Any, key: Any) -> dict[str, Any]:
 
 
 def _unit_game(units: UnitValues) -> dict[str, Any]:
-    """The game of all neurons at once: its values, and its own sum."""
+    """The game of all neurons at once: its values, and their sum."""
     gain = units.payoff - units.empty_payoff
     sums = {name: float(array.sum()) for name, array in units.values.items()}
     total = sum(sums.values())
@@ -168,7 +169,7 @@ def _unit_game(units: UnitValues) -> dict[str, Any]:
 
 
 def _finite(values: np.ndarray) -> list[Any]:
-    """Nested lists, with None for numbers that are not finite, which JSON lacks."""
+    """Nested lists; numbers that are not finite, which JSON lacks, are None."""
     return [
         _finite(value)
         if np.ndim(value)

@@ -1,4 +1,4 @@
-"""The settings of every command but `train`, see `settings`."""
+"""The settings of all commands but `train`; see `settings`."""
 
 import dataclasses
 from pathlib import Path
@@ -6,19 +6,20 @@ from pathlib import Path
 from .fields import DATA_DIR, OWN_MODEL, SEED, setting
 
 INPUTS = (
-    "inputs of an ONNX file: raw, cells of the table or numbers of the image, to which "
-    "it answers with classes, probabilities, numbers in units; or features, for the "
-    "network alone (default: raw)"
+    "inputs of an ONNX file: raw (cells of the table, or pixels; outputs are "
+    "classes, probabilities, numbers in units) or features (for the network alone; "
+    "default: raw)"
 )
 OUT = "folder to make (default: RUN/subnetworks)"
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenSettings:
-    """Where the data of a run are, if they were moved."""
+    """The place of a run's data, if they were moved."""
 
     data: Path | None = setting(
-        None, "where the data file of the run is now, if it was moved (it is checked)"
+        None,
+        "new path of the run's data file, if it was moved (its contents are checked)",
     )
     data_dir: str | None = setting(None, DATA_DIR)
 
@@ -59,8 +60,8 @@ class SampleSettings:
     )
     tolerance: float = setting(
         0.005,
-        "by the rule compact: held-out accuracy, or closeness of numbers, that may be "
-        "given up for fewer units",
+        "--rule compact: decrease of held-out accuracy, or closeness of numbers, "
+        "that is accepted for fewer units",
     )
     out: Path | None = setting(None, OUT)
     together: bool = setting(
@@ -71,7 +72,7 @@ class SampleSettings:
     inputs: str | None = setting(None, INPUTS)
     plain: bool = setting(
         True,
-        "also train a plain network of the shipped size, to compare with, if whole "
+        "also train a plain network of the shipped size, for comparison, if whole "
         "units were removed",
         flags=("--plain/--no-plain",),
     )
@@ -84,7 +85,7 @@ class CoalitionSettings:
 
     budget: int = setting(8_000, "coalitions to evaluate in each layer", min=1)
     epsilon: float = setting(
-        0.02, "share of the payoff that a strong coalition may lose"
+        0.02, "fraction of the payoff that a strong coalition may lose"
     )
     seed: int = setting(0, SEED, min=0)
 

@@ -1,4 +1,4 @@
-"""The smaller ensemble of a run under the selective rule: whole units have left."""
+"""The smaller ensemble of a run under the selective rule, without some units."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from .stages import stage
 
 
 def can_be_compacted(run: Run) -> bool:
-    """Whether the run has found a temperature at which units can learn again."""
+    """Whether the run has a temperature from the selective rule's search."""
     return bool(run.metrics.get("search"))
 
 
@@ -58,7 +58,7 @@ def compacted(run: Run, dataset: Dataset, tolerance: float, seed: int) -> Compac
 
 
 def described(made: Compacted) -> dict[str, Any]:
-    """What was found, for a card."""
+    """The result of the compaction, for a card."""
     return {
         "share": made.share,
         "units": {name: list(pair) for name, pair in made.units.items()},

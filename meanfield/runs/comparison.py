@@ -20,7 +20,7 @@ NOTHING = "–"
 def compare(folders: Sequence[Path]) -> list[tuple[str, list[str]]]:
     """Rows of a table with a column for each run.
 
-    The intervals are for other test examples only; runs with other seeds differ too.
+    The intervals cover only the choice of test examples; other seeds differ too.
 
     Args:
         folders: run folders, at least two.
@@ -44,7 +44,7 @@ def compare(folders: Sequence[Path]) -> list[tuple[str, list[str]]]:
         rows.append((f"{kind} connections", [_share(run, kind) for run in opened]))
     for name in ("num_weights", "epochs", "train_seconds"):
         cells = [_shown(run.metrics.get(name)) for run in opened]
-        # The settings have a row `epochs` too: how many were asked for.
+        # The settings also have a row `epochs`, the largest number of epochs.
         title = "epochs run" if name == "epochs" else name.replace("_", " ")
         rows.append((title, cells))
     rows.append(("shipped bytes", [_shipped(run, "bytes") for run in opened]))
@@ -91,7 +91,7 @@ def _score(metrics: dict[str, Any], name: str) -> str:
 
 
 def _share(run: Run, kind: str) -> str:
-    """Part of all connections that have a label, in percent."""
+    """Percentage of all connections that have a label."""
     sizes = {name: weight.mean.size for name, weight in run.ensemble.weights().items()}
     labels = run.metrics.get("labels", {})
     if not labels or set(labels) - set(sizes):
@@ -102,7 +102,7 @@ def _share(run: Run, kind: str) -> str:
 
 
 def _shipped(run: Run, name: str) -> str:
-    """A figure of the first sub-network that was exported to the run folder."""
+    """A number of the first sub-network that was exported to the run folder."""
     path = run.folder / SUBNETWORKS / "card.json"
     if not path.is_file():
         return NOTHING

@@ -82,7 +82,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     )
     config = read_json(path, REMEDY, CONFIG_CHECK)
     config.setdefault("format", 1)
-    # In the first format each task has one likelihood, and all targets have one noise.
+    # In the first format, each task has one likelihood, and all targets share their
+    # noise.
     task = config["data"]["task"]
     defaults = {"likelihood": likelihood_of(task), "targets": 1}
     config["model"] = defaults | config["model"]
@@ -108,8 +109,8 @@ def resumed(settings: TrainSettings) -> TrainSettings:
         )
     require(
         settings.out in (None, folder) and not settings.overwrite,
-        f"`resume` goes on with the run in {folder}, in that folder: leave `out` and "
-        "`overwrite` out.",
+        f"`resume` continues the run in its folder, {folder}: leave out `out` and "
+        "`overwrite`.",
     )
     config = read_config(folder)
     # Earlier versions did not store settings for which they had no choice.
@@ -130,8 +131,8 @@ def resumed(settings: TrainSettings) -> TrainSettings:
         given, own = getattr(settings, field.name), kept.get(field.name, field.default)
         require(
             given in (field.default, own) or field.name not in refused,
-            f"{folder} was trained with {field.name} = {own!r}; it cannot go on with "
-            f"{given!r}. Use `meanfield train --resume {folder}` alone.",
+            f"{folder} was trained with {field.name} = {own!r}; it cannot continue "
+            f"with {given!r}. Use `meanfield train --resume {folder}` alone.",
         )
     if settings.data_dir is not None:
         kept["data_dir"] = settings.data_dir
@@ -152,7 +153,7 @@ def refuse_other_data(folder: Path, config: dict[str, Any]) -> None:
         require(
             name in ("source", "data_dir") or name not in old or old[name] == value,
             f"{folder} was trained on data with {name} = {old.get(name)!r}; it cannot "
-            f"go on with {value!r}. Restore the data, or name them with --data.",
+            f"continue with {value!r}. Restore the data, or name them with --data.",
         )
 
 

@@ -1,7 +1,7 @@
-"""The input contract of what a run ships: what goes in, how it is scaled, an example.
+"""The input contract of shipped files: their inputs, the scaling, an example.
 
-Whoever runs a shipped file has no meanfield at hand. The card, and the file itself
-where its format has a place for it, say which numbers it takes in which order.
+A shipped file is used without meanfield. So the card, and the file itself if its format
+has metadata, describe the numbers that it takes and their order.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from .predictions import schema_of
 
 
 def input_contract(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """How to make the inputs of the files of a run, with an example.
+    """Description of the inputs of a run's files, with an example.
 
     Args:
-        config: of the run.
-        dataset: its data; the first test example is the example.
+        config: configuration of the run.
+        dataset: its data, whose first test example is described.
 
     Returns:
-        Of a table: for every column its name, kind and position among the features, and
-        how its cells become them; of arrays: shape, range and divisor. `example` is a
-        raw input and the features that the files take for it.
+        For a table: name, kind, positions among the features and encoding of every
+        column. For arrays: shape, range and divisor. `example` is a raw input and its
+        features.
     """
     schema, first = schema_of(config), np.asarray(dataset.x_test[0])
     if schema is None:

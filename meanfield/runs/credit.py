@@ -42,11 +42,11 @@ def credit(
         by: "class" also splits the values by class.
         examples: largest number of examples that the payoff averages over.
         num_samples: draws of the noise for each example and node.
-        checks: number of sub-networks to check the Gaussian pre-activations by.
+        checks: number of drawn sub-networks for the check of Gaussian pre-activations.
         seed: seed of all random choices.
 
     Raises:
-        ValueError: `by` is another text, or the targets are not classes.
+        ValueError: `by` is unknown, or the targets are not classes.
         FileNotFoundError: the run has no ``connections.csv`` yet.
     """
     table = run.connections
@@ -73,10 +73,10 @@ def credit(
 def known_credit(
     run: Run, dataset: Dataset
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What ``credit.json`` holds, and the values of the connections by path name.
+    """The contents of ``credit.json``, and the connections' values by path name.
 
-    They are computed as `credit` does by default if the run has none, or has them from
-    a version that did not sum them.
+    If the run has no values, or values without their sums from an earlier version, they
+    are computed with the default settings of `credit`.
 
     Raises:
         FileNotFoundError: the run has no ``connections.csv`` yet.
@@ -103,7 +103,7 @@ def _groups(dataset: Dataset, by: str | None, examples: int) -> np.ndarray | Non
     require(
         labels.size == examples and labels.dtype.kind in "biu",
         "`by` 'class' needs one class for each example; the targets of "
-        f"{dataset.name} are numbers, or several to an example.",
+        f"{dataset.name} are numbers, or several for each example.",
     )
     return labels.reshape(-1)
 
@@ -160,7 +160,7 @@ def summary(
 
 
 def scales(sums: CreditSums) -> dict[str, Any]:
-    """One sum at three scales, as plain numbers."""
+    """The sum of credit at three scales, as plain numbers."""
     return {
         "gain": sums.gain,
         "sum": sums.total,
@@ -184,7 +184,7 @@ def _class_name(names: Any, label: Any) -> str:
 
 
 def _layer(found: ConnectionValues, name: str) -> dict[str, Any]:
-    """The sum of one array, and its connections of largest value."""
+    """The sum of one array's values, and its connections of largest value."""
     values, errors = found.values[name], found.standard_errors[name]
     flat = values.ravel()
     order = np.argsort(-flat)[:LARGEST]

@@ -11,7 +11,7 @@ from meanfield.credit.connection_shapley import ConnectionValues
 from meanfield.files import atomic_path
 
 ROWS = 250_000  # in memory at once
-# Labels write columns "value" and "rms" of their own; they have no "value_error".
+# Labels write their own columns "value" and "rms", but no "value_error".
 COLUMNS = ("value", "value_error", "rms")
 
 
@@ -42,11 +42,11 @@ def add_columns(path: Path, found: ConnectionValues) -> None:
 def read_values(
     path: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray] | None:
-    """The values that `add_columns` wrote, by path name; None if it did not.
+    """The values that `add_columns` wrote, by path name; None if there are none.
 
     Args:
         path: ``connections.csv``.
-        shapes: of the arrays of connections, in the order of the file.
+        shapes: shapes of the arrays of connections, in the order of the file.
     """
     if not set(COLUMNS) <= set(pd.read_csv(path, nrows=0)):
         return None

@@ -6,7 +6,7 @@ from typing import Any
 from .tables import column_width
 
 LABELS = ("important", "absent", "variable")
-# What the payoffs of drawn sub-networks say about the values.
+# Comparison of the values with payoffs of drawn sub-networks, by verdict.
 CHECKED = {
     "agrees": "agree with the values",
     "differs": "DIFFER from the values: do not trust these",
@@ -15,13 +15,13 @@ CHECKED = {
 
 
 def credit_table(found: Mapping[str, Any]) -> str:
-    """The table that a person sees after `credit`."""
+    """The table that is printed after `credit`."""
     name = found["payoff_name"].replace("_", " ")
     lines = [
         f"  {name}: {found['payoff']:.4f} with all connections, "
         f"{found['empty_payoff']:.4f} with none",
-        "  it rises fastest where "
-        f"{100 * found['path']['steepest']:.0f} % of the connections are there",
+        f"  it rises fastest where {100 * found['path']['steepest']:.0f} % of the "
+        "connections are present",
     ]
     check = found["check"]
     if check is not None:
@@ -42,11 +42,11 @@ def credit_table(found: Mapping[str, Any]) -> str:
 def scale_lines(
     scales: Mapping[str, Any], units: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """One sum at three scales, layer by layer, beside the neurons' own game.
+    """The sum of credit at three scales by layer, beside the game of neurons.
 
     Args:
-        scales: sums of the values of connections, of ``credit.json``.
-        units: the game of all neurons, of ``coalitions.json``.
+        scales: sums of the values of connections, from ``credit.json``.
+        units: the game of all neurons, from ``coalitions.json``.
     """
     own = {} if units is None else units["layers"]
     names = [*scales["layers"], "all", "payoff gained"]
@@ -78,7 +78,7 @@ def scale_lines(
 
 
 def coalitions_table(found: Mapping[str, Any]) -> str:
-    """The tables that a person sees after `coalitions`."""
+    """The tables that are printed after `coalitions`."""
     wide = column_width(found["layers"], 16)
     payoff = found["payoff"].replace("_", " ")
     lines = [
@@ -92,7 +92,8 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        "  payoff that connections of a label earn: taken as one, and summed over all",
+        "  value of the connections of a label: as one player, and summed over "
+        "connections",
         f"  {'':<{wide}}" + "".join(f"{label:>20}" for label in LABELS),
         f"  {'layer':<{wide}}" + f"{'as one':>11}{'sum':>9}" * len(LABELS),
     ]
@@ -106,7 +107,8 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
         "",
         "  mean credit of a neuron's connections, in and out; effect: Cliff's δ, 1 if "
         "every strong",
-        "  neuron has more than every other, 0 if they are alike; p: by shuffling",
+        "  neuron has more than every other one, 0 if they do not differ; p: by "
+        "shuffling",
         f"  {'layer':<{wide}}{'strong':>10}{'others':>10}{'effect':>9}{'p':>9}",
     ]
     for layer, entry in found["layers"].items():
@@ -120,9 +122,7 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
             f"  {layer:<{wide}}{test['inside']:>10.5f}{test['outside']:>10.5f}"
             f"{test['effect']:>9.2f}{test['p_value']:>9.4f}"
         )
-    end = (
-        "  own game: values of all neurons at once, found without those of connections"
-    )
+    end = "  own game: values of all neurons as players of one game"
     return "\n".join(
         [*lines, "", *scale_lines(found["credit"], found["unit_game"]), end]
     )

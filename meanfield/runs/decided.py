@@ -1,4 +1,4 @@
-"""Describe what a training run chose by itself, and the options that change it."""
+"""Describe the automatic choices of a run, and the options that change them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from meanfield.data import Dataset
 
-# Most names of classes and targets that are listed.
+# Largest number of names of classes and targets that are listed.
 SHOWN = 6
 
 
@@ -23,8 +23,8 @@ def decided(dataset: Dataset, config: Mapping[str, Any]) -> list[str]:
     patience = config["training"].get("patience")
     if patience:
         lines.append(
-            f"a tenth of the training rows is held out: the best epoch on it is kept, "
-            f"{patience} without a better one end the training (--patience)"
+            "a tenth of the training rows is held out: the epoch with the best score "
+            f"on it is kept, and training ends {patience} epochs after it (--patience)"
         )
     return lines + [f"note: {note}" for note in dataset.notes]
 

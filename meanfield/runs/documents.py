@@ -1,7 +1,8 @@
 """The JSON files of a run folder: written whole, with checksums checked when read.
 
-A file made from an ensemble holds a "seal": the ensemble's own seal, which tells it
-from files of other ensembles, and the sha256 of its contents, which reveals any change.
+A file made from an ensemble holds a "seal": the ensemble's own seal, which
+distinguishes it from files of other ensembles, and the sha256 of its contents, which
+detects any change.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ def read_json(path: Path, remedy: str, check: Check) -> Any:
 
     Args:
         path: the file.
-        remedy: what to do if the file is damaged, as a sentence.
+        remedy: a sentence that says what to do if the file is damaged.
         check: raises if the contents are not valid.
 
     Raises:
@@ -71,17 +72,17 @@ def write_sealed(path: Path, content: dict[str, Any], ensemble: str) -> None:
 def read_sealed(
     path: Path, remedy: str, check: Check, ensemble: str, *, bare: bool
 ) -> dict[str, Any] | None:
-    """Contents of a sealed file; None if it does not exist or is of another ensemble.
+    """Contents of a sealed file; None if it is missing or of another ensemble.
 
     Args:
         path: the file.
-        remedy: what to do if the file is damaged, as a sentence.
+        remedy: a sentence that says what to do if the file is damaged.
         check: raises if the contents are not valid.
         ensemble: the seal of the ensemble that it must have been made from.
         bare: whether to accept a file without a seal, as earlier versions wrote it.
 
     Raises:
-        ValueError: the file was changed since it was written.
+        ValueError: the file was changed after it was written.
     """
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Fields of settings classes that are also options, and parsers of option values."""
+"""Fields of settings classes that define options too, and parsers of option values."""
 
 import dataclasses
 import re

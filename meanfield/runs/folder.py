@@ -1,12 +1,11 @@
-"""A run folder: what was trained, how, and how well. Written whole or not at all.
+"""A run folder: the trained ensemble, its configuration and its scores.
 
 ensemble.safetensors   π, m, Ξ, point values, likelihood parameters and configuration,
                        with a checksum
-config.json            data, architecture, training, versions: a copy to read
-metrics.json           scores, label fractions, seconds
-history.csv            one row an epoch
-connections.csv        one row a connection
-plots/*.png, report.html, checkpoints/
+config.json            data, architecture, training, versions: a readable copy
+metrics.json           scores, label fractions, seconds history.csv            one row
+per epoch connections.csv        one row per connection plots/*.png, report.html,
+checkpoints/
 """
 
 import contextlib
@@ -70,11 +69,11 @@ class Run:
         data_dir: str | os.PathLike | None = None,
         data: str | os.PathLike | None = None,
     ) -> Dataset:
-        """The data set that the run was trained on, in the units it was trained in.
+        """The data set that the run was trained on, in the same units.
 
         Args:
-            data_dir: folder of the named data sets, if it has changed.
-            data: path of the data file, if it has changed.
+            data_dir: folder of the named data sets, if it was moved.
+            data: path of the data file, if it was moved.
 
         Raises:
             FileNotFoundError: the file is no longer where it was.
@@ -90,28 +89,28 @@ class Run:
 
     @property
     def schema(self) -> TableSchema | None:
-        """How the columns of its table become features; None for arrays."""
+        """The encoding of the columns of its table as features; None for arrays."""
         return schema_of(self.config)
 
     def predict(self, rows: Any, **settings: Any) -> pd.DataFrame:
-        """What the run predicts for new rows, in their order.
+        """Predictions of the run for new rows, in the order of the rows.
 
         Args:
-            rows: a frame with the columns that the run learned from, in any order,
-                with or without others; or, for a run on arrays or images, an array
-                (rows, …) in the units of the file.
+            rows: a frame with the columns that the run learned from, in any order and
+                with any others; or, for a run on arrays or images, an array (rows, …)
+                in the units of the file.
             **settings: `num_samples` networks to average over (64), `level` of the
                 intervals (0.95), `seed`.
 
         Returns:
-            A frame. Of real targets, in their own units: the mean under the target's
+            A frame. For real targets, in their own units: the mean under the target's
             name, then `_std`, `_lower` and `_upper`, and the deviations
             `_aleatoric_std` and `_epistemic_std`, whose squares sum to that of `_std`.
-            Of classes: the most probable one, the probability of each, and in nats
-            the entropy and its two parts.
+            For classes: the most probable class, the probability of each class, and in
+            nats the entropy and its two parts.
 
         Raises:
-            ValueError: the rows do not fit; all that is wrong is said at once.
+            ValueError: the rows do not fit; one message lists all problems.
 
         Example:
             >>> import meanfield as mf
@@ -122,12 +121,12 @@ class Run:
 
     @property
     def plots(self) -> Path:
-        """Folder of its pictures."""
+        """Folder of its plots."""
         return self.folder / PLOTS
 
     @property
     def bare(self) -> bool:
-        """Whether derived files may lack a seal, as those of earlier versions do."""
+        """Whether derived files may lack a seal, as in runs of earlier versions."""
         return self.config["format"] < SEALED_SINCE
 
     @property
@@ -178,7 +177,7 @@ class Run:
 
 
 def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> Run:
-    """Write configuration, ensemble and history; the ensemble goes last."""
+    """Write configuration, ensemble and history; the ensemble is written last."""
     folder = Path(folder)
     config = json.loads(json.dumps(config))
     write_json(folder / CONFIG, config)
@@ -196,8 +195,8 @@ def save_run(folder: str | os.PathLike, config: dict[str, Any], result: Any) -> 
 def load_run(folder: str | os.PathLike) -> Run:
     """Open a run folder.
 
-    A run on a network of the user's own executes the file that made it (the copy in
-    the folder, if it is still the same).
+    If the run has the user's own network, the Python file that makes it is executed
+    (the copy in the folder, if it was not changed).
 
     Args:
         folder: a folder that `meanfield train` made.
@@ -217,8 +216,8 @@ def load_run(folder: str | os.PathLike) -> Run:
     finish(folder)
     if (folder / CONFIG).is_file() and not (folder / ENSEMBLE).is_file():
         raise FileNotFoundError(
-            f"the training of {folder} has not ended: it has no {ENSEMBLE} yet. Go on "
-            f"with it by `meanfield train --resume {folder}`."
+            f"the training of {folder} has not ended: it has no {ENSEMBLE} yet. "
+            f"Continue it with `meanfield train --resume {folder}`."
         )
     for name in (CONFIG, ENSEMBLE):
         if not (folder / name).is_file():
@@ -253,9 +252,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: another process writes to it.
     """
-    if not (
-        folder / ENSEMBLE
-    ).is_file():  # `load_run` will report that there is no run.
+    if not (folder / ENSEMBLE).is_file():  # not a run, which `load_run` will report
         yield
         return
     with files.locked(folder):

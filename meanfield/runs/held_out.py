@@ -1,9 +1,9 @@
-"""A part of the training data that tells when to stop, where overfitting threatens.
+"""Hold out a part of the training data for early stopping, if overfitting is likely.
 
-A table of one's own is often small and noisy, and a network that goes through it very
-often learns its rows by heart (`experiments/early_stopping.py`). There part of them is
-held out by default, and the epoch with the best score on it is kept. The selective rule
-holds out a part of its own.
+A user's table is often small and noisy, and a network that is trained on it for many
+epochs memorises its rows (`experiments/early_stopping.py`). So for a table and many
+epochs, a part of the rows is held out by default, and the epoch with the best score on
+it is kept. The selective rule holds out its own part instead.
 """
 
 from typing import Any
@@ -15,20 +15,22 @@ from meanfield.data.dataset import split_rows
 
 from .settings import TrainSettings
 
-# Part of the training rows that is held out, and the fewest rows of which it is.
+# Fraction of the training rows that is held out, and the fewest rows for which this is
+# done.
 PART, FEWEST = 0.1, 200
-# Epochs without a better score after which a training on a table stops, if it has more
-# epochs than this. With the 60 epochs of small data nothing ever stopped on the tables
-# of UCI, and the rows held out were missed.
+# Epochs without a better score after which training on a table stops, and the number of
+# epochs above which this is done. With the 60 epochs of small data, no training on UCI
+# tables ever stopped early, and holding out rows made scores worse.
 PATIENCE, MANY = 20, 100
 
 
 def patience_of(settings: TrainSettings, dataset: Dataset) -> int | None:
-    """Epochs without a better score to wait for; None for a training to the end.
+    """Patience in epochs; None to train without early stopping.
 
     Args:
-        settings: of the run; its `patience` holds if there is one, and 0 means never.
-        dataset: what is learned from.
+        settings: settings of the run; if given, its `patience` is used, and 0 means
+            None.
+        dataset: the data to learn from.
     """
     if settings.patience is not None:
         return settings.patience or None
@@ -40,12 +42,12 @@ def patience_of(settings: TrainSettings, dataset: Dataset) -> int | None:
 def hold_out(
     dataset: Dataset, data: tuple[Any, Any], seed: int
 ) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Training data without the part held out, and that part; stratified by class.
+    """Training data without the held-out part, and this part; stratified by class.
 
     Args:
-        dataset: what is learned from.
+        dataset: the data to learn from.
         data: its training examples, with targets as the network learns them.
-        seed: of the split.
+        seed: seed of the split.
     """
     x, y = map(np.asarray, data)
     labels = y if dataset.class_names is not None else None

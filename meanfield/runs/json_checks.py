@@ -1,8 +1,8 @@
 """Checks of JSON values: types, keys, ranges, sizes.
 
 A check is a function of a value and the name of its place in the file. It raises a
-`ValueError` that says what was needed and what was given. Checks are nested like the
-files.
+`ValueError` that states what was needed and what was given. Checks are nested as the
+files are.
 """
 
 import math
@@ -64,7 +64,7 @@ def optional(check: Check) -> Check:
 
 
 def either(one: Check, other: Check) -> Check:
-    """A list that passes the one check, or anything else that passes the other."""
+    """A list that passes one check, or another value that passes the other check."""
     return lambda value, place: (one if isinstance(value, list) else other)(
         value, place
     )

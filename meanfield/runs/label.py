@@ -14,16 +14,16 @@ from meanfield.keys import key_of_seed
 from .folder import CONNECTIONS, Run
 from .pictures import draw_labels
 
-# Enough for a tight bound, without a long pass over a large data set.
+# Largest number of test examples: enough for a tight bound, and fast.
 EXAMPLES = 10_000
-# One half of the examples chooses, the other certifies.
+# Fewest examples for a certificate: one half chooses, the other certifies.
 LEAST = 4
 
 
 def find_labels(run: Run, dataset: Dataset) -> ConnectionLabels:
     """The certified labels of a run, on examples that it has not learned from.
 
-    Fewer than four test examples certify nothing; there the posterior decides.
+    With fewer than four test examples the posterior rule is used.
     """
     key = jax.random.fold_in(key_of_seed(run.config["training"]["seed"]), 3)
     x, y = dataset.x_test[:EXAMPLES], dataset.y_test[:EXAMPLES]
@@ -36,7 +36,7 @@ def find_labels(run: Run, dataset: Dataset) -> ConnectionLabels:
 
 
 def label(run: Run, dataset: Dataset) -> ConnectionLabels:
-    """Label every connection; writes ``connections.csv``, the metrics and the plots."""
+    """Label every connection; writes ``connections.csv``, metrics and plots."""
     labels = find_labels(run, dataset)
     write_connections(run.folder / CONNECTIONS, run.ensemble, labels)
     entropies = mean_entropy(run.ensemble)
@@ -55,7 +55,7 @@ def label(run: Run, dataset: Dataset) -> ConnectionLabels:
 
 
 def _grounds(labels: ConnectionLabels) -> dict[str, Any]:
-    """What the labels promise, as plain numbers; a bound that does not hold is null."""
+    """The guarantees of the labels as plain numbers; None if not certified."""
     certificate = labels.certificate
     if certificate is None:
         return {"tolerance": labels.tolerance}

@@ -32,9 +32,9 @@ from .stages import stage
 from .tasks import build_likelihood
 
 CHECKPOINTS = "checkpoints"
-# Below so many examples: smaller batches and more epochs, unless told otherwise.
+# With fewer examples than this, the defaults are smaller batches and more epochs.
 SMALL = 10_000
-# Of the prior, where the rule evidence is asked for and no other is given.
+# Default inclusion probability of the rule evidence.
 INCLUSION_PROB = 0.1
 
 
@@ -123,7 +123,7 @@ def _fit(
 
 
 def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
-    """Epochs and batch size; by the number of examples where none are given."""
+    """Epochs and batch size; the defaults depend on the number of examples."""
     small = num_examples < SMALL
     epochs = settings.epochs or (60 if small else 30)
     if settings.batch_size is not None:
@@ -137,7 +137,7 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
 def _is_floating(name: str) -> bool:
     try:
         return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
-    except TypeError:  # Not the name of any type.
+    except TypeError:  # not the name of a type
         return False
 
 
@@ -167,14 +167,14 @@ def checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
     require(rule in RULES, f"`rule` must be one of {', '.join(RULES)}; got {rule!r}.")
     require(
         rule == "evidence" or settings.inclusion_prob is None,
-        f"`inclusion_prob` belongs to the rule evidence; got {settings.inclusion_prob} "
-        f"with the rule {rule}. Leave one of them out.",
+        "`inclusion_prob` belongs to the rule evidence; got "
+        f"{settings.inclusion_prob} with the rule {rule}. Leave out one of them.",
     )
     require(
         rule != "selective" or rate == TrainSettings.learning_rate,
-        f"`learning_rate` belongs to the rules published and evidence; got {rate} with "
-        "the rule selective, whose steps are its own. Leave it out, or give another "
-        "`rule`.",
+        f"`learning_rate` belongs to the rules published and evidence; got {rate} "
+        "with the rule selective, which chooses the step size. Leave it out, or give "
+        "another `rule`.",
     )
     if rule == "selective":
         return rule

@@ -1,4 +1,4 @@
-"""Where a classifier is wrong: its confidence, confusions and hardest examples."""
+"""Mistakes of a classifier: its confidence, confusions and hardest examples."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from meanfield.data import Dataset
 
-# A table of more classes than these is not read.
+# A table of more classes than this would be too large to read.
 MOST_CLASSES = 20
 HARDEST = 10
 
@@ -15,7 +15,7 @@ HARDEST = 10
 def of_classes(
     probs: np.ndarray, dataset: Dataset
 ) -> tuple[Float[np.ndarray, "batch classes"], Int[np.ndarray, " batch"]]:
-    """Class probabilities and labels of the test examples, binary ones as two."""
+    """Class probabilities and labels of the test examples, also for binary answers."""
     labels = dataset.y_test
     if dataset.task == "binary":
         labels, p = labels.reshape(-1).astype(int), probs.reshape(-1)
@@ -24,16 +24,17 @@ def of_classes(
 
 
 def mistakes(probs: np.ndarray, dataset: Dataset) -> dict[str, Any]:
-    """What a reader asks of a classifier beyond its accuracy.
+    """Confidence, confusions and hardest examples of a classifier.
 
     Args:
         probs: predictive probabilities of the test examples.
-        dataset: with their labels and the names of the classes.
+        dataset: the data set, with labels and names of the classes.
 
     Returns:
-        Mean confidence; `confusion`, how many examples of each class (row) were taken
-        for which (column), None beyond `MOST_CLASSES`; and `hardest`, the wrong answers
-        whose right class got the least probability, by number in the test data.
+        Mean confidence; `confusion`, the number of examples of each class (row) by
+        predicted class (column), None for more than `MOST_CLASSES` classes; and
+        `hardest`, the wrong answers with the smallest probability of the right class,
+        by index in the test data.
     """
     probs, labels = of_classes(probs, dataset)
     chosen = probs.argmax(1)

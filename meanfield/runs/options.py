@@ -52,7 +52,7 @@ def _option(kind: type, field: dataclasses.Field) -> inspect.Parameter:
         min=about["min"],
         parser=parse,
     )
-    # The default of a parsed option is given as text, which the help shows.
+    # The default of a parsed option is passed as text, for the help.
     wanted = Any if parse else typing.get_type_hints(kind)[field.name]
     return inspect.Parameter(
         field.name,

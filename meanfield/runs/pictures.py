@@ -1,4 +1,4 @@
-"""The plots of a run: what each command draws into ``plots/``."""
+"""The plots of a run, which each command draws into ``plots/``."""
 
 import zlib
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ from .folder import Run
 from .mistakes import of_classes
 from .tasks import target_names
 
-# Most targets whose predictions are plotted.
+# Largest number of targets whose predictions are plotted.
 PREDICTIONS = 6
-# The folder of the pictures for dark pages, beside the others.
+# The subfolder of plots for dark pages.
 DARK = "dark"
 # Keywords under which a PNG file stores its ensemble and its title.
 SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
@@ -30,7 +30,7 @@ SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
 def draw_history(
     run: Run, history: Mapping[str, Any], base_rate: float | None = None
 ) -> None:
-    """The losses, epoch by epoch, beside that of a model without the inputs."""
+    """The loss by epoch, and that of a model without inputs."""
     axis = plots.training_history(history, base_rate=base_rate)
     _save(axis, run.plots / "history.png", run.seal)
 
@@ -84,7 +84,7 @@ def draw_labels(
         _save(axis, run.plots / file, run.seal)
     _save(plots.label_fractions(labels.fractions), run.plots / "labels.png", run.seal)
     curves = {"trained": entropies}
-    if "entropy_start" in run.metrics:  # A run of an earlier version does not hold it.
+    if "entropy_start" in run.metrics:  # missing in runs of earlier versions
         curves["at the start"] = run.metrics["entropy_start"]
     _save(plots.entropy_by_layer(curves), run.plots / "entropy.png", run.seal)
 
@@ -97,7 +97,7 @@ def draw_coalitions(run: Run, played: Mapping[str, Any], epsilon: float) -> None
             values.values,
             values.intervals,
             mask=strong.mask,
-            title=f"{layer}: what each neuron earns",
+            title=f"{layer}: value of each neuron",
         )
         _save(axis, run.plots / f"coalition-values-{name}.png", run.seal)
         empty, full = strong.payoffs[0], strong.payoffs[-1]
@@ -137,7 +137,7 @@ def draw_scales(
 
 
 def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
-    """Payoff along density, values against magnitude, and the credit of the inputs."""
+    """Payoff against density, values against magnitudes, and the credit of inputs."""
     magnitudes = {n: abs(w.mean) for n, w in run.ensemble.weights().items()}
     pictures = {
         "credit-density": plots.payoff_by_density(credit),
@@ -172,7 +172,7 @@ def chained_layers(
 ) -> dict[str, np.ndarray] | None:
     """The arrays as matrices (units, inputs), each reading the one before.
 
-    None where they are no chain of dense layers with positive credit in each.
+    None if they are not a chain of dense layers, each with some positive credit.
     """
     arrays = {name: array for name, array in values.items() if array.ndim == 2}
     if len(arrays) < len(values):
@@ -224,7 +224,8 @@ def texts_of_picture(content: bytes) -> dict[str, str]:
     """The texts that a PNG file stores, by keyword.
 
     Raises:
-        ValueError: it is not a whole PNG file, by the checksums of its parts.
+        ValueError: it is not a complete PNG file, according to the checksums of its
+            parts.
     """
     require(content.startswith(PNG), "it does not begin as a PNG file does")
     texts, kind, start = {}, b"", len(PNG)
@@ -243,7 +244,7 @@ def texts_of_picture(content: bytes) -> dict[str, str]:
 
 
 def _save(axis: Any, path: Path, seal: str | None) -> None:
-    """The picture, and the same for a dark page in the folder `DARK` beside it."""
+    """Save the plot, and its version for dark pages in the subfolder `DARK`."""
     about = None if seal is None else {SEAL: seal, TITLE: path.name}
     plots.save(axis, path, about=about)
     plots.save(darken(axis), path.parent / DARK / path.name, about=about)

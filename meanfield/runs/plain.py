@@ -1,8 +1,8 @@
-"""A plain network of the size that ships, trained as long, to compare with.
+"""A plain network of the shipped size, trained as long, for comparison.
 
-It is the network of the run before any training, with the units and inputs alone that
-the shrunk one kept: each weight array W of fan-in n loses rows and columns, and what
-stays, of fan-in k, is scaled to the deviation that such a network starts from,
+It is the untrained network of the run, with only the units and inputs that the shrunk
+network kept: each weight array W of fan-in n loses rows and columns, and the rest, of
+fan-in k, is scaled to the standard deviation of an untrained network of this size,
 
     W[kept] · √(n / k).
 
@@ -39,8 +39,8 @@ from .stages import stage
 from .tasks import build_likelihood
 
 FIXED_SIZES = (
-    "layers of Keras take no smaller arrays, so no unit was removed: write the network "
-    "in Equinox or Flax, or as a function"
+    "layers of Keras cannot take smaller arrays, so no unit was removed: write the "
+    "network in Equinox or Flax, or as a function"
 )
 
 
@@ -54,7 +54,8 @@ def plain_network(run: Any, dataset: Dataset, shrunk: Shrunk) -> dict[str, Any] 
 
     Returns:
         Scores, the number of weights, epochs and seconds, and the widths of a
-        perceptron; or why there is none, under `missing`. None if nothing was removed.
+        perceptron; or the reason why there is no such network, under `missing`. None if
+        nothing was removed.
     """
     if shrunk.network.fixed_sizes:
         return {"missing": FIXED_SIZES}
@@ -97,7 +98,7 @@ def plain_network(run: Any, dataset: Dataset, shrunk: Shrunk) -> dict[str, Any] 
 
 
 def untrained(whole: Any, shrunk: Shrunk) -> Any:
-    """A network with the units of a shrunk one, and the weights of an untrained one.
+    """A network with the units of a shrunk network, and untrained weights.
 
     Args:
         whole: the untrained network before units were removed, in its own mode.

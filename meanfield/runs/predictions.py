@@ -22,7 +22,7 @@ from meanfield.prediction.predictive import CHUNK
 from .command_settings import PredictSettings
 from .tasks import target_columns
 
-# Likelihoods without a distribution function, from which bisection finds intervals.
+# Likelihoods without a distribution function, so without intervals by bisection.
 WITHOUT_INTERVAL = ("categorical", "bernoulli", "poisson")
 
 # Fewest rows that are predicted at once.
@@ -38,7 +38,7 @@ def read_rows(config: Mapping[str, Any], path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of the other kind, or cannot be read.
+        ValueError: the file is not of the kind of the training file, or cannot be read.
     """
     schema = schema_of(config)
     if schema is None:
@@ -59,15 +59,15 @@ def read_rows(config: Mapping[str, Any], path: Path) -> Any:
     missing = [c.name for c in schema.columns if c.name not in frame.columns]
     require(
         not (missing and len(frame.columns) == 1),
-        f"{path} has one column only, {str(frame.columns[0])!r}. It was read with "
-        f"{SEPARATORS.get(format.separator, 'spaces')} between cells, as the training "
-        "table was; write it so.",
+        f"{path} has only one column, {str(frame.columns[0])!r}. It was read with "
+        f"{SEPARATORS.get(format.separator, 'spaces')} between cells, as in the "
+        "training table; write it with these.",
     )
     return frame
 
 
 def schema_of(config: Mapping[str, Any]) -> TableSchema | None:
-    """How the columns of a run's table become features; None for arrays."""
+    """The encoding of the columns of a run's table; None for arrays."""
     found = config["data"].get("schema")
     return None if found is None else TableSchema.from_dict(found)
 
@@ -102,14 +102,15 @@ def encode(config: Mapping[str, Any], rows: Any) -> np.ndarray:
     )
     require(
         "divisor" in data,
-        "this run was made by a version that did not store by which number its inputs "
-        "were divided. Train it again.",
+        "this run was made by a version that did not store the number by which "
+        "inputs were divided. Train it again.",
     )
     divisor = data["divisor"]
     require(
         divisor < CLEAR or not 0 < float(x.max()) <= 1,
-        f"`rows` reach only up to {float(x.max()):.3g}, where the training inputs were "
-        f"divided by {divisor:g}. Give them in the units of the training file.",
+        f"`rows` have numbers up to only {float(x.max()):.3g}, but the training "
+        f"inputs were divided by {divisor:g}. Give them in the units of the training "
+        "file.",
     )
     features = x.reshape(len(x), -1).astype(np.float32) / np.float32(divisor)
     require(
@@ -132,7 +133,7 @@ def predict_rows(
     config = run.config
     x = encode(config, rows)
     count = len(x)
-    # The last row is repeated up to one of a few sizes, to save compilations.
+    # The last row is repeated, so that few different sizes have to be compiled.
     size = min(max(LEAST, 1 << (count - 1).bit_length()), -(-count // CHUNK) * CHUNK)
     padded = x[np.minimum(np.arange(size), count - 1)]
     name = config["model"]["likelihood"]
@@ -143,7 +144,8 @@ def predict_rows(
         num_samples=num_samples,
         key=jax.random.fold_in(key_of_seed(seed), 6),
         level=None if name in WITHOUT_INTERVAL else level,
-        # All rows are predicted by the same networks: equal rows get equal numbers.
+        # All rows are predicted by the same networks, so equal rows have equal
+        # predictions.
         of="subnetworks",
     )
     parts = {k: v[:count] for k, v in vars(found).items() if v is not None}

@@ -1,4 +1,4 @@
-"""Replace a run by a new one, so that one of them is whole at every moment.
+"""Replace a run by a new one, so that at every moment one of them is complete.
 
     OUT/.next     the new run while it is trained; the old one is unchanged
     OUT/.ready    the new run when it is complete: from now on it is the run of OUT
@@ -49,7 +49,7 @@ def finish(out: Path) -> None:
     ready = out / READY
     if not ready.is_dir():
         return
-    # Several processes may do this at once, so files may already have been moved.
+    # Several processes may do this at once, so some files may already have been moved.
     with contextlib.suppress(FileNotFoundError):
         new = (ready / MANIFEST).read_text(encoding="utf-8").split("\n")
         for name in new:

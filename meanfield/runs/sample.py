@@ -60,12 +60,12 @@ def sample(
     """Draw sub-networks, shrink them, and write them with a card; see `deploy.ship`.
 
     By the rule compact, the default for one network of a run under the selective rule,
-    whole units leave first; see `deploy.compact`. One network then has the connections
-    that are more likely present than absent, at their means; several are drawn.
-    Archives and ONNX files of them hold 16-bit numbers. Otherwise the default is
-    labels.
+    whole units are removed first; see `deploy.compact`. A single network then has the
+    connections that are more likely present than absent, at their means; several
+    networks are drawn. Their archives and ONNX files hold 16-bit numbers. In all other
+    cases the default rule is labels.
 
-    The best one is chosen on part of the training data; the scores on the card are
+    The best network is chosen on part of the training data. The scores on the card are
     measured on the test data, on which the labels are certified too.
     """
     contract = input_contract(run.config, dataset)
@@ -160,7 +160,7 @@ def export(
     source = load_archive(archive).about.get("source", {})
     require(
         source.get("model") is not None,
-        f"{archive} does not say what kind of network it holds: it was not made by "
+        f"{archive} does not state what kind of network it holds: it was not made by "
         "`meanfield sample`. Use meanfield.deploy.load_subnetwork and "
         "meanfield.deploy.export.",
     )
@@ -172,9 +172,10 @@ def takes_raw(inputs: str | None, format: str, contract: Mapping[str, Any]) -> b
     """Whether a file takes raw rows or images, or else the features made from them.
 
     Args:
-        inputs: "raw", "features", or None: raw for ONNX files, if it is known how.
+        inputs: "raw", "features", or None: raw for ONNX files, if the contract allows
+            it.
         format: format of the file.
-        contract: how inputs are made.
+        contract: the input contract, see `contract`.
 
     Raises:
         ValueError: `inputs` is something else.
@@ -200,12 +201,12 @@ def serve_check(
         model: for a user's own network, file and function: see `structure_of`.
     """
     card = load_card(folder)
-    # Only an archive is read into a network's structure.
+    # Only an archive needs the structure of the network.
     like = _like(card.source, model) if card.format == "safetensors" else None
     return check_shipped(folder, like=like, signers=signers)
 
 
 def _like(source: Mapping[str, Any], model: str | None) -> Any:
-    """A network of the structure that was exported; None where the card has none."""
+    """A network of the exported structure; None if the card does not describe one."""
     architecture = source.get("model")
     return None if architecture is None else structure_of(architecture, model)

@@ -158,7 +158,7 @@ UNIT_GAME = record(
 
 
 def coalition(value: Any, place: str) -> None:
-    """The results for one layer: n values, n + 1 payoffs and a mask of its size."""
+    """The results for one layer of n neurons: n values, n + 1 payoffs and a mask."""
     layer(value, place)
     neurons = len(value["mask"])
     require(

@@ -53,7 +53,7 @@ def score(
             if "rmse" in scores:
                 scores["r2"] = explained(scores["rmse"], column)
         found.pop("by_output")
-    # The same call as in `evaluate`, so its compiled program is used again.
+    # The same call as in `evaluate`, so that its compiled program is used again.
     means = average(run.ensemble, likelihood, x, y, **settings)
     found["standard_errors"] = standard_errors(found, means, dataset.y_test)
     run.update_metrics(found)
@@ -69,14 +69,14 @@ def score(
 def standard_errors(
     scores: Mapping[str, Any], means: Mapping[str, np.ndarray], y: np.ndarray
 ) -> dict[str, float]:
-    """How far scores would move with other test examples: their standard errors.
+    """Standard errors of scores, over the choice of test examples.
 
-    That of a mean over n examples is the standard deviation of its terms over √n; that
-    of an RMSE is the standard error of the mean square over 2 RMSE.
+    The error of a mean over n examples is the standard deviation of its terms divided
+    by √n; that of an RMSE is the standard error of the mean square divided by 2 RMSE.
 
     Args:
-        scores: of the test data.
-        means: of the predictive distribution, with `log_prob` of the targets.
+        scores: scores on the test data.
+        means: means of the predictive distribution, and `log_prob` of the targets.
         y: the targets.
     """
     count = len(y)

@@ -1,8 +1,8 @@
 """The settings of `train`, with names, defaults and help texts.
 
-Those of the other commands are in `command_settings`. The options of the command line
-are made from these classes, and the functions of the commands take their defaults from
-them. Nothing heavy is imported here, so that ``--help`` is fast.
+The settings of the other commands are in `command_settings`. The options of the command
+line are made from these classes, and the functions of the commands take their defaults
+from them. Nothing heavy is imported here, so that ``--help`` is fast.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from .fields import DATA_DIR, NAMES, SEED, grid, setting, widths
 
 # Headings of the options of `train`; the first three are also parts of a configuration.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
-# How `train` learns: see its option.
+# Rules of learning: see the option `--rule`.
 RULES = ("selective", "published", "evidence")
 # The part of a configuration that stores a setting, if any.
 KEPT = ("data", "model", "training")
@@ -54,7 +54,7 @@ class TrainSettings:
         kept="model",
     )
     test_fraction: float = setting(
-        0.2, "share of a table or .npz kept for testing", DATA, kept="data"
+        0.2, "fraction of a table or .npz kept for testing", DATA, kept="data"
     )
     drop: str | None = setting(
         None, "columns to leave out", DATA, kept="data", metavar=NAMES
@@ -64,7 +64,7 @@ class TrainSettings:
     )
     sep: str | None = setting(
         None,
-        "what separates the cells of the table: one character, tab or space (default: "
+        "separator of cells of the table: one character, tab or space (default: "
         "guessed)",
         DATA,
         kept="data",
@@ -74,7 +74,7 @@ class TrainSettings:
     )
     header: bool | None = setting(
         None,
-        "whether the first row holds headings (default: yes; you are asked if it looks "
+        "whether the first row holds headings (default: yes; an error if it looks "
         "like data)",
         DATA,
         flags=("--header/--no-header",),
@@ -115,17 +115,17 @@ class TrainSettings:
     )
     batch_size: int | None = setting(
         None,
-        "examples in a step (default: 128; below 10,000 examples 32, and for the "
-        "selective rule an eighth of them at most)",
+        "examples per step (default: 128, or 32 below 10,000 examples; at most an "
+        "eighth of all examples under the selective rule)",
         LEARNING,
         kept="training",
         min=1,
     )
     patience: int | None = setting(
         None,
-        "stop after so many epochs without a better score on a held-out tenth, and "
-        "keep the best one; 0: never (default: 20 for a table with over 100 epochs, "
-        "except under the selective rule)",
+        "stop after this number of epochs without a better score on a held-out "
+        "tenth, and keep the best epoch; 0: never (default: 20 for a table with over "
+        "100 epochs, except under the selective rule)",
         LEARNING,
         kept="training",
         min=0,
@@ -138,9 +138,9 @@ class TrainSettings:
     )
     rule: str | None = setting(
         None,
-        "selective: with the strongest prior that costs nothing on a part it holds "
-        "out, so that many connections go; published: without a prior; evidence: with "
-        "the prior below (default: selective, or evidence with --inclusion-prob)",
+        "selective: the strongest prior that does not make held-out examples worse, "
+        "so that many connections are removed; published: no prior; evidence: the "
+        "prior below (default: selective, or evidence with --inclusion-prob)",
         PRIOR,
         kept="training",
     )
@@ -155,15 +155,15 @@ class TrainSettings:
     )
     temperature: float = setting(
         1.0,
-        "weight of the prior, 1 for the evidence bound; the largest one that --rule "
-        "selective tries",
+        "weight of the prior, 1 for the evidence bound; for --rule selective, the "
+        "largest weight that it tries",
         PRIOR,
         kept="training",
     )
     spikes: str = setting(
         "connection",
-        "what is there or not: each connection by itself; or unit, all connections "
-        "that leave a unit together",
+        "connection: each connection is present or absent by itself; unit: all "
+        "connections that leave a unit together",
         PRIOR,
         kept="training",
     )
@@ -197,7 +197,7 @@ class TrainSettings:
     )
     json_lines: bool = setting(
         False,
-        "print JSON, an object a line: each epoch, then the run",
+        "print JSON, one object per line: each epoch, then the run",
         RUN,
         flags=("--json",),
     )
@@ -209,7 +209,7 @@ class TrainSettings:
 
     @property
     def learning_rule(self) -> str:
-        """The rule that is meant where none is named."""
+        """The rule, or the default if none is given."""
         return self.rule or ("selective" if self.inclusion_prob is None else "evidence")
 
     @property

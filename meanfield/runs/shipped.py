@@ -1,4 +1,4 @@
-"""What is printed after `sample`: dense, shipped and plain in one table.
+"""The table printed after `sample`: dense, shipped and plain networks.
 
 | row               | what it is                                                       |
 |-------------------|------------------------------------------------------------------|
@@ -13,7 +13,8 @@ from typing import Any
 
 from meanfield.deploy.shipping.markdown import shown_score
 
-# A sub-network whose accuracy is below the ensemble's by more than this gets a line.
+# A sub-network whose accuracy is below that of the ensemble by more than this is
+# listed.
 LOST = 0.005
 COUNTS = ("bytes", "num_weights", "num_nonzero", "macs")
 
@@ -22,7 +23,7 @@ def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
     """The table of a card, and a line for every file that loses accuracy.
 
     Args:
-        card: of what was shipped.
+        card: the card of the shipped networks.
         dense: scores of the whole ensemble, or None.
     """
     entries = card["subnetworks"]
@@ -52,11 +53,11 @@ def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
 def nothing_removed(
     card: Mapping[str, Any], training: Mapping[str, Any] | None = None
 ) -> str | None:
-    """Why nothing got smaller, and what to set; None where something did.
+    """Why nothing was removed, and what to set; None if something was removed.
 
     Args:
-        card: of what was shipped.
-        training: settings that the run was trained with, or None.
+        card: the card of the shipped networks.
+        training: settings with which the run was trained, or None.
     """
     made = card.get("source", {}).get("compact")
     if made is not None and made["share"] == 1:
@@ -78,7 +79,7 @@ def nothing_removed(
 
 
 def _remedy(training: Mapping[str, Any]) -> str:
-    """What to set that was not set."""
+    """Advice on settings that were not used."""
     if training.get("rule") != "selective":
         return (
             "Train with --rule selective, which removes connections, and whole units "
@@ -92,7 +93,7 @@ def _remedy(training: Mapping[str, Any]) -> str:
 def _needed(made: Mapping[str, Any]) -> str:
     """Why every unit stays."""
     if not made["held_out"]:
-        return "this network has no layer whose units can be told apart."
+        return "this network has no layer whose units can be distinguished."
     parts = sorted(((float(k), v) for k, v in made["held_out"].items()), reverse=True)
     (_, whole), *less = parts
     tried = ", ".join(f"{value:.4f} with {100 * share:g} %" for share, value in less)
@@ -103,7 +104,7 @@ def _needed(made: Mapping[str, Any]) -> str:
 
 
 def _plain(card: Mapping[str, Any]) -> list[str]:
-    """What the plain network is, in a line."""
+    """A line that describes the plain network."""
     control = card.get("control")
     if control is None:
         return []

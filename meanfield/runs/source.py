@@ -1,4 +1,4 @@
-"""The data that a configuration names: found again, and still the same."""
+"""Load the data that a configuration names, and check that they are unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def load_data(
     )
     require(
         config["sha256"] == dataset.sha256,
-        f"the data in {str(place)!r} are not those the run was trained on: their "
-        "contents changed. Restore them, or train again.",
+        f"the data in {str(place)!r} are not those on which the run was trained: "
+        "their contents changed. Restore them, or train again.",
     )
     return dataset

@@ -32,7 +32,7 @@ class Interrupted(BaseException):
 
 
 class _Heard:
-    """The error stream, which remembers when something was last written to it."""
+    """The error stream, with the time when something was last written to it."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.last = stream, time.monotonic()
@@ -46,7 +46,7 @@ class _Heard:
 
 
 class _Teller(logging.Handler):
-    """Writes the name and time of every stage, and that a long one is still running."""
+    """Writes name and time of every stage, and reports that a long one still runs."""
 
     def __init__(self, heard: _Heard | None) -> None:
         super().__init__(logging.INFO)
@@ -60,7 +60,7 @@ class _Teller(logging.Handler):
         self._write(self.text)
 
     def wait_and_tell(self) -> None:
-        """Write that a stage is still running, whenever nothing else was written."""
+        """Report that a stage is still running, whenever nothing else was written."""
         while self.heard is not None and not self.over.wait(min(PATIENCE, 0.5)):
             if time.monotonic() - self.heard.last < self.wait:
                 continue

@@ -38,8 +38,8 @@ class Standardization:
     """How real targets were standardised; both are None for other targets.
 
     Args:
-        shift: number that was subtracted from each column, in its units, or None.
-        scale: number by which each column was divided, or None.
+        shift: number subtracted from each column, in units of the column, or None.
+        scale: number by which each column is divided, or None.
     """
 
     shift: tuple[float, ...] | None = None
@@ -116,13 +116,13 @@ def describe(config: Mapping[str, Any], likelihood: Any) -> dict[str, Any]:
     """The meaning of the outputs of a run's networks, for a model card.
 
     Args:
-        config: of the run.
-        likelihood: as it was learned, of standardised targets.
+        config: configuration of the run.
+        likelihood: the learned likelihood of standardised targets.
 
     Returns:
-        Texts and numbers: the names of targets and classes; of real targets shift and
-        scale, `noise`, the scale of the noise in their units where it does not depend
-        on the input, and `df`, the degrees of freedom of Student's distribution.
+        Texts and numbers: the names of targets and classes; for real targets shift and
+        scale, `noise`, the scale of the noise in their units if it does not depend on
+        the input, and `df`, the degrees of freedom of Student's distribution.
     """
     name, standard = config["model"]["likelihood"], Standardization.of(config)
     outputs = _OUTPUTS.get(name, _STANDARD)

@@ -8,10 +8,10 @@ import pandas as pd
 
 
 def run_table(metrics: Mapping[str, Any], targets: Sequence[str] = ()) -> str:
-    """The table that a person sees at the end.
+    """The table of a run's scores and labels.
 
     Args:
-        metrics: of a run.
+        metrics: metrics of a run.
         targets: names of its targets; the RMSE of a single one is in its units.
     """
     names = {
@@ -58,14 +58,14 @@ def run_table(metrics: Mapping[str, Any], targets: Sequence[str] = ()) -> str:
 
 
 def rmse_of(targets: Sequence[str], words: str = "test RMSE") -> str:
-    """The name of the RMSE, with that of a single target, whose units it has."""
+    """The name of the RMSE, with the name of a single target, whose units it has."""
     if len(targets) != 1:
         return words
     return f"{words} of {textwrap.shorten(targets[0], 14, placeholder='…')}"
 
 
 def _promise(rule: Mapping[str, Any]) -> list[str]:
-    """What certified labels promise, and what removing each kind costs."""
+    """The guarantees of certified labels, and the cost of removing each kind."""
     if "verdict" not in rule:
         return []
     costs = ", ".join(
@@ -83,11 +83,11 @@ def _promise(rule: Mapping[str, Any]) -> list[str]:
 
 
 def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:
-    """The table that a person sees after `compare`.
+    """The table that is printed after `compare`.
 
     Args:
-        names: of the runs.
-        rows: of the table, a name and a cell for each run.
+        names: names of the runs.
+        rows: rows of the table, each a name and a cell for each run.
     """
     grid = [("", list(names)), *rows]
     wide = column_width((name for name, _ in grid), 20)
@@ -104,7 +104,7 @@ def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:
 
 
 def predictions_table(found: pd.DataFrame, most: int = 5) -> str:
-    """The first rows that a person sees after `predict`."""
+    """The first rows, which are printed after `predict`."""
     wide = 7
     names = [str(name) for name in found.columns[:wide]]
     rows = [

@@ -47,15 +47,15 @@ def train(
 ) -> Run:
     """Train an ensemble, score it, label its connections, write the run folder.
 
-    Settings and data are checked before anything is written. A run that is replaced
-    stays as it is until the new one is whole.
+    Settings and data are checked before anything is written. A run that is replaced is
+    unchanged until the new one is complete.
 
     Args:
         settings: data, network and settings of the training.
         callbacks: as in `fit`.
 
     Returns:
-        The run; with `resume` of a finished one that run, unchanged.
+        The run; if `resume` names a finished run, this run, unchanged.
 
     Raises:
         ValueError: settings or data cannot be used.
@@ -113,7 +113,7 @@ def train(
         seconds = earlier + run.metrics["train_seconds"]
         run.update_metrics({"train_seconds": seconds})
         score(run, dataset, seed=settings.seed)
-        # Numbers are learned in standard units: their base rate is another there.
+        # Real targets are learned in standard units, in which the base rate differs.
         known = dataset.task in ("classification", "binary")
         rate = run.metrics["baselines"][BASE_RATE]["nll"] if known else None
         draw_history(run, history, rate)
@@ -145,7 +145,7 @@ def _refuse_second_run(out: Path, settings: TrainSettings) -> None:
     holds = any((out / name).exists() for name in (CONFIG, ENSEMBLE))
     if holds and not (settings.resume or settings.overwrite):
         raise FileExistsError(
-            f"{out} holds a run already. Go on with it by --resume {out}, replace it "
+            f"{out} holds a run already. Continue it with --resume {out}, replace it "
             "with --overwrite, or choose another --out."
         )
 
@@ -154,8 +154,8 @@ def _refuse_second_run(out: Path, settings: TrainSettings) -> None:
 def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
     """The folder to train in, which no other process writes to.
 
-    For a run that will be replaced it is a second folder inside. If the block fails
-    before the first checkpoint, the new folder is removed.
+    If a run will be replaced, it is a second folder inside the first. If the block
+    fails before the first checkpoint, the new folder is removed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
         sweep(folder)
         try:
             yield folder
-        except BaseException:  # Ctrl-C too: what has not begun leaves nothing.
+        except BaseException:  # Ctrl-C too: leave nothing behind
             begun = any((folder / CHECKPOINTS).glob("*.safetensors"))
             if fresh and not begun and not (folder / ENSEMBLE).exists():
                 _discard(folder, out, made)
@@ -186,5 +186,5 @@ def _discard(folder: Path, out: Path, made: Sequence[Path]) -> None:
     if out in made:
         (out / LOCK).unlink(missing_ok=True)
     for parent in made:
-        with contextlib.suppress(OSError):  # Not empty, because it has other files.
+        with contextlib.suppress(OSError):  # it has other files
             parent.rmdir()

@@ -1,7 +1,7 @@
 """A user's own network: a function in a Python file, which is executed.
 
 The file is copied into the run folder, and its hash into the configuration; later
-commands execute the copy, and only if it is still the same.
+commands execute the copy, and only if it is unchanged.
 """
 
 import importlib.util
@@ -64,8 +64,8 @@ def load_function(
     found = file_hash(path)
     require(
         sha256 in (None, found),
-        f"{path} is not the file that the run was trained with: its contents changed. "
-        "Restore it from a copy.",
+        f"{path} is not the file with which the run was trained: its contents "
+        "changed. Restore it from a copy.",
     )
     module = _executed(path, found)
     require(
@@ -119,12 +119,12 @@ def make_model(
         said = str(error)[:300].rstrip(".")
         raise ValueError(
             f"the network of {where} cannot take examples of shape {shape}: "
-            f"{type(error).__name__}: {said}. An Equinox module takes one "
-            "example, all others a batch of them."
+            f"{type(error).__name__}: {said}. An Equinox module takes one example, "
+            "all other models take a batch."
         ) from error
     require(
         getattr(found, "shape", None) == (2, outputs),
-        f"the network of {where} must give {outputs} outputs an example; for two "
+        f"the network of {where} must give {outputs} outputs per example; for two "
         f"examples of shape {shape} it gives {getattr(found, 'shape', found)}.",
     )
     return model

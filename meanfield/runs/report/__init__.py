@@ -1,4 +1,4 @@
-"""One self-contained HTML page that tells the story of a run, in order."""
+"""One self-contained HTML page on a run, from training to shipped files."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ SECTIONS = (
 def write_report(folder: str | Path) -> Path:
     """Write ``report.html`` into a run folder.
 
-    The page holds its plots, needs no network, follows the reader's light or dark
-    theme, and says of each part that is missing how to make it.
+    The page contains its plots, needs no network, and follows the reader's light or
+    dark theme. For each missing part it says how to make it.
 
     Args:
         folder: a run folder.

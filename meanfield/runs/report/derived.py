@@ -75,10 +75,11 @@ def neurons(run: Run) -> str:
         "<p>Each hidden layer is a game whose players are its neurons; the payoff is "
         f"the {html.escape(str(found.get('payoff', 'accuracy')))} of the network when "
         "the neurons outside the coalition are held at their mean. The strong "
-        "coalition is the smallest number of neurons, in order of Shapley value, that "
-        f"keeps all but {100 * found.get('epsilon', 0):.3g} % of the payoff. "
-        "Important, absent and variable are the Shapley values of the connections of "
-        "each label as wholes; the last column has the sums of their single values.</p>"
+        "coalition is the smallest number of neurons, in order of Shapley value, "
+        f"that keeps all but {100 * found.get('epsilon', 0):.3g} % of the payoff. The "
+        "columns important, absent and variable have the Shapley values of the "
+        "labels, each of which is one player; the last column has the sums of the "
+        "connections' own values.</p>"
         + table(head, rows, range(1, len(head)))
         + f'<div class="plots">{plots}</div>'
         + one_sum(run, found, command)

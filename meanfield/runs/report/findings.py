@@ -51,8 +51,8 @@ def quality(run: Run) -> str:
         + plot(
             run,
             "reliability",
-            "Accuracy against confidence in bins of the test data; on the diagonal the "
-            "stated confidence is right. A larger point stands for more examples.",
+            "Accuracy against confidence in bins of the test data; on the diagonal, "
+            "confidence equals accuracy. Larger points stand for more examples.",
             "Reliability diagram: accuracy against confidence; mean distance from the "
             f"diagonal {short(gap)}.",
             command,
@@ -61,13 +61,16 @@ def quality(run: Run) -> str:
 
 
 def _mistakes(run: Run) -> str:
-    """What is taken for what, and the examples it gets most wrong."""
+    """Confusions of classes, and the examples with the worst predictions."""
     metrics, parts = run.metrics, ""
     names, confusion = metrics.get("classes", ()), metrics.get("confusion")
     if confusion:
         rows = [(name, *row) for name, row in zip(names, confusion, strict=True)]
         content = table(("class", *names), rows, range(1, len(names) + 1))
-        parts += details("Which class (row) is taken for which (column)", content)
+        parts += details(
+            "Number of examples of each class (row) by predicted class (column)",
+            content,
+        )
     if metrics.get("hardest"):
         rows = [
             (one["example"], one["class"], one["predicted"], short(one["probability"]))
@@ -141,13 +144,13 @@ def _grounds(rule: Mapping[str, Any]) -> str:
     """The meaning of the labels: certified, or by the posterior."""
     if "verdict" not in rule:
         return (
-            '<p class="soft">Important: surely present, and its value known. Absent: '
-            "surely not there. Variable: neither; it differs from one sub-network to "
-            "the next. Tolerance of the labels: "
+            '<p class="soft">Important: certainly present, and of known sign. Absent: '
+            "certainly not present. Variable: neither; it differs between "
+            "sub-networks. Tolerance of the labels: "
             f"{html.escape(short(rule.get('tolerance', 0)))} "
             f"({html.escape(str(rule.get('chosen', 'exact')))}). A connection whose "
-            "input never varies on the data never learns; it counts as variable "
-            "here.</p>"
+            "input is zero on all the data never learns, so its label is not "
+            "informative.</p>"
         )
     rows = [
         (f"without the {kind}", short(after)) for kind, after in rule["without"].items()

@@ -115,7 +115,7 @@ def _losses(path: Path, sha256: str | None) -> list[float]:
 
 
 def prior_of(training: Mapping[str, Any], search: Mapping[str, Any]) -> str:
-    """The prior of a run in words; for the selective rule what its search found."""
+    """The prior of a run in words; for the selective rule, the result of its search."""
     if training.get("rule") == "selective":
         found = (
             f": temperature {short(search['temperature'])}, price of a connection "

@@ -5,12 +5,12 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# The browser loads and runs nothing but the page's own style and pictures.
+# The browser may load only the page's own style and pictures.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'"
 )
-# Pictures have a dark version of their own, see `figure`.
+# Pictures have a separate dark version, see `figure`.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --line: #d0d7de;
   --soft: #57606a; --band: #f6f8fa; --mark: #9a6700; --link: #0969da; }
@@ -71,7 +71,7 @@ def document(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
         f"{content}</section>"
         for number, (name, content) in enumerate(sections, 1)
     )
-    # With an empty icon the browser does not request one.
+    # An empty icon keeps the browser from requesting one.
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -52,7 +52,7 @@ def _content(run: Run, path: Path) -> bytes | None:
 
 
 def is_own(run: Run, path: Path) -> bool:
-    """Whether a file exists in the run's folder itself, not behind a symbolic link."""
+    """Whether a file exists inside the run's folder, not behind a symbolic link."""
     inside = run.folder.resolve() / path.relative_to(run.folder)
     return path.is_file() and path.resolve() == inside
 

@@ -1,4 +1,4 @@
-"""One sum of credit at three scales, beside the neurons' own game."""
+"""The sum of credit at three scales, beside the game of neurons."""
 
 import html
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from .parts import plot
 
 
 def one_sum(run: Run, found: Mapping[str, Any], command: str) -> str:
-    """What the connections, neurons and layers earn; empty for files without it.
+    """Credit of connections, neurons and layers; empty for files without sums.
 
     Args:
         run: the run.

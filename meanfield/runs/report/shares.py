@@ -10,9 +10,9 @@ from .page import missing, short, table
 from .parts import REMEDY, command_for, plot
 
 VERDICTS = {
-    "agrees": "Sub-networks that were drawn agree with it",
-    "differs": "Sub-networks that were drawn do NOT agree with it: do not trust it",
-    "cannot tell": "The sub-networks drawn are too few to tell whether it holds",
+    "agrees": "Drawn sub-networks agree with it",
+    "differs": "Drawn sub-networks do NOT agree with it: do not trust it",
+    "cannot tell": "There are too few drawn sub-networks to tell whether it holds",
 }
 
 
@@ -36,10 +36,10 @@ def values(run: Run) -> str:
     head = ("layer", "connections", "value", "share", "of which negative")
     return (
         _map(run, found, command)
-        + f"<p>The value of a connection is its Shapley value: its fair part of what "
-        f"all connections together earn, here the {html.escape(_words(found))} on "
-        f"{found['num_examples']:,} examples, {short(found['payoff'])} with all and "
-        f"{short(found['empty_payoff'])} with none. {_check(found)}</p>"
+        + "<p>The value of a connection is its Shapley value: its fair part of the "
+        f"gain of all connections together, here the {html.escape(_words(found))} "
+        f"on {found['num_examples']:,} examples, {short(found['payoff'])} with all "
+        f"and {short(found['empty_payoff'])} with none. {_check(found)}</p>"
         + table(head, rows, range(1, len(head)))
         + f'<div class="plots">{_plots(run, found, command)}</div>'
     )
@@ -55,12 +55,12 @@ def _check(found: dict[str, Any]) -> str:
         return ""
     return (
         f"{VERDICTS[check['verdict']]} (largest difference "
-        f"{100 * check['largest_difference']:.1f} % of what there is to share)."
+        f"{100 * check['largest_difference']:.1f} % of the gain)."
     )
 
 
 def _map(run: Run, found: dict[str, Any], command: str) -> str:
-    """The credit of the inputs, which the section opens with."""
+    """The credit of the inputs, which begins the section."""
     if not (run.plots / "credit-inputs.png").is_file():
         return ""
     by = ", one map for each class" if found["by_class"] else ""
@@ -90,7 +90,7 @@ def _plots(run: Run, found: dict[str, Any], command: str) -> str:
         + plot(
             run,
             "credit-density",
-            "Payoff against the density of connections that are there.",
+            "Payoff against the fraction of connections that are present.",
             f"Rising curve from {short(found['empty_payoff'])} to "
             f"{short(found['payoff'])}, steepest at density {path['steepest']:.2f}.",
             command,

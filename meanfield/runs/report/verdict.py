@@ -1,4 +1,4 @@
-"""The verdict that opens the report: five lines that answer a reader's questions."""
+"""The verdict at the top of the report: five lines on size, scores and labels."""
 
 import html
 import math
@@ -12,12 +12,12 @@ from .derived import cards
 from .page import listing, short
 from .parts import KINDS, command_for
 
-# A difference of so many standard errors is not put down to chance.
+# A difference of more standard errors than this is taken as significant.
 SURE = 2.0
 
 
 def verdict(run: Run) -> str:
-    """How good, calibrated or not, what the labels say, what ships, and its size."""
+    """Lines on size, score, calibration, labels and shipped files."""
     lines = [_size(run), _quality(run), _calibration(run), _labels(run), _ships(run)]
     return listing([html.escape(line) for line in lines], "verdict")
 
@@ -33,7 +33,7 @@ def _size(run: Run) -> str:
 
 
 def _quality(run: Run) -> str:
-    """The score with its standard error, beside the controls."""
+    """The score with its standard error, compared with the controls."""
     metrics = run.metrics
     name, unit = ("accuracy", " %") if "accuracy" in metrics else ("rmse", "")
     if metrics.get(name) is None:
@@ -71,7 +71,7 @@ def standard_error(metrics: dict[str, Any]) -> float | None:
 
 
 def _calibration(run: Run) -> str:
-    """Whether what it says of its own certainty holds."""
+    """Whether the stated confidence, or the coverage of intervals, is right."""
     metrics = run.metrics
     count = metrics.get("num_examples")
     if metrics.get("coverage") is not None and count:
@@ -116,7 +116,7 @@ def _labels(run: Run) -> str:
 
 
 def _ships(run: Run) -> str:
-    """The smallest sub-network that was shipped, against the network as drawn."""
+    """The smallest shipped sub-network, compared with the network as drawn."""
     entries = [
         (entry.get("bytes", math.inf), folder, entry, card)
         for folder, card in cards(run).items()
