@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
@@ -38,7 +37,7 @@ from .selective import (
     selective_optimizer,
 )
 from .sharding import Layout
-from .state import starting_state
+from .state import copied, starting_state
 from .training import AbstractRestriction, Recipe, Temperature, split_learned
 
 
@@ -266,7 +265,7 @@ def fit(
         settling = math.ceil(RISING * epochs)
     run = Loop(recipe, state, key, history, validation, layout, settling)
     arrays, stopped = layout.everywhere(arrays), "finished"
-    best = jax.tree.map(jnp.copy, best)
+    best = copied(best)
     bar = tqdm(
         total=epochs, initial=first, disable=not progress, unit="epoch", leave=False
     )
@@ -280,7 +279,7 @@ def fit(
             bar.update()
             bar.set_postfix(run.summary())
             if patience is not None and run.epochs_since_best() == 0:
-                best = jax.tree.map(jnp.copy, run.state.network)
+                best = copied(run.state.network)
             if checkpoint is not None:
                 metadata = {"history": run.history, "fingerprint": fingerprint}
                 if chosen is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +16,10 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.opened import check_training
 
 from .batches import check_augment, check_batch, iterate
+from .parametrization import Projected
 from .results import FitResult, NonFiniteLossError
 from .sharding import Layout, gathered
-from .state import TrainState
+from .state import TrainState, copied
 from .targets import check_targets
 from .training import AbstractRestriction, Recipe, run_batch, run_epoch
 from .validation import validation_scores
@@ -112,8 +114,8 @@ class Loop:
                 ensemble = self.recipe.restriction.restrict(ensemble, key)
             row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
         if self.recipe.schedule is not None:
-            now = self.recipe.schedule.temperature_at(self.state.step)
-            row["temperature"] = float(now)
+            now = jax.device_get((self.recipe.schedule, self.state.step))
+            row["temperature"] = float(now[0].temperature_at(now[1]))
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
 
@@ -143,7 +145,7 @@ class Loop:
 
     def current(self) -> tuple[Ensemble, Any]:
         """The current ensemble and likelihood, copied to new buffers."""
-        return self._open(*jax.tree.map(jnp.copy, self.state.network))
+        return self._open(*copied(self.state.network))
 
     def result(self, stopped: str, network: Sequence[Any]) -> FitResult:
         """The result of the run, from `network` or by default from the last state."""
@@ -152,4 +154,10 @@ class Loop:
         )
 
     def _open(self, learned: Any, moving: Any) -> tuple[Ensemble, Any]:
-        return gathered(self.recipe.ensemble_and_likelihood(learned, moving))
+        plain = isinstance(self.recipe.parametrization, Projected)
+        read = Recipe.ensemble_and_likelihood if plain else _read
+        return gathered(read(self.recipe, learned, moving))
+
+
+# One program instead of one for each operation and shape.
+_read = eqx.filter_jit(Recipe.ensemble_and_likelihood)

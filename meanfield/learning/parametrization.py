@@ -18,9 +18,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from meanfield.checks import require
+from meanfield.checks import is_concrete, require
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import named_leaves
 
@@ -62,8 +63,13 @@ class Projected(AbstractParametrization):
         )
 
     def encode(self, weight: SpikeSlab) -> SpikeSlab:
-        """The weight as it is."""
-        return self.project(weight)
+        """The weight as it is, apart from a Ξ below Ξ_min."""
+        if self.smallest_var == 0:
+            return weight
+        numpy = _numpy_of(weight)
+        least = numpy.asarray(self.smallest_var, weight.dtype)
+        var = numpy.maximum(numpy.asarray(weight.slab_var), least)
+        return SpikeSlab(weight.spike_prob, weight.slab_mean, jnp.asarray(var))
 
     def decode(self, numbers: SpikeSlab) -> SpikeSlab:
         """The weight as it is."""
@@ -115,12 +121,13 @@ class Unconstrained(AbstractParametrization):
 
     def encode(self, weight: SpikeSlab) -> _Numbers:
         """Logit and logarithm, after π and √Ξ are clipped."""
-        edge, dtype = self.smallest_prob, weight.dtype
+        edge, dtype, numpy = self.smallest_prob, weight.dtype, _numpy_of(weight)
         wide = jnp.promote_types(dtype, jnp.float32)
-        prob = jnp.clip(weight.spike_prob.astype(wide), edge, 1 - edge)
-        var = jnp.maximum(weight.slab_var.astype(wide), self.smallest_scale**2)
-        logit = (jnp.log(prob) - jnp.log1p(-prob)).astype(dtype)
-        log_std = (0.5 * jnp.log(var)).astype(dtype)
+        prob = numpy.clip(numpy.asarray(weight.spike_prob, wide), edge, 1 - edge)
+        var = numpy.asarray(weight.slab_var, wide)
+        logit = numpy.log(prob) - numpy.log1p(-prob)
+        log_std = 0.5 * numpy.log(numpy.maximum(var, self.smallest_scale**2))
+        logit, log_std = (jnp.asarray(part.astype(dtype)) for part in (logit, log_std))
         return _Numbers(logit, weight.slab_mean, log_std)
 
     def decode(self, numbers: _Numbers) -> SpikeSlab:
@@ -183,6 +190,11 @@ def _negative_entropy_slope(
     (logit,), (change,) = primals, tangents
     spike = jax.nn.sigmoid(logit)
     return _negative_entropy(logit), spike * (1 - spike) * logit * change
+
+
+def _numpy_of(weight: SpikeSlab) -> Any:
+    """NumPy, which compiles nothing, or for a weight that is traced JAX's."""
+    return np if is_concrete(weight.spike_prob, weight.slab_var) else jnp
 
 
 def _is_numbers(node: Any) -> bool:

@@ -33,9 +33,9 @@ class Schedule(eqx.Module):
     num_steps: int = eqx.field(static=True, default=0)
     cools: bool = eqx.field(static=True, default=True)
 
-    def temperature_at(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """T(t)."""
-        risen = jnp.clip(step / (RISING * self.steps), 0, 1)
+    def temperature_at(self, step: Any) -> Any:
+        """T(t), of NumPy's numbers or of JAX's."""
+        risen = (step / (RISING * self.steps)).clip(0, 1)
         return self.temperature * RISE_FROM ** (1 - risen)
 
     def shrink(self, change: Any, step: Int[Array, ""]) -> Any:

@@ -196,7 +196,7 @@ class Trials:
             cools=self.cools,
         )
         # As an array, it can change without new compilation.
-        share = jax.nn.sigmoid(-jnp.asarray(price, jnp.float32))
+        share = jnp.asarray(1 / (1 + math.exp(price)), jnp.float32)
         prior = SpikeSlabPrior(inclusion_prob=share, slab_scale="learned")
         return dataclasses.replace(self.recipe, schedule=schedule, prior=prior)
 

@@ -131,12 +131,12 @@ def selective_start(ensemble: Ensemble) -> Ensemble:
     """
     fresh = {
         name: SpikeSlab(
-            jnp.full_like(weight.spike_prob, SPIKE_PROB),
+            jnp.asarray(np.full(weight.spike_prob.shape, SPIKE_PROB, weight.dtype)),
             weight.slab_mean,
             weight.slab_var,
         )
         for name, weight in ensemble.weights().items()
-        if bool((weight.spike_prob == 0).all())
+        if not np.asarray(weight.spike_prob).any()
     }
     return ensemble.with_weights(fresh)
 
@@ -208,8 +208,7 @@ def held_examples(
             y = Weighted(y, jnp.asarray(weights, jnp.result_type(float)))
         return None, (x, y)
     mask = hold_out(rule, len(jax.tree.leaves(arrays[0])[0]), batch_size, key)
-    rows = np.flatnonzero(mask)
-    return mask, jax.tree.map(lambda array: array[rows], arrays)
+    return mask, jax.tree.map(lambda array: np.asarray(array)[mask], arrays)
 
 
 def hold_out(
@@ -228,7 +227,9 @@ def hold_out(
         f"must leave a batch of {batch_size}. Use a smaller `batch_size`, more "
         "examples, or prior=None.",
     )
-    order = jax.random.permutation(jax.random.fold_in(key, 2), num_examples)
+    # By NumPy: JAX compiles a program for every number of examples.
+    words = np.asarray(jax.random.key_data(key))
+    order = np.random.default_rng(words).permutation(num_examples)
     mask = np.zeros(num_examples, bool)
-    mask[np.asarray(order)[:count]] = True
+    mask[order[:count]] = True
     return mask

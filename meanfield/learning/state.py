@@ -6,6 +6,7 @@ from types import MappingProxyType
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
@@ -49,6 +50,12 @@ def starting_state(
     The buffers are donated, so they must not be the caller's arrays, and no two arrays
     may share one.
     """
-    zero, healthy = jnp.zeros((), jnp.int32), jnp.asarray(True)
-    state = TrainState(learned, optimizer.init(learned), zero, healthy, dict(moving))
-    return jax.tree.map(jnp.copy, state)
+    zero, healthy = jnp.asarray(np.int32(0)), jnp.asarray(np.True_)
+    # One program; without `jit` every shape of zeros would be one.
+    started = jax.jit(optimizer.init)(learned)
+    return copied(TrainState(learned, started, zero, healthy, dict(moving)))
+
+
+def copied(tree: PyTree) -> PyTree:
+    """The tree with every array in a buffer of its own; compiles nothing."""
+    return jax.tree.map(lambda array: jax.device_put(array, may_alias=False), tree)
