@@ -20,7 +20,9 @@ from sklearn.utils.estimator_checks import (
 )
 
 import meanfield as mf
+from meanfield.ensemble.networks import mlp
 from meanfield.interop.sklearn.frames import FrameEncoder
+from meanfield.interop.sklearn.fresh import fresh_perceptron
 
 # Equal settings wherever possible: fits of equal shape share one compiled program.
 SMALL = {
@@ -278,3 +280,21 @@ def test_early_stopping_ends_before_the_last_epoch():
 def test_an_unfitted_estimator_says_so():
     with pytest.raises(NotFittedError):
         mf.MeanFieldClassifier().predict(X)
+
+
+def test_the_perceptron_starts_as_from_model_would_start_it():
+    widths, key = (200, 150, 3), jax.random.key(0)
+    own = fresh_perceptron(widths, 0)
+    usual = mf.Ensemble.from_model(mlp(widths, key=key), key=key)
+    assert jax.tree.structure(own.params) == jax.tree.structure(usual.params)
+    for name, weight in own.weights().items():
+        other = usual.weights()[name]
+        assert (weight.spike_prob == other.spike_prob).all()
+        np.testing.assert_allclose(weight.slab_var, other.slab_var, rtol=1e-6)
+        error = 5 / np.sqrt(2 * weight.slab_mean.size)  # Five standard errors.
+        np.testing.assert_allclose(
+            weight.slab_mean.std() * np.sqrt(weight.shape[1] / 1.8), 1, atol=error
+        )
+    biases = np.asarray(own.params.layers[0].bias)
+    assert np.abs(biases).max() < 200**-0.5
+    assert np.isclose(biases.std(), 200**-0.5 / np.sqrt(3), rtol=0.2)

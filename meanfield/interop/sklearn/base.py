@@ -19,7 +19,6 @@ from sklearn.utils.validation import (
 from meanfield.checks import require
 from meanfield.credit.labelling import label_connections
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.ensemble.networks import mlp
 from meanfield.learning.fit import fit
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.optimizers import cosine_adam, steady_adam
@@ -28,6 +27,7 @@ from meanfield.learning.results import FitResult
 from meanfield.learning.selective import selective_rule
 
 from .frames import FrameEncoder, has_categories
+from .fresh import fresh_perceptron
 from .weighting import counted, in_order, repeated
 
 BLOCK = 256
@@ -139,11 +139,11 @@ class MeanFieldEstimator(BaseEstimator):
     def _build(self) -> None:
         """Build the ensemble before training."""
         num_features, num_outputs = self._widths
-        key = jax.random.fold_in(self._key, 0)
         if self.model is None:
             widths = (num_features, *map(int, self.hidden), num_outputs)
-            self.ensemble_ = _fresh_ensemble(widths, key)
+            self.ensemble_ = fresh_perceptron(widths, self._seed)
             return
+        key = jax.random.fold_in(self._key, 0)
         model_key, weight_key = jax.random.split(key)
         network = self.model(num_features, num_outputs, key=model_key)
         require(
@@ -285,13 +285,6 @@ def _is_real(value: Any) -> bool:
 def _is_count(value: Any) -> bool:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and int(value) >= 1
-
-
-@eqx.filter_jit
-def _fresh_ensemble(widths: tuple[int, ...], key: Any) -> Ensemble:
-    """An untrained perceptron, compiled as one program for speed."""
-    model_key, weight_key = jax.random.split(key)
-    return Ensemble.from_model(mlp(widths, key=model_key), key=weight_key)
 
 
 @eqx.filter_jit
