@@ -37,9 +37,10 @@ from shared import mean_and_error, options, plus_minus
 import meanfield as mf
 from meanfield import plots
 from meanfield.ensemble.networks import mlp
+from meanfield.learning.epochs import learn_epoch
 from meanfield.learning.optimizers import cosine_adam
 from meanfield.learning.state import starting_state
-from meanfield.learning.training import Recipe, run_epoch, split_learned
+from meanfield.learning.training import Recipe, split_learned
 from meanfield.prediction.predictive import average
 
 SETS = ("bostonHousing", "energy", "power-plant", "yacht")
@@ -143,7 +144,7 @@ def learn(x, y, temperature, key, likelihood):
     )
 
     def epoch(state, number):
-        return run_epoch((recipe, x, y, fit_key, number, batch_size), state)
+        return learn_epoch((recipe, x, y, fit_key, number, batch_size), state)
 
     state, _ = lax.scan(epoch, starting_state(learned, optimizer), jnp.arange(epochs))
     return *recipe.ensemble_and_likelihood(state.learned), state.healthy

@@ -14,7 +14,7 @@ from meanfield.credit.energy import (
     gibbs_probs,
 )
 from meanfield.ensemble.networks import mlp
-from meanfield.learning.training import run_epoch
+from meanfield.learning.epochs import run_epochs
 from meanfield.neurons.silence import silence
 from meanfield.neurons.training.layers import find_layers
 from meanfield.neurons.training.restriction import CoalitionRestriction
@@ -270,11 +270,11 @@ def test_rounds_and_coalitions_compile_no_epoch_anew():
         {"layers/0": 8.0, "layers/1": 6.0}[layer]
     )
     train(network(), epochs=2, settle=0, credit=by_order)
-    compiled = run_epoch._cached._cache_size()
+    compiled = run_epochs._cached._cache_size()
     train(network(), epochs=8, credit=by_order)
     train(network(), credit=by_order, keep={"layers/0": 2, "layers/1": 5})
     train(network(), credit=by_order, softness=0.5, key=KEY)
-    assert run_epoch._cached._cache_size() == compiled
+    assert run_epochs._cached._cache_size() == compiled
 
 
 def test_the_same_key_gives_the_same_bits():

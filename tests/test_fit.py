@@ -6,7 +6,8 @@ import optax
 import pytest
 
 import meanfield as mf
-from meanfield.learning.training import AbstractRestriction, run_epoch
+from meanfield.learning.epochs import run_epochs
+from meanfield.learning.training import AbstractRestriction
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (96, 3))
@@ -49,9 +50,9 @@ def test_learning_lowers_the_loss_and_leaves_the_start_alone(ensemble):
 def test_all_epochs_of_all_equal_runs_are_one_program(ensemble):
     optimizer = optax.adam(1e-3)
     learn(ensemble, optimizer=optimizer)
-    compiled = run_epoch._cached._cache_size()
+    compiled = run_epochs._cached._cache_size()
     learn(ensemble, optimizer=optimizer, epochs=7, key=jax.random.key(4))
-    assert run_epoch._cached._cache_size() == compiled
+    assert run_epochs._cached._cache_size() == compiled
 
 
 def test_projection_makes_exact_certainty_and_the_smooth_way_never(ensemble):
@@ -113,6 +114,28 @@ def test_a_loss_that_breaks_keeps_the_last_good_state(ensemble):
     assert caught.value.step >= 7
     finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.weights())]
     assert all(finite)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_epochs_in_one_call_are_the_same_epochs(ensemble, monkeypatch, breaks):
+    """A callback looks on after each; without one they share calls."""
+    rate = {7 * 6: 1e30} if breaks else {}  # In the eighth epoch of six steps.
+    optimizer = optax.sgd(optax.piecewise_constant_schedule(1e-2, rate))
+    monkeypatch.setattr("meanfield.learning.loop.CALL_SECONDS", 1e6)
+
+    def run(**settings):
+        try:
+            return learn(ensemble, optimizer=optimizer, epochs=150, **settings), None
+        except mf.learning.NonFiniteLossError as error:
+            return error.result, str(error)
+
+    (one, message), (other, same_message) = run(), run(callbacks=[lambda report: None])
+    assert same(one.ensemble.params, other.ensemble.params)
+    assert message == same_message
+    assert (message is not None) == breaks
+    assert len(one.history["epoch"]) == len(one.history["seconds"])
+    for name in ("epoch", "loss", "nll", "kl"):
+        assert one.history[name] == other.history[name]
 
 
 def test_early_stopping_returns_the_best_epoch(ensemble):
@@ -231,9 +254,9 @@ def test_a_restriction_bounds_every_step_and_changes_without_a_new_program(ensem
     start = HoldLastBias(jnp.asarray(0.0))
     settings = {"optimizer": optimizer, "restriction": start, "validation": (X, Y)}
     learn(ensemble, epochs=1, **settings)
-    compiled = run_epoch._cached._cache_size()
+    compiled = run_epochs._cached._cache_size()
     result = learn(ensemble, epochs=4, callbacks=[change], **settings)
-    assert run_epoch._cached._cache_size() == compiled
+    assert run_epochs._cached._cache_size() == compiled
     # What the steps may not use has no gradient; what is costly shrinks.
     held = [np.asarray(e.params.layers[-1].bias) for e in reports]
     np.testing.assert_array_equal(held, [ensemble.params.layers[-1].bias] * 4)

@@ -12,6 +12,7 @@ import pytest
 import meanfield as mf
 from meanfield.learning import device_mesh
 from meanfield.learning.checkpoint import Checkpoint
+from meanfield.learning.epochs import run_epochs
 from meanfield.learning.schedule import Schedule, free_batches
 from meanfield.learning.search import RATIO, find_pressure, is_worse, message_length
 from meanfield.learning.selective import (
@@ -20,7 +21,6 @@ from meanfield.learning.selective import (
     selective_rule,
     selective_start,
 )
-from meanfield.learning.training import run_epoch
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (96, 3))
@@ -199,10 +199,10 @@ def test_the_result_tells_what_was_searched_and_how_it_rose(ensemble):
 
 
 def test_no_trial_compiles_anew(ensemble):
-    before = run_epoch._cached._cache_size()
+    before = run_epochs._cached._cache_size()
     result = learn(ensemble, optimizer=optax.adam(1e-3))
     assert len(result.search.trials) > 3
-    assert run_epoch._cached._cache_size() == before + 1
+    assert run_epochs._cached._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("stop", [3, 10])

@@ -15,6 +15,7 @@ point network, and the last row is the selective rule with its own optimizer.
 import argparse
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,14 +24,16 @@ import optax
 
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
+from meanfield.learning.epochs import learn_epoch
 from meanfield.learning.schedule import Schedule
 from meanfield.learning.selective import selective_optimizer, selective_start
 from meanfield.learning.state import starting_state
-from meanfield.learning.training import Recipe, run_epoch, split_learned
+from meanfield.learning.training import Recipe, split_learned
 
 WIDTHS = (784, 300, 100, 10)
 EXAMPLES, BATCH, ROUNDS = 12_800, 128, 15
 STEP_SIZE = 1e-3
+run_epoch = eqx.filter_jit(learn_epoch, donate="all-except-first")
 
 CASES = {
     "no prior": (None, mf.learning.Projected()),

@@ -34,11 +34,13 @@ from epoch_time import point_epoch
 import meanfield as mf
 from meanfield import plots
 from meanfield.ensemble.networks import mlp
+from meanfield.learning.epochs import learn_epoch
 from meanfield.learning.state import starting_state
-from meanfield.learning.training import Recipe, run_epoch, split_learned
+from meanfield.learning.training import Recipe, split_learned
 
 OUT = Path("runs/scaling")
 WIDTHS = (105, 450, 1400, 5100)
+run_epoch = eqx.filter_jit(learn_epoch, donate="all-except-first")
 FEATURES, CLASSES, BATCH, STEPS, EPOCHS = 784, 10, 128, 4, 3
 KINDS = ("point", "ensemble")
 

@@ -266,17 +266,20 @@ def fit(
     run = Loop(recipe, state, key, history, validation, layout, settling)
     arrays, stopped = layout.everywhere(arrays), "finished"
     best = copied(best)
+    watched = bool(callbacks) or checkpoint is not None or validation is not None
     bar = tqdm(
         total=epochs, initial=first, disable=not progress, unit="epoch", leave=False
     )
     with bar, stop_on_interrupt() as wish:
-        for epoch in range(first, epochs):
+        while first < epochs:
             if patience is not None and run.epochs_since_best() >= patience:
                 stopped = "early"
                 break
-            run.learn(data, arrays, epoch, batch_size)
-            run.settle(epoch)
-            bar.update()
+            most = 1 if watched else epochs - first
+            done = run.learn(data, arrays, first, batch_size, most)
+            run.settle(first)
+            first += done
+            bar.update(done)
             bar.set_postfix(run.summary())
             if patience is not None and run.epochs_since_best() == 0:
                 best = copied(run.state.network)
@@ -284,13 +287,8 @@ def fit(
                 metadata = {"history": run.history, "fingerprint": fingerprint}
                 if chosen is not None:
                     metadata["search"] = chosen.kept()
-                checkpoint.offer(
-                    epoch + 1, (run.state, *best), metadata, run.scores()[-1]
-                )
-            # A callback gets copies of the lists, so that it cannot change the history.
-            history = {name: list(values) for name, values in run.history.items()}
-            report = EpochReport(epoch + 1, epochs, history, run.current, run.restrict)
-            answers = [callback(report) for callback in callbacks]
+                checkpoint.offer(first, (run.state, *best), metadata, run.scores()[-1])
+            answers = [callback(run.report(epochs)) for callback in callbacks]
             if any(answer is True for answer in answers):
                 stopped = "callback"
                 break

@@ -16,13 +16,17 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.ensemble.opened import check_training
 
 from .batches import check_augment, check_batch, iterate
+from .epochs import MOST_EPOCHS, run_batch, run_epochs
 from .parametrization import Projected
-from .results import FitResult, NonFiniteLossError
+from .results import EpochReport, FitResult, NonFiniteLossError
 from .sharding import Layout, gathered
 from .state import TrainState, copied
 from .targets import check_targets
-from .training import AbstractRestriction, Recipe, run_batch, run_epoch
+from .training import AbstractRestriction, Recipe
 from .validation import validation_scores
+
+# Short epochs share a call of about so long: Ctrl-C is answered after it.
+CALL_SECONDS = 0.25
 
 
 class Loop:
@@ -54,19 +58,55 @@ class Loop:
         self.history: dict[str, list[Any]] = history
         self.validation = validation
         self.layout: Layout = layout
-        self.parts: dict[str, Any] = {}
+        # Of the epochs of the last call; and the epochs of the next one.
+        self.rows: list[dict[str, Any]] = []
+        self.pace = 1
         self.outputs: Any = None
-        self.started = time.perf_counter()
         self.settling = settling
 
-    def learn(self, data: Any, arrays: Any, epoch: int, batch_size: int) -> None:
-        """Dispatch one epoch."""
-        self.started = time.perf_counter()
-        if arrays is not None:
-            key, number = self.layout.everywhere((self.key, jnp.asarray(epoch)))
-            constants = (self.recipe, *arrays, key, number, batch_size)
-            self.state, self.parts = run_epoch(constants, self.state)
-            return
+    def learn(
+        self, data: Any, arrays: Any, epoch: int, batch_size: int, most: int = 1
+    ) -> int:
+        """Learn for an epoch or, over arrays, for several short ones.
+
+        Args:
+            data: as `fit` was given it.
+            arrays: the same as arrays on devices, or None.
+            epoch: number of the first epoch.
+            batch_size: examples per step, of arrays.
+            most: largest number of epochs.
+
+        Returns:
+            The number of epochs.
+        """
+        started = time.perf_counter()
+        count = min(most, self.pace) if arrays is not None else 1
+        if arrays is None:
+            columns = self._learn_batches(data, epoch)
+        else:
+            numbers = jnp.asarray(np.int32(epoch)), jnp.asarray(np.int32(count))
+            key, first, many = self.layout.everywhere((self.key, *numbers))
+            constants = (
+                self.recipe,
+                arrays[0],
+                arrays[1],
+                key,
+                first,
+                many,
+                batch_size,
+            )
+            self.state, columns = run_epochs(constants, self.state)
+        columns = jax.device_get(columns)
+        seconds = (time.perf_counter() - started) / count
+        self.pace = max(1, min(int(CALL_SECONDS / seconds), MOST_EPOCHS))
+        self.rows = [
+            {name: float(column[i]) for name, column in columns.items()}
+            | {"seconds": seconds}
+            for i in range(count)
+        ]
+        return count
+
+    def _learn_batches(self, data: Any, epoch: int) -> dict[str, Any]:
         key = self.layout.everywhere(self.key)
         first_pass = self.outputs is None
         ensemble, likelihood = self.current()
@@ -87,15 +127,20 @@ class Loop:
                 break
         require(bool(sums), "`data` must give at least one batch per epoch; got none.")
         values = jax.device_get(sums)
-        self.parts = {
-            name: np.average([v[name] for v in values], weights=sizes)
+        mean = {
+            name: [np.average([v[name] for v in values], weights=sizes)]
             for name in values[0]
         }
+        return mean | {"step": [self.state.step], "healthy": [self.state.healthy]}
 
     def settle(self, epoch: int) -> None:
-        """Add the epoch to the history; raise if its loss was not finite."""
-        if not bool(self.state.healthy):
-            step = int(self.state.step)
+        """Add the last epochs to the history; raise if a loss was not finite."""
+        for number, row in enumerate(self.rows, epoch):
+            self._settle_one(number, row)
+
+    def _settle_one(self, epoch: int, row: dict[str, float]) -> None:
+        step = int(row.pop("step"))
+        if not row.pop("healthy"):
             result = self.result("not finite", ())
             raise NonFiniteLossError(
                 f"the loss or its gradient was not finite at step {step} (epoch "
@@ -105,8 +150,7 @@ class Loop:
                 step,
                 result,
             )
-        row = {"epoch": epoch + 1} | {k: float(v) for k, v in self.parts.items()}
-        row["seconds"] = time.perf_counter() - self.started
+        row = {"epoch": epoch + 1} | row
         if self.validation is not None:
             ensemble, likelihood = self.current()
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), epoch)
@@ -114,8 +158,8 @@ class Loop:
                 ensemble = self.recipe.restriction.restrict(ensemble, key)
             row |= validation_scores(ensemble, likelihood, *self.validation, key=key)
         if self.recipe.schedule is not None:
-            now = jax.device_get((self.recipe.schedule, self.state.step))
-            row["temperature"] = float(now[0].temperature_at(now[1]))
+            schedule = jax.device_get(self.recipe.schedule)
+            row["temperature"] = float(schedule.temperature_at(step))
         for name, value in row.items():
             self.history.setdefault(name, []).append(value)
 
@@ -123,6 +167,13 @@ class Loop:
         """Continue with another restriction."""
         restriction = self.layout.everywhere(restriction)
         self.recipe = dataclasses.replace(self.recipe, restriction=restriction)
+
+    def report(self, epochs: int) -> EpochReport:
+        """What a callback gets; copies of the lists, which it cannot change."""
+        history = {name: list(values) for name, values in self.history.items()}
+        return EpochReport(
+            history["epoch"][-1], epochs, history, self.current, self.restrict
+        )
 
     def scores(self) -> list[float]:
         """Scores for early stopping and the best checkpoint; smaller is better."""

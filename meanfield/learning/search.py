@@ -223,14 +223,12 @@ class Trials:
             recipe = self.recipe_at(temperature, price, epochs, trial=True)
             state = starting_state(self.learned, recipe.optimizer, self.moving)
             run = Loop(recipe, state, self.key, {}, None, self.layout)
-            for epoch in range(epochs):
-                run.learn(
-                    self.data,
-                    run.layout.everywhere(self.arrays),
-                    epoch,
-                    self.batch_size,
-                )
-                bar.update()
+            arrays, done = run.layout.everywhere(self.arrays), 0
+            while done < epochs and bool(run.state.healthy):
+                most = epochs - done
+                count = run.learn(self.data, arrays, done, self.batch_size, most)
+                bar.update(count)
+                done += count
             if not bool(run.state.healthy):
                 return np.full(1, np.inf)
             ensemble, likelihood = run.current()

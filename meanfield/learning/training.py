@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from meanfield.ensemble.ensemble import Ensemble
@@ -34,7 +33,7 @@ from .parametrization import (
 )
 from .precision import computed_in, trained_in
 from .priors import total_kl
-from .schedule import Schedule, free_batches, random_batches
+from .schedule import Schedule
 from .state import NOTHING, Moving, TrainState
 from .targets import log_prob
 
@@ -245,53 +244,3 @@ def take_step(
 def _gradient_sum(gradient: PyTree) -> Float[Array, ""]:
     """A number that is finite if and only if the gradient is (overflow aside)."""
     return sum(map(jnp.sum, jax.tree.leaves(gradient)), start=jnp.zeros(()))
-
-
-@eqx.filter_jit(donate="all-except-first")
-def run_epoch(
-    constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array, int], state: TrainState
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """An epoch over arrays on the device: shuffle, gather and learn in one program.
-
-    Args:
-        constants: recipe, x, y, key of the run, number of the epoch, size of a batch.
-        state: the state; its buffers are donated.
-
-    Returns:
-        The new state, and the mean of every part of the loss over the healthy steps.
-    """
-    recipe, x, y, key, epoch, batch_size = constants
-    order_key, noise_key = jax.random.split(key)
-    order_key = jax.random.fold_in(order_key, epoch)
-    if recipe.schedule is not None and recipe.schedule.held is not None:
-        batches = free_batches(order_key, recipe.schedule, batch_size)
-    else:
-        num_data = jax.tree.leaves(x)[0].shape[0]
-        batches = random_batches(order_key, num_data, batch_size)
-
-    def step(state: TrainState, rows: Array) -> tuple[TrainState, Any]:
-        batch = jax.tree.map(lambda array: array[rows], (x, y))
-        if recipe.shard_batch is not None:
-            batch = lax.with_sharding_constraint(batch, recipe.shard_batch)
-        state, parts = take_step(state, recipe, batch[0], batch[1], noise_key)
-        return state, (parts, state.healthy)
-
-    state, (parts, healthy) = lax.scan(step, state, batches)
-    count = jnp.maximum(healthy.sum(), 1)
-    mean = {
-        name: jnp.where(healthy, value, 0).sum() / count
-        for name, value in parts.items()
-    }
-    return state, mean
-
-
-@eqx.filter_jit(donate="all-except-first")
-def run_batch(
-    constants: tuple[Recipe, Any, Any, PRNGKeyArray], state: TrainState
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step on a batch from the user's iterable."""
-    recipe, x, y, key = constants
-    if recipe.shard_batch is not None:
-        x, y = lax.with_sharding_constraint((x, y), recipe.shard_batch)
-    _, noise_key = jax.random.split(key)
-    return take_step(state, recipe, x, y, noise_key)

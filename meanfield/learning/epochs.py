@@ -1,0 +1,106 @@
+"""Epochs over arrays as one compiled program, and steps on batches from outside."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .schedule import free_batches, random_batches
+from .state import TrainState
+from .training import Recipe, take_step
+
+# Epochs of one call.
+MOST_EPOCHS = 128
+
+
+def learn_epoch(
+    constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array, int], state: TrainState
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """An epoch over arrays on the device: shuffle, gather and learn.
+
+    Args:
+        constants: recipe, x, y, key of the run, number of the epoch, size of a batch.
+        state: the state.
+
+    Returns:
+        The new state, and the mean of every part of the loss over the healthy steps.
+    """
+    recipe, x, y, key, epoch, batch_size = constants
+    order_key, noise_key = jax.random.split(key)
+    order_key = jax.random.fold_in(order_key, epoch)
+    if recipe.schedule is not None and recipe.schedule.held is not None:
+        batches = free_batches(order_key, recipe.schedule, batch_size)
+    else:
+        num_data = jax.tree.leaves(x)[0].shape[0]
+        batches = random_batches(order_key, num_data, batch_size)
+
+    def step(state: TrainState, rows: Array) -> tuple[TrainState, Any]:
+        batch = jax.tree.map(lambda array: array[rows], (x, y))
+        if recipe.shard_batch is not None:
+            batch = lax.with_sharding_constraint(batch, recipe.shard_batch)
+        state, parts = take_step(state, recipe, batch[0], batch[1], noise_key)
+        return state, (parts, state.healthy)
+
+    state, (parts, healthy) = lax.scan(step, state, batches)
+    count = jnp.maximum(healthy.sum(), 1)
+    mean = {
+        name: jnp.where(healthy, value, 0).sum() / count
+        for name, value in parts.items()
+    }
+    return state, mean
+
+
+@eqx.filter_jit(donate="all-except-first")
+def run_epochs(
+    constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array, Array, int],
+    state: TrainState,
+) -> tuple[TrainState, dict[str, Float[Array, " epochs"]]]:
+    """Several epochs, at most `MOST_EPOCHS`; one program, however many they are.
+
+    Args:
+        constants: recipe, x, y, key of the run, number of the first epoch, how many
+            there are, size of a batch.
+        state: the state; its buffers are donated.
+
+    Returns:
+        The new state; and of every epoch, in this order, what `learn_epoch` gives, the
+        `step` at its end, and whether the state was `healthy` there. After an epoch
+        that was not healthy there is no further one.
+    """
+    recipe, x, y, key, first, count, batch_size = constants
+    names = ["loss", "nll", "kl"] + ["penalty"] * (recipe.restriction is not None)
+    columns = {name: jnp.zeros(MOST_EPOCHS) for name in names}
+    columns |= {"step": jnp.zeros(MOST_EPOCHS, int), "healthy": jnp.zeros(MOST_EPOCHS)}
+
+    def epoch(carry: Any) -> Any:
+        number, state, columns = carry
+        own = recipe, x, y, key, first + number, batch_size
+        state, mean = learn_epoch(own, state)
+        found = mean | {"step": state.step, "healthy": state.healthy}
+        columns = {
+            name: column.at[number].set(found[name].astype(column.dtype))
+            for name, column in columns.items()
+        }
+        return number + 1, state, columns
+
+    def goes_on(carry: Any) -> Array:
+        number, state, _ = carry
+        return (number < count) & state.healthy
+
+    _, state, columns = lax.while_loop(goes_on, epoch, (0, state, columns))
+    return state, columns
+
+
+@eqx.filter_jit(donate="all-except-first")
+def run_batch(
+    constants: tuple[Recipe, Any, Any, PRNGKeyArray], state: TrainState
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step on a batch from the user's iterable."""
+    recipe, x, y, key = constants
+    if recipe.shard_batch is not None:
+        x, y = lax.with_sharding_constraint((x, y), recipe.shard_batch)
+    _, noise_key = jax.random.split(key)
+    return take_step(state, recipe, x, y, noise_key)
