@@ -10,13 +10,9 @@ from jax import lax
 from models import ZOO, is_weight, keys
 
 import meanfield as mf
+from meanfield.ensemble.fan_ins import fan_ins_by_example, model_fan_ins
 from meanfield.ensemble.frameworks import open_model
-from meanfield.ensemble.initial import (
-    critical,
-    fan_ins_by_example,
-    from_weights,
-    model_fan_ins,
-)
+from meanfield.ensemble.initial import critical, from_weights
 from meanfield.propagation import count_summands
 
 KEY = jax.random.key(0)

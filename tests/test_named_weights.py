@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.ensemble.fan_in import fan_in
+from meanfield.ensemble.fan_ins import fan_in
 from meanfield.physics.microstructure.lognormal_fit import (
     analyze_microstructure,
 )

@@ -13,16 +13,9 @@ from meanfield.propagation.noise_kinds import Noise
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named, named_leaves
 
+from .fan_ins import fan_ins_by_example, input_axes, model_fan_ins
 from .frozen import Where
-from .initial import (
-    Initial,
-    choose_initial,
-    fan_ins_by_example,
-    from_weights,
-    input_axes,
-    model_fan_ins,
-    share_spikes,
-)
+from .initial import Initial, choose_initial, from_weights, share_spikes
 from .opened import OpenedModel
 
 
@@ -42,14 +35,14 @@ def random_weights(
 
     Args:
         model: the model.
-        opened: the same, taken apart.
+        opened: the same model, split by `open_model`.
         frozen: path names of further arrays that stay as they are.
-        key: as for `Ensemble.from_model`, like the five that follow.
-        initial: as there.
-        where: as there.
-        spikes: as there.
-        example: as there.
-        noise: as there.
+        key: as for `Ensemble.from_model`.
+        initial: as for `Ensemble.from_model`.
+        where: as for `Ensemble.from_model`.
+        spikes: as for `Ensemble.from_model`.
+        example: as for `Ensemble.from_model`.
+        noise: as for `Ensemble.from_model`.
 
     Raises:
         ValueError: as for `Ensemble.from_model`.
@@ -95,7 +88,8 @@ def random_weights(
         made = _weights(arrays, key, start, plan)
     else:
         made = _compiled_weights(arrays, key, start, plan)
-        # What is not finite is refused here: its numbers were not known inside.
+        # Numbers that are not finite raise an error here, because traced code cannot
+        # check them.
         made = {
             name: SpikeSlab(w.spike_prob, w.slab_mean, w.slab_var)
             for name, w in made.items()

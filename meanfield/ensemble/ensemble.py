@@ -30,11 +30,11 @@ class Ensemble(eqx.Module):
     Attributes:
         params: the parameters; random leaves are `SpikeSlab`s, others point values.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch in inference mode.
-        rebuild: from point parameters to a model of the user's type.
+        rebuild: function from point parameters to a model of the user's type.
         frozen: path names of the point values that are not learned.
-        call: how `from_model` was told to call the module, or None.
-        training: the network in training mode, if that differs, and the names of the
-            state that `fit` moves.
+        call: the argument `call` of `from_model`, or None.
+        training: the network in training mode, if it differs, and the names of the
+            state that training changes.
         drawn: path names of the weights that are drawn once per call, as in a
             sub-network; see `with_noise`.
         shared_readings: path names of the weights that one example uses more than once,
@@ -71,7 +71,8 @@ class Ensemble(eqx.Module):
                 ``(module, state)``, a Flax NNX module, the pair ``(module, variables)``
                 of a Flax Linen module, or a pair ``(apply_fn, params)`` with
                 ``apply_fn(params, x)`` acting on a batch. A module in training mode is
-                trained in it, and evaluated, sampled and shipped in inference mode.
+                trained in this mode, and evaluated, sampled and shipped in inference
+                mode.
             key: with a key, new weights are drawn (`initial` is "critical"); without a
                 key the model's own weights become the slab means ("model").
             initial: "critical", σ_w² = 2 in every layer, so that activations keep their
@@ -107,7 +108,7 @@ class Ensemble(eqx.Module):
             ValueError: nothing in the model can be random, or it is float16;
                 `initial`, `spikes` or `noise` is unknown; `initial` needs a key and
                 `key` is None; or `frozen` has a name that matches nothing.
-            TypeError: `model` is none of these kinds.
+            TypeError: `model` is of no supported kind.
 
         Example:
             >>> import equinox as eqx, jax, meanfield as mf
@@ -154,7 +155,7 @@ class Ensemble(eqx.Module):
 
         Raises:
             ValueError: `frozen` has a name that matches nothing.
-            TypeError: `model` is none of the kinds there.
+            TypeError: `model` is of no supported kind.
 
         Example:
             >>> import equinox as eqx, jax, jax.numpy as jnp, meanfield as mf
@@ -268,7 +269,7 @@ class Ensemble(eqx.Module):
         return {name: leaf for name, leaf in leaves.items() if is_spike_slab(leaf)}
 
     def state(self) -> dict[str, Array]:
-        """The model's own state that `fit` moves, such as batch statistics, by name."""
+        """State of the model that `fit` changes, such as batch statistics, by name."""
         if self.training is None:
             return {}
         leaves = named_leaves(self.params, is_leaf=is_spike_slab)

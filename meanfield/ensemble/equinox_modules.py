@@ -1,4 +1,4 @@
-"""Open an Equinox module, or the pair (module, state) of one with a state."""
+"""Open an Equinox module, or the pair (module, state) of a module with a state."""
 
 import dataclasses
 from collections.abc import Callable, Hashable
@@ -181,7 +181,7 @@ def _nodes(tree: Any) -> list[Any]:
 
 
 def _is_training(node: Any) -> bool:
-    """Whether a layer does something in training mode, and is in that mode."""
+    """Whether a layer behaves differently in training mode, and is in this mode."""
     drops_nothing = isinstance(node, eqx.nn.Dropout) and _is_zero(node.p)
     return getattr(node, "inference", None) is False and not drops_nothing
 
@@ -194,7 +194,7 @@ def _batch_axis(module: Any) -> Hashable:
     """The name that the layers give to the axis of the batch.
 
     Raises:
-        ValueError: they give several.
+        ValueError: they give several names.
     """
     names = {}
     for node in _nodes(module):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.ensemble.fan_in import fan_in
+from meanfield.ensemble.fan_ins import fan_in
 from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
@@ -89,7 +89,7 @@ def jaynes_initialize(
         key: a typed key, split over the leaves.
         gain: as in `jaynes_weights`.
         sigma: as in `jaynes_weights`.
-        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        layout: which axes of a weight are its inputs, as in `fan_in`.
 
     Raises:
         ValueError: no weight of two or more dimensions, or a slab too wide.
@@ -114,7 +114,7 @@ def critical_initialize(
         params: any JAX parameter tree, with or without `SpikeSlab` leaves.
         key: a typed key, split over the leaves.
         weight_var: σ_w²: 2 for ReLU, or `fixed_points.critical_weight_var`.
-        layout: where the inputs of a weight lie, as in `tensors.fan_in`.
+        layout: which axes of a weight are its inputs, as in `fan_in`.
 
     Raises:
         ValueError: no weight of two or more dimensions, or a slab too wide.
@@ -187,7 +187,7 @@ def jaynes_initial(
     Args:
         gain: g = N E[Ξ + m²] of every layer at π = 0; 2 is critical for ReLU.
         sigma: σ of ln|m|.
-        slab_share: part of the second moment that is slab variance, in [0, 1).
+        slab_share: fraction of the second moment that is slab variance, in [0, 1).
 
     Returns:
         A function of (path name, point value, fan-in, key) that makes a `SpikeSlab`.

@@ -1,8 +1,8 @@
-"""Open a Keras model on the JAX backend: a dictionary of its variables, by path.
+"""Open a Keras model on the JAX backend, as a dictionary of its variables by path.
 
 In training it is called as ``model(x, training=True)``, which moves batch statistics
-and draws masks by the key of the run; else as ``model(x, training=False)``. What
-Keras does not train (a layer with `trainable` False) stays as it is.
+and draws masks by the key of the run; else as ``model(x, training=False)``. Variables
+that Keras does not train (a layer with `trainable` False) do not change.
 """
 
 import sys
@@ -62,7 +62,9 @@ class _Keras(eqx.Module):
     def rebuild(self, params: Mapping[str, Any]) -> Any:
         """A new model with these values."""
         copy = sys.modules["keras"].models.clone_model(self.model)
-        if len(_numbers(copy)) != len(self.names):  # A subclass is not built yet.
+        if len(_numbers(copy)) != len(
+            self.names
+        ):  # A copy of a subclassed model is not built yet.
             copy.build_from_config(self.model.get_build_config())
         for variable, name in zip(_numbers(copy), self.names, strict=True):
             variable.assign(params[name])

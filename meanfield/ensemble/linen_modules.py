@@ -1,9 +1,9 @@
 """Open the pair (module, variables) of a Flax Linen module, and its two modes.
 
-Linen passes state and randomness by hand: ``module.apply(variables, x, train=True,
-mutable=["batch_stats"], rngs={"dropout": key})``. Here every collection but "params" is
-mutable in training, and every generator gets a key. The mode is set by an argument of
-the call, such as `train` or `deterministic`, or by a field of the module.
+In Linen, state and randomness are passed explicitly: ``module.apply(variables, x,
+train=True, mutable=["batch_stats"], rngs={"dropout": key})``. Here every collection but
+"params" is mutable in training, and every generator gets a key. The mode is set by an
+argument of the call, such as `train` or `deterministic`, or by a field of the module.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class _LinenTraining:
 
 @dataclasses.dataclass(frozen=True)
 class _Rebuild:
-    """Makes the pair (module, variables) again."""
+    """Rebuilds the pair (module, variables)."""
 
     apply: Callable[..., Any]
 
@@ -122,7 +122,7 @@ def open_linen(
 
 
 def initialise(module: Any, key: Any, x: Any) -> Any:
-    """Variables of a Linen module for a batch, whatever sets its mode.
+    """Variables of a Linen module for a batch, however its mode is set.
 
     Args:
         module: a Flax Linen module.

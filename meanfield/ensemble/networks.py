@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.checks import require
 
-# Of the two convolutions of `cnn`.
+# Channels of the two convolutions of `cnn`.
 CHANNELS = (16, 32)
 
 
@@ -60,8 +60,8 @@ class CNN(eqx.Module):
 
     Attributes:
         convolutions: 3 × 3, to 16 and to 32 channels.
-        head: from what they give to the outputs.
-        shape: of an image, (rows, columns) or (rows, columns, channels).
+        head: perceptron from their features to the outputs.
+        shape: shape of an image, (rows, columns) or (rows, columns, channels).
     """
 
     convolutions: tuple[eqx.nn.Conv2d, ...]
@@ -82,10 +82,10 @@ def cnn(
     """A small convolutional network for images of any size.
 
     Args:
-        shape: of an image, (rows, columns) or (rows, columns, channels).
+        shape: shape of an image, (rows, columns) or (rows, columns, channels).
         hidden: widths of the layers after the convolutions.
-        outputs: numbers for each image.
-        key: of the point weights it starts from.
+        outputs: number of outputs for each image.
+        key: a `jax.random.key` for the initial weights.
 
     Raises:
         ValueError: `shape` is not that of an image.
@@ -109,7 +109,7 @@ def cnn(
             channels[:-1], channels[1:], (first, second), strict=True
         )
     )
-    # Each convolution halves the sides, rounded up.
+    # Each convolution halves the sides of the image, rounded up.
     rows, columns = (-(-side // 4) for side in shape[:2])
     widths = (rows * columns * CHANNELS[-1], *hidden, outputs)
     return CNN(convolutions, mlp(widths, key=last), tuple(shape))

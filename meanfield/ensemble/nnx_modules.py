@@ -22,7 +22,7 @@ class _NNX(eqx.Module):
         graph: the module without its arrays.
         treedef: the tree of the arrays.
         names: path names of the arrays.
-        kept: those of the arrays that are not learned.
+        kept: names of the arrays that are not learned.
         call: ``call(module, x)``.
     """
 
@@ -48,20 +48,20 @@ class _NNX(eqx.Module):
         """Outputs for a batch in evaluation mode.
 
         Raises:
-            ValueError: they depend on a state that the call changes.
+            ValueError: the outputs depend on a state that the call changes.
         """
         outputs, module = self._infer(params, x)
         after = self.state_of(module)
         changed = {name for name in after if after[name] is not params[name]}
-        if changed:  # Compare values: `nnx.remat` writes the same array back.
+        if changed:  # compare values, because `nnx.remat` writes the same array back
             changed = self.changes(params, x)
         require(
             not changed or not self.depends_on(changed, params, x),
             "`model` must not change its state in evaluation mode where its outputs "
-            f"depend on it; got changes of {sorted(changed)}. A second call would give "
-            "other outputs than those that were evaluated. Change it in training mode "
-            "alone, where an attribute `deterministic` or `use_running_average`, which "
-            "model.eval() sets, is False.",
+            f"depend on it; got changes of {sorted(changed)}. A second call would "
+            "give other outputs than those that were evaluated. Change it only in "
+            "training mode, in which an attribute `deterministic` or "
+            "`use_running_average`, which model.eval() sets, is False.",
         )
         return outputs
 
@@ -118,10 +118,10 @@ def open_nnx(nnx: Any, model: Any, call: Callable[..., Any] | None) -> OpenedMod
     frozen = tuple(name for name in names if name not in own(nnx.Param))
     keys = own(nnx.RngKey)
     moving = tuple(name for name in frozen if name not in keys)
-    # Whatever else a module has as its state, it may change in any mode.
+    # A module may change any other state in both modes.
     other = set(moving) - own(nnx.BatchStat) - own(nnx.RngState)
     trains = bool(other) or has_modes(call) or _is_training(nnx, model)
-    if trains:  # A counter may be a number of Python.
+    if trains:  # a counter may be a Python number
         leaves = [
             jnp.asarray(leaf) if name in moving else leaf
             for name, leaf in zip(names, leaves, strict=True)
@@ -138,7 +138,7 @@ def open_nnx(nnx: Any, model: Any, call: Callable[..., Any] | None) -> OpenedMod
 
 
 def _is_training(nnx: Any, model: Any) -> bool:
-    """Whether a layer draws masks or follows its batches, and is in training mode."""
+    """Whether a layer draws masks or updates batch statistics in its present mode."""
     # A function in newer versions of Flax, a method in older ones.
     walk = getattr(nnx, "iter_modules", lambda model: model.iter_modules())
     for _, layer in walk(model):

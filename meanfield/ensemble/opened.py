@@ -45,12 +45,12 @@ class Training:
     moving: tuple[str, ...] = ()
 
     def __call__(self, params: Any, x: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-        """What `apply` gives, without the state that is held."""
+        """The results of `apply`, without the state that is held fixed."""
         outputs, state = self.apply(params, x, key)
         return outputs, {name: state[name] for name in self.moving}
 
     def holding(self, names: Collection[str]) -> "Training":
-        """The same network, whose state of these names stays as it is."""
+        """The same network, in which the state of these names does not change."""
         moving = tuple(name for name in self.moving if name not in names)
         return dataclasses.replace(self, moving=moving)
 
@@ -113,7 +113,8 @@ class OpenedModel:
         kind: "equinox", "nnx", "linen" or "function".
         params: its parameters, a tree; path names such as ``layers/0/weight``.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch in inference mode.
-        rebuild: from parameters back to a model of the same kind, in inference mode.
+        rebuild: function from parameters to a model of the same kind, in inference
+            mode.
         frozen: path names of the arrays that are not learned, such as statistics.
         training: the network in training mode, if it differs.
     """
@@ -134,7 +135,8 @@ def mode_arguments(
     Args:
         call: a function, or a method.
         training: whether the mode is training.
-        key: a `jax.random.key`, passed in training, and where the call requires one.
+        key: a `jax.random.key`, passed in training, and in inference if the call
+            requires one.
 
     Example:
         >>> from meanfield.ensemble.opened import mode_arguments
@@ -172,7 +174,7 @@ def check_training(params: Any, training: Training | None, x: Any) -> None:
         x: a batch, or its shape.
 
     Raises:
-        ValueError: it does; or the network's own error.
+        ValueError: the call changes a shape or type; or the network's own error.
     """
     if training is None:
         return

@@ -1,7 +1,7 @@
-"""Estimate the statistics of a network again, for other weights or other data.
+"""Estimate the batch statistics of a network again, for other weights or data.
 
-Batch statistics that followed the noisy activations of training are averages over all
-sub-networks. One that is drawn, cut or shrunk has activations of its own.
+The batch statistics of a trained ensemble are averages over its noise, that is, over
+all sub-networks. A sub-network that is drawn, cut or shrunk has different activations.
 """
 
 from typing import Any
@@ -30,13 +30,13 @@ def estimate_statistics(
 ) -> Any:
     """Run data through a network in training mode, so that its state fits its weights.
 
-    Weights stay as they are. A running average with momentum ρ keeps ρ^`num_steps` of
-    what it was before: 0.00004 with ρ = 0.99 and the default.
+    Weights stay as they are. A running average with momentum ρ keeps a fraction
+    ρ^`num_steps` of its old value: 0.00004 with ρ = 0.99 and the default.
 
     Args:
-        model: an ensemble, whose noise is drawn for every batch; or a model of the
-            user's type, such as one that `sample`, `mean_network` or
-            `mf.deploy.shrink` returned, all of whose layers are put into training mode.
+        model: an ensemble, with new noise for every batch; or a model of the user's
+            type, such as one that `sample`, `mean_network` or `mf.deploy.shrink`
+            returned, all of whose layers are put into training mode.
         x: inputs, first axis the examples.
         key: a `jax.random.key`, for the order of the examples, noise and masks.
         batch_size: examples in a batch.
@@ -94,7 +94,7 @@ def estimate_statistics(
 def _run(
     ensemble: Ensemble, x: Any, key: PRNGKeyArray, batch_size: int, num_steps: int
 ) -> dict[str, Array]:
-    """The state after so many batches."""
+    """The state after `num_steps` batches."""
     assert ensemble.training is not None
     network = mean_field(ensemble.training, noise=ensemble.noise)
     examples = len(jax.tree.leaves(x)[0])

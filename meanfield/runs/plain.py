@@ -26,7 +26,7 @@ from meanfield.deploy.shipping.costs import count_weights
 from meanfield.deploy.shipping.scores import score
 from meanfield.deploy.shrinking.shrink import Shrunk
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.ensemble.fan_in import fan_in
+from meanfield.ensemble.fan_ins import fan_in
 from meanfield.ensemble.frameworks import in_training_mode, open_model
 from meanfield.keys import key_of_seed
 from meanfield.learning.fit import fit

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.ensemble.fan_in import fan_in
+from meanfield.ensemble.fan_ins import fan_in
 from meanfield.physics.named_weights import name_words, parent_name
 from meanfield.spikeslab import is_spike_slab
 
@@ -134,7 +134,7 @@ def place_layer(
         weight: a `SpikeSlab` or an array of two or more dimensions.
         bias: the bias vector of the layer, or None.
         phi: activation φ.
-        layout: which axes of a weight are its inputs, as in `tensors.fan_in`.
+        layout: which axes of a weight are its inputs, as in `fan_in`.
         outside: the reason if the theory does not apply; then there is no fixed point.
     """
     inputs = fan_in(name, weight.shape, layout)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from meanfield.checks import require
-from meanfield.ensemble.fan_in import fan_in
+from meanfield.ensemble.fan_ins import fan_in
 from meanfield.keys import numpy_generator
 from meanfield.spikeslab import is_spike_slab
 
