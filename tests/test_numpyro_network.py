@@ -34,7 +34,8 @@ from meanfield.interop.numpyro.spike_network import (
     random_spike_slab_module,
     spike_slab_module,
 )
-from meanfield.learning.priors import SpikeSlabPrior, total_kl
+from meanfield.learning.divergence import total_kl
+from meanfield.learning.priors import SpikeSlabPrior
 
 RNG = np.random.default_rng(0)
 X = np.linspace(-2, 2, 24)[:, None].astype(np.float32)

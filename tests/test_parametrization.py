@@ -11,9 +11,9 @@ import pytest
 
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
+from meanfield.learning.divergence import total_kl
 from meanfield.learning.hyperpriors import LayerPrior
 from meanfield.learning.parametrization import divergence_of, encode_all
-from meanfield.learning.priors import total_kl
 from meanfield.learning.training import Recipe, losses, split_learned
 
 NUMBERS = mf.learning.Unconstrained()

@@ -16,13 +16,9 @@ from scipy.special import betaln, digamma
 from scipy.stats import norm
 
 from meanfield import SpikeSlab
+from meanfield.learning.divergence import layer_kls, total_kl
 from meanfield.learning.hyperpriors import empirical_slab_scale
-from meanfield.learning.priors import (
-    SpikeSlabPrior,
-    layer_kls,
-    posterior_as_prior,
-    total_kl,
-)
+from meanfield.learning.priors import SpikeSlabPrior, posterior_as_prior
 
 
 def _weights(seed=0, n=40, dtype=np.float32):

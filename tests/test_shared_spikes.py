@@ -12,9 +12,9 @@ import oracles
 import pytest
 
 import meanfield as mf
+from meanfield.learning.divergence import total_kl
 from meanfield.learning.hyperpriors import BetaInclusion, integrate_inclusion
 from meanfield.learning.parametrization import Projected, Unconstrained
-from meanfield.learning.priors import total_kl
 
 KEY = jax.random.key(0)
 

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 import meanfield as mf
+from meanfield.learning.divergence import total_kl
 from meanfield.learning.parametrization import Unconstrained
-from meanfield.learning.priors import total_kl
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (12, 4)), jnp.arange(12) % 3

@@ -1,4 +1,4 @@
-r"""The spike-and-slab prior of a whole network, and the KL divergence from it.
+r"""The spike-and-slab prior of a whole network.
 
     P₀(w) = (1 − ρ) δ(w) + ρ N(w | 0, s²)
 
@@ -7,7 +7,7 @@ Either may be fixed, differ between layers, or adapt to the posterior: see
 `hyperpriors`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
 
 from meanfield.checks import is_concrete, require
 from meanfield.spikeslab import SpikeSlab
@@ -102,93 +101,14 @@ class SpikeSlabPrior(eqx.Module):
         Raises:
             ValueError: the prior is a mapping without this name.
         """
-        inclusion = _of_layer("inclusion_prob", self._inclusion, name)
-        scale = _of_layer("slab_scale", self._slab, name)
+        inclusion = of_layer("inclusion_prob", self._inclusion, name)
+        scale = of_layer("slab_scale", self._slab, name)
         if isinstance(scale, _Learned):
             scale = empirical_slab_scale(weight)
         if isinstance(inclusion, BetaInclusion):
             inclusion, cost = integrate_inclusion(inclusion, weight)
             return LayerPrior(inclusion, scale, cost)
         return LayerPrior(inclusion, scale)
-
-
-def layer_kls(
-    weights: Mapping[str, SpikeSlab],
-    prior: Any,
-    kl: Callable[[str, Any], Array] | None = None,
-) -> dict[str, Float[Array, ""]]:
-    """KL divergence of every weight tensor from its prior, in nats.
-
-    Args:
-        weights: posterior by path name, as `Ensemble.weights()` gives it.
-        prior: a `SpikeSlabPrior`; or a mapping with the same names to priors as
-            `SpikeSlab.kl` takes them, such as the `SpikeSlab`s of an earlier posterior.
-        kl: the divergence of every weight of a tensor, from its path name and prior;
-            `SpikeSlab.kl` if not given.
-
-    Returns:
-        By path name, Σ KL(q‖P₀) with the cost of hyper-priors.
-
-    Raises:
-        ValueError: the prior has the name of a tensor that does not exist, or lacks a
-            name.
-    """
-    if isinstance(prior, SpikeSlabPrior):
-        unknown = prior.names - set(weights)
-        priors = {name: prior.for_layer(name, w) for name, w in weights.items()}
-    else:
-        require(
-            isinstance(prior, Mapping),
-            "`prior` must be a SpikeSlabPrior or a mapping from path names to priors; "
-            f"got {type(prior).__name__}.",
-        )
-        unknown = set(prior) - set(weights)
-        priors = {name: _of_layer("prior", prior, name) for name in weights}
-        priors = {
-            name: given.for_layer(name, weights[name])
-            if isinstance(given, SpikeSlabPrior)
-            else given
-            for name, given in priors.items()
-        }
-    require(
-        not unknown,
-        f"`prior` must name only the random weights {sorted(weights)}; got "
-        f"{sorted(unknown)}. Correct the names.",
-    )
-    kl = kl or (lambda name, prior: weights[name].kl(prior))
-    return {name: _layer_kl(kl(name, prior), prior) for name, prior in priors.items()}
-
-
-def total_kl(
-    weights: Mapping[str, SpikeSlab],
-    prior: Any,
-    kl: Callable[[str, Any], Array] | None = None,
-) -> Float[Array, ""]:
-    """KL divergence of a network's posterior from its prior, in nats.
-
-    Args:
-        weights: posterior by path name, as `Ensemble.weights()` gives it.
-        prior: a `SpikeSlabPrior`, or a mapping from the same names to priors.
-        kl: as in `layer_kls`.
-
-    Returns:
-        Σ KL(q‖P₀) over all weights, with the cost of hyper-priors: expected
-        log-likelihood minus this number is a lower bound on the log-evidence.
-
-    Raises:
-        ValueError: the prior has the name of a tensor that does not exist, or lacks a
-            name.
-
-    Example:
-        >>> import meanfield as mf
-        >>> from meanfield.learning.priors import total_kl
-        >>> weights = {"weight": mf.SpikeSlab([0.9], [0.0], [1.0])}
-        >>> prior = mf.SpikeSlabPrior(inclusion_prob=0.1, slab_scale=1.0)
-        >>> abs(float(total_kl(weights, prior))) < 1e-6
-        True
-    """
-    costs = layer_kls(weights, prior, kl)
-    return sum(costs.values(), start=jnp.zeros((), jnp.result_type(float)))
 
 
 def posterior_as_prior(
@@ -234,12 +154,6 @@ def posterior_as_prior(
     }
 
 
-def _layer_kl(divergences: Array, prior: Any) -> Array:
-    wide = jnp.promote_types(divergences.dtype, jnp.float32)
-    cost = prior.hyper_cost if isinstance(prior, LayerPrior) else 0.0
-    return divergences.sum(dtype=wide) + cost
-
-
 def _each(check: Any, name: str, given: Any) -> Any:
     if isinstance(given, Mapping):
         require(bool(given), f"`{name}` is an empty mapping; give every layer a value.")
@@ -247,7 +161,12 @@ def _each(check: Any, name: str, given: Any) -> Any:
     return check(name, given)
 
 
-def _of_layer(argument: str, given: Any, name: str) -> Any:
+def of_layer(argument: str, given: Any, name: str) -> Any:
+    """The entry of one layer in a mapping by path name, or the value of all layers.
+
+    Raises:
+        ValueError: the mapping lacks the layer.
+    """
     if not isinstance(given, Mapping):
         return given
     require(

@@ -23,6 +23,7 @@ from meanfield.propagation.noise import fold_in
 from meanfield.trees import named_leaves
 
 from .accumulation import in_parts
+from .divergence import total_kl
 from .parametrization import (
     AbstractParametrization,
     decode_all,
@@ -32,7 +33,6 @@ from .parametrization import (
     spread_alone,
 )
 from .precision import computed_in, trained_in
-from .priors import total_kl
 from .schedule import Schedule
 from .state import NOTHING, Moving, TrainState
 from .targets import log_prob

@@ -25,7 +25,8 @@ from numpyro.primitives import Messenger
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.priors import SpikeSlabPrior, total_kl
+from meanfield.learning.divergence import total_kl
+from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.spikeslab import SpikeSlab, is_spike_slab, safe_sqrt
 from meanfield.trees import map_named
 
