@@ -1,4 +1,4 @@
-"""How far predictions can be trusted: mean field, MC-dropout, deep ensemble, one net.
+"""Calibration of a mean field, MC dropout, a deep ensemble and a single network.
 
 All have the layer widths 784-300-100-10, the same images and batch size, and Adam with
 a step size that falls along a cosine.
@@ -14,7 +14,8 @@ All train on images shifted by up to one pixel, with new random shifts in each s
 The mean field's T, step size and number of draws were chosen by the scores of --select:
 trained on the first 50,000 training images, scored on the last 10,000, and for
 Fashion-MNIST also on its last 10,000 training images. The other step sizes, the dropout
-rate and the epochs were set without a search. Test figures are of runs on all 60,000.
+rate and the epochs were set without a search. Test scores are from runs on all 60,000
+images.
 
     python experiments/calibration.py --data-dir DIR
     python experiments/calibration.py --quick                # digits, small, seconds
@@ -143,7 +144,7 @@ def draws_of(data, widths, epochs, seed, rate, shape, inputs):
 
 
 class Trainer:
-    """Trains methods on one data set; a network that several ensembles have, only once.
+    """Trains methods on one data set, and each network that ensembles share once.
 
     The ensemble of seed s has the networks of seeds s … s + 4.
     """

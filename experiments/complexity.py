@@ -1,18 +1,19 @@
-"""How nonlinear is a trained network? Complexity by layer, by depth, and in training.
+"""Entropic complexity of trained networks, by layer, by depth, and during training.
 
     python experiments/complexity.py --data-dir DIR --data digits [--quick]
 
 Trains plain networks (Equinox, Adam) of 1, 2 and 4 hidden layers of 128 units on
 digits, MNIST and Fashion-MNIST, three seeds each, and measures at log-spaced steps the
-marginal complexity and the effective dimension of every layer on 2,000 examples (1,438
-of digits) that the networks learn from. Prints
+marginal complexity and the effective dimension of every layer on 2,000 of the training
+examples (1,438 for digits). Prints
 
 1. complexity, joint entropy and effective dimension by layer, before and after;
-2. the same for training on shuffled labels, the null of learning anything;
+2. the same for training on shuffled labels, the null model;
 3. verdicts on power laws along training.
 
 Writes complexity.png and complexity.json to OUT. The definitions are this project's
-own, after the idea of arXiv:2006.04791: its numbers are not to be compared with these.
+own, after the idea of arXiv:2006.04791: so these numbers should not be compared with
+those of the paper.
 """
 
 import json
@@ -45,10 +46,10 @@ STEPS = 3000
 BATCH = 128
 LEARNING_RATE = 1e-3
 TRAIN = 10_000  # examples to learn from, at most
-MEASURE = 2_000  # examples to measure on: more than 10 a unit
+MEASURE = 2_000  # examples to measure on: more than 10 per unit
 SHUFFLED_DEPTH = 2
 TERMS = 8
-# Declared before looking: past the first few steps, up to the end.
+# Range of the fits, chosen in advance: after the first few steps, to the end.
 FIRST, LAST = 10, STEPS
 
 
@@ -96,7 +97,7 @@ def pick(models, seed: int):
 
 
 def follow(snapshots, marks, x, key, name: str) -> list[ComplexityTrace]:
-    """One trace of measurements a seed."""
+    """One trace of measurements for each seed."""
     traces = []
     for seed in range(SEEDS):
         trace = ComplexityTrace(x, key=key, data=name)
@@ -112,7 +113,7 @@ def curves(traces: list[ComplexityTrace], layer: str, number: str) -> np.ndarray
 
 
 def accuracy(model, data: Dataset) -> float:
-    """Share of test examples that a network gets right."""
+    """Fraction of test examples that are classified correctly."""
     logits = jax.vmap(model)(jnp.asarray(data.x_test))
     return float((np.asarray(logits).argmax(axis=1) == data.y_test).mean())
 
@@ -120,7 +121,7 @@ def accuracy(model, data: Dataset) -> float:
 def print_layers(
     title: str, traces: list[ComplexityTrace], joints: NetworkComplexity | None
 ) -> None:
-    """A row a layer: mean over seeds before and after training."""
+    """Print a row for each layer: means over seeds before and after training."""
     print(f"\n{title}")
     print(
         f"{'layer':10} {'units':>5} {'bits a unit':>14} {'joint bits':>20} "
@@ -164,7 +165,7 @@ def power_laws(traces, marks, depth: int, key) -> dict[str, ScalingFit]:
 
 
 def draw(results: dict, names: list[str], marks: np.ndarray, path: Path) -> None:
-    """Curves of bits a unit and of D along training; true and shuffled labels."""
+    """Curves of bits per unit and of D during training; true and shuffled labels."""
     figure, axes = plt.subplots(
         2,
         len(names),

@@ -1,7 +1,7 @@
 """Scores of connections, one number each; the larger, the more a connection matters.
 
-value, rms     of `label_connections`, at half of all connections there
-magnitude      |μ|
+value, rms     of `label_connections`, with half of all connections present magnitude
+|μ|
 |mean|/std     |μ| / √V
 OBD            μ² times the mean squared gradient of the loss of single examples
 |w gradient|   |μ times the gradient of the mean loss|
@@ -67,16 +67,16 @@ def fisher_scores(network: Any, likelihood: Any, weights: Scores, data: Any) -> 
 def connection_scores(
     ensemble: mf.Ensemble, likelihood: Any, data: Any, *, key: Any
 ) -> dict[str, Scores]:
-    """Of every connection, by each rule.
+    """Scores of every connection, by each rule.
 
     Args:
         ensemble: a trained ensemble.
-        likelihood: of the targets.
-        data: inputs and targets that the scores are found on.
+        likelihood: likelihood of the targets.
+        data: inputs and targets from which the scores are computed.
         key: a `jax.random.key`.
 
     Returns:
-        By the name of the score, arrays by path name.
+        By name of the score, a mapping from path names to arrays.
     """
     values, rms = two_orders(ensemble, likelihood, 1.0, data, key=key)
     weights = ensemble.weights()
@@ -110,7 +110,7 @@ def connection_scores(
         "integrated": {n: -mean * path[n] for n, mean in means.items()},
         "random": {n: rng.random(mean.shape) for n, mean in means.items()},
     }
-    # In the order of the weights, which a map over a tree would lose.
+    # Keep the order of the weights, which a map over a tree would lose.
     return {
         score: {name: np.asarray(parts[name]) for name in weights}
         for score, parts in found.items()

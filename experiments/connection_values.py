@@ -1,8 +1,8 @@
-"""The credit of connections: what removal does, orders drawn, and the price of it.
+"""The credit of connections: removal, comparison with sampled orders, and cost.
 
-- removal: a trained network loses the connections of largest value (deletion), or keeps
-  only those of largest score (insertion), beside other scores. Accuracy of the network
-  of posterior means on test images, biases kept. Finished seeds are not repeated.
+- removal: a trained network loses the connections of largest score (deletion), or keeps
+  only those (insertion), for values and for other scores. Accuracy of the network of
+  posterior means on test images, biases kept. Finished seeds are not repeated.
 - orders: Shapley values of all connections of a small network on digits by sampled
   permutations, with the reference's own error, against `connection_values`.
 - scaling: seconds and memory for a million and ten million connections.
@@ -148,7 +148,7 @@ def removal(data: str, data_dir, settings: dict, seeds: int, out: Path) -> None:
 
 
 def take_apart(dataset, case: dict) -> dict:
-    """One network: trained, valued, and without or with some connections alone."""
+    """Train one network, compute values, and remove or keep connections."""
     seed = case["seed"]
     ensemble, (x, y) = train(dataset, case, seed)
     chosen = slice(0, case["examples"])
@@ -195,12 +195,12 @@ def report(credit, seed: int) -> str:
 
 
 def flat(arrays) -> np.ndarray:
-    """All arrays of a dictionary behind one another."""
+    """All arrays of a dictionary, concatenated."""
     return np.concatenate([np.ravel(array) for array in arrays.values()])
 
 
 def scores(ensemble, data, credit, key) -> dict[str, np.ndarray]:
-    """One number a connection for every way to rank them."""
+    """One number for each connection, by every ranking."""
     weights = ensemble.weights()
     means = {name: w.mean for name, w in weights.items()}
     mean, some = flat(means), tuple(part[:OBD_EXAMPLES] for part in data)
@@ -243,7 +243,7 @@ def accuracy_of(ensemble, x, y):
 
 
 def table(rows) -> None:
-    """Mean and standard deviation over seeds, one line a score."""
+    """Mean and standard deviation over seeds, one line for each score."""
     found = {}
     for _, ranking, kind, share, accuracy, _ in rows:
         found.setdefault((kind, share), {}).setdefault(ranking, []).append(accuracy)
@@ -256,7 +256,7 @@ def table(rows) -> None:
 
 
 def draw(rows, last: dict, path: Path) -> None:
-    """Deletion, insertion; of the last seed payoff by density, value by magnitude."""
+    """Draw deletion, insertion and the last seed's payoff by density and its values."""
     figure = Figure((11, 7), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     for axis, kind in zip(axes, ("removed", "kept"), strict=False):
@@ -347,7 +347,7 @@ def permutations(ensemble, data, count: int, key) -> np.ndarray:
 
 
 def scale(count: int, widths) -> dict[str, float]:
-    """Seconds of a second call, and the most memory, for a network of some size."""
+    """Seconds of a second call, and peak memory, for a network of a given size."""
     keys = jax.random.split(jax.random.key(0), 3)
     ensemble = mf.Ensemble.from_model(mlp(widths, key=keys[0]), key=keys[1])
     examples = SCALING["examples"]

@@ -1,14 +1,15 @@
 """Permuted MNIST, five tasks in a row: the posterior of one as the prior of the next.
 
-Every task shuffles the pixels in its own way; the network (784-100-100-10, one output
-layer for all tasks) learns one after another and never sees an earlier one again.
+Every task has its own permutation of the pixels. The network (784-100-100-10, one
+output layer for all tasks) learns one task after another, and never sees an earlier one
+again.
 
-    posterior as prior   KL to the posterior of the tasks before: weights that earlier
-                         tasks pinned down stay, weights that they left open are free
-    fine-tuning          the same start, data, steps and noise, without a KL term
+    posterior as prior   KL to the posterior of the previous tasks: weights that they
+    determined hardly change, the other weights are free fine-tuning          the same
+    start, data, steps and noise, without a KL term
 
-Printed: test accuracy averaged over the tasks seen so far, and after the last task that
-of each; mean and standard error over the seeds.
+The table has the test accuracy averaged over the tasks so far, and that of each task
+after the last one, with mean and standard error over seeds.
 
 With --noise weights, weights are drawn once per batch, in training and when scored.
 
@@ -33,13 +34,13 @@ ARMS = ("posterior as prior", "fine-tuning")
 
 
 def run(images, arm: str, seed: int, settings) -> np.ndarray:
-    """Accuracies [after task, on task]; NaN where a task has not been met."""
+    """Accuracies [after task, on task]; NaN for tasks not yet learned."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(images.x_train))[: settings.images]
     judged = images.x_test[: settings.images]
     orders = [np.arange(784), *(rng.permutation(784) for _ in range(TASKS - 1))]
     key = jax.random.key(seed)
-    # Biases are random too: a point value would be free to forget.
+    # Biases are random too, because point values could change freely.
     ensemble = mf.Ensemble.from_model(
         mlp(WIDTHS, key=key),
         key=key,

@@ -15,9 +15,9 @@ Parts:
 
 The published setting: z = N^{-1/2} Σ w a on every layer, no biases, ReLU; m ~ N(0,
 2/784) in all layers, Ξ ~ U(0, 0.01), π = 0; Adam on (π, m, Ξ) projected after every
-step, its memory emptied after every epoch, step 0.1 halved every 20 epochs, decay 1e-4
-on m and Ξ; batch 500, 200 epochs. Ordinary back-propagation is the same program with
-π = 0 and Ξ = 0 held fixed, which is the ordinary network to the bit.
+step, its moments reset after every epoch, step 0.1 halved every 20 epochs, decay 1e-4
+on m and Ξ; batch 500, 200 epochs. Ordinary back-propagation is the same program with π
+= 0 and Ξ = 0 held fixed, which is the ordinary network to the bit.
 
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354, and its code.
 """
@@ -77,7 +77,7 @@ class Setting:
 
 
 PUBLISHED = Setting()
-# As many passes with each step size as give about the published number of steps.
+# Number of passes with each step size, for about the published number of steps.
 MORE = Setting(num_data=60_000, epochs=40, halve_every=4)
 DEPTH = Setting(widths=(784, 100, 100, 100, 10), seeds=(0, 1, 2))
 DEPTH_SIZES = (10_000, 20_000, 30_000, 40_000)
@@ -117,7 +117,7 @@ def start(setting: Setting, key, ordinary: bool) -> mf.Ensemble:
 
 @functools.lru_cache
 def optimizer(setting: Setting, ordinary: bool) -> optax.GradientTransformation:
-    """Adam with emptied memory, decay on m and Ξ, and a halving step."""
+    """Adam with reset moments, decay on m and Ξ, and a step size that is halved."""
 
     def mask(*names):
         def choose(path, leaf):
@@ -137,7 +137,7 @@ def optimizer(setting: Setting, ordinary: bool) -> optax.GradientTransformation:
 
 
 def restarted(inner, steps: int) -> optax.GradientTransformation:
-    """An optimizer whose memory is emptied every so many steps."""
+    """An optimizer whose state is reset every `steps` steps."""
 
     def init(params):
         return jnp.zeros((), jnp.int32), inner.init(params)
@@ -277,9 +277,9 @@ def depth(setting: Setting, sizes: tuple[int, ...], data, out: Path) -> dict:
 def perturbation(
     ensembles: list[mf.Ensemble], setting: Setting, data, out: Path
 ) -> dict:
-    """What connections are worth in the first layer and in the whole network.
+    """Perturbation of connections in the first layer and in the whole network.
 
-    The figures are those of the first ensemble; the tables hold every ensemble.
+    Plots are of the first ensemble, tables of all ensembles.
     """
     x, test = data.x_train[: setting.num_data], (data.x_test, data.y_test)
     results = {}

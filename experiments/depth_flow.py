@@ -1,12 +1,12 @@
-"""Depth as a renormalization direction in trained networks: places, symmetry, flows.
+"""Renormalization in depth of trained networks: phases, symmetry, measured flows.
 
     python experiments/depth_flow.py --data-dir DIR --out OUT
 
-1. A deep tanh network on scikit-learn digits, before and after training: its place in
-   the phase diagram, translational symmetry, and measured decimation with its nulls.
-2. The real networks of DIR/pretrained_weights, read from their weights.
+1. A deep tanh network on scikit-learn digits, before and after training: its position
+   in the phase diagram, translational symmetry, and measured decimation with its nulls.
+2. The pretrained networks of DIR/pretrained_weights, from their weights.
 
-The theory under it is in `dynamic_neurons.py`. The measured decimation is this
+The underlying theory is tested in `dynamic_neurons.py`. The measured decimation is this
 project's own construction, in the spirit of arXiv:2410.00396.
 """
 
@@ -187,7 +187,7 @@ def draw_figures(flows, found, out: Path) -> None:
 
 
 def main() -> None:
-    """Train, place and decimate; then read the real networks."""
+    """Train networks and measure phases and flows; then analyze pretrained networks."""
     parser = options(__doc__, out="runs/depth_flow")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     settings = parser.parse_args()

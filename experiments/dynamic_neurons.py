@@ -3,7 +3,7 @@
     python experiments/dynamic_neurons.py --out OUT
 
 1. The Hamiltonian of neurons between layers: the ordinary network is its ground state,
-   and what it relaxes to as the noise of the constraint vanishes.
+   which is reached as the noise of the constraint vanishes.
 2. Exact decimation in depth of chains, linear layers and wide layers: b layers become
    one, ξ becomes ξ/b, and the relevant eigenvalue is 1.
 3. Critical points and exponents of wide layers.
@@ -52,7 +52,7 @@ def ground_state(steps: int) -> None:
 
 
 def relaxed(layers: list, x, target, noise: float, steps: int) -> list[jax.Array]:
-    """Neurons of least energy, by gradient descent from zero."""
+    """Neurons of minimal energy, by gradient descent from zero."""
 
     def step(hidden: list[jax.Array], _: None) -> tuple[list[jax.Array], None]:
         energy = lambda hidden: mf.physics.layered_hamiltonian(
@@ -68,7 +68,7 @@ def relaxed(layers: list, x, target, noise: float, steps: int) -> list[jax.Array
 
 
 def exact_decimation() -> None:
-    """What two layers become, step after step, and what the step keeps."""
+    """Repeated decimation of two layers to one, and its invariants."""
     print("\nlinear chain: w, τ, stationary variance τ/(1 − w²)")
     weight, noise = 0.95, 0.2
     for _ in range(4):

@@ -1,11 +1,12 @@
-"""Is it right that a table with many epochs is stopped early by a held-out tenth?
+"""Early stopping by a held-out tenth, for tables and many epochs: does it help?
 
 For each table the training part of its split is split again: three quarters to learn
-from, a quarter held out; test rows are not looked at. The command line's network and
-rule (batches of 32, Adam with a falling step) learn from all of the three quarters; or
-from nine tenths of them, and keep the best epoch on the last tenth, 20 epochs without a
-better one ending the training (`meanfield train --patience 20`). Reported: the NLL on
-the quarter held out, mean ± standard error over the splits, and the epochs made.
+from, and a quarter held out; test rows are not used. The command line's network and
+rule (batches of 32, Adam with a falling step size) learn from all of the three
+quarters; or from nine tenths of them, keeping the best epoch on the last tenth and
+stopping after 20 epochs without a better one (`meanfield train --patience 20`).
+The table has the NLL on the held-out quarter, mean ± standard error over the splits,
+and the number of epochs.
 
     python experiments/early_stopping.py [--quick] [--seeds 3]
 """
@@ -49,7 +50,7 @@ TABLES = {
 
 
 def halves(name: str, seed: int) -> Dataset:
-    """Three quarters of a table's training rows, and the quarter held out as `test`."""
+    """Three quarters of a table's training rows, and the held-out quarter as `test`."""
     x, y = TABLES[name]()
     classes = np.issubdtype(np.asarray(y).dtype, np.integer)
     labels = y.astype(np.int32) if classes else None
@@ -71,7 +72,7 @@ def halves(name: str, seed: int) -> Dataset:
 
 
 def score(name: str, seed: int, epochs: int, patience: int | None) -> dict[str, float]:
-    """NLL on the quarter held out, and the epochs that were made."""
+    """NLL on the held-out quarter, and the number of epochs."""
     table = halves(name, seed)
     standard = Standardization.learn(table)
     likelihood = build_likelihood(

@@ -34,7 +34,7 @@ STEP_SIZE = 2e-3
 class CNN(nnx.Module):
     """Two convolutions of stride 2, then two dense layers.
 
-    Strides rather than pooling: a third of the work on a CPU.
+    Strides instead of pooling need a third of the time on a CPU.
     """
 
     def __init__(self, size: int, channels, width: int, classes: int, rngs: nnx.Rngs):
@@ -53,7 +53,7 @@ class CNN(nnx.Module):
 
 
 def accuracy(model: CNN, x, y) -> float:
-    """Part of right answers of an ordinary network."""
+    """Accuracy of an ordinary network."""
     predict = nnx.jit(lambda model, x: model(x).argmax(1))
     parts = [
         predict(model, jnp.asarray(x[i : i + 2000])) for i in range(0, len(x), 2000)

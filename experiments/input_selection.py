@@ -1,23 +1,24 @@
-"""Inputs that matter, selected at a stated false discovery rate: rate and power.
+"""False discovery rate and power of the selection of inputs that matter.
 
-sawaya (Sawaya 2025, feature selection by networks): 500 inputs, of which 250 matter,
-each a little; rows are normal, or of a multivariate t with 3 degrees of freedom and
-unit variance, and with z = (2 / √500) Σ_{j ≤ 250} x_j
+sawaya (Sawaya 2025, feature selection by networks): 500 inputs, of which 250 have small
+effects; rows are normal, or of a multivariate t with 3 degrees of freedom and unit
+variance, and with z = (2 / √500) Σ_{j ≤ 250} x_j
 
     y = (z − 2)² + max(x₂, 0) z + Σ_{k = 3…8} max(x_k, 0) x_{k−1} + N(0, 1).
 
 deeppink (Lu, Fan, Lv & Noble 2018): 1,000 examples of p normal inputs with precision
 0.5^|j−k|, 30 of which matter by coefficients ±1.5; y = u + N(0, 1) (linear) or
-u³ / 2 + N(0, 1) (index) with u = Σ β_j x_j; the rate is 0.2. The design is as we
-remember it from the paper; no figures of it are at hand.
+u³ / 2 + N(0, 1) (index) with u = Σ β_j x_j; the rate is 0.2. The design is
+reconstructed from memory of the paper; its results are not available to us.
 
 The network p-20-1 learns under the evidence bound with learned slab scales, FOLDS
-times, each time from all examples but a part; `select_inputs` judges every part by the
-network that has not seen it. (Width, epochs and temperature were compared by the loss
-on such parts of one data set of the first design, with a seed of its own. The selective
-rule with its defaults keeps too few of 250 weak inputs: power 0.05 on one data set.)
-The rate is the mean over data sets of the share of those selected that do not matter.
-Beside it: figures that Sawaya's repository gives for other methods on the first design.
+times, each time without one part of the examples; `select_inputs` tests every part with
+the network that has not seen it. (Width, epochs and temperature were compared by the
+loss on such parts of one data set of the first design, with a seed of its own. The
+selective rule with its defaults keeps too few of 250 weak inputs: power 0.05 on one
+data set.) The rate is the mean over data sets of the fraction of selected inputs that
+do not matter. For comparison, the results of other methods on the first design are from
+Sawaya's repository.
 
     python experiments/input_selection.py              # 20 data sets of each
     python experiments/input_selection.py --quick      # small, a minute
@@ -37,7 +38,7 @@ from meanfield.ensemble.networks import mlp
 DATA_SETS, FOLDS, HIDDEN, BATCH, EPOCHS = 20, 5, 20, 64, 200
 PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale="learned")
 SAWAYA_EXAMPLES, PINK_INPUTS = (500, 1000, 2000), (50, 200, 500)
-# Rate / power, by design and number of examples, as read in the repository's tables.
+# Rate / power by design and number of examples, from the repository's tables.
 PUBLISHED = {
     "sawaya gaussian 500": "Gaussian mirror .243 / .381; Sawaya's MLP .087 / .031",
     "sawaya gaussian 1000": "Gaussian mirror .131 / .658; Sawaya's MLP .060 / .186",
@@ -49,14 +50,14 @@ PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """How to draw inputs, targets and which inputs matter, and the rate asked for."""
+    """A function that draws inputs, targets and which inputs matter, and the rate."""
 
     draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]
     fdr: float
 
 
 def sawaya(examples: int, heavy: bool, inputs: int = 500) -> Design:
-    """Half of the inputs matter, all but eight of them only in a sum."""
+    """Half of the inputs matter, all but eight of them only through a sum."""
 
     def draw(rng):
         x = rng.normal(size=(examples, inputs))

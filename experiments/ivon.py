@@ -1,4 +1,4 @@
-"""IVON, a control of several experiments: the published update, written out once.
+"""IVON, a control of several experiments, by the published update.
 
 A Gaussian N(m, σ²) for every weight, σ² = 1/(λ (h + δ)), and in step t
 
@@ -79,7 +79,7 @@ def train_ivon(
         batches: indices (steps, batch) of the examples of every step.
         num_data: λ.
         key: a `jax.random.key`.
-        settings: see there.
+        settings: see `Settings`.
     """
     rate, start, beta1, beta2, decay = settings
     gradient = jax.value_and_grad(loss, has_aux=True)

@@ -1,8 +1,8 @@
-"""Which connections to keep: scores of insertion, and what moves their accuracy.
+"""Rankings of connections to keep, and what their accuracy depends on.
 
-MNIST, 784-100-100-10 by the published rule. Only the connections of largest score stay,
-biases too; accuracy is that of the network of posterior means on 5,000 test images, and
-of the average of ten drawn sub-networks with the same connections.
+MNIST, 784-100-100-10 by the published rule. Only the connections of largest score, and
+the biases, are kept; accuracy is that of the network of posterior means on 5,000 test
+images, and of the average of ten drawn sub-networks with the same connections.
 
 | score          | connections are ranked by                                        |
 |----------------|------------------------------------------------------------------|
@@ -11,7 +11,7 @@ of the average of ten drawn sub-networks with the same connections.
 | rms log, ½     | at t = ½ for the log-likelihood                                  |
 | rms log, 0.7   | around t = 0.7 for the log-likelihood                            |
 | … few draws    | rms log, ½ with 2 draws and large chunks: a noisy rms            |
-| … valued again | rms log, ½, in two steps: of 30 % that stay those left are valued |
+| … valued again | rms log, ½, in two steps: the best 30 % are valued again          |
 | snr            | absolute posterior mean over posterior deviation                 |
 | magnitude      | absolute posterior mean                                          |
 
@@ -30,7 +30,7 @@ from meanfield.data import load
 
 EPOCHS, SEEDS = (20, 5), 2
 KEPT = (0.2, 0.1, 0.05)
-FIRST = 0.3  # that stay in the first of two steps
+FIRST = 0.3  # fraction that is kept in the first of two steps
 DRAWN = 10
 LOG = {"payoff": "log_likelihood", "weighting": "banzhaf", "num_samples": 24}
 
@@ -83,7 +83,7 @@ def drawn_accuracy(ensemble, x, y, key) -> float:
 
 
 def learn(case: dict) -> dict[str, float]:
-    """Train one network; accuracy with the best connections alone, by score."""
+    """Train one network; accuracy with only the best connections, by score."""
     dataset = load(case["data"], data_dir=case["data_dir"])
     settings = SETTINGS[case["data"]] | {"epochs": case["epochs"]}
     ensemble, (x, y) = train(dataset, settings, case["seed"])
@@ -102,7 +102,7 @@ def learn(case: dict) -> dict[str, float]:
 
 
 def main() -> None:
-    """Learn what is missing; print the table."""
+    """Run cases without a result; print the table."""
     args = options(__doc__, out="runs/kept_connections", seeds=SEEDS).parse_args()
     data, epochs = ("digits", (5,)) if args.quick else ("mnist", EPOCHS)
     where = args.data_dir and str(args.data_dir)

@@ -3,26 +3,27 @@
     python experiments/known_answers.py [--quick]
 
     pinn     −u'' = π² sin πx with u(0) = u(1) = 0 from 64 noisy measurements of the
-             right-hand side; the answer is u = sin πx, never shown. u = x (1 − x) N(x)
-             with a perceptron N, whose second derivative is what is fitted: value and
-             derivative need the same weights, so weights are drawn, not noise
+             right-hand side; the answer u = sin πx is not shown. u = x (1 − x) N(x)
+             with a perceptron N; its second derivative is fitted. Value and derivative
+             need the same weights, so weights are drawn instead of noise
     graph    y = Σ_i relu(Σ_j A_ij x_j0) of random graphs with 10 nodes and 5 features,
-             of which one counts; two rounds of messages would fit more than that
+             of which one matters; the network has two rounds of messages
     kan      y = sin πx₀ + 2 x₁² − |x₂| of 6 inputs, of which 3 count; two layers of
              splines (Gaussian bumps) on every edge
 
-Targets have normal noise of a known deviation. Error: RMSE of the mean prediction to
-the noiseless answer (of u for the pinn), in units of the answer's deviation. Coverage:
-part of the noiseless answers inside the 95 % interval of the drawn networks. Inputs:
-for graph and kan, whether those that count have the most credit (rms of the values of
-their connections, `connection_values`), and their share of it.
+Targets have normal noise of a known deviation. Error: RMSE of the mean prediction from
+the noiseless answer (u for the pinn), in units of the answer's deviation. Coverage:
+fraction of the noiseless answers inside the 95 % interval of the drawn networks.
+Inputs: for graph and kan, whether the inputs that matter have the largest credit (rms
+of the values of their connections, `connection_values`), and their fraction of the
+total.
 
     mean field       spike-and-slab, the evidence bound (T = 1)
     point, dropout   the network by Adam; with dropout, also when it predicts
     five networks    five of them
     ivon             see ivon.py; of six settings the best on a held-out fifth
 
-Equal steps for all. Nothing was chosen by the scored inputs.
+All methods have the same number of steps. Nothing was chosen on the scored inputs.
 """
 
 import functools
@@ -98,7 +99,7 @@ def pinn(seed: int) -> Problem:
 
 
 def graph(seed: int) -> Problem:
-    """A sum over nodes of what their neighbours send."""
+    """A sum over nodes of messages from their neighbours."""
 
     def network(params, x, drop):
         edges, hidden = x["edges"], x["nodes"]
@@ -162,7 +163,7 @@ PROBLEMS = {"pinn": pinn, "graph": graph, "kan": kan}
 
 
 def dropping(key, rate: float) -> Callable[..., Any]:
-    """A function that drops parts of a hidden layer."""
+    """A function that applies dropout to a hidden layer."""
 
     def drop(hidden, number):
         own = jax.random.fold_in(key, number)
@@ -239,7 +240,7 @@ def credit_of_inputs(problem: Problem, ensemble, key) -> dict[str, Any]:
 
 
 def run(problem: Problem, arm: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Error and coverage of one arm, and what it says about inputs."""
+    """Error and coverage of one method, and its credit of inputs."""
     keys = jax.random.split(jax.random.key(seed), 4)
     params, rate, found = problem.initial(keys[0]), 0.0, {}
     if arm == "mean field":

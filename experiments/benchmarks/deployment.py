@@ -1,20 +1,20 @@
-"""What a shipped sub-network saves: bytes, latency, accuracy; and what it keeps.
+"""Bytes, latency and accuracy of shipped sub-networks.
 
-Four parts, each a table; MNIST where data are needed:
+Four parts, each with a table; data are those of MNIST:
 
 - `small`: 784-300-100-10. An ensemble is trained by the recipe of `sparsity.py`, and a
-  point network with the same epochs and the same shifted images. Its median network,
-  and ten networks on the median's connections in one ONNX file (they share the hidden
-  layers; the slab values of the last are drawn), against the point network; beside
-  them, ten draws of all layers.
+  point network with the same epochs and the same shifted images. Compared with the
+  point network are the ensemble's median network; ten networks with the median's
+  connections in one ONNX file, which share the hidden layers and have drawn slab values
+  in the last layer; and ten draws of all layers.
 - `wide`: the same for the median network of 784-1024-1024-10.
 - `shrink`: random masked networks of every structure; the largest difference that
   shrinking makes.
 - `large`: seconds to export a network of 30 million weights.
 
-The last 5,000 training images are kept apart, for the choice of T and for the ranges of
-int8. Latencies are medians of ONNX Runtime on one thread, the networks timed in turn.
-Trained networks lie in runs/deployment, and are not trained again.
+The last 5,000 training images are held out for the choice of T and for the ranges of
+int8. Latencies are medians of ONNX Runtime on one thread, with the networks timed in
+turn. Trained networks are stored in runs/deployment and not trained again.
 
     python experiments/benchmarks/deployment.py --data-dir DIR --parts small,shrink
 """
@@ -55,7 +55,7 @@ POINTS = {SMALL: (0.02, 80.0), WIDE: (0.015, 80.0)}
 SEED, NETWORKS, VALIDATION = 0, 10, 5_000
 # Layers that the members of the ensemble share.
 STEM = 2
-# One in so many of the random networks is run by JAX, the others by NumPy.
+# One in this number of random networks is run by JAX, the others by NumPy.
 RANDOM_NETWORKS, BY_JAX = 1_000, 25
 LIKELIHOOD = mf.Categorical()
 OUT = Path("runs/deployment")
@@ -205,7 +205,7 @@ def ship_together(name, path, drawn, x, y):
 
 
 def layers(shrunk):
-    """Those with weights."""
+    """The layers with weights."""
     return [layer for layer in shrunk.model.layers if hasattr(layer, "weight")]
 
 
@@ -247,7 +247,7 @@ def draw_figure(files, scores, times):
 
 
 def run_by_numpy(model, x):
-    """A network's outputs, its program carried out by NumPy (nothing to compile)."""
+    """A network's outputs, computed by NumPy, which compiles nothing."""
     graph = trace_symbolic(as_network(model), x)
     return outputs_of(graph, evaluate(graph, x))[0]
 
@@ -288,7 +288,7 @@ def shrink_many(number):
 
 
 def export_large(folder):
-    """Seconds to export 30 million weights, written, loaded back and compared."""
+    """Seconds to write 30 million weights, load them back and compare."""
     model = mlp(LARGE, key=jax.random.key(SEED))
     count = sum(a.size for a in as_network(model).arrays.values())
     x = batch(LARGE[:1], 4)

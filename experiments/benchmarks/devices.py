@@ -1,8 +1,8 @@
-"""Examples a second on 1, 2 and 4 virtual devices of one CPU.
+"""Examples per second on 1, 2 and 4 virtual devices of one CPU.
 
-Virtual devices share the cores, so more of them cannot be faster: the figure is what
-splitting a batch, and bringing the gradients together again, costs. Each number of
-devices runs in a process of its own; the rounds alternate and the median is taken.
+Virtual devices share the cores, so more devices cannot be faster: the result is the
+cost of splitting a batch and of reducing the gradients. Each number of devices has its
+own process; rounds alternate, and medians are reported.
 
     python experiments/benchmarks/devices.py
 """
@@ -22,7 +22,7 @@ SEED = 0
 
 
 def measure(devices: int) -> None:
-    """Print seconds an epoch; run in a process with that many devices."""
+    """Print seconds per epoch, in a process with this number of devices."""
     import jax
 
     import meanfield as mf

@@ -1,9 +1,9 @@
 """Seconds of a training step whose weights are drawn, against a point network's.
 
 The same compiled epoch with the same optimizer: a convolutional network on images of 28
-× 28 pixels, and two transformer blocks on windows of 32 characters. The cases take
-turns round by round, and the median over the rounds of each one's ratio to the point
-network is reported, so that a noisy machine disturbs all alike.
+× 28 pixels, and two transformer blocks on windows of 32 characters. The cases alternate
+in rounds, and the median over rounds of the ratio to the point network is reported, so
+that a busy machine affects all cases alike.
 
     python experiments/benchmarks/drawn_weights.py
 """
@@ -51,7 +51,7 @@ class Convolutions(eqx.Module):
 
 
 class Block(eqx.Module):
-    """Causal attention and a perceptron, each added to what came in."""
+    """Causal attention and a perceptron, each added to its input."""
 
     attention: eqx.nn.MultiheadAttention
     layers: list
@@ -128,7 +128,7 @@ def measure(name: str, steps: int, rounds: int) -> tuple[int, np.ndarray]:
 
 
 def main() -> None:
-    """Print a row a case."""
+    """Print a row for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="small, a minute or two")

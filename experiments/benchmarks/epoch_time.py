@@ -1,9 +1,9 @@
 """Seconds of one training epoch: ensemble against point weights, in the same loop.
 
-Both networks are trained by the same code: one compiled program an epoch that shuffles,
-gathers batches and runs Adam. The rounds alternate, and the median is compared, so that
-a noisy machine disturbs both alike. Seconds of the processor are given beside those of
-the clock: other programs on the machine disturb them less.
+Both networks are trained by the same code: one compiled program per epoch that
+shuffles, gathers batches and runs Adam. Rounds alternate and medians are compared, so
+that a busy machine affects both alike. Processor seconds are reported too, because
+other programs affect them less.
 
     python experiments/benchmarks/epoch_time.py
 """
@@ -94,7 +94,7 @@ def rounds(width: int, repeats: int) -> dict[str, tuple[float, float]]:
         progress=False,
         prior=None,
     )
-    # The first of each holds the compilation.
+    # The first epoch of each includes the compilation.
     return {name: tuple(np.median(rows[1:], axis=0)) for name, rows in seconds.items()}
 
 

@@ -1,14 +1,14 @@
-"""How soon something is there: imports, opening a network, estimators, memory.
+"""Time to a first result: imports, opening a network, estimators, memory.
 
-Every part is measured in processes of its own, and parts that are compared take turns.
-Processor seconds are told: on a busy machine they are what repeats.
+Every part is measured in separate processes, and compared parts alternate. Processor
+seconds are reported, because they are reproducible on a busy machine.
 
 | part        | what is measured                                                    |
 |-------------|---------------------------------------------------------------------|
 | `import`    | importing meanfield against importing jax and numpyro               |
 | `open`      | programs that `Ensemble.from_model` compiles                        |
 | `estimator` | the first and a repeated `fit` on a table, against `MLPClassifier`  |
-| `memory`    | what twelve fits of different shapes leave behind, each             |
+| `memory`    | memory that each of twelve fits of other shapes keeps               |
 
 The cold start to 98 % on MNIST has a script of its own, `time_to_accuracy.py`.
 
@@ -31,7 +31,7 @@ IMPORTS = {
         "import meanfield as mf; mf.Ensemble, mf.fit, mf.evaluate"
     ),
 }
-# Of the twelve fits: features of the table.
+# Number of features in each of the twelve fits.
 SHAPES = range(4, 16)
 
 

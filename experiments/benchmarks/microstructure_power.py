@@ -1,9 +1,9 @@
-"""How often the lognormal verdict is wrong: null and true distributions, many draws.
+"""Error rates of the lognormal verdict, over draws of null and true distributions.
 
     python experiments/benchmarks/microstructure_power.py --draws 1000 --sizes 2000
 
-For every distribution and size it prints the share of each verdict. The target is at
-most 1 % "lognormal" on every null and at least 95 % on the true lognormals.
+For every distribution and size it prints the fraction of each verdict. The aim is at
+most 1 % "lognormal" for every null, and at least 95 % for true lognormals.
 """
 
 import argparse
@@ -50,7 +50,7 @@ NULLS = tuple(name for name in DISTRIBUTIONS if not name.startswith("lognormal")
 def measure_distribution(
     name: str, size: int, draws: int, seed: int
 ) -> dict[str, float]:
-    """Share of each verdict over independent draws of one distribution."""
+    """Fraction of each verdict over independent draws of one distribution."""
     verdicts = collections.Counter()
     for key in jax.random.split(jax.random.key(seed), draws):
         verdicts[

@@ -1,9 +1,10 @@
 """MNIST, 60,000 images, 784-100-100-10: ensemble against ordinary back-propagation.
 
 Both start from slab means or weights of the same critical scale and have the same
-budget: 30 epochs of Adam at batch 128, its step falling along a cosine from the same
-size. Test accuracy over the seeds of the network of posterior means, of the average of
-ten drawn sub-networks, of one sub-network, and of the point network.
+budget: 30 epochs of Adam at batch 128, with the same initial step size, which falls
+along a cosine. The table has the test accuracy over seeds of the network of posterior
+means, of the average of ten drawn sub-networks, of one sub-network, and of the point
+network.
 
     python experiments/benchmarks/mnist_accuracy.py --data-dir DIR
 
@@ -33,7 +34,7 @@ POINT_STEP_SIZES = (STEP_SIZE, STEP_SIZE / 2)
 
 
 def accuracy(probs, labels) -> float:
-    """Part of the labels that have the largest probability."""
+    """Fraction of the examples whose label has the largest probability."""
     return float((np.asarray(probs).argmax(-1) == labels).mean())
 
 
@@ -90,7 +91,7 @@ def compare_types(images, dtype: str, seeds: int, epochs: int) -> None:
 
 
 def main() -> None:
-    """Print a row a seed, then mean and standard error."""
+    """Print a row for each seed, then mean and standard error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--compute", choices=("bfloat16", "float16"))

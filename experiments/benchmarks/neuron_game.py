@@ -11,9 +11,9 @@ layer, the payoff is the mean probability of the right class over 400 examples.
 | shapiq          | shapiq's permutation sampler on that same one-by-one function      |
 | shapiq, batched | the same sampler on `game(coalitions)`                             |
 
-Competitors take turns; the medians over rounds are compared. The time to an error is
-the time of the evaluations that reach it: for a mean of independent orders the squared
-error falls as one over their number.
+Competitors alternate, and medians over rounds are compared. The time to reach an error
+is that of the needed evaluations: for a mean over independent orders, the squared error
+is inversely proportional to their number.
 
     python experiments/benchmarks/neuron_game.py
 """
@@ -31,9 +31,9 @@ from meanfield import data as datasets
 from meanfield.ensemble.networks import mlp
 
 EXAMPLES = 400
-BUDGET = 8_000  # evaluations at which the error is stated
-REFERENCE = 600  # antithetic pairs of the values compared with
-ONE_BY_ONE = 1_000  # evaluations a round of the slow competitors
+BUDGET = 8_000  # evaluations at which the error is reported
+REFERENCE = 600  # antithetic pairs of the reference values
+ONE_BY_ONE = 1_000  # evaluations per round of the slow competitors
 ROUNDS = 3
 EPOCHS = 20
 
@@ -157,7 +157,7 @@ def orders_of(seed: int, n: int, count: int) -> np.ndarray:
 
 
 def report_errors(game, each) -> None:
-    """Relative errors at the budget, and the time to shapiq's error there."""
+    """Relative errors at the budget, and the time to reach shapiq's error."""
     n = game.num_players
     long = 2 + REFERENCE * 2 * (n - 1)
     truth = mf.shapley_values(game, n, key=jax.random.key(99), budget=long).values

@@ -1,9 +1,9 @@
 """Tables whose labels or targets are noisy, with columns of numbers and of texts.
 
-The planted ones have a known truth: the probability of every class, or the mean and the
-deviation of the target, is a function of the columns. What no model can go below, the
-entropy of the labels given the columns, is then known for every row. Two tables of
-surveys come with statsmodels, where that is installed.
+For planted tables the truth is known: the probability of every class, or mean and
+deviation of the target, is a function of the columns. So the smallest possible expected
+loss, the entropy of the labels given the columns, is known for every row. Two tables of
+surveys are part of statsmodels, if it is installed.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def columns(rng: np.random.Generator, rows: int, numbers: int) -> pd.DataFrame:
-    """Normal and skewed numbers by turns, a colour and a city."""
+    """Columns of normal and of skewed numbers in alternation, a colour and a city."""
     x = rng.normal(size=(rows, numbers))
     x[:, 1::2] = np.exp(x[:, 1::2] / 2)
     frame = pd.DataFrame(x, columns=[f"number {n}" for n in range(numbers)])
@@ -34,7 +34,7 @@ def columns(rng: np.random.Generator, rows: int, numbers: int) -> pd.DataFrame:
 
 
 def centred(frame: pd.DataFrame) -> np.ndarray:
-    """The numbers, the skewed ones as they were drawn."""
+    """The numbers, before the transformation of the skewed ones."""
     x = frame.select_dtypes("number").to_numpy().copy()
     x[:, 1::2] = 2 * np.log(x[:, 1::2])
     return x
@@ -54,7 +54,7 @@ def drawn(rng: np.random.Generator, x: pd.DataFrame, probs: np.ndarray) -> Table
 
 
 def flipped(rows: int, numbers: int, share: float) -> Table:
-    """Two classes by the sign of a sum and a product, a share of labels flipped."""
+    """Two classes by the sign of a sum and a product, a fraction flipped."""
     rng = np.random.default_rng(rows)
     frame = columns(rng, rows, numbers)
     x = centred(frame)
@@ -74,7 +74,7 @@ def rare(rows: int) -> Table:
 
 
 def anew(rows: int, numbers: int, share: float) -> Table:
-    """Three classes by a sum of two numbers, a share of labels drawn anew."""
+    """Three classes by a sum of two numbers, with a fraction of labels drawn anew."""
     rng = np.random.default_rng(rows)
     frame = columns(rng, rows, numbers)
     x = centred(frame)

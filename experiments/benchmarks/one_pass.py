@@ -1,9 +1,9 @@
-"""MNIST, 784-100-100-10: the predictive of one pass against that of 100 samples.
+"""MNIST, 784-100-100-10: the predictive distribution of one pass against 100 samples.
 
-In the moments reading mean and variance travel through the network once; 100 draws of
-its last layer alone give the class probabilities. Compared with 100 noise draws through
-the whole network: accuracy, NLL, their difference, and the time for the 10,000 test
-images in the same process, the two alternating.
+In the moments reading, mean and variance are propagated through the network once; 100
+draws of its last layer give the class probabilities. Compared with 100 noise draws
+through the whole network are accuracy, NLL, their difference, and the time for the
+10,000 test images, alternating in one process.
 
     python experiments/benchmarks/one_pass.py --data-dir DIR
 """

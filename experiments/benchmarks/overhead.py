@@ -1,12 +1,12 @@
-"""What the transformation costs over gBP written by hand: one epoch of each.
+"""Overhead of the transformation compared with handwritten gBP, per epoch.
 
 Both train the same spike-and-slab network with the same noise, loss, optimizer,
-projection and loop. They differ in the forward pass alone: `mf.mean_field` of an
-ordinary Equinox network, or the equations typed out,
+projection and loop. They differ only in the forward pass: `mf.mean_field` of an
+ordinary Equinox network, or the equations written by hand,
 
     G = a μᵀ,   Δ² = a² Vᵀ,   z = G + ε Δ + b.
 
-The rounds alternate. Compilation is timed apart.
+Rounds alternate. Compilation is timed separately.
 
     python experiments/benchmarks/overhead.py
 """
@@ -48,7 +48,7 @@ def by_hand(model, x, key):
 
 
 def transformed(model, x, key):
-    """The same by the transformation."""
+    """The same logits by the transformation."""
     return mf.mean_field(lambda model, x: jax.vmap(model)(x))(model, x, key=key)
 
 

@@ -1,12 +1,12 @@
-"""Seconds of one training epoch: with a prior against without one, and a point network.
+"""Seconds of one training epoch: with priors, without a prior, and of a point network.
 
-The same compiled epoch with the same optimizer; the priors take turns round by round,
-and the median over the rounds of each one's ratio to the run without a prior is
-reported, so that a noisy machine disturbs all alike. Without a prior `fit` moves π, m
-and Ξ themselves (`Projected`), with one it moves their logit and logarithm
-(`Unconstrained`): the second row tells how much of the difference is that, and the last
-column is the median ratio to it, round by round. The first column of ratios is to the
-point network, and the last row is the selective rule with its own optimizer.
+The same compiled epoch with the same optimizer; the priors alternate in rounds, and the
+median over rounds of the ratio to the run without a prior is reported, so that a busy
+machine affects all alike. Without a prior, `fit` updates π, m and Ξ themselves
+(`Projected`); with a prior it updates logit π, m and ln √Ξ (`Unconstrained`). The
+second row shows this part of the difference, and the last column is the median ratio to
+the second row. The first column of ratios is to the point network, and the last row is
+the selective rule with its own optimizer.
 
     python experiments/benchmarks/prior_time.py
     python experiments/benchmarks/prior_time.py --widths 784-400-400-10
@@ -112,7 +112,7 @@ def measure(widths, examples: int, rounds: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Print a row a prior."""
+    """Print a row for each prior."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--examples", type=int, default=EXAMPLES)

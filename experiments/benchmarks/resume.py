@@ -1,9 +1,9 @@
-"""Kill a training run at random moments; does it go on to the same bits?
+"""Kill a training run at random moments, and compare its result bit by bit.
 
-`meanfield train` on the embedded digits is killed by SIGKILL again and again, at a
-moment drawn anew each time: while it imports, compiles, learns or writes a checkpoint.
-Each time it is continued with `--resume`. In the end its ensemble must equal, byte for
-byte, that of an undisturbed run.
+`meanfield train` on the embedded digits is killed by SIGKILL repeatedly, each time at a
+random moment: while it imports, compiles, learns or writes a checkpoint. Each time it
+is continued with `--resume`. In the end, its ensemble must equal that of an undisturbed
+run byte by byte.
 
     python experiments/benchmarks/resume.py
 """
@@ -32,7 +32,7 @@ def last_epoch(run: Path) -> int:
 
 
 def main() -> None:
-    """Kill, go on, compare."""
+    """Kill, continue, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="small, a minute or two")
@@ -53,7 +53,7 @@ def main() -> None:
             before = last_epoch(broken)
             process = subprocess.Popen([*COMMAND, *words, str(broken)])
             started = time.perf_counter()
-            # Half of the moments while it starts, half while it learns.
+            # Half of the moments are during the start, half during learning.
             if rng.random() < 0.5 and start_seconds:
                 time.sleep(rng.uniform(0, start_seconds))
             else:

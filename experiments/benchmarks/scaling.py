@@ -1,8 +1,8 @@
 """Memory and time of learning against the number of weights, 0.1 to 30 million.
 
 784-n-n-10 at batch 128 with Adam, as an ensemble and as point weights in the same loop;
-every measurement in a process of its own. In units of what the point network must hold
-anyway, its parameters and its optimizer's state:
+every measurement has its own process. Memory is in units of what the point network
+needs anyway, its parameters and its optimizer's state:
 
 | column      | what is measured                                                       |
 |-------------|------------------------------------------------------------------------|
@@ -13,7 +13,7 @@ anyway, its parameters and its optimizer's state:
 |             | of a small network that is the compiler's own memory                   |
 
     python experiments/benchmarks/scaling.py
-    python experiments/benchmarks/scaling.py --widths 2795      # 10 million alone
+    python experiments/benchmarks/scaling.py --widths 2795      # only 10 million
     python experiments/benchmarks/scaling.py --widths 2795 --noise weights
 """
 

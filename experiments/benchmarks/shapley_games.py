@@ -1,18 +1,19 @@
-"""Shapley estimators at equal budget, ours and shapiq's, side by side in one run.
+"""Shapley estimators at equal budget, ours and shapiq's, in one run.
 
 Two sets of games with all 2^n payoffs known, so that the error of an estimate is exact:
 explanations, valuations and ensembles of real models (n = 8 … 16) that shapiq's authors
 published, and five families of games of small models on scikit-learn's tables, made
 here (n = 10, tabular_games.py). Budgets are 16 evaluations and 2n, 8n and 32n. Errors
 are mean squared errors over players, averaged over seeds and divided by the variance of
-the game's Shapley values: 1 is the error of sharing evenly. The tables give the median
-over games, by family for the automatic choice, its alternatives and the best of shapiq.
+the game's Shapley values: 1 is the error of equal values for all players. The tables
+have medians over games, by family for the automatic choice, its alternatives and the
+best estimator of shapiq.
 
     python experiments/benchmarks/shapley_games.py --games FOLDER [--seeds 5]
 
 FOLDER holds `shapiq_games.npz`: arrays "<game>::v" of 2^n payoffs (bit i of the index
 is player i) and "<game>::phi" of exact Shapley values. Without --games the folder
-shapley_games in $MEANFIELD_DATA is taken; without either, the games made here alone.
+shapley_games in $MEANFIELD_DATA is used; without either, only the games made here.
 """
 
 import argparse
@@ -34,10 +35,10 @@ from meanfield.games.shapley import shapley_values
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-BUDGETS = ("16", "2n", "8n", "32n")  # at these "auto" is the surrogate
+BUDGETS = ("16", "2n", "8n", "32n")  # for these, "auto" is the surrogate
 OURS = ("auto", "antithetic", "leverage", "stratified")
-# What shapiq has for Shapley values; RegressionMSR and ProxySHAP need xgboost, OddSHAP
-# needs lightgbm. ShaplEIG needs PyTorch and is left out.
+# The estimators of shapiq for Shapley values; RegressionMSR and ProxySHAP need xgboost,
+# OddSHAP needs lightgbm. ShaplEIG needs PyTorch and is left out.
 SHAPIQ = {
     "PermutationSamplingSV": {},
     "KernelSHAP": {"pairing_trick": True},
@@ -47,9 +48,9 @@ SHAPIQ = {
     "OddSHAP": {},
     "ProxySHAP": {"index": "SV", "max_order": 1},
 }
-# What an estimator says that needs more evaluations, or payoffs that differ.
+# Messages of estimators that need more evaluations, or payoffs that differ.
 REFUSALS = ("budget", "label contains nan")
-FIRST_TABLE_SEED = 1  # seed 0 was looked at while the surrogate was made
+FIRST_TABLE_SEED = 1  # seed 0 was used while the surrogate was developed
 OUT = Path("runs/shapley_games")
 
 
@@ -104,7 +105,7 @@ def load_games(folder: Path | None) -> dict:
 
 
 def published_family(name: str) -> str:
-    """Whether a published game values data of ten players, or is another."""
+    """The family of a published game: data valuation with ten players, or another."""
     valued = "DatasetValuation" in name and "__10__" in name
     return "published, data of 10" if valued else "published, others"
 
@@ -116,7 +117,7 @@ def lookup(table):
 
 
 def evaluations(budget: str, n: int) -> int:
-    """Evaluations of "16" or of so many a player."""
+    """Number of evaluations of a budget such as "16" or "8n"."""
     return int(budget[:-1]) * n if budget.endswith("n") else int(budget)
 
 
@@ -182,7 +183,7 @@ def measure(games, estimators, num_seeds: int):
 
 
 def attempt(run, n, budget, game, seed):
-    """One estimate; NaN where an estimator needs more evaluations."""
+    """One estimate; NaN if the estimator needs more evaluations."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -223,7 +224,7 @@ def print_tables(errors, seconds) -> None:
 
 
 def median(found) -> float:
-    """Median over the games that could be estimated; NaN where most could not."""
+    """Median over the games that could be estimated; NaN if most could not."""
     values = np.array(list(found))
     seen = values[np.isfinite(values)]
     return float(np.median(seen)) if 2 * len(seen) > len(values) else np.nan

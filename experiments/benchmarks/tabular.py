@@ -1,17 +1,17 @@
-"""Default estimators on clean, noisy and regression tables, beside scikit-learn's.
+"""Default estimators on clean, noisy and regression tables, and scikit-learn's.
 
-clean: four tables that scikit-learn embeds and six that it makes. noisy: tables with
-columns of numbers and of texts (noisy_tables.py), whose labels no model can predict
-with certainty: 5 to 30 % of them are flipped or redrawn, or they are drawn from given
-probabilities, or they come from a survey. numbers: regression on diabetes, two of
+clean: four tables that scikit-learn embeds and six that it generates. noisy: tables
+with columns of numbers and of texts (noisy_tables.py), whose labels no model can
+predict with certainty: 5 to 30 % of them are flipped or redrawn, or they are drawn from
+given probabilities, or they come from a survey. numbers: regression on diabetes, two of
 Friedman's functions and three tables of texts and numbers, with and without noise.
 
 Every estimator keeps its defaults. Ours and the trees get the table unchanged; for the
 others numbers are standardised and texts one-hot encoded. A regressor that predicts no
 standard deviation gets one: the root mean square of its errors in five-fold
 cross-validation on the training rows. The loss is the NLL; in regression, it and
-the RMSE are in units of the training targets' standard deviation. Coverage is the share
-of targets within 1.96 predicted standard deviations of the predicted mean.
+the RMSE are in units of the training targets' standard deviation. Coverage is the
+fraction of targets within 1.96 predicted standard deviations of the predicted mean.
 
 Each table is split SPLITS times into 70 % training and 30 % test rows, stratified by
 class. All estimators are fitted on one split before the next. The first `fit` on data
@@ -108,7 +108,7 @@ REGRESSORS = {
 
 
 def estimator(name: str, numbers: bool, seed: int) -> Any:
-    """An estimator with its defaults, after the encoding that it needs."""
+    """An estimator with its defaults, preceded by the encoding that it needs."""
     model = (REGRESSORS if numbers else CLASSIFIERS)[name](seed)
     if name in ("mean field", "trees"):
         return model

@@ -1,22 +1,22 @@
 """Wall time to 98 % test accuracy on MNIST from a cold start, against NumPyro's SVI.
 
-The network is 784-100-100-10 with ReLU. Every run is a process of its own, and its
-clock starts before Python does: imports, reading the data, compilation, training and
-the scoring after every epoch all count. Runs of the competitors alternate. All read
-out the same: the accuracy of the network of posterior means, after every epoch.
+The network is 784-100-100-10 with ReLU. Every run has its own process, and its clock
+starts before Python does: imports, reading the data, compilation, training, and scoring
+after every epoch are included. Runs of the competitors alternate. All have the same
+score: the accuracy of the network of posterior means, after every epoch.
 
 | run         | objective                    | noise                           |
 |-------------|------------------------------|---------------------------------|
-| `meanfield` | published rule: no prior     | one ε a unit and example        |
-| `numpyro`   | evidence bound, `AutoNormal` | one draw of the weights a batch |
+| `meanfield` | published rule: no prior     | one ε per unit and example      |
+| `numpyro`   | evidence bound, `AutoNormal` | one draw of weights per batch   |
 
 The peer is written as well as we can: data on the device, a whole epoch in one compiled
 `scan` over gathered batches, the log likelihood scaled to the whole data set, the
-divergence in closed form (`TraceMeanField_ELBO`), the means started at the scale that
-suits ReLU, the same Adam along a cosine.
-`--tune` shows what other budgets, steps, prior scales and initial scales give. A run
-that has not got there after its epochs, or `CAP` seconds, counts as not arriving.
-Processor seconds are told too: on a busy machine they are what repeats.
+divergence in closed form (`TraceMeanField_ELBO`), the means started at the critical
+scale for ReLU, and the same Adam with a cosine schedule. `--tune` shows the results of
+other budgets, step sizes, prior scales and initial scales. A run that has not reached
+the target after its epochs, or after `CAP` seconds, is counted as a failure. Processor
+seconds are reported too, because they are reproducible on a busy machine.
 
     python experiments/benchmarks/time_to_accuracy.py --data-dir DIR
     python experiments/benchmarks/time_to_accuracy.py --data-dir DIR --tune
@@ -40,7 +40,7 @@ BATCH = 128
 OURS = {"epochs": 12, "step_size": 2e-3}
 PEER = {"epochs": 12, "step_size": 2e-3, "prior_scale": 0.3, "init_scale": 0.01}
 RUNS = {"meanfield": OURS, "numpyro": PEER}
-# What `--tune` tries in place of the same entries.
+# Settings that `--tune` tries instead of the entries of the same names.
 TRIALS = {
     "meanfield": (
         {"epochs": 6},
@@ -228,7 +228,7 @@ def compare(data_dir: str | None, repeats: int) -> None:
             end = measure(name, settings, seed, data_dir)
             ends[name].append(end)
             print(row(f"{name}, seed {seed}", end), flush=True)
-    # Not arriving counts as infinitely long, so that a median is honest.
+    # A failure counts as infinitely long in the median.
     for measured in ("seconds", "processor"):
         title = "wall" if measured == "seconds" else "processor"
         print(f"\n{title} seconds to {100 * TARGET:g} %: median of {repeats}")
