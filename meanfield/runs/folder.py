@@ -3,9 +3,10 @@
 ensemble.safetensors   π, m, Ξ, point values, likelihood parameters and configuration,
                        with a checksum
 config.json            data, architecture, training, versions: a readable copy
-metrics.json           scores, label fractions, seconds history.csv            one row
-per epoch connections.csv        one row per connection plots/*.png, report.html,
-checkpoints/
+metrics.json           scores, label fractions, seconds
+history.csv            one row per epoch
+connections.csv        one row per connection
+plots/*.png, report.html, checkpoints/
 """
 
 import contextlib
