@@ -12,8 +12,8 @@ All methods train on the same random windows of the first 90 % of the text, once
     five networks  the average over five networks trained like the first
     ivon           see ivon.py
     mean field     π, m and Ξ of every matrix, weights drawn once per batch
-    sparse         the same with a price for every connection; the scored network is its
-    median network, in which a connection is present if 1 − π > ½
+    sparse         the same with a price for every connection; the scored network is
+                   its median network, with a connection where 1 − π > ½
 
 Scores are nats per character and ECE of the average over drawn networks, and the
 fraction of connections that are present. They are measured on the last 5 % of the text;

@@ -1,7 +1,7 @@
 """Scores of connections, one number each; the larger, the more a connection matters.
 
-value, rms     of `label_connections`, with half of all connections present magnitude
-|μ|
+value, rms     of `label_connections`, with half of all connections present
+magnitude      |μ|
 |mean|/std     |μ| / √V
 OBD            μ² times the mean squared gradient of the loss of single examples
 |w gradient|   |μ times the gradient of the mean loss|

@@ -5,8 +5,8 @@ output layer for all tasks) learns one task after another, and never sees an ear
 again.
 
     posterior as prior   KL to the posterior of the previous tasks: weights that they
-    determined hardly change, the other weights are free fine-tuning          the same
-    start, data, steps and noise, without a KL term
+                         determined hardly change, the other weights are free
+    fine-tuning          the same start, data, steps and noise, without a KL term
 
 The table has the test accuracy averaged over the tasks so far, and that of each task
 after the last one, with mean and standard error over seeds.

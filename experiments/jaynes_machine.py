@@ -4,8 +4,8 @@
 
 Prints
 
-1. arbitrage equilibrium, shown exactly: a lognormal layer, a Boltzmann machine and,
-   at low temperature, a Hopfield network are states of equal effective utility;
+1. exact arbitrage equilibria: a lognormal layer, a Boltzmann machine and, at low
+   temperature, a Hopfield network are states of equal effective utility;
 2. the verdict on known distributions, on every weight tensor of the networks in
    DIR/pretrained_weights, and on a network trained here (scikit-learn digits, or MNIST
    with --data mnist) before and after training, started from He-normal and from
@@ -13,8 +13,9 @@ Prints
 
 Writes two figures to OUT.
 
-The claim is that of arXiv:2310.06960: lognormal weights in every highly connected
-layer. The verdict rule is ours (meanfield.physics.microstructure.lognormality).
+The claim of arXiv:2310.06960 is that every highly connected layer has lognormal
+weights. The rule for the verdict is ours
+(meanfield.physics.microstructure.lognormality).
 """
 
 import collections
@@ -79,7 +80,7 @@ def hidden_outputs(params, x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def show(name: str, fits: dict[str, Microstructure], kinds: tuple[str, ...]) -> None:
-    """One row for every tensor of the given kinds, then a count of verdicts."""
+    """Print one row for every tensor of the given kinds, then a count of verdicts."""
     print(f"\n{name}")
     head = f"{'tensor':44s} {'n':>8s} {'σ':>6s} {'skew':>6s} {'Q-Q r²':>7s} {'KS':>6s}"
     print(f"{head} {'spread':>7s} {'best rival':>19s} {'ΔBIC':>9s}  verdict")
@@ -99,7 +100,7 @@ def show(name: str, fits: dict[str, Microstructure], kinds: tuple[str, ...]) -> 
 
 
 def equilibrium() -> None:
-    """Equal effective utility, exactly: a layer, a Boltzmann and a Hopfield network."""
+    """Show equal effective utility of a layer, a Boltzmann and a Hopfield network."""
     alpha, beta = mf.physics.utility_coefficients(-3.2, 0.65)
     mu, sigma = mf.physics.equilibrium_distribution(alpha, beta)
     w = np.geomspace(0.005, 0.4, 9)
@@ -168,7 +169,7 @@ def pretrained(folder: Path) -> dict[str, Microstructure]:
 
 
 def trained_here(name: str, data_dir: Path | None, epochs: int) -> dict:
-    """Networks before and after training, from two initial distributions."""
+    """Microstructures before and after training, for two initial distributions."""
     x, y, x_test, y_test = load_images(name, data_dir)
     sizes = (x.shape[1], *HIDDEN, 10)
     key = jax.random.key(0)
@@ -204,7 +205,7 @@ def trained_here(name: str, data_dir: Path | None, epochs: int) -> dict:
 
 
 def ensembles_compared(images: tuple[np.ndarray, ...], seeds: int, epochs: int) -> None:
-    """Test accuracy of ensembles from a critical and from a Jaynes start, by `fit`."""
+    """Compare accuracies by `fit` from a critical and from a lognormal start."""
     x, y, x_test, y_test = images
     widths = (x.shape[1], *HIDDEN, int(y.max()) + 1)
     starts = {

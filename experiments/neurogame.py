@@ -5,19 +5,20 @@
     python experiments/neurogame.py --data digits                  # no download
     python experiments/neurogame_select.py --data-dir DIR          # how GAMES was set
 
-A perceptron and a convolutional network are trained in the same number of epochs, by
-the same optimizer, in these ways: whole; small from the start, with as many units as a
+A perceptron and a convolutional network are trained for the same number of epochs and
+by the same optimizer: as a whole network; as a small network with as many units as a
 coalition; and by coalition training, where only a part of the units propagates, chosen
 by Shapley values or by one of four controls (Banzhaf values, spread of the activation,
-norm of the weights, chance). Faces: gender (accuracy) and age (mean absolute error).
+norm of the weights, chance). For faces, the targets are gender (accuracy) and age (mean
+absolute error).
 
-Of the faces, 5,000 are learned from; on the next 4,000 `neurogame_select` compares
-settings of coalition training on perceptrons, with seeds of its own; the 8,000 after
-these are the test part, on which nothing was chosen. The other data and the
-convolutional networks take the settings as they are.
+The first 5,000 faces are training data. On the next 4,000, `neurogame_select` compares
+settings of coalition training of perceptrons with other seeds. The following 8,000 are
+test data, which influenced no choice. Other data and convolutional networks use the
+same settings.
 
-The idea is that of Bouchaffra et al. 2024, arXiv:2410.12264; their data sets and tables
-are not the ones here.
+The idea is from Bouchaffra et al. 2024, arXiv:2410.12264; the data sets here differ
+from theirs.
 """
 
 import json
@@ -45,12 +46,12 @@ from meanfield.learning.optimizers import cosine_adam
 
 SEEDS = 5
 EPOCHS = 10
-BATCHES = 78  # in an epoch: of 64 examples when there are 5000
-STEP_SIZE = 2e-3  # of Adam at the first step; falls to 0 along a cosine
+BATCHES = 78  # per epoch; a batch has 64 of 5000 examples
+STEP_SIZE = 2e-3  # Adam's first step size; it falls to 0 along a cosine
 KEEP = (0.5, 0.25, 0.125)
 CONTROL_KEEP = 0.125
-# Of coalition training: coalitions are found after epochs 1, 2, 3 and 4, in games on
-# `num_played` examples; with `apart` these are kept from learning.
+# Coalition training finds coalitions after epochs 1, 2, 3 and 4, in games on
+# `num_played` examples; with `apart`, the network does not learn from these.
 GAMES = {
     "every": 1,
     "settle": 6,
@@ -120,7 +121,7 @@ def batches(x: np.ndarray, y: np.ndarray, seed: int) -> Callable[[], Any]:
 def run(
     task: Task, kind: Kind, way: str, keep: float, seed: int, games: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train one network in one way; what it costs and how good it is."""
+    """Train one network in one way; return its cost and its score."""
     start = time.process_time()
     model_key, fit_key = jax.random.split(jax.random.key(seed))
     part = keep if way == "small" else 1
@@ -133,8 +134,8 @@ def run(
     if way in CREDITS and apart:
         x, y = x[played:], y[played:]
     common = {
-        # On a CPU, XLA runs convolutions several times as fast outside a loop: these
-        # batches come one by one.
+        # On a CPU, XLA runs convolutions several times as fast outside a loop, so
+        # batches are passed one by one.
         "data": batches(x, y, seed) if kind.name == "CNN" else (x, y),
         "likelihood": task.likelihood,
         "optimizer": cosine_adam(STEP_SIZE, EPOCHS * BATCHES),
@@ -175,7 +176,7 @@ def run_all(
     path: Path,
     games: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """All runs; those that an earlier call wrote to `path` are read from there."""
+    """All runs; finished ones are read from `path`."""
     problems = {(task.name, kind.name): (task, kind) for task, kind in cases}
 
     def settings() -> Iterator[dict[str, Any]]:
@@ -195,7 +196,7 @@ def run_all(
                     "num_test": len(task.test[0]),
                     "games": games if way in CREDITS else None,
                 }
-            jax.clear_caches()  # The programs of games would pile up.
+            jax.clear_caches()  # Otherwise compiled games fill the memory.
 
     def one(case: dict[str, Any]) -> dict[str, Any]:
         task, kind = problems[case["task"], case["network"]]

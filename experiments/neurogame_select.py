@@ -2,8 +2,9 @@
 
     python experiments/neurogame_select.py --data-dir DIR    # DIR/utkface/…
 
-Candidates are compared by how much less they err than small networks of as many units,
-on faces that `neurogame` neither learns from nor tests on, with seeds of their own.
+Candidates are compared by the reduction in error against small networks with as many
+units, on faces that `neurogame` uses neither for training nor for testing, with other
+seeds.
 """
 
 from pathlib import Path
@@ -31,10 +32,10 @@ SELECT_KEEP = (0.25, 0.125)
 
 
 def select(cases: list[tuple[Task, Kind]], path: Path) -> None:
-    """Compare candidates by how much less they err than small networks as large.
+    """Compare candidates by their reduction in error against small networks.
 
-    The figure is 100 (1 − e / e_small), with e the errors in percent or in years, mean
-    over tasks, sizes and seeds.
+    The reduction is 100 (1 − e / e_small), with errors e in percent or in years,
+    averaged over tasks, sizes and seeds.
     """
     ways = [(way, keep) for keep in SELECT_KEEP for way in ("small", "Shapley")]
     for changes in CANDIDATES:

@@ -15,8 +15,9 @@ CELL = ("task", "network", "way", "keep")
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds with standard errors, and median processor seconds.
 
-    `gap` is the score of Shapley coalitions of as many units minus the cell's own, seed
-    by seed; in the cell of whole networks, of coalitions of half the units.
+    `gap` is the score of Shapley coalitions with as many units minus the cell's own
+    score, seed by seed; whole networks are compared with coalitions of half their
+    units.
     """
     cells: dict[tuple, list] = {}
     for row in rows:
@@ -65,7 +66,7 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
         for number, way in enumerate(ways):
             line = [cell for cell in own if cell["way"] == way]
             axes.errorbar(
-                # Side by side where the numbers of units are the same.
+                # Place points side by side that have the same number of units.
                 [cell["units"] * 1.05 ** max(number - 1, 0) for cell in line],
                 [cell["score"] for cell in line],
                 [cell["error"] for cell in line],

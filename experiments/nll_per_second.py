@@ -1,7 +1,7 @@
 """Fashion-MNIST: test NLL against seconds of training, at equal budgets.
 
-All have the shape 784-300-100-10, batches of 250 and Adam, and run in the loop of
-`mf.fit` on one machine, in one process:
+All networks have the shape 784-300-100-10 and learn by Adam in batches of 250, in the
+loop of `mf.fit`, on one machine and in one process:
 
     mean field      for a part of the budget an ordinary network, with a constant step;
                     then its weights are slab means (`Ensemble.from_model` without a
@@ -9,20 +9,20 @@ All have the shape 784-300-100-10, batches of 250 and Adam, and run in the loop 
     one network     back-propagation along a cosine that ends with the budget
     five networks   a deep ensemble whose members share the budget
 
-each on the images as they are, and ("moved") on images moved by up to a pixel, drawn
-anew each step.
+Each learns the original images and ("moved") images shifted by up to one pixel, with
+new shifts in every step.
 
-An epoch's seconds are the median of several without the first, which compiles. They
-turn budgets into epochs; compile time is not counted.
+Budgets are converted to epochs by the median time of several epochs without the first,
+which compiles; compile time is not counted.
 
-T, the step size and the ordinary part were chosen with --select: trained on the first
-50,000 images, scored on the last 10,000, seed 0. Test figures are of runs on all
-60,000.
+T, the step size and the length of the ordinary part were chosen with --select, which
+trains on the first 50,000 images and scores the last 10,000, with seed 0. Test scores
+are from runs on all 60,000 images.
 
     python experiments/nll_per_second.py --data-dir DIR
     python experiments/nll_per_second.py --quick             # digits, small, seconds
 
-Finished runs lie in the output folder, and are not run again.
+Finished runs are stored in the output folder and not repeated.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ WIDTHS, BATCH, MEMBERS, DRAWS = (784, 300, 100, 10), 250, 5, 32
 POINT_STEP_SIZE = 1.5e-3
 PRIOR = mf.SpikeSlabPrior(inclusion_prob=0.5, slab_scale=1.0)
 STEP_SIZES, TEMPERATURES = {False: 2e-3, True: 1.5e-3}, {False: 0.1, True: 0.02}
-# As they are, the images are soon learned by heart; moved, never.
+# Original images are soon memorized, moved ones never.
 MOST_ORDINARY, ORDINARY_PART = 10, 0.5
 BUDGETS = (14, 20, 37, 65)  # in epochs of the one network
 SEEDS = (0, 1, 2)
@@ -55,9 +55,9 @@ OUT = "runs/nll_per_second"
 
 
 class Trainer:
-    """Trains on one data set; a network that two methods share only once.
+    """Trains on one data set, and a network that two methods share only once.
 
-    The five networks of seed s are those of seeds s … s + 4.
+    The five networks of seed s have the seeds s … s + 4.
     """
 
     def __init__(self, data, widths, shape, x, folder: Path):
@@ -65,7 +65,7 @@ class Trainer:
         self.x, self.folder = x, folder
 
     def learn(self, start, epochs, key, step_size, moved=False, **settings):
-        """The ensemble learned, and the seconds of its epochs."""
+        """The trained ensemble, and the seconds of its epochs."""
         result = mf.fit(
             start,
             self.data,
@@ -90,12 +90,12 @@ class Trainer:
         return mf.Ensemble.from_points(mlp(self.widths, key=key))
 
     def network(self, epochs: int, seed: int, moved: bool):
-        """An ordinary network by back-propagation."""
+        """An ordinary network, trained by back-propagation."""
         key, step_size = jax.random.key(seed), self.falling(POINT_STEP_SIZE, epochs)
         return self.learn(self.start(key), epochs, key, step_size, moved)
 
     def mean_field(self, point_epochs: int, epochs: int, seed: int, moved: bool):
-        """An ensemble that starts from an ordinary network learned on the way."""
+        """An ensemble that starts from an ordinary network, which is trained first."""
         first, second = jax.random.split(jax.random.key(seed))
         points, _ = self.learn(
             self.start(first), point_epochs, first, POINT_STEP_SIZE, moved
@@ -111,7 +111,7 @@ class Trainer:
         )
 
     def probabilities(self, epochs: int, seed: int, moved: bool) -> np.ndarray:
-        """What one network says of the scored images."""
+        """Class probabilities of the scored images by one network."""
         path = self.folder / f"network-{epochs}-{'moved-' * moved}{seed}.npy"
         if not path.exists():
             network, _ = self.network(epochs, seed, moved)
@@ -121,7 +121,7 @@ class Trainer:
         return np.load(path)
 
     def predict(self, method: str, epochs: int, point_epochs: int, seed: int):
-        """What a method says of the scored images."""
+        """Class probabilities of the scored images by one method."""
         moved = method.endswith(MOVED)
         if method.startswith(FIELD):
             ensemble, _ = self.mean_field(point_epochs, epochs, seed, moved)
@@ -133,7 +133,7 @@ class Trainer:
         )
 
     def epoch_seconds(self) -> dict[str, float]:
-        """Median seconds of an epoch, the ways in turns."""
+        """Median seconds per epoch of each method, timed alternately."""
         ways = {}
         for end in ("", MOVED):
             ways[ONE + end] = lambda moved=bool(end): self.network(4, 0, moved)
@@ -148,7 +148,7 @@ class Trainer:
 
 
 def shares(method: str, seconds: float, cost: dict[str, float]) -> tuple[int, int]:
-    """Epochs as an ordinary network and as the method's own that fill a budget."""
+    """Epochs of ordinary training and of the method itself that fill a budget."""
     before = 0
     if method.startswith(FIELD):
         ordinary = cost[method.replace(FIELD, ONE)]
@@ -160,7 +160,7 @@ def shares(method: str, seconds: float, cost: dict[str, float]) -> tuple[int, in
 
 
 def main() -> None:
-    """Run what is missing; print the table, save the figure."""
+    """Run missing cases; print the table, save the figure."""
     parser = options(__doc__, out=OUT, seeds=len(SEEDS))
     parser.add_argument("--select", action="store_true", help="hold out the last sixth")
     args = parser.parse_args()

@@ -1,20 +1,22 @@
 """One pass with variances against the mean network and against several samples.
 
-A small transformer and a convolutional network on digits or Fashion-MNIST, trained as
-mean-field ensembles on few images. What is compared knows the same weights:
+A small transformer and a convolutional network learn few images of digits or
+Fashion-MNIST as mean-field ensembles. These predictions from the same ensemble are
+compared:
 
-- the mean network, as it is, and with a temperature fitted on held-out images;
+- the mean network, unscaled and with a temperature fitted on held-out images;
 - 4 samples of the ensemble's noise;
-- one pass that carries variances beside the means (`reading="delta"`), as it is, and
-  with a scalar per layer fitted on the same held-out images (`fit_scales`); then 8
-  draws of the last layer, or none: softmax(m/√(1 + πv/8)) of the moments of the logits
+- one pass that propagates means and variances (`reading="delta"`), unscaled and with a
+  scalar per layer fitted on the same held-out images (`fit_scales`); then 8 draws of
+  the last layer, or no draws but softmax(m/√(1 + πv/8)) of the moments of the logits
   (MacKay 1992, The evidence framework applied to classification networks).
 
-Accuracy, NLL, the area under the risk-coverage curve (AURC, in percent; the likeliest
-class's probability decides which images are answered first), each with the standard
-error over seeds (which draw the split and the network), and AURC and NLL less those of
-the mean network on the same images. Cost: seconds for some hundred images in ratio to
-the mean network's, the ways alternating in one process, the fastest of 30 rounds.
+Scores are accuracy, NLL and the area under the risk-coverage curve (AURC, in percent;
+images are ranked by the probability of their likeliest class), each with the standard
+error over seeds, which draw the split and the network; and the differences of AURC and
+NLL from the mean network on the same images. The cost is the time for some hundred
+images divided by that of the mean network, the fastest of 30 alternating rounds in one
+process.
 
     python experiments/one_pass.py
     python experiments/one_pass.py --data fashion_mnist --data-dir DIR
@@ -50,7 +52,7 @@ WAYS = (
 
 
 class Block(eqx.Module):
-    """Attention and a layer of units, each after a norm and beside the signal."""
+    """Attention and a layer of units, each normalized first and added to its input."""
 
     norms: list
     attention: eqx.nn.MultiheadAttention
@@ -66,7 +68,7 @@ class Block(eqx.Module):
         ]
 
     def __call__(self, x):
-        """The signal (tokens, width) after the block."""
+        """Activations (tokens, width) after the block."""
         y = jax.vmap(self.norms[0])(x)
         x = x + self.attention(y, y, y)
         y = jax.vmap(self.layers[0])(jax.vmap(self.norms[1])(x))
@@ -158,7 +160,7 @@ def temperature_of(logits, y) -> float:
 
 
 def ways_of(ensemble: mf.Ensemble, held_out, key) -> dict:
-    """Functions from images to class probabilities."""
+    """Functions from images to class probabilities, by name."""
     network, params = ensemble.apply_fn, ensemble.mean_params()
     points = eqx.filter_jit(network)
     temperature = temperature_of(points(params, held_out[0]), held_out[1])
@@ -201,7 +203,7 @@ def ways_of(ensemble: mf.Ensemble, held_out, key) -> dict:
 
 
 def compared(name: str, seed: int, images, epochs: int) -> dict:
-    """Scores and seconds of every way, for one network and one seed."""
+    """Scores and seconds of every prediction, for one network and one seed."""
     train, held_out, (x, y) = split(images, seed)
     ensemble = trained(name, seed, train, epochs)
     ways = ways_of(ensemble, held_out, jax.random.key(100 + seed))
@@ -229,7 +231,7 @@ def compared(name: str, seed: int, images, epochs: int) -> dict:
 
 
 def read(name: str, data_dir):
-    """All images and labels, and how many to train on and to hold out."""
+    """All images and labels, and the numbers to train on and to hold out."""
     images = data.load(name, data_dir=data_dir)
     x = np.concatenate([images.x_train, images.x_test])
     y = np.concatenate([images.y_train, images.y_test])
@@ -238,14 +240,14 @@ def read(name: str, data_dir):
 
 
 def split(images, seed: int):
-    """Images to train on, held out, and for the test, each with labels."""
+    """Training, held-out and test images, each with labels."""
     x, y, sizes = images
     parts = np.split(np.random.default_rng(seed).permutation(len(x)), np.cumsum(sizes))
     return [(x[part], y[part]) for part in parts]
 
 
 def main() -> None:
-    """Run what is missing, and print a table for each network."""
+    """Run missing cases, and print a table for each network."""
     args = options(__doc__, out="runs/one_pass", seeds=SEEDS)
     args.add_argument("--network", choices=NETWORKS, help="only this one")
     args.add_argument("--data", choices=SIZES, default="digits")

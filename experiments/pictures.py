@@ -1,8 +1,8 @@
-"""Pictures to classify or to date, and the networks that see them.
+"""Pictures to classify or to predict an age from, and their networks.
 
 Faces (gender and age) need DIR/utkface; digits come with scikit-learn, Fashion-MNIST is
-downloaded. Of the faces, the first part is learned from, the next compares settings,
-and the rest is the test part.
+downloaded. The first part of the faces is for training, the next for comparing
+settings, and the rest for testing.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ FACES = "utkface/utkface_gray32_all.npz"
 
 
 class Task(NamedTuple):
-    """What to learn: images (examples, height, width), and how answers are scored."""
+    """Images (examples, height, width), their targets, and the kind of score."""
 
     name: str
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     likelihood: Any
     outputs: int
-    scale: float  # of a unit of the target; 0 for classes
+    scale: float  # size of one unit of the target; 0 for classes
 
 
 class CNN(eqx.Module):
@@ -57,9 +57,9 @@ class CNN(eqx.Module):
 
 
 def faces(folder: Path, validation: bool = False) -> list[Task]:
-    """Gender and age; copies of one picture stay on one side of the split.
+    """Gender and age; copies of a picture are in the same part of the split.
 
-    With `validation` the test part is the one that settings are compared on.
+    With `validation`, the test part consists of the faces for comparing settings.
     """
     path = folder / FACES
     if not path.is_file():

@@ -1,19 +1,19 @@
-"""Planted truth: which inputs and connections matter is known; what does learning say?
+"""Does learning find the planted inputs and connections that matter?
 
-The designs, and what matters in each, are in planted/designs.py and
-planted/transformer.py: Sun, Song & Liang's network, LBBNN's inputs, a convolution, a
-recurrent network, and a compiled transformer whose zeros are hidden.
+The designs and their truths are in planted/designs.py and planted/transformer.py: Sun,
+Song & Liang's network, LBBNN's inputs, a convolution, a recurrent network, and a
+compiled transformer with hidden zeros.
 
-Networks learn under the selective rule with its defaults: nothing is tuned here. A
-connection is live where 1 − π > ½ (in the perceptrons, if it also lies on a path of
-such connections from an input to the output); an input is kept if it has a live
-connection. Of connections: the share of those that matter, and of those that do not,
-that are live, with the hidden units in the order that suits best (planted/truth.py);
-does a share p of those with 1 − π = p matter; and for every score, which knows no
-threshold, the area under the ROC curve, and the two shares among as many as are live.
-`select_inputs` decides once more, on examples of its own, at a false discovery rate of
-0.1. Beside it, on the same examples: a point network with magnitudes and OBD, gates
-under an L0 penalty, and LassoNet (planted/peers.py).
+Networks learn by the selective rule with its defaults; nothing is tuned here. A
+connection is live where 1 − π > ½ (in perceptrons, if it also lies on a path of such
+connections from an input to the output); an input is kept if it has a live connection.
+Reported are the fractions of live connections among the connections that matter and
+among the others, with the hidden units in the best order (planted/truth.py); the
+calibration of 1 − π as the probability that a connection matters; and for every score,
+which has no threshold, the area under the ROC curve and the two fractions when as many
+connections are kept as are live. `select_inputs` selects inputs on separate examples at
+a false discovery rate of 0.1. Compared on the same examples are a point network with
+magnitudes and OBD, gates under an L0 penalty, and LassoNet (planted/peers.py).
 
     python experiments/planted_credit.py             # ten data sets of each
     python experiments/planted_credit.py --quick     # small, two minutes
@@ -65,7 +65,7 @@ def designs(quick: bool) -> dict:
 
 
 def live_connections(there: dict, chain: bool) -> dict[str, np.ndarray]:
-    """By layer, which connections are there, in a chain on a path of such."""
+    """Live connections by layer; in a chain, only those on a path of live ones."""
     live = {name: np.asarray(prob) > 0.5 for name, prob in there.items()}
     if chain:
         layers = list(live.values())
@@ -83,7 +83,7 @@ def by_input(scores: dict[str, np.ndarray], design: Design) -> np.ndarray:
 
 
 def on_inputs(kept: np.ndarray | None, matter: np.ndarray, name: str) -> dict:
-    """How many inputs were kept rightly and wrongly."""
+    """The numbers of inputs kept rightly and wrongly."""
     if kept is None:
         return {}
     return {
@@ -103,7 +103,7 @@ def on_connections(design: Design, live: dict, name: str) -> dict:
 
 
 def on_scores(design: Design, scores: dict, kept: int, matter, name: str) -> dict:
-    """Areas of connections and inputs, and the rates among as many as are live."""
+    """Areas for connections and inputs, and rates if as many are kept as are live."""
     row = {}
     if matter is not None:
         row[f"{name} input auc"] = area(by_input(scores, design), matter)
@@ -117,7 +117,7 @@ def on_scores(design: Design, scores: dict, kept: int, matter, name: str) -> dic
 
 
 def of_peers(design: Design, data, matter, quick: bool, kept: int, key) -> dict:
-    """The same of a point network, of gates under an L0 penalty, and of LassoNet."""
+    """Results of a point network, gates under an L0 penalty, and LassoNet."""
     fresh, steps = design.build(key), QUICK_PEER_STEPS if quick else PEER_STEPS
     likelihood = design.likelihood
     params, _ = peers.learn_gated(fresh, likelihood, data, None, steps, key)
@@ -148,7 +148,7 @@ def of_peers(design: Design, data, matter, quick: bool, kept: int, key) -> dict:
 
 
 def learn(design: Design, seed: int, quick: bool) -> dict:
-    """One data set, learned and compared with the truth."""
+    """Learn one data set and compare the result with the truth."""
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     examples = QUICK_EXAMPLES if quick else EXAMPLES
     x, y = design.draw(rng, examples + NUM_TEST)
@@ -199,7 +199,7 @@ def learn(design: Design, seed: int, quick: bool) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Mean ± standard error over the data sets of each design, a line a quantity."""
+    """Mean ± standard error per design, one line per quantity."""
     names = dict.fromkeys(row["design"] for row in rows)
     kinds = dict.fromkeys(kind for row in rows for kind in row)
     lines = [f"{'':<26}" + "".join(f"{name:>18}" for name in names)]
@@ -216,7 +216,7 @@ def table(rows: list[dict]) -> str:
 
 
 def figure(rows: list[dict], path: Path) -> None:
-    """Of each design, true against false positives of connections, a dot a way."""
+    """True against false positive rates of connections, one panel per design."""
     known = [
         name
         for name in dict.fromkeys(r["design"] for r in rows)
@@ -248,7 +248,7 @@ def figure(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Learn every data set that has no result yet; print the table."""
+    """Learn every data set without a result; print the table."""
     parser = options(__doc__, out="runs/planted_credit")
     parser.add_argument("--data-sets", type=int, help="of each design")
     parser.add_argument("--design", help="only this one, or those that begin so")

@@ -1,7 +1,7 @@
 """The mean-field posterior of small models against exact posteriors and Markov chains.
 
-A network 1-4-1 (tanh, 13 numbers, biases included) learns a noisy cubic from 30 points;
-so does a model linear in its weights, 10 tanh features drawn at random once.
+A network 1-4-1 (tanh, 13 parameters with biases) learns a noisy cubic from 30 points;
+so does a model linear in its weights, with 10 fixed random tanh features.
 
     enumerated      linear, prior ½ δ + ½ N(0, 1): mean field against the exact
                     posterior, a sum over all 2¹⁰ spikes
@@ -9,15 +9,16 @@ so does a model linear in its weights, 10 tanh features drawn at random once.
     with spikes     network, prior ½ δ + ½ N(0, 1): mean field against Gibbs steps over
                     spikes with NUTS in between (DiscreteHMCGibbs)
 
-The bound on the evidence has many optima, among them a nearly empty network, into which
-all starts with small or uncertain weights fall. So each of `STARTS` fits starts with
-means as wide as the prior, nearly certain and nearly without spikes, and the one with
-the highest bound is kept: a choice that looks at nothing but the training data.
+The bound on the evidence has many optima. One is a nearly empty network, which all
+starts with small or uncertain weights reach. So each of `STARTS` fits starts with means
+as wide as the prior, small variances and hardly any spike, and the fit with the highest
+bound is kept; this choice uses only training data.
 
-On a grid inside the data: the predictive means, compared in units of the reference's
-predictive deviation, and both variances side by side. Two chains say how far a chain
-agrees with itself. A mean field neglects correlations between weights, so its variance
-need not be the reference's; its mean should lie within one deviation (`BOUND`).
+On a grid within the range of the data, the predictive means are compared in units of
+the reference's predictive standard deviation, and both variances are shown. The
+distance between two chains is the error of the reference itself. A mean field neglects
+correlations between weights, so its variance may differ from the reference's; its mean
+should lie within one standard deviation (`BOUND`).
 
     python experiments/posterior_oracles.py [--quick]      # quick: enumeration alone
 """
@@ -46,7 +47,7 @@ BOUND = 1.0
 GRID = np.linspace(-1.8, 1.8, 40)[:, None].astype(np.float32)
 NETWORK = eqx.nn.MLP(1, 1, HIDDEN, 1, activation=jnp.tanh, key=jax.random.key(0))
 ENSEMBLE = mf.Ensemble.from_model(NETWORK, where=lambda name, array: True)
-# A prior with hardly a spike, where all numbers shall be present.
+# A prior with hardly any spike, for models in which all weights are present.
 INCLUSION = {True: 0.5, False: 1 - 1e-6}
 
 
@@ -59,7 +60,7 @@ def problem(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def network(x, y=None, spikes=True, normal=False):
-    """The network with every number a latent site; `normal` ones for NUTS."""
+    """The network with all parameters as latent sites, normal ones for NUTS."""
     prior = mf.SpikeSlabPrior(inclusion_prob=INCLUSION[spikes], slab_scale=1.0)
     if normal:
         zero = {name: 0 * w.mean for name, w in ENSEMBLE.weights().items()}
@@ -88,7 +89,7 @@ def linear(x, y=None):
 
 
 def start(key, shapes) -> dict[str, mf.SpikeSlab]:
-    """Means drawn from the prior, nearly certain, with hardly a spike."""
+    """Means drawn from the prior, with small variances and hardly any spike."""
     keys = jax.random.split(key, len(shapes))
     return {
         name: mf.SpikeSlab(
@@ -101,7 +102,7 @@ def start(key, shapes) -> dict[str, mf.SpikeSlab]:
 
 
 def mean_field(model, x, y, grid, seed: int, **settings) -> tuple[np.ndarray, float]:
-    """Draws of the best fit's means on the grid, and its bound on the log-evidence."""
+    """Predicted means drawn from the best fit, and its bound on the log-evidence."""
     guided = lambda x, y: model(x, y, **settings)
     trace = handlers.trace(handlers.seed(guided, 0)).get_trace(x, y)
     shapes = {
@@ -132,7 +133,7 @@ def mean_field(model, x, y, grid, seed: int, **settings) -> tuple[np.ndarray, fl
 
 
 def means_of(model, draws, grid) -> np.ndarray:
-    """The model's means on the grid, one row a draw of its weights."""
+    """The model's means on the grid, one row per draw of its weights."""
     predict = Predictive(model, draws, return_sites=["mean"])
     return np.asarray(predict(jax.random.key(0), grid, None)["mean"])
 
@@ -156,11 +157,12 @@ def enumerate_spikes(x, y, grid) -> tuple[np.ndarray, np.ndarray]:
     logs, means, variances = [], [], []
     for mask in itertools.product([False, True], repeat=x.shape[1]):
         chosen, there = x[:, np.array(mask)], grid[:, np.array(mask)]
-        # Of the weights that are present: N(precision⁻¹ b, precision⁻¹).
+        # The weights that are present have the posterior N(precision⁻¹ b, precision⁻¹).
         precision = chosen.T @ chosen / NOISE**2 + np.eye(chosen.shape[1])
         b = chosen.T @ y / NOISE**2
         solved = np.linalg.solve(precision, np.column_stack([b, there.T]))
-        # The evidence, up to what all masks share; every mask is as likely before.
+        # The evidence up to terms that all masks share; a priori, all masks are equally
+        # likely.
         logs.append(0.5 * (b @ solved[:, 0] - np.linalg.slogdet(precision)[1]))
         means.append(there @ solved[:, 0])
         variances.append(np.sum(there * solved[:, 1:].T, 1))
@@ -172,7 +174,7 @@ def enumerate_spikes(x, y, grid) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare(name: str, seed: int):
-    """Draws of the mean field, the reference's mean and variance, chains' distance."""
+    """The mean field's draws, the reference's mean and variance, chains' distance."""
     x, y = problem(seed)
     if name == "enumerated":
         draws, bound = mean_field(linear, features(x), y, features(GRID), seed)

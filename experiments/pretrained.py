@@ -1,23 +1,24 @@
-"""A network that others made and trained: in, post hoc, labelled, out.
+"""Wrap a network that others trained, label its connections, and export it.
 
     pip install expaloma rdkit
     python experiments/pretrained.py              # 2 minutes
     python experiments/pretrained.py --quick
 
 `expaloma` is an Equinox graph network that predicts partial charges of the atoms of a
-molecule; its weights (espaloma_charge 0.0.8, 147,000 numbers) are in its wheel. It goes
-in as it is, `call=` says how a padded molecule is passed. What it was trained on is not
-needed: the targets are its own charges on made-up molecules, with a deviation of 0.02 e
-that is allowed. So the labels say which connections carry its answers.
+molecule; its weights (espaloma_charge 0.0.8, 147,000 numbers) are in its wheel. The
+network is wrapped unchanged; `call=` passes a padded molecule to it. Its training data
+are not needed: the targets are its own charges on made-up molecules, with an allowed
+standard deviation of 0.02 e. So the labels show which connections determine its
+outputs.
 
     post hoc     π and Ξ around it, means held: fit(hold="means")
-    fine-tuned   means too, from there on
-    magnitude    the same share of connections, those of the largest magnitude
+    fine-tuned   then the means too
+    magnitude    the same number of connections, those with the largest magnitude
 
-Printed: RMSE in e to the charges of the network as it came, on molecules that nothing
-learned from; of the network of means, one drawn network, and the median network, in
-which a connection is present where 1 − π > ½. Then labels and credit of every matrix,
-certified on further molecules, and the size of the files.
+Printed are RMSEs in e against the charges of the original network, on molecules that no
+arm learned from: for the network of means, one drawn network, and the median network,
+in which a connection is present where 1 − π > ½. Then follow the labels and the credit
+of every matrix, certified on further molecules, and the size of the files.
 
 Source of the network: Wang et al., EspalomaCharge, arXiv:2302.06758; Equinox port by
 M. Russo (MIT).
@@ -70,7 +71,8 @@ def molecules() -> dict[str, np.ndarray]:
         atoms, edges = len(graph.h0), len(graph.senders)
         if atoms >= ATOMS or edges > EDGES:
             continue
-        ends = np.full((2, EDGES), ATOMS - 1, np.int32)  # The last atom is never real.
+        # The last atom is always padding.
+        ends = np.full((2, EDGES), ATOMS - 1, np.int32)
         ends[:, :edges] = graph.senders, graph.receivers
         pad = [(0, ATOMS - atoms), (0, 0)]
         rows.append(
@@ -85,7 +87,7 @@ def molecules() -> dict[str, np.ndarray]:
 
 
 def charges(network, x):
-    """Charges of the atoms of one padded molecule; 0 for those that are not real."""
+    """Charges of the atoms of one padded molecule; 0 for padding."""
     real = x["real"]
     found = network(
         x["atoms"],
@@ -124,7 +126,7 @@ def fitted(arm: str, ensemble, data, epochs: int, key):
 
 
 def largest(ensemble, network, share: float):
-    """The network's connections of largest magnitude, so many of all."""
+    """The network with only a share of its connections, the largest ones."""
     weights = ensemble.weights()
     sizes = np.concatenate([np.abs(w.slab_mean).ravel() for w in weights.values()])
     least = np.quantile(sizes, 1 - share)
@@ -135,7 +137,7 @@ def largest(ensemble, network, share: float):
 
 
 def main() -> None:
-    """Take it in, fit around it, label it, hand it back."""
+    """Wrap the network, fit distributions, label connections, and export it."""
     args = options(__doc__, out="runs/pretrained").parse_args()
     epochs = 3 if args.quick else EPOCHS
     network = load_eqx(bundled_eqx_path())

@@ -1,9 +1,10 @@
-"""Pruning without fine-tuning: which neurons to keep, by Shapley value or otherwise.
+"""Pruning without fine-tuning: keep neurons by Shapley value or by other rankings.
 
-Both hidden layers of a trained network are cut to a share of their units, the others
-held at their mean activation on training data (folded into the next bias), and the test
-accuracy is measured as it is, without another step of learning. Layer by layer: the
-second layer is ranked, and its means are taken, with the first layer cut already.
+Both hidden layers of a trained network are cut to a fraction of their units. The other
+units are held at their mean activation on training data (folded into the next bias),
+and test accuracy is measured without further training. The first layer is cut first;
+the second layer is ranked, and its means are computed, with the first layer already
+cut.
 
 | ranking    | units kept                                                            |
 |------------|-----------------------------------------------------------------------|
@@ -14,10 +15,9 @@ second layer is ranked, and its means are taken, with the first layer cut alread
 | magnitude  | largest ‖incoming weights‖ · ‖outgoing weights‖                       |
 | random     | any                                                                   |
 
-All rank, and take means, on the same training examples.
+All rankings and means use the same training examples.
 
-With fine-tuning these differences mostly vanish (Ancona et al. 2020, arXiv:2006.01795);
-without it, the ranking is all there is.
+With fine-tuning, the differences mostly vanish (Ancona et al. 2020, arXiv:2006.01795).
 
     python experiments/pruning.py --data digits [--quick]
     python experiments/pruning.py --data mnist --data-dir FOLDER
@@ -42,7 +42,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 SETTINGS = {
     "digits": {"hidden": (100, 100), "epochs": 30, "batch_size": 32, "examples": 1438},
     "mnist": {"hidden": (300, 100), "epochs": 5, "batch_size": 128, "examples": 2000},
-}  # examples: those that rank and give the means, all of the training set for digits
+}  # examples for the rankings and means; for digits, the whole training set
 KEPT = (0.5, 0.3)
 RANKINGS = ("stable", "shapley", "leave-one", "activation", "magnitude", "random")
 PER_PLAYER = 100  # evaluations of the Shapley values
@@ -107,7 +107,7 @@ def weights_of(ensemble: mf.Ensemble) -> list:
 
 
 def cut(games, known, ensemble, examples, ranking: str, kept: float, seed: int) -> dict:
-    """By hidden layer: which units stay, and the means of the others."""
+    """By hidden layer, the units that are kept and the means of the others."""
     rng = np.random.default_rng(seed)
     layers = weights_of(ensemble)
     held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -144,7 +144,7 @@ def cut(games, known, ensemble, examples, ranking: str, kept: float, seed: int) 
 
 
 def the_game(games, ensemble, number: int, data, fixed) -> mf.NeuronGame:
-    """The game of a layer; what was compiled for one seed serves all."""
+    """The game of a layer; compiled programs are shared by all seeds."""
     layer = f"layers/{number}"
     if layer not in games:
         games[layer] = mf.NeuronGame(ensemble, layer, data, fixed=fixed)
@@ -152,7 +152,7 @@ def the_game(games, ensemble, number: int, data, fixed) -> mf.NeuronGame:
 
 
 def shapley_of(known, game, fixed, seed: int) -> np.ndarray:
-    """Shapley values of a game; one is played once, whoever asks for it."""
+    """Shapley values of a game; each game is played only once."""
     name = game.layer, *(mask.tobytes() for mask in fixed.values())
     if name not in known:
         n = game.num_players
@@ -163,7 +163,7 @@ def shapley_of(known, game, fixed, seed: int) -> np.ndarray:
 
 
 def forward(layers, held, x, upto: int | None = None) -> np.ndarray:
-    """Outputs, or the activations of a hidden layer, with units held at their means."""
+    """Outputs, or activations of a hidden layer, with units held at their means."""
     signal = np.asarray(x, np.float64)
     for number, (weight, bias) in enumerate(layers):
         signal = signal @ weight.T + bias
@@ -179,12 +179,12 @@ def forward(layers, held, x, upto: int | None = None) -> np.ndarray:
 
 
 def accuracy(layers, held, x, y) -> float:
-    """Part of the examples that are classified right."""
+    """The fraction of examples that are classified correctly."""
     return float((forward(layers, held, x).argmax(1) == np.asarray(y)).mean())
 
 
 def report(rows, name: str) -> None:
-    """Means, standard errors, and the paired leads of both Shapley ways."""
+    """Means, standard errors, and paired leads of both Shapley rankings."""
     print(f"\n{name}: test accuracy without fine-tuning, mean ± s.e. over seeds")
     print("(leads in accuracy, paired, and in standard errors)")
     for kept in KEPT:
@@ -210,7 +210,7 @@ def error(values) -> float:
 
 
 def save(rows, target: Path) -> None:
-    """One row a seed, ranking and share."""
+    """One row per seed, ranking and share."""
     with atomic_path(target) as path, open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["seed", "ranking", "kept", "test_accuracy"])

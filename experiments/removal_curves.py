@@ -1,17 +1,17 @@
-"""Which score orders connections best: accuracy as they go, and as they come alone.
+"""Which score ranks connections best: accuracy as they are removed or kept.
 
 A perceptron, a convolution and a recurrent network that reads images row by row learn
-images under the selective rule, with its defaults. Then the network of posterior means
-loses its connections, largest score first (deletion: the sooner accuracy falls, the
-better, area small), and keeps those of largest score alone (insertion: the sooner it
-rises, the better, area large). One half of the test data, at most 1,000, scores; the
-accuracies are of up to 2,000 of the rest. Areas are under accuracy against the share of
-connections on a logarithmic grid from 0.1 % to all.
+images by the selective rule with its defaults. Then the network of posterior means
+loses its connections, largest score first (deletion: a good score has a small area), or
+keeps only those with the largest scores (insertion: a good score has a large area).
+Scores are computed on one half of the test data, at most 1,000 images, and accuracies
+on up to 2,000 of the others. Areas are under accuracy against the share of connections,
+on a logarithmic grid from 0.1 % to all.
 
-The scores are those of connection_scores.py, and "labels": the certified ones, first
-what is important by its value, then what is variable, then what is absent by their rms.
-What is gained by the labels as such is shown apart: the accuracy without all that is
-important, and without all that is absent, beside as many by other scores.
+The scores are those of connection_scores.py and "labels", which ranks important
+connections first, by value, then variable and then absent ones by rms. A further table
+shows the gain from the labels: the accuracy without all important or all absent
+connections, compared with removing as many by other scores.
 
     python experiments/removal_curves.py                      # 5 seeds on digits
     python experiments/removal_curves.py --data mnist         # or fashion_mnist
@@ -46,7 +46,7 @@ BESIDE = ("magnitude", "|mean|/std", "OBD", "random")
 
 
 class Convolution(eqx.Module):
-    """Two convolutions of ReLU, which skip places of large images, and a readout."""
+    """Two ReLU convolutions, strided for large images, and a readout."""
 
     side: int = eqx.field(static=True)
     first: eqx.nn.Conv2d
@@ -69,7 +69,7 @@ class Convolution(eqx.Module):
 
 
 class Recurrence(eqx.Module):
-    """Units of tanh that read an image row by row, and a readout at the end."""
+    """Tanh units that read an image row by row, and a readout at the end."""
 
     side: int = eqx.field(static=True)
     read: eqx.nn.Linear
@@ -120,7 +120,7 @@ def by_labels(labels: mf.credit.ConnectionLabels) -> Scores:
 
 
 def curves(without: Any, score: Scores, sizes: np.ndarray) -> dict[str, list[float]]:
-    """Accuracy without the `sizes` largest, and with those alone."""
+    """Accuracy without the `sizes` largest connections, and with only these."""
     total = sum(part.size for part in score.values())
     falling = ranks_of({name: -part for name, part in score.items()})
     rising = ranks_of(score)
@@ -131,13 +131,13 @@ def curves(without: Any, score: Scores, sizes: np.ndarray) -> dict[str, list[flo
 
 
 def area(heights: list[float], sizes: np.ndarray) -> float:
-    """Under a curve, over the logarithm of the sizes; 1 if all are 1."""
+    """Area under a curve over the logarithm of the sizes; 1 if all heights are 1."""
     place = np.log(sizes)
     return float(np.trapezoid(heights, place) / (place[-1] - place[0]))
 
 
 def without_labels(without: Any, labels: Any, scores: dict) -> dict[str, float]:
-    """Accuracy without all of a label, and without as many by other scores."""
+    """Accuracy without all connections of a label, or as many by other scores."""
     row = {}
     codes = np.concatenate([np.ravel(part) for part in labels.labels.values()])
     for label, sign in ((mf.Label.IMPORTANT, -1), (mf.Label.ABSENT, 1)):
@@ -152,7 +152,7 @@ def without_labels(without: Any, labels: Any, scores: dict) -> dict[str, float]:
 
 
 def learn(case: dict) -> dict:
-    """One network, learned, scored and taken apart."""
+    """Train one network, score its connections and remove them."""
     images = load(case["data"], data_dir=case["data_dir"])
     x, y = images.x_train.reshape(len(images.x_train), -1), images.y_train
     x_test = images.x_test.reshape(len(images.x_test), -1)
@@ -189,7 +189,7 @@ def learn(case: dict) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Mean ± standard error over the seeds, a column a network; * the best area."""
+    """Mean ± standard error over seeds, one column per network; * is the best area."""
     names = dict.fromkeys((row["data"], row["network"]) for row in rows)
     kinds = [kind for kind, value in rows[0].items() if isinstance(value, float)]
     lines = [f"{'':<32}" + "".join(f"{'-'.join(n):>28}" for n in names)]
@@ -222,7 +222,7 @@ def figure(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Learn what is missing; print the table."""
+    """Run missing cases; print the table."""
     parser = options(__doc__, out="runs/removal_curves", seeds=SEEDS)
     parser.add_argument("--data", default="digits", choices=list(EPOCHS))
     parser.add_argument("--network", choices=NETWORKS, help="only this one")

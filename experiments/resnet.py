@@ -1,4 +1,4 @@
-"""ResNet-20 as its authors wrote it, in plain JAX; its images, and how it is scored.
+"""ResNet-20 in plain JAX, with its images and its scores.
 
     3×3 convolution, 3 stages of 3 blocks (width, 2 width, 4 width), mean, dense layer
     block: relu(norm(conv(relu(norm(conv(x))))) + x), x subsampled and padded by zeros
@@ -43,7 +43,7 @@ def names(width: int, blocks: int = 3) -> dict[str, tuple[int, int, int]]:
 
 
 def initial(width: int, key: Any, blocks: int = 3) -> dict[str, Any]:
-    """Random weights; norms and statistics at their start. 3 blocks are ResNet-20."""
+    """Random weights, initial norms and statistics; 3 blocks give ResNet-20."""
     convs = names(width, blocks)
     every = jax.random.split(key, len(convs) + 1)
     keys = dict(zip([*convs, "linear"], every, strict=True))
@@ -61,7 +61,7 @@ def initial(width: int, key: Any, blocks: int = 3) -> dict[str, Any]:
 
 
 def pretrained(folder: Path) -> dict[str, Any]:
-    """The trained network that is in the data folder."""
+    """The trained network in the data folder."""
     with np.load(folder / "pretrained_weights" / "cifar10_resnet20.npz") as file:
         given = {name: jnp.asarray(file[name]) for name in file.files}
     weights, norms, state = {}, {}, {}
@@ -79,7 +79,7 @@ def pretrained(folder: Path) -> dict[str, Any]:
 
 
 def strided(x, first, last, step: int):
-    """Every `step`-th row and column; indexing would be a gather, which no file has."""
+    """Every `step`-th row and column, without a gather, which cannot be exported."""
     for axis in (1, 2):
         x = jax.lax.slice_in_dim(x, first[axis - 1], last[axis - 1], step, axis)
     return x
@@ -93,7 +93,7 @@ def forward(params, x, *, training=False, key=None, rate=0.0):
     strides = {name: stride for name, (_, _, stride) in names(width, blocks).items()}
 
     def conv(name, x):
-        # As a matrix product of patches, which CPUs do fast in both directions.
+        # A matrix product of patches is fast on CPUs, forward and backward.
         stride, (height, breadth) = strides[name], x.shape[1:3]
         x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
         patches = [
@@ -143,13 +143,13 @@ def infer(params, x):
 
 @functools.cache
 def modes(rate: float = 0.0) -> mf.ensemble.Modes:
-    """The function of a pair (function, parameters), with dropout in training."""
+    """Training and inference modes of the network, with dropout in training."""
     train = lambda params, x, key: forward(params, x, training=True, key=key, rate=rate)
     return mf.ensemble.Modes(infer, train, state=("state",))
 
 
 def flip(x, *, key):
-    """Half of the images, left to right."""
+    """Flip half of the images left to right."""
     return jnp.where(
         jax.random.bernoulli(key, 0.5, (len(x), 1, 1, 1)), x[:, :, ::-1], x
     )
@@ -160,9 +160,9 @@ def images(folder: Path, side: int, count: int, scored: int):
 
     Args:
         folder: the data folder.
-        side: pixels.
-        count: how many to train on.
-        scored: how many for choices, to score, and foreign (Fashion-MNIST).
+        side: pixels per side.
+        count: number of training images.
+        scored: number of images for choices, for scores, and from Fashion-MNIST.
     """
     with np.load(folder / "cifar10" / "cifar10_10k_2k.npz") as file:
         x, y, x_test, y_test = (
@@ -187,7 +187,7 @@ def images(folder: Path, side: int, count: int, scored: int):
 
 @functools.partial(jax.jit, static_argnames="rate")
 def probabilities(params, x, key, rate):
-    """Class probabilities, in inference mode but for what is dropped."""
+    """Class probabilities in inference mode, except for dropout."""
     return jax.nn.softmax(forward(params, x, key=key, rate=rate)[0])
 
 

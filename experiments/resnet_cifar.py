@@ -1,14 +1,14 @@
-"""ResNet-20 on a part of CIFAR-10: trained by somebody else, and from scratch.
+"""ResNet-20 on a part of CIFAR-10: pretrained, and from scratch.
 
     python experiments/resnet_cifar.py --data-dir DIR --part pretrained
     python experiments/resnet_cifar.py --data-dir DIR --part scratch
     python experiments/resnet_cifar.py --data-dir DIR --quick
 
-The data folder has 10,000 training images, 2,000 test images, and the tensors of a
-ResNet-20 that others trained (on all 50,000, so also on ours). "pretrained" takes it at
-full size; "scratch" trains one of half the width on images of 16 × 16 pixels. Weights
-are drawn once per batch (`noise="weights"`), as they are shipped; batch statistics are
-carried along.
+The data folder has 10,000 training images, 2,000 test images, and the weights of a
+ResNet-20 that others trained (on all 50,000 images, so also on ours). "pretrained" uses
+it at full size; "scratch" trains a network of half the width on images of 16 × 16
+pixels. Weights are drawn once per batch (`noise="weights"`), as in a shipped
+sub-network; batch statistics are updated during training.
 
     as it came       the pretrained network
     post hoc         π and Ξ around it: fit(hold="means")
@@ -22,11 +22,11 @@ carried along.
     three networks   three point networks
     ivon             see ivon.py
 
-Every arm sees the same images for the same number of epochs, flipped at random. Test
-accuracy, NLL, ECE, and AUROC of the predictions' entropy against Fashion-MNIST; share
-of the connections present, seconds of training. The first half of the test images is
-for choices (`--select` scores it) and for the certificate of labels, the second is
-scored. Finished arms are not run again.
+Every arm learns the same images, flipped at random, for the same number of epochs.
+Reported are test accuracy, NLL, ECE, and AUROC of the predictions' entropy against
+Fashion-MNIST; the share of connections present, and seconds of training. The first half
+of the test images is for choices (`--select` scores it) and for the certificate of
+labels, the second half for scores. Finished arms are not run again.
 """
 
 import functools
@@ -56,9 +56,10 @@ SIZES = {
     "quick": (4, 8, 500, 2, 50, 50),
 }
 MEMBERS, DRAWS, DROPOUT, LABELLED = 3, 8, 0.1, 300
-# Of the means; those of π and Ξ, which have few steps to go far, are given in full.
+# Step sizes of the means; π and Ξ have their own, larger ones.
 STEP_SIZE = {"pretrained": 2e-4, "scratch": 4e-3, "quick": 4e-3}
-SPARSE_STEP_SIZE = STEP_SIZE | {"pretrained": 1e-3}  # Those that stay have to adapt.
+# In the sparse arm, the remaining connections have to adapt.
+SPARSE_STEP_SIZE = STEP_SIZE | {"pretrained": 1e-3}
 IVON = {
     "pretrained": Settings(step_size=0.01),
     "scratch": Settings(step_size=0.2),
@@ -66,7 +67,7 @@ IVON = {
 }
 SPREAD_STEP = {"spike_logit": 0.1, "log_slab_std": 0.02}
 SLAB_SHARE, SPIKE_PROB = 0.01, 0.02
-# Temperature and price of a connection in nats, of the mean field and when sparse.
+# Temperature and price of a connection in nats, for mean field and sparse.
 USUAL, SPARSE = (0.1, 0.0), (0.2, 6.0)
 COLUMNS = ("accuracy", "nll", "ece", "auroc", "kept", "training")
 
@@ -79,7 +80,7 @@ def start(args, part: str, key):
 
 
 def keep_zeros():
-    """No connection that is absent moves; no other number is exactly zero by then."""
+    """Keep absent connections at zero; by then no other parameter is exactly zero."""
     return optax.stateless(
         lambda moves, params: jax.tree.map(
             lambda move, old: jnp.where(old == 0, 0, move), moves, params
@@ -139,7 +140,7 @@ def fitted(
 
 
 def largest(params, share: float):
-    """The connections of largest magnitude, so many of all; the others are zero."""
+    """Keep a share of the connections, the largest ones; the others are zero."""
     sizes = np.concatenate([np.abs(w).ravel() for w in params["weights"].values()])
     least = np.quantile(sizes, 1 - share)
     kept = jax.tree.map(lambda w: jnp.where(abs(w) >= least, w, 0), params["weights"])
@@ -157,7 +158,7 @@ def ivon_loss(learned, state, batch, key):
 
 
 def shipped(sparse, dense, folder, probe):
-    """Bytes of the networks in files that were loaded back and compared."""
+    """Sizes in bytes of the exported networks, loaded back and compared."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return {
@@ -170,7 +171,7 @@ def shipped(sparse, dense, folder, probe):
 
 
 def run(args, part, arm, seed, folder, data, judged, held, foreign):
-    """One arm: what it scores, and what it says about connections."""
+    """One arm: its scores and its labels of connections."""
     keys = jax.random.split(jax.random.key(seed), 4)
     params, fit_key = start(args, part, keys[0]), keys[1]
     draws, rate, found = [params], 0.0, {"kept": 1.0, "training": 0.0}
@@ -249,7 +250,7 @@ def figure(rows, folder):
 
 
 def main() -> None:
-    """Run what is missing; print the table, draw the figure."""
+    """Run missing arms; print the table, draw the figure."""
     parser = options(__doc__, out="runs/resnet_cifar", seeds=SEEDS)
     parser.add_argument("--part", choices=list(SIZES), default="pretrained")
     parser.add_argument("--arm", help="only this one")

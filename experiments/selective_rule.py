@@ -1,14 +1,14 @@
-"""The selective rule beside the published one, on tables and on MNIST.
+"""The selective rule against the published one, on tables and on MNIST.
 
-Tables: 70 % of the rows to learn from, 30 % to score; one hidden layer of 100 units for
-both rules, at least 4,000 steps; scikit-learn's linear model and its network as they
-are. Noisy tables are made here: labels flipped or drawn anew, or targets with noise.
-Nothing is chosen by the scored rows; where the rule's own settings come from, and which
-test rows were scored before they stood, docs/measured.md says.
+Tables: 70 % of the rows are for training, 30 % for scores. Both rules have one hidden
+layer of 100 units and at least 4,000 steps; scikit-learn's linear model and network
+have their defaults. Noisy tables are made here, with labels flipped or redrawn, or with
+noisy targets. Scored rows influence no choice here; docs/measured.md states how the
+rule's settings were chosen, and which test rows were scored before.
 
-MNIST: 784-100-100-10, 60,000 images, 30 epochs. Beside accuracy and NLL it shows the
-share of connections that is present (1 − π > ½), the labels with their certificate, and
-the accuracy of the network of means without the connections of each label.
+MNIST: 784-100-100-10, 60,000 images, 30 epochs. The table shows accuracy, NLL, the
+share of connections present (1 − π > ½), the labels with their certificate, and the
+accuracy of the network of means without the connections of each label.
 
     python experiments/selective_rule.py                       # tables
     python experiments/selective_rule.py --data mnist --data-dir DIR
@@ -38,14 +38,14 @@ RULES = {"selective": "selective", "published": None}
 
 
 def flipped(inputs: int, share: float, signal):
-    """Two classes by the sign of a signal, some labels flipped."""
+    """Two classes by the sign of a signal, with some labels flipped."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, inputs))
     return x, (signal(x) > 0).astype(int) ^ (rng.random(ROWS) < share)
 
 
 def redrawn(inputs: int, share: float):
-    """Three classes by a difference of two inputs, some labels drawn anew."""
+    """Three classes by the difference of two inputs, with some labels redrawn."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, inputs))
     y = np.digitize(x[:, 0] - x[:, 1], [-0.8, 0.8])
@@ -75,7 +75,7 @@ TABLES = {
 
 
 def standardised(x, x_test):
-    """Both in the units of the first."""
+    """Both arrays, standardised by the mean and deviation of the first."""
     mean, scale = x.mean(0), x.std(0)
     scale = np.where(scale > 0, scale, 1)
     return [((part - mean) / scale).astype(np.float32) for part in (x, x_test)]
@@ -91,7 +91,7 @@ def by_rule(rule: str, train, test, numbers: bool, seed: int, quick: bool) -> fl
     )
     batch = min(64, -(-len(train[0]) // 8))
     steps = len(train[0]) // batch
-    # The selective rule counts its epochs itself.
+    # The selective rule chooses its number of epochs itself.
     epochs = {} if RULES[rule] else {"epochs": max(EPOCHS, STEPS // steps)}
     if quick:
         epochs = {"epochs": 20}
@@ -117,7 +117,7 @@ def by_rule(rule: str, train, test, numbers: bool, seed: int, quick: bool) -> fl
 
 
 def by_peer(model, train, test, numbers: bool) -> float:
-    """NLL of a model of scikit-learn; one deviation, of the training residuals."""
+    """NLL of a scikit-learn model; numbers have the deviation of training residuals."""
     x, y = train[0], train[1].ravel()
     x_test, y_test = test[0], test[1].ravel()
     model.fit(x, y)
@@ -183,7 +183,7 @@ def mnist_row(rule: str, data_dir, seed: int) -> dict:
 
 
 def main() -> None:
-    """Run what is missing; print the table."""
+    """Run missing cases; print the table."""
     parser = options(__doc__, out="runs/selective_rule", seeds=1)
     parser.add_argument("--data", choices=["tables", "mnist"], default="tables")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
-"""What several experiments do alike: options, finished rows, mean ± error, training.
+"""Shared parts of experiments: options, finished rows, mean ± error, training.
 
-An experiment is run as a script, ``python experiments/NAME.py``; its folder is then the
-first place that Python looks for modules, and ``import shared`` finds this one.
+An experiment runs as a script, ``python experiments/NAME.py``. Python then searches its
+folder first for modules, so ``import shared`` finds this one.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def options(doc: str, *, out: str, seeds: int | None = None) -> argparse.Argumen
 
     Args:
         doc: the experiment's docstring; its first line describes the script.
-        out: folder that results go to.
-        seeds: how many seeds a full run takes; None if there is no such choice.
+        out: the folder of results.
+        seeds: the number of seeds of a full run; None if there is no such choice.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument(
@@ -42,7 +42,7 @@ def options(doc: str, *, out: str, seeds: int | None = None) -> argparse.Argumen
 
 
 def keep_compiled(folder: Path) -> None:
-    """Keep compiled programs in a folder: those of one seed serve the next."""
+    """Keep compiled programs in a folder, so that later seeds use them again."""
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -63,7 +63,7 @@ def plus_minus(values: Any, digits: int = 4, sign: str = "") -> str:
 def label_table(
     labels: mf.credit.ConnectionLabels, entropy: Mapping[str, float]
 ) -> str:
-    """Labels and entropy of every layer, of the connections that ever learned."""
+    """Labels and entropy of every layer, over the connections that learned."""
     head = ("weights", "never l.", "important", "variable", "absent", "entropy")
     lines = [f"{'':16s}" + "".join(f"{name:>11s}" for name in head)]
     for name, part in labels.learned_fractions.items():
@@ -80,7 +80,7 @@ def label_table(
 
 
 def share_kept(ensemble: mf.Ensemble) -> float:
-    """Part of the connections that are present in the median network, 1 − π > ½."""
+    """The fraction of connections present in the median network, 1 − π > ½."""
     weights = ensemble.weights().values()
     return sum(int((w.spike_prob < 0.5).sum()) for w in weights) / ensemble.num_weights
 
@@ -99,7 +99,7 @@ def credit_table(labels: mf.credit.ConnectionLabels) -> str:
 
 
 def once(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The row in a file, made by `run` if it is not there."""
+    """The row in a file; if the file is missing, `run` makes it."""
     if not path.exists():
         began = time.perf_counter()
         row = run()
@@ -115,15 +115,15 @@ def resumed(
 ) -> list[dict[str, Any]]:
     """One row for each case; rows that an earlier call wrote are not run again.
 
-    A row is known again only if every setting in its case was the same.
+    An earlier row is used only if all settings of its case are equal.
 
     Args:
         path: file of rows, one JSON object a line; it is appended to.
-        cases: settings of every row, plain values by name.
-        run: what a case gives, plain values by other names.
+        cases: the settings of every row, plain values by name.
+        run: computes the results of a case, plain values by other names.
 
     Returns:
-        Case and result together, in the order of the cases.
+        The case and its results together, in the order of the cases.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.is_file() else []
@@ -169,11 +169,11 @@ def train(
 
     Args:
         forward: logits of a batch.
-        params: where to start.
+        params: the initial parameters.
         x: all examples.
         y: their classes.
-        batches: indices (steps, batch) of the examples of every step.
-        learning_rate: of Adam.
+        batches: indices (steps, batch) of the examples in every step.
+        learning_rate: Adam's step size.
     """
     optimizer = optax.adam(learning_rate)
 
@@ -191,5 +191,5 @@ def train(
 
 
 def accuracy(logits: jax.Array, y: Any) -> float:
-    """Share of the examples whose largest logit is that of their class."""
+    """The fraction of examples whose class has the largest logit."""
     return float((np.asarray(logits).argmax(1) == np.asarray(y)).mean())

@@ -1,33 +1,32 @@
-"""MNIST, 784-300-100-10: accuracy against the share of weights that is absent.
+"""MNIST, 784-300-100-10: accuracy against the share of absent weights.
 
 Every weight has a spike-and-slab posterior, learned by
 
     mean NLL(one ε draw) + T · Σ KL(q‖prior) / 60,000
 
-with slab scales found by empirical Bayes, layer by layer. T and the price of a
-connection, ln((1 − ρ)/ρ) nats, set where on the frontier a run ends. What is scored is
-the median probability network, the one that ships: a connection is present where
-1 − π > ½, its value is the slab mean, nothing is tuned afterwards.
+with slab scales set by empirical Bayes, layer by layer. T and the price of a
+connection, ln((1 − ρ)/ρ) nats, determine the point on the frontier. Scored is the
+median probability network, as it is shipped: a connection is present where 1 − π > ½,
+its value is the slab mean, and nothing is tuned afterwards.
 
-T rises exponentially over the first part of a run, so that connections go one after
-the other and the rest adapts. Then the run cools: T falls and the price rises with
-T · price kept, so that the spikes of the last doubtful connections decide and the slabs
-grow sharp. The step falls along a cosine.
-Logits of π take ten times the step of slab means. Training images are moved by up to
-one pixel, in the dense network's training too. Units and pixels none of whose
-connections has a probability above 1 % leave between the stages of a run, which makes
-the epochs that follow cheaper; the scored network has the full shape again, and biases
-are not counted.
+T rises exponentially over the first part of a run, so that connections disappear one
+after the other and the others adapt. Then T falls and the price rises at constant
+T · price, so that the last undecided π approach 0 or 1 and the slabs become narrow. The
+step size falls along a cosine. The logits of π have ten times the step size of slab
+means. Training images are shifted by up to one pixel, also for the dense network. Units
+and pixels whose connections all have a probability below 1 % are removed between the
+stages of a run, which makes later epochs cheaper; the scored network has the full shape
+again, and biases are not counted.
 
-T, the price and the schedule were chosen with --select: trained on the first 50,000
-images, scored on the last 10,000. Test figures are of runs on all 60,000; three seeds
-gave 98.42, 98.41 and 98.53 % with 2,651, 2,542 and 2,657 of 266,200 weights.
+T, the price and the schedule were chosen with --select, which trains on the first
+50,000 images and scores the last 10,000. Test scores are from runs on all 60,000; three
+seeds gave 98.42, 98.41 and 98.53 % with 2,651, 2,542 and 2,657 of 266,200 weights.
 
     python experiments/sparsity.py --data-dir DIR            # frontier and seeds
     python experiments/sparsity.py --data-dir DIR --select   # as the choice was made
     python experiments/sparsity.py --quick                   # digits, small, seconds
 
-Finished runs lie in the output folder, and are not run again.
+Finished runs are stored in the output folder and not repeated.
 """
 
 import argparse
@@ -54,9 +53,10 @@ BATCH = 100
 QUICK_WIDTHS, QUICK_STAGES, QUICK_BATCH = (64, 20, 12, 10), (20, 10, 10, 10), 50
 SHIFT = 1
 START = mf.ensemble.critical(slab_share=0.01, spike_prob=0.05)
-# T of each stage, in units of the last one's.
+# T of each stage, in units of the last stage's T.
 COOLING = (4.0, 4.0, 2.0, 1.0)
-# (final temperature, price of a connection in nats): one seed; three of the chosen.
+# (final temperature, price of a connection in nats): one seed each, three for the
+# chosen.
 FRONTIER = ((0.02, 80.0), (0.06, 80.0), (0.09, 80.0), (0.2, 12.0))
 CHOSEN, SEEDS = (0.0625, 80.0), (0, 1, 2)
 OUT = Path("runs/sparsity")
@@ -74,7 +74,7 @@ class Images:
 
 
 def read(quick: bool, select: bool, data_dir: str | None) -> Images:
-    """Training images, and those a run is scored on."""
+    """Training images and scored images."""
     data = load("digits") if quick else load("mnist", data_dir=data_dir)
     x, y = data.x_train.reshape(len(data.x_train), -1), data.y_train
     shape = (8, 8) if quick else (28, 28)
@@ -115,7 +115,7 @@ def learn(images: Images, widths, stages, batch, point, seed: int) -> mf.Ensembl
 
 
 def median_score(ensemble: mf.Ensemble, images: Images) -> dict:
-    """Accuracy and size of the network that ships."""
+    """Accuracy and size of the median network."""
     (subnetwork,) = mf.deploy.sample_subnetworks(ensemble, 1, rule="median")
     logits = jax.jit(jax.vmap(subnetwork.model))(jnp.asarray(images.x_score))
     hits = np.asarray(logits).argmax(1) == images.y_score
@@ -129,7 +129,7 @@ def median_score(ensemble: mf.Ensemble, images: Images) -> dict:
 
 
 def learn_dense(images: Images, widths, epochs: int, batch: int, seed: int):
-    """The same network with point weights, trained as long on the same shifted images.
+    """The same network with point weights, trained for as long on the same images.
 
     Its step size, 1e-3, was not tuned.
     """
@@ -162,7 +162,7 @@ def dense_score(images: Images, widths, epochs: int, batch: int, seed: int) -> d
 
 
 def table(rows: list[dict]) -> str:
-    """The frontier in words and numbers."""
+    """The frontier as a table."""
     lines = [
         f"{'T':>6}{'price':>7}{'seed':>6}{'weights':>9}{'fewer':>8}{'absent %':>10}"
         f"{'accuracy %':>12}   a layer"
@@ -183,7 +183,7 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Accuracy against how many times fewer weights there are."""
+    """Draw accuracy against the compression of the weights."""
     axis = plots.new_axis()
     prices = sorted({row["temperature"] for row in rows if "temperature" in row})
     for number, temperature in enumerate(prices):
@@ -204,7 +204,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is missing; print the table, save the figure."""
+    """Run missing cases; print the table, save the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--select", action="store_true", help="hold out the last sixth")

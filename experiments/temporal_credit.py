@@ -6,12 +6,12 @@
 
     h(t) = ReLU(W_in x(t) + W_rec h(t − 1) + b),  t = 1 … 28;  logits = W_out h(28) + c
 
-An ordinary function with a `lax.scan` in it. As an ensemble the network draws fresh
-noise in every step of the scan, ε(t) for each neuron and example, with variance Δ_in² +
-Δ_rec²; its gradient through time is generalized back-propagation through time. With
---noise weights the weights are drawn, once per batch, and all steps share them, as in a
-sub-network that ships. The recurrent slab means start at the identity, as published;
-back-propagation through time of the same network with point weights is the baseline.
+The network is an ordinary function with a `lax.scan`. The ensemble draws new noise in
+every step of the scan, ε(t) for each neuron and example, with variance Δ_in² + Δ_rec²;
+its gradient through time is generalized back-propagation through time. With --noise
+weights, the weights are drawn once per batch, and all steps share them, as in a shipped
+sub-network. The recurrent slab means start at the identity, as published. The baseline
+is back-propagation through time of the same network with point weights.
 
 Source: Zou, Li & Huang, Ensemble perspective for understanding temporal credit
 assignment, arXiv:2102.03740. There the neurons are leaky and training is longer.
@@ -38,7 +38,7 @@ EPOCHS = 10
 BATCH_SIZE = 128
 STEP_SIZE = 3e-3
 LARGEST_NORM = 1.0
-# Ξ at the start, in units of 1/fan-in.
+# The initial Ξ, in units of 1/fan-in.
 SLAB_SHARE = 0.01
 PERTURBED_EXAMPLES = 5000
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -50,14 +50,14 @@ def network(params, x):
     def step(state, drive):
         return jax.nn.relu(drive + state @ params["rec"]), None
 
-    # What the rows bring depends on no state: one product for all times.
+    # The input term depends on no state, so one product serves all times.
     drive = jnp.swapaxes(x, 0, 1) @ params["in"] + params["bias"]
     state, _ = jax.lax.scan(step, jnp.zeros_like(drive[0]), drive)
     return state @ params["out"] + params["out_bias"]
 
 
 def start(features: int, width: int, classes: int, key, noise: str, ordinary: bool):
-    """The network before learning: the identity as recurrent slab means."""
+    """The initial network, with the identity as recurrent slab means."""
     in_key, out_key = jax.random.split(key)
     params = {
         "in": jax.random.normal(in_key, (features, width)) / features**0.5,
@@ -71,7 +71,7 @@ def start(features: int, width: int, classes: int, key, noise: str, ordinary: bo
         var = jnp.full_like(value, 0.0 if ordinary else SLAB_SHARE / fan_in)
         return mf.SpikeSlab(jnp.zeros_like(value), value, var)
 
-    # Point weights stay outside the transformation, but for the read-out at Ξ = 0.
+    # With point weights, only the readout becomes random, with Ξ = 0.
     where = (lambda name, leaf: name == "out") if ordinary else None
     return mf.Ensemble.from_model(
         (network, params), initial=initial, where=where, noise=noise
@@ -79,7 +79,7 @@ def start(features: int, width: int, classes: int, key, noise: str, ordinary: bo
 
 
 def optimizer(steps: int, ordinary: bool) -> optax.GradientTransformation:
-    """Adam with a bound on the gradient's norm; π and Ξ held for point weights."""
+    """Adam with clipped gradient norm; point weights hold π and Ξ fixed."""
 
     def held(tree):
         def choose(path, leaf):
@@ -114,7 +114,7 @@ def train(
 
 @jax.jit
 def choices(params, x):
-    """Likeliest class by a network of point weights."""
+    """The likeliest class according to a network of point weights."""
     return network(params, x).argmax(1)
 
 

@@ -1,16 +1,17 @@
-"""Batch norm and dropout in Equinox, NNX and Linen: is what ships what was evaluated?
+"""Batch norm and dropout in Equinox, NNX and Linen: evaluated against shipped.
 
     python experiments/training_mode.py            # digits, 3 seeds
     python experiments/training_mode.py --quick    # one seed, few epochs
 
-The same perceptron, 64-64-64-10 with batch norm and dropout after each hidden layer,
-goes into `Ensemble.from_model` in training mode in three frameworks. Test accuracy of
+The same perceptron in three frameworks, 64-64-64-10 with batch norm and dropout after
+each hidden layer, is passed to `Ensemble.from_model` in training mode. Test accuracies
+are of
 
     evaluate       average over noise draws
     subnetworks    average over drawn networks, as `evaluate(of="subnetworks")` gives it
-    by hand        the same average, from drawn modules that their own framework calls
+    by hand        the same average over drawn modules, called by their own framework
     one            a drawn module on its own, mean over the draws
-    own            the same with statistics that `estimate_statistics` gave it
+    own            the same with statistics from `estimate_statistics`
     held           one, where training left the statistics at their initial values
     point          the point network with the same budget
 """
@@ -39,7 +40,7 @@ ROWS = ("evaluate", "subnetworks", "by hand", "one", "own", "held", "point")
 
 
 class EquinoxNet(eqx.Module):
-    """For one example, with a state."""
+    """A network of one example, with a state."""
 
     layers: list[eqx.nn.Linear]
     norms: list[eqx.nn.BatchNorm]
@@ -97,7 +98,7 @@ class LinenNet(linen.Module):
 
 
 def make(kind: str, seed: int):
-    """A network in training mode, as its user makes it."""
+    """A network in training mode, as a user would build it."""
     key = jax.random.key(seed)
     if kind == "equinox":
         return eqx.nn.make_with_state(EquinoxNet)(key)
@@ -113,7 +114,7 @@ def equinox_logits(net, state, x):
 
 
 def logits(kind: str, model, x):
-    """What the framework itself computes with a network that was handed back."""
+    """Logits that the framework itself computes with an exported network."""
     if kind == "equinox":
         return equinox_logits(*model, x)
     if kind == "nnx":

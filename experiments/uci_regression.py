@@ -1,14 +1,15 @@
 """UCI regression: NLL and RMSE of one hidden layer of 50 units on the 20 usual splits.
 
-Three noise models (normal; Student t with 4 degrees of freedom; the same with a scale
-that the network reads off the input) and two temperatures are candidates, and no test
-set has a say in which counts. Of every split's training part a fifth is held out, each
-candidate learns the rest, and the candidates are stacked: the predictive distribution
-is Σ_k w_k p_k(y | x) with the w that make the held-out fifth most probable (Yao et al.
-2018, arXiv:1704.02030). Then each candidate learns the whole training part anew. Beside
-it stands the single candidate that the held-out fifth likes best. Everything else is
-the same for all sets: standardised inputs and target, spike-and-slab prior of inclusion
-probability ½ with slab scales by empirical Bayes, Adam along a cosine.
+The candidates are three noise models (normal; Student t with 4 degrees of freedom; the
+same with a scale that the network predicts) at two temperatures; test data influence no
+choice. A fifth of every split's training part is held out, each candidate learns the
+rest, and the candidates are stacked: the predictive distribution is Σ_k w_k p_k(y | x)
+with the w that make the held-out fifth most probable (Yao et al. 2018,
+arXiv:1704.02030). Then each candidate learns the whole training part anew. The single
+candidate with the best held-out score is compared with it. All other settings are equal
+for all sets: standardised inputs and targets, a spike-and-slab prior with inclusion
+probability ½ and slab scales by empirical Bayes, and Adam with a step size that falls
+along a cosine.
 
 All splits of a set learn at once, by `jax.vmap` over data, key and temperature.
 NLL in nats and RMSE are in the units of the data; ± is the standard error over splits.
@@ -84,7 +85,7 @@ class Split(NamedTuple):
     y_test: np.ndarray
 
     def standardised(self) -> tuple["Split", np.ndarray]:
-        """By the training part's mean and deviation; the deviation of the target."""
+        """Standardise by the training part; also return the target's deviation."""
         centre, scale = self.x.mean(1, keepdims=True), self.x.std(1, keepdims=True)
         scale = np.where(scale > 0, scale, 1)
         level, spread = self.y.mean(1, keepdims=True), self.y.std(1, keepdims=True)
@@ -97,7 +98,7 @@ class Split(NamedTuple):
         return Split(*(part.astype(np.float32) for part in parts)), spread[:, 0]
 
     def inner(self, seed: int) -> "Split":
-        """The training part alone, divided in the same way; the test part is gone."""
+        """A split of the training part alone; the test part is dropped."""
         held = max(1, round(HELD_OUT * self.x.shape[1]))
         rng = np.random.default_rng(seed)
         orders = [rng.permutation(self.x.shape[1]) for _ in self.x]
@@ -130,7 +131,7 @@ def plan(examples: int) -> tuple[int, int]:
 
 
 def learn(x, y, temperature, key, likelihood):
-    """One ensemble, as a function of arrays; and whether it stayed finite."""
+    """Train one ensemble, as a function of arrays; return whether it stayed finite."""
     (examples, features), (batch_size, epochs) = x.shape, plan(len(x))
     network_key, weight_key, fit_key = jax.random.split(key, 3)
     widths = (features, HIDDEN, likelihood.num_outputs(y))
@@ -159,7 +160,7 @@ def learn_all(split: Split, temperatures, key, likelihood):
 
 
 def say(split: Split, temperature: float, key, likelihood) -> Said:
-    """What one candidate says about every split's test part, in standard units."""
+    """One candidate's predictions for every split's test part, in standard units."""
     trained = learn_all(split, jnp.full(len(split.x), temperature), key, likelihood)
     rows = []
     for number in range(len(split.x)):
@@ -186,7 +187,7 @@ def stack(log_prob: np.ndarray) -> np.ndarray:
     """Weights w ≥ 0, Σw = 1, that maximise Σ_n ln Σ_k w_k p_k(n) + Σ_k ln w_k.
 
     The second sum keeps few examples from giving all the weight to one candidate.
-    Each round is a step of expectation and maximisation: none can lower the sum.
+    Each round is an EM step, which cannot lower the sum.
 
     Args:
         log_prob: ln p_k(n), (candidates, examples).
@@ -204,10 +205,10 @@ def scores(said: Said, weights: np.ndarray, split: Split, spread) -> np.ndarray:
     """NLL, RMSE and coverage of a mixture for every split, (splits, 3).
 
     Args:
-        said: with a leading axis of candidates.
-        weights: of the candidates, (candidates, splits).
-        split: whose test part is judged.
-        spread: deviation of every split's target, in units of the data.
+        said: predictions, with a leading axis of candidates.
+        weights: weights of the candidates, (candidates, splits).
+        split: the splits, whose test parts are scored.
+        spread: standard deviation of every split's target, in units of the data.
     """
     mix = lambda values: (weights[:, :, None] * values).sum(0)
     top = said.log_prob.max(0)
@@ -239,7 +240,7 @@ def run_set(folder: Path, splits: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def figure(results: dict[str, dict[str, np.ndarray]]):
-    """NLL of the mixture and the published ones, set by set."""
+    """NLL of the mixture and published NLLs, set by set."""
     drawing, axes = plt.subplots(1, len(results), figsize=(3.2 * len(results), 3.4))
     for axis, (name, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
         nll = found["stacked"][:, 0]

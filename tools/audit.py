@@ -1,17 +1,18 @@
-"""Say where the package breaks its own habits; say nothing when it does not.
+"""Print where the package breaks its own conventions.
 
     python tools/audit.py
 
-lists, one a line, and then ends with 1:
+prints one line per finding, and exits with 1 if there is any:
 
-- two modules, or two classes, of one name (a module may bear the name of its package);
-- names that nothing but the tests uses: not the package, an experiment, a notebook or
-  a page, and not exported by `meanfield` or one of its namespaces either;
+- two modules, or two classes, with the same name (a module may have its package's
+  name);
+- names that only tests use: no package module, experiment, notebook or page uses them,
+  and neither `meanfield` nor one of its namespaces exports them;
 - files of more than 400 lines, or 800 of tests;
-- public functions whose docstring lacks a section. `Args` is asked of a function with
-  parameters, `Returns` of one that returns something, `Raises` of one that raises
-  itself or by a function that it calls, `Example` of all, and a source (there, or at
-  the top of the module) of those that compute something out of the literature.
+- public functions whose docstring lacks a section. A function with parameters needs
+  `Args`, one that returns something `Returns`, one that raises, directly or in a
+  function that it calls, `Raises`, and all need `Example`. Functions that compute a
+  published quantity need a source, in the function or in the module docstring.
 """
 
 import ast
@@ -31,9 +32,9 @@ from public import public_names
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "meanfield"
 MAX_LINES = 400
-# Tests are tables of cases, which are looked up and not read through.
+# Test files are tables of cases, so they may be longer.
 MAX_TEST_LINES = 800
-# What these compute has been published by somebody, or is said to be ours.
+# Functions in these packages cite a source or state that the method is ours.
 SCIENCE = ("spikeslab", "games", "credit", "neurons", "physics")
 SOURCE = r"References:|arXiv:|\bours\b|this\s+project's\s+own"
 
@@ -80,14 +81,14 @@ def words(path: Path) -> set[str]:
         elif isinstance(node, ast.Attribute):
             used.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            used.add(node.value)  # what is looked up by its name
+            used.add(node.value)  # names that are looked up as strings
     return used
 
 
 def definitions(path: Path) -> Iterator[tuple[str, str | None]]:
     """The functions, classes and methods of a file: (name, class it belongs to).
 
-    What a decorator registers is used by whoever registered it.
+    Functions that a decorator registers count as used and are left out.
     """
     kinds = (ast.FunctionDef, ast.ClassDef)
     for node in parse(path).body:
@@ -100,7 +101,7 @@ def definitions(path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def registered(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    """Whether a decorator hands the function to somebody, as `@app.command()` does."""
+    """Whether a decorator registers the function, as `@app.command()` does."""
     names = {word for each in node.decorator_list for word in names_in(each)}
     return bool(names & {"command", "callback", "register", "defjvp"})
 
@@ -116,7 +117,7 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 def only_tested() -> Iterator[str]:
-    """Names of the package that nothing but the tests uses."""
+    """Names of the package that only tests use."""
     readers = files("meanfield", "experiments", "docs", "tools")
     readers += [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("*.md")]
     readers += ROOT.rglob("docs/**/*.md")
@@ -131,7 +132,7 @@ def only_tested() -> Iterator[str]:
 
 
 def inherited(path: Path, owner: str, name: str) -> bool:
-    """Whether a method is asked for by a class further up, ours or somebody else's."""
+    """Whether a base class, ours or a dependency's, defines the method."""
     cls = getattr(importlib.import_module(dotted(path)), owner)
     return any(hasattr(base, name) for base in cls.__mro__[1:])
 
@@ -175,7 +176,7 @@ def wanted(function: types.FunctionType) -> Iterator[str]:
 
 
 def may_raise(function: types.FunctionType) -> bool:
-    """Whether a function raises, itself or by a function of ours that it calls."""
+    """Whether a function raises, directly or in a function of ours that it calls."""
     tree = tree_of(function)
     if raises(tree):
         return True
@@ -209,7 +210,7 @@ def raises(tree: ast.AST) -> bool:
 
 
 def main() -> int:
-    """Print what is wrong; 1 if anything is."""
+    """Print the findings; return 1 if there are any."""
     checks = (equal_names, only_tested, long_files, missing_sections)
     complaints = [complaint for check in checks for complaint in check()]
     print(*complaints, sep="\n", end="\n" if complaints else "")

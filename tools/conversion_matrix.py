@@ -1,12 +1,13 @@
-"""Try every public model of the tests in every way, and write the page of the matrix.
+"""Convert every public model of the tests in every way, and write the matrix page.
 
     python tools/conversion_matrix.py --cells cells.json --page PAGE.md
     python tools/conversion_matrix.py --only haiku
 
-Rows are `tests/public_models.py`, columns `tests/conversions.py`. With `--cells`,
-finished rows are kept in that file, and a second call goes on where the first stopped.
-The packages are in the dependency group `models`; without one, its rows are left out.
-Ends with 1 if a cell is wrong, neither working nor refused for a reason.
+Rows are the models of `tests/public_models.py`, columns those of
+`tests/conversions.py`. With `--cells`, finished rows are kept in a file, and a later
+call continues. The packages are in the dependency group `models`; the rows of a missing
+package are left out. The exit status is 1 if a conversion fails without being refused
+for a reason.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> int:
         except ImportError as error:
             print(f"{name}: left out, {error}")
             continue
-        except Exception as error:  # Whatever a model raises is shown as wrong.
+        except Exception as error:  # Any error of a model is shown as a failure.
             print(f"{name}: WRONG, {type(error).__name__}: {error}", flush=True)
             wrong += 1
             continue
@@ -77,7 +78,7 @@ def main() -> int:
 
 
 def _finished(path: Path | None, cells: Any = None) -> dict[str, dict[str, str]]:
-    """The finished rows of a file, to which another call may have added some."""
+    """The finished rows in a file; another call may have added some."""
     return json.loads(path.read_text()) if path and path.exists() else cells or {}
 
 

@@ -1,4 +1,4 @@
-"""What `meanfield` exports, by the names that users write."""
+"""The public objects of `meanfield`, by the names that users write."""
 
 import ast
 import inspect

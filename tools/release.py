@@ -1,4 +1,4 @@
-"""Check that a version may be released, and print what CHANGELOG.md says of it.
+"""Check that a version may be released, and print its part of CHANGELOG.md.
 
 python tools/release.py 0.2.0
 """
@@ -14,8 +14,8 @@ def notes(version: str) -> str:
     """The part of CHANGELOG.md about a version.
 
     Raises:
-        SystemExit: the version is not the one of meanfield/version.py and of
-            CITATION.cff, or CHANGELOG.md does not know it as released.
+        SystemExit: the version differs from meanfield/version.py or CITATION.cff, or
+            CHANGELOG.md does not list it as released.
     """
     module = (ROOT / "meanfield" / "version.py").read_text()
     (own,) = re.findall(r'^VERSION = "(.*)"$', module, re.MULTILINE)

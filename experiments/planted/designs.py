@@ -1,22 +1,24 @@
 """Data whose truth is known, and networks that can learn it.
 
-sun: normal inputs of pairwise correlation ½ and the target
-y = tanh(2 tanh(2x₀ − x₁)) + 2 tanh(2 tanh(x₂ − 2x₃ − 2x₄)) + ν with ν ~ N(0, 1). A
-network p-5-3-1 of tanh learns it: 5 inputs and 9 connections matter (Sun, Song & Liang
-2022, consistent sparse deep learning).
+sun: normal inputs with pairwise correlation ½ and the target y = tanh(2 tanh(2x₀ − x₁))
++ 2 tanh(2 tanh(x₂ − 2x₃ − 2x₄)) + ν with ν ~ N(0, 1). A network p-5-3-1 of tanh learns
+it: 5 inputs and 9 connections matter (Sun, Song & Liang 2022, consistent sparse deep
+learning).
 
 lbbnn: 4 inputs uniform on (−10, 10), x₃ ← d x₁ + (1 − d) x₃, and y = 1 where
 100 + x₁ + x₂ + x₁² + x₂² + x₁x₂ exceeds its median. A network 4-20-20-1 of ReLU learns
 it: inputs 1 and 2 matter (Høyheim et al., input-skip latent binary Bayesian networks).
-Many sets of connections say the same: there the inputs alone are known.
+Many sets of connections give the same function, so only the true inputs are known.
 
-convolution: images of three channels of noise. Two 3×3 kernels of ReLU, averaged over
-all places, add up to y; they read 5 of the 27 places of a kernel, spanning it, so that
-no shift of theirs says the same. A network of four kernels learns it.
+convolution: images of three channels of noise. The outputs of two 3×3 kernels with
+ReLU, averaged over all positions, add up to y. The kernels read 5 of their 27 inputs,
+which span the window, so that no shifted kernel gives the same function. A network with
+four kernels learns it.
 
-recurrence: sequences of six noises. Two units of tanh, one of which reads the first
-input and itself, the other the second input and the first unit, add up to y at the end.
-A network of four units learns it: 2 inputs, 2 of 16 recurrent connections matter.
+recurrence: sequences of noise of length six. Two tanh units add up to y at the end; the
+first reads the first input and itself, the second reads the second input and the first
+unit. A network with four units learns it: 2 inputs and 2 of 16 recurrent connections
+matter.
 """
 
 import dataclasses
@@ -36,15 +38,14 @@ Masks = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """Data whose truth is known, and the network that learns them.
+    """Data with a known truth, and the network that learns them.
 
     Attributes:
         draw: from a generator and a number of examples to inputs and targets.
         build: from a key to an untrained ensemble.
-        likelihood: of the targets.
+        likelihood: the likelihood of the targets.
         inputs: the inputs that matter; None where all do.
-        reads: path name of the array whose second axis, and those after it, are the
-            inputs.
+        reads: path name of the array whose axes after the first are the inputs.
         truth: by path name, the connections that matter, with the hidden units in one
             order of many; None where it is not unique.
         hidden: for each group of hidden units that can be permuted, the axes (path
@@ -101,7 +102,7 @@ def sun(inputs: int) -> Design:
 
 
 def lbbnn(copy: float, width: int) -> Design:
-    """Two inputs that matter, one that resembles the first, one that does not."""
+    """Two inputs that matter, one correlated with the first, one independent."""
 
     def draw(rng, number):
         x = rng.uniform(-10, 10, (number, 4))
@@ -138,7 +139,7 @@ class Kernels(eqx.Module):
 
 
 def convolution() -> Design:
-    """Two kernels, which read 5 of the 27 places of a kernel."""
+    """Two kernels, which read 5 of their 27 inputs."""
     kernels = np.zeros((4, 3, 3, 3))
     kernels[0, 0, 0, 0], kernels[0, 0, 2, 2], kernels[0, 1, 0, 2] = 1.0, -1.0, 0.7
     kernels[1, 2, 0, 0], kernels[1, 2, 2, 2] = 1.0, 1.0
@@ -163,7 +164,7 @@ def convolution() -> Design:
 
 
 class Recurrence(eqx.Module):
-    """A recurrent network of tanh that is read at the end."""
+    """A recurrent tanh network with a readout at the end."""
 
     read: eqx.nn.Linear
     recur: eqx.nn.Linear
@@ -186,7 +187,7 @@ class Recurrence(eqx.Module):
 
 
 def recurrence() -> Design:
-    """Two units, the first of which remembers and is read by the second."""
+    """Two units: the first reads itself, the second reads the first."""
 
     def draw(rng, number):
         x = rng.normal(size=(number, 8, 6))

@@ -1,4 +1,4 @@
-r"""What others would do: a point network, gates learned under an L0 penalty, LassoNet.
+r"""Other methods: a point network, gates learned under an L0 penalty, and LassoNet.
 
 gates: every weight is w z with a hard concrete gate z (Louizos, Welling & Kingma 2018,
 arXiv:1712.01312), written out here:
@@ -6,9 +6,10 @@ arXiv:1712.01312), written out here:
     z = clip(s (ζ − γ) + γ, 0, 1),   s = σ((ln u − ln(1 − u) + ln α) / β),  u ~ U(0, 1)
     loss = mean NLL + c Σ P(z > 0) / n,     P(z > 0) = σ(ln α − β ln(−γ / ζ))
 
-with β = 2/3, γ = −0.1, ζ = 1.1. The price c is chosen on a fifth of the examples: the
-highest whose loss there is within one standard error of the best. Gates take larger
-steps than weights, as ours do. A point network is the same without gates and price.
+with β = 2/3, γ = −0.1, ζ = 1.1. The price c is the highest whose loss on a held-out
+fifth of the examples is within one standard error of the best. Gates take larger steps
+than weights, as our spike logits do. A point network is the same without gates and
+price.
 
 LassoNet (Lemhadri, Ruan, Abraham & Tibshirani 2021) selects inputs by a penalty on
 their skip connections; it runs where its package is installed.
@@ -33,7 +34,7 @@ HELD, FASTER = 0.2, 10.0
 
 
 def gate(log_alpha: Any, noise: Any) -> Any:
-    """A gate from its parameter and logistic noise; without noise as in a test."""
+    """A gate from its parameter and logistic noise; without noise at test time."""
     scale = BETA if noise is not None else 1.0
     s = jax.nn.sigmoid((log_alpha + (0.0 if noise is None else noise)) / scale)
     return jnp.clip(s * (ZETA - GAMMA) + GAMMA, 0, 1)
@@ -58,8 +59,8 @@ def learn_gated(
         ensemble: an untrained ensemble; its slab means are the start.
         likelihood: of the targets.
         data: inputs and targets.
-        price: c; None for a point network.
-        steps: of Adam.
+        price: the price c; None for a point network.
+        steps: number of Adam's steps.
         key: a `jax.random.key`.
 
     Returns:
@@ -74,7 +75,7 @@ def learn_gated(
     optimizer = optax.adam(optax.cosine_decay_schedule(STEP_SIZE, steps))
 
     def gated(params: Any, alphas: Any, key: Any) -> Any:
-        """The parameters with gates, drawn if there is a key."""
+        """The weights times their gates, which are drawn if there is a key."""
         gates = {}
         for number, (name, alpha) in enumerate(alphas.items()):
             own = None if key is None else jax.random.fold_in(key, number)
@@ -120,7 +121,7 @@ def losses(ensemble: mf.Ensemble, likelihood: Any, params: Any, data: Any) -> An
 def hard_concrete(
     ensemble: mf.Ensemble, likelihood: Any, data: Any, steps: int, key: Any
 ) -> tuple[Any, dict]:
-    """As `learn_gated`, at the price that a fifth of the examples chose."""
+    """As `learn_gated`, at the price chosen on a fifth of the examples."""
     count = int(HELD * len(data[0]))
     held = jax.tree.map(lambda part: part[:count], data)
     rest = jax.tree.map(lambda part: part[count:], data)
@@ -138,10 +139,10 @@ def hard_concrete(
 
 
 def lasso_net(data: Any, classes: bool, seed: int) -> np.ndarray | None:
-    """Inputs that LassoNet keeps where its validation loss is least; None without it.
+    """Inputs that LassoNet keeps at its least validation loss; None without LassoNet.
 
-    Its defaults, but a penalty that grows by a factor of 1.3 in place of 1.02 at a
-    time, which takes 13 times less.
+    The defaults are used, except that the penalty grows by a factor of 1.3 instead of
+    1.02 per step, which needs 13 times fewer steps.
     """
     if importlib.util.find_spec("lassonet") is None:
         return None

@@ -1,19 +1,19 @@
-"""A compiled transformer whose zeros are hidden.
+"""A compiled transformer with hidden zeros.
 
-RASP's program "which part of the tokens so far is x" is compiled by Tracr (Lindner et
-al. 2023, arXiv:2301.05062; `tracr-pypi`, with `dm-haiku`) to two blocks of attention
-and perceptron, in which a quarter of the inner units of the blocks do anything. Three
-steps hide which:
+Tracr (Lindner et al. 2023, arXiv:2301.05062; `tracr-pypi`, with `dm-haiku`) compiles
+RASP's program for the fraction of previous tokens that are x to two blocks of attention
+and perceptron, in which only a quarter of the inner units have an effect. Three steps
+hide which units these are:
 
-- queries and keys are scaled to a largest weight of 4, so that attention, though as
-  sharp as the targets need, is no longer all or nothing;
-- the residual stream is rotated: the function is the same, and every matrix that reads
-  or writes the stream is dense. An inner unit, one column of a matrix that reads or one
-  row of a matrix that writes, is used as a whole or not at all: this is the truth;
-- every weight gets noise, of a quarter of the deviation of the used weights of its
-  matrix, or of the others where none is used: the output is then off by 0.8 of its
-  deviation, and the network has to learn again, with all units. A circuit that it finds
-  elsewhere counts as false.
+- queries and keys are scaled to a largest weight of 4, so that attention is as sharp as
+  the targets need but no longer all or nothing;
+- the residual stream is rotated: the function stays the same, and every matrix that
+  reads or writes the stream becomes dense. The truth is whether an inner unit (a column
+  of a reading matrix or a row of a writing one) is used;
+- every weight gets noise with a quarter of the standard deviation of its matrix's used
+  weights (the median over the other matrices where it has none). The output is then off
+  by 0.8 of its standard deviation, and the network has to learn again, with all units.
+  A circuit that it finds in other units counts as false.
 """
 
 import importlib.util
@@ -32,7 +32,7 @@ READS = ("key", "query", "value", "linear_1")
 
 
 def missing() -> str | None:
-    """Why it cannot run here, or None."""
+    """The reason why the design cannot run here, or None."""
     for module, package in (("haiku", "dm-haiku"), ("tracr", "tracr-pypi")):
         if importlib.util.find_spec(module) is None:
             return f"{package} is not installed"
@@ -40,7 +40,7 @@ def missing() -> str | None:
 
 
 def compiled() -> Any:
-    """The program, compiled."""
+    """The compiled program."""
     from tracr.compiler import compiling, lib
     from tracr.rasp import rasp
 
@@ -53,7 +53,7 @@ def compiled() -> Any:
 
 
 def layer_of(params: Any, name: str) -> dict[str, np.ndarray]:
-    """The layer of a weight."""
+    """The layer that holds a parameter."""
     return params[name.removesuffix("/w")]
 
 

@@ -11,9 +11,9 @@ SURE = 0.9
 
 
 def arranged(design: Design, values: dict[str, np.ndarray]) -> Masks:
-    """The truth with its hidden units in the order that suits the values best.
+    """The truth with its hidden units in the order that fits the values best.
 
-    Best is the largest sum of values over the connections that matter.
+    The best order has the largest sum of values over the connections that matter.
     """
     truth = design.truth
     places = {name: np.array(np.nonzero(part)) for name, part in truth.items()}
@@ -41,19 +41,19 @@ def flat(parts: dict[str, np.ndarray], design: Design) -> np.ndarray:
 
 
 def rates(kept: np.ndarray, matter: np.ndarray) -> tuple[float, float]:
-    """Share of those that matter, and of those that do not, that were kept."""
+    """Fractions kept of the connections that matter and of the others."""
     return float(kept[matter].mean()), float(kept[~matter].mean())
 
 
 def area(scores: np.ndarray, matter: np.ndarray) -> float:
-    """Probability that one that matters has the larger score (ties count half)."""
+    """Probability that one that matters outscores one that does not (ties count ½)."""
     true, false = matter.sum(), (~matter).sum()
     above = rankdata(scores)[matter].sum() - true * (true + 1) / 2
     return float(above / (true * false))
 
 
 def connection_area(design: Design, scores: dict[str, np.ndarray]) -> float:
-    """The same of connections, up to the order of hidden units."""
+    """The area for connections, up to the order of hidden units."""
     ranks = rankdata(flat(scores, design))
     cuts = np.cumsum([part.size for part in design.truth.values()])[:-1]
     by_name = {
@@ -68,8 +68,9 @@ def calibration(probs: np.ndarray, matter: np.ndarray) -> dict[str, float]:
     """Does a share p of the connections with 1 − π = p matter?
 
     Returns:
-        Of those with 1 − π above 0.9, the share that matters; of those below 0.1 the
-        same; and the mean distance of the two over ten bins, weighted by their sizes.
+        The fraction that matters of the connections with 1 − π above 0.9, and of those
+        with 1 − π below 0.1; and the mean distance between 1 − π and this fraction over
+        ten bins, weighted by their sizes.
     """
     bins = np.minimum((probs * 10).astype(int), 9)
     gaps = [
