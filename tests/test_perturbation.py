@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 import meanfield as mf
-from meanfield.credit import perturbation as module
+from meanfield.credit import changes as module
 from meanfield.credit.labelling import label_connections
 from meanfield.credit.labels import ConnectionLabels, Label
-from meanfield.credit.perturbation import perturb_connections
+from meanfield.credit.perturbation import Perturbation, perturb_connections
 
 KEY = jax.random.key(7)
 
@@ -98,7 +98,7 @@ def test_exact_fractions_of_a_count_do_not_fall_to_rounding():
     kinds = np.full((1, 10), Label.IMPORTANT, np.int8)
     labels = ConnectionLabels({"w": kinds}, 0.0, "given")
     fractions = [i / 10 for i in range(11)]
-    numbers = module._numbers(labels, "w", "important", fractions)
+    numbers = module.numbers_of(labels, "w", "important", fractions)
     assert numbers.tolist() == list(range(11))
 
 
@@ -106,10 +106,10 @@ def test_places_are_drawn_without_replacement_and_nested():
     mask = np.zeros((5, 6), bool)
     mask[1:, ::2] = True
     scales = {"w": jnp.asarray(0.0)}
-    changes = module._changes({"w": mask}, scales, False, KEY)
+    changes = module.draw_changes({"w": mask}, scales, False, KEY)
     start, before = {"w": jnp.ones(mask.shape)}, np.zeros(mask.shape, bool)
     for number in range(mask.sum() + 1):
-        left = module._apply(start, changes, {"w": jnp.asarray(number)})["w"]
+        left = module.apply_changes(start, changes, {"w": jnp.asarray(number)})["w"]
         gone = np.asarray(left == 0)
         assert gone.sum() == number
         assert not (gone & ~mask).any()
@@ -122,7 +122,7 @@ def test_every_place_is_drawn_equally_often_the_last_row_and_column_too():
     scales = {"w": jnp.asarray(0.0)}
 
     def gone(key):
-        changes = module._changes({"w": mask}, scales, False, key)
+        changes = module.draw_changes({"w": mask}, scales, False, key)
         return changes["w"][0] < number
 
     part = np.asarray(jax.vmap(gone)(jax.random.split(KEY, draws))).mean(0)
@@ -205,7 +205,7 @@ def test_connections_that_never_learn_are_left_alone():
 
 def test_intervals_are_students_and_differences_are_paired():
     errors = np.array([[0.1, 0.2, 0.4], [0.5, 0.5, 0.5]])
-    found = module.Perturbation(
+    found = Perturbation(
         np.array([0.0, 1.0]),
         {"important": errors, "variable": errors - [[0.01, 0.02, 0.03]]},
         {},

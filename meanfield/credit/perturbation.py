@@ -23,14 +23,14 @@ Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354, and its c
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from scipy import stats
 
 from meanfield.checks import require
@@ -44,10 +44,15 @@ from meanfield.learning.distributions import (
 )
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import align_targets, output_distribution
-from meanfield.spikeslab import SpikeSlab
-from meanfield.trees import map_named
 
-from .labels import ConnectionLabels, Label
+from .changes import (
+    apply_changes,
+    candidates_of,
+    draw_changes,
+    fresh_scale,
+    numbers_of,
+)
+from .labels import ConnectionLabels
 
 ARMS = ("important", "variable", "random", "absent")
 LEVEL = 0.95
@@ -126,8 +131,8 @@ def perturb_connections(
         likelihood: as in `fit`. The error is the fraction of wrong classes, or the root
             mean square error of the predicted mean for real targets.
         absent_scale: s, the scale of the weights given to absent connections. Default:
-            the root mean square of the layer's other weights, √⟨(1 − π)(Ξ + m²)⟩, so
-            that new weights are as large as the present ones.
+            the root mean square √⟨(1 − π)(Ξ + m²)⟩ over the layer's connections with
+            π < 1, so that new weights are as large as the present ones.
         batch_size: examples in memory at once.
 
     Returns:
@@ -156,12 +161,12 @@ def perturb_connections(
     _check(weights, labels, layers, fractions, arms, num_samples, absent_scale)
     require(batch_size >= 1, f"`batch_size` must be at least 1; got {batch_size}.")
     check_batch(ensemble, likelihood, x, y)
-    candidates = {arm: _candidates(labels, layers, arm) for arm in arms}
+    candidates = {arm: candidates_of(labels, layers, arm) for arm in arms}
     counts = {
-        arm: {name: _numbers(labels, name, arm, fractions) for name in layers}
+        arm: {name: numbers_of(labels, name, arm, fractions) for name in layers}
         for arm in arms
     }
-    scales = {n: jnp.asarray(_scale(weights[n], absent_scale)) for n in layers}
+    scales = {n: jnp.asarray(fresh_scale(weights[n], absent_scale)) for n in layers}
     errors = {arm: np.zeros((len(fractions), num_samples)) for arm in arms}
     for sample in range(num_samples):
         sample_key, order_key = jax.random.split(jax.random.fold_in(key, sample))
@@ -170,13 +175,13 @@ def perturb_connections(
         intact = _error(ensemble.apply_fn, subnetwork, *measure)
         for arm in arms:
             arm_key = jax.random.fold_in(order_key, ARMS.index(arm))
-            changes = _changes(candidates[arm], scales, arm == "absent", arm_key)
+            changes = draw_changes(candidates[arm], scales, arm == "absent", arm_key)
             for row in range(len(fractions)):
                 numbers = {name: jnp.asarray(counts[arm][name][row]) for name in layers}
                 if not any(numbers.values()):
                     errors[arm][row, sample] = intact
                     continue
-                params = _apply(subnetwork, changes, numbers)
+                params = apply_changes(subnetwork, changes, numbers)
                 errors[arm][row, sample] = _error(ensemble.apply_fn, params, *measure)
     return Perturbation(
         np.asarray(fractions, float),
@@ -188,84 +193,9 @@ def perturb_connections(
     )
 
 
-def _candidates(
-    labels: ConnectionLabels, layers: Sequence[str], arm: str
-) -> dict[str, Bool[np.ndarray, "..."]]:
-    """By layer, a mask of the connections that an arm may change."""
-    found = {}
-    for name in layers:
-        array = labels.labels[name]
-        found[name] = (
-            np.ones(array.shape, bool)
-            if arm == "random"
-            else array == Label[arm.upper()]
-        )
-        if labels.never_learned is not None:
-            found[name] = found[name] & ~labels.never_learned[name]
-    return found
-
-
-def _numbers(
-    labels: ConnectionLabels, name: str, arm: str, fractions: Sequence[float | int]
-) -> Int[np.ndarray, " fractions"]:
-    """How many connections of a layer an arm changes at every fraction."""
-    reference = "absent" if arm == "absent" else "important"
-    total = int(_candidates(labels, [name], reference)[name].sum())
-    available = int(_candidates(labels, [name], arm)[name].sum())
-    # The small term prevents that rounding makes ⌊0.3 · 10⌋ equal to 2.
-    wanted = [math.floor(f * total + 1e-9) for f in fractions]
-    return np.minimum(wanted, available)
-
-
-def _scale(weight: SpikeSlab, absent_scale: float | None) -> float:
-    if absent_scale is not None:
-        return absent_scale
-    square = np.square(weight.mean) + np.asarray(weight.var)
-    present = np.asarray(weight.inclusion_prob) > 0
-    return float(np.sqrt(square[present].mean())) if present.any() else 0.0
-
-
 @eqx.filter_jit
 def _draw(ensemble: Ensemble, key: PRNGKeyArray) -> Any:
     return ensemble.sample_params(key)
-
-
-@eqx.filter_jit
-def _changes(
-    candidates: Mapping[str, Any],
-    scales: Mapping[str, Array],
-    randomise: bool,
-    key: PRNGKeyArray,
-) -> dict[str, tuple[Array, Array]]:
-    """By layer, the ranks of connections in the order of changes, and new values."""
-    changes = {}
-    for number, (name, mask) in enumerate(candidates.items()):
-        order_key, value_key = jax.random.split(jax.random.fold_in(key, number))
-        mask = jnp.asarray(mask)
-        shuffled = jax.random.permutation(order_key, mask.size)
-        # A stable sort of the shuffled connections, candidates first.
-        order = shuffled[jnp.argsort(~mask.ravel()[shuffled], stable=True)]
-        turn = jnp.zeros(mask.size, jnp.int32).at[order].set(jnp.arange(mask.size))
-        noise = jax.random.normal(value_key, mask.shape) * scales[name]
-        changes[name] = turn.reshape(mask.shape), noise * randomise
-    return changes
-
-
-@eqx.filter_jit
-def _apply(
-    params: Any,
-    changes: Mapping[str, tuple[Array, Array]],
-    numbers: Mapping[str, Array],
-) -> Any:
-    """A sub-network with the first `numbers` connections changed."""
-
-    def change(name: str, leaf: Any) -> Any:
-        if name not in changes:
-            return leaf
-        turn, value = changes[name]
-        return jnp.where(turn < numbers[name], value.astype(leaf.dtype), leaf)
-
-    return map_named(change, params)
 
 
 def _error(
