@@ -27,16 +27,15 @@ from meanfield.credit.payoffs import choose_payoff, payoff_measure
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
-from meanfield.learning.sharding import Layout, gathered
+from meanfield.learning.sharding import Layout
 from meanfield.program.steps import trace
 from meanfield.program.units import find_units
 
-from .cut_network import CutNetwork, State
+from .blocks import scores_of, sweep_of
+from .cut_network import CutNetwork
 from .null_units import null_units
 
 REPLACEMENTS = ("mean", "zero")
-MOST_ORDERS = 32  # orders in one compiled call
-BLOCK = 256  # coalitions in one call: fixed, for one compiled program
 
 
 class NeuronGame:
@@ -224,7 +223,9 @@ class NeuronGame:
             f"`coalitions` must have shape (coalitions, {self.num_players}); got "
             f"{masks.shape}.",
         )
-        total = sum(self._scores(state, masks) for state in self._states)
+        total = sum(
+            scores_of(self._network, state, masks, self._y) for state in self._states
+        )
         return np.asarray(total) / len(self._states)
 
     def sweep(
@@ -251,7 +252,7 @@ class NeuronGame:
             f"{self.num_players - 1}; got an array of shape {rows.shape}.",
         )
         states = self._states if draw is None else [self._states[draw]]
-        total = sum(self._sweep(state, rows) for state in states)
+        total = sum(sweep_of(self._network, state, rows, self._y) for state in states)
         return np.asarray(total) / len(states)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
@@ -262,37 +263,6 @@ class NeuronGame:
         """
         found = [null_units(self._network, state) for state in self._states]
         return np.logical_and.reduce(found)
-
-    def _scores(self, state: State, masks: np.ndarray) -> np.ndarray:
-        # Blocks of one size, so that one program serves any number of coalitions.
-        size = min(BLOCK, 1 << (max(len(masks), 1) - 1).bit_length())
-        blocks = []
-        for start in range(0, len(masks), size):
-            block = np.zeros((size, self.num_players), bool)
-            part = masks[start : start + size]
-            block[: len(part)] = part
-            blocks.append(gathered(self._network.scores(state, block, self._y)))
-        whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-        return whole[: len(masks)]
-
-    def _sweep(self, state: State, orders: np.ndarray) -> np.ndarray:
-        if self._network.sums is None:
-            return self._sweep_masks(state, orders)
-        size = min(MOST_ORDERS, 1 << (max(len(orders), 1) - 1).bit_length())
-        blocks = []
-        for start in range(0, len(orders), size):
-            part = orders[start : start + size]
-            block = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            blocks.append(gathered(self._network.sweep(state, block, self._y)))
-        # All calls are dispatched before the first result is awaited.
-        whole = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-        return whole[: len(orders)]
-
-    def _sweep_masks(self, state: State, orders: np.ndarray) -> np.ndarray:
-        ranks = np.argsort(orders, 1)[:, None, :]
-        masks = ranks < np.arange(self.num_players + 1)[:, None]
-        scores = self._scores(state, masks.reshape(-1, self.num_players))
-        return scores.mean(1).reshape(len(orders), -1)
 
 
 def _checked_data(ensemble: Ensemble, likelihood: Any, data: Any) -> tuple[Any, Any]:
