@@ -27,18 +27,15 @@ import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, PRNGKeyArray
 from numpyro import handlers
-from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoGuide
-from numpyro.primitives import Messenger
 
 from meanfield.checks import require
 from meanfield.spikeslab import SpikeSlab, safe_sqrt
 
+from .guided_sites import GuidedSites
 from .matched_moments import (
-    MatchedMoments,
     require_plain_bound,
-    spike_slab_of,
     unwrap,
 )
 from .spike_and_slab import SpikeAndSlab
@@ -133,7 +130,7 @@ class AutoSpikeSlab(AutoGuide):
         )
         with (
             handlers.block(hide_fn=hidden),
-            _Replace(self) as draws,
+            GuidedSites(self) as draws,
             handlers.seed(rng_seed=key),
         ):
             self.model(*args, **kwargs)
@@ -150,9 +147,9 @@ class AutoSpikeSlab(AutoGuide):
         """
         return {
             name: SpikeSlab(
-                params[self._param(name, "spike_prob")],
-                params[self._param(name, "slab_mean")],
-                jnp.square(params[self._param(name, "slab_scale")]),
+                params[self.param_name(name, "spike_prob")],
+                params[self.param_name(name, "slab_mean")],
+                jnp.square(params[self.param_name(name, "slab_scale")]),
             )
             for name in self._sites(spikes=True)
         }
@@ -211,8 +208,8 @@ class AutoSpikeSlab(AutoGuide):
             for name, w in self.spike_slabs(params).items()
         }
         for name in self._sites(spikes=False):
-            loc = params[self._param(name, "loc")]
-            normal = dist.Normal(loc, params[self._param(name, "scale")])
+            loc = params[self.param_name(name, "loc")]
+            normal = dist.Normal(loc, params[self.param_name(name, "scale")])
             transform = biject_to((self.supports or {})[name])
             event_dim = transform.domain.event_dim
             distributions[name] = dist.TransformedDistribution(
@@ -228,7 +225,8 @@ class AutoSpikeSlab(AutoGuide):
         supports = self.supports or {}
         return [name for name, s in supports.items() if (s is None) == spikes]
 
-    def _param(self, name: str, part: str) -> str:
+    def param_name(self, name: str, part: str) -> str:
+        """Name of a parameter of a site."""
         return f"{name}_{self.prefix}_{part}"
 
     def _find_sites(self, *args: Any, **kwargs: Any) -> None:
@@ -261,107 +259,3 @@ class AutoSpikeSlab(AutoGuide):
             f"{unknown}.",
         )
         self.supports = supports
-
-
-class _Replace(Messenger):
-    """Runs the model with every guided site drawn from the guide instead.
-
-    The guide is called with each prior after its parents are drawn, so hierarchical
-    priors, plates and parameters of the model need no special treatment.
-    """
-
-    def __init__(self, guide: AutoSpikeSlab):
-        super().__init__()
-        self.guide = guide
-        self.values: dict[str, Any] = {}
-
-    def __enter__(self) -> Any:
-        super().__enter__()
-        return self
-
-    def process_message(self, msg: Any) -> None:
-        supports = self.guide.supports or {}
-        if msg["type"] != "sample" or msg["is_observed"] or msg["name"] not in supports:
-            return
-        spiky = supports[msg["name"]] is None
-        msg["fn"] = (self._spike_slab if spiky else self._normal)(msg)
-
-    def postprocess_message(self, msg: Any) -> None:
-        if msg["type"] == "sample" and msg["name"] in (self.guide.supports or {}):
-            self.values[msg["name"]] = msg["value"]
-
-    def _spike_slab(self, msg: Any) -> dist.Distribution:
-        prior, name, guide = msg["fn"], msg["name"], self.guide
-        prior_weights = spike_slab_of(prior)
-        start = lambda key: _start(guide, name, prior_weights, key)
-        event = {"event_dim": prior.event_dim}
-        spike_prob = numpyro.param(
-            guide._param(name, "spike_prob"),
-            lambda key: start(key).spike_prob,
-            constraint=constraints.unit_interval,
-            **event,
-        )
-        slab_mean = numpyro.param(
-            guide._param(name, "slab_mean"),
-            lambda key: start(key).slab_mean,
-            **event,
-        )
-        slab_scale = numpyro.param(
-            guide._param(name, "slab_scale"),
-            lambda key: safe_sqrt(start(key).slab_var),
-            constraint=constraints.softplus_positive,
-            **event,
-        )
-        posterior = SpikeSlab(
-            spike_prob, slab_mean, jnp.square(jnp.asarray(slab_scale))
-        )
-        return MatchedMoments(posterior, prior, msg["kwargs"]["rng_key"])
-
-    def _normal(self, msg: Any) -> dist.Distribution:
-        prior, name, guide = msg["fn"], msg["name"], self.guide
-        transform = biject_to(prior.support)
-        shape = transform.inverse_shape(prior.shape())
-        extra = len(shape) - len(prior.shape())
-        event_dim = prior.event_dim + extra
-        # Small random initial values break the symmetry between units of a network.
-        loc = numpyro.param(
-            guide._param(name, "loc"),
-            lambda key: guide.init_scale * jax.random.normal(key, shape),
-            event_dim=event_dim,
-        )
-        scale = numpyro.param(
-            guide._param(name, "scale"),
-            lambda key: jnp.full(shape, guide.init_scale),
-            constraint=constraints.softplus_positive,
-            event_dim=event_dim,
-        )
-        normal = dist.Normal(loc, scale).to_event(event_dim)
-        if isinstance(unwrap(prior).support, type(constraints.real)):
-            return normal
-        return dist.TransformedDistribution(normal, transform)
-
-
-def _start(
-    guide: AutoSpikeSlab, name: str, prior: SpikeSlab, key: PRNGKeyArray
-) -> SpikeSlab:
-    """The initial distribution of one site."""
-    scale = safe_sqrt(prior.slab_var)
-    if name in guide.init_values:
-        given = guide.init_values[name]
-        require(
-            given.shape == prior.shape,
-            f"`init_values[{name!r}]` must have the shape of the site, {prior.shape}; "
-            f"got {given.shape}.",
-        )
-        smallest = jnp.square(1e-3 * scale)
-        return SpikeSlab(
-            jnp.clip(given.spike_prob, 1e-3, 1 - 1e-3),
-            given.slab_mean,
-            jnp.maximum(given.slab_var, smallest),
-        )
-    noise = jax.random.normal(key, prior.shape, prior.dtype)
-    return SpikeSlab(
-        jnp.full(prior.shape, guide.init_spike_prob, prior.dtype),
-        prior.slab_mean + guide.init_scale * scale * noise,
-        jnp.square(guide.init_scale * scale),
-    )
