@@ -4,10 +4,8 @@ Exit code 0: done. 1: the work failed, and the message says why. 2: wrong usage.
 3: an internal error, which is a bug in meanfield.
 """
 
-import io
 import json
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,21 +23,13 @@ from meanfield.runs.command_settings import (
     SampleSettings,
     ScoreSettings,
 )
+from meanfield.runs.failures import run_command
 from meanfield.runs.fields import OWN_MODEL
 from meanfield.runs.options import with_options
 from meanfield.runs.settings import TrainSettings
-from meanfield.runs.stages import Interrupted, stage, told
+from meanfield.runs.stages import stage
 from meanfield.version import VERSION
 
-# Errors of the work itself, whose messages are meant for the user.
-WORK = (
-    ValueError,
-    OSError,
-    RuntimeError,
-    ArithmeticError,
-    ImportError,
-    MemoryError,
-)
 app = typer.Typer(
     name="meanfield",
     no_args_is_help=True,
@@ -106,7 +96,7 @@ def train(settings: TrainSettings) -> None:
         _show(run)
     if run.metrics["stopped"] == "interrupted":
         raise RuntimeError(
-            f"interrupted; {run.folder} holds the epochs that were finished. Go on "
+            f"interrupted; {run.folder} holds the epochs that were finished. Continue "
             f"with `meanfield train --resume {run.folder}`."
         )
 
@@ -271,7 +261,7 @@ def analyze(
     if (run is None) == (settings.weights is None):
         raise typer.BadParameter("give either a run folder or --weights FILE")
     folder = settings.out or run or Path("analysis")
-    doing = "reading microstructure, renormalization and complexity"
+    doing = "measuring microstructure, renormalization and complexity"
     if run is not None:
         opened, dataset = _open(run, where)
         stage(doing)
@@ -334,40 +324,5 @@ def _wrote(path: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line; whatever happens ends with one message and an exit code."""
-    words = sys.argv[1:]
-    # Options that every command has, at any place of the command line.
-    everywhere = [word for word in words if word in ("--debug", "--no-cache")]
-    debug = "--debug" in words
-    quiet = bool({"--quiet", "--json", "--help", "--version"} & set(words))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show Greek letters gets question marks, not an
-            # error.
-            stream.reconfigure(errors="replace")
-    try:
-        with told(quiet):
-            app(args=everywhere + [word for word in words if word not in everywhere])
-    except Interrupted as error:
-        during = f" while {error}" if str(error) else ""
-        text = (
-            f"interrupted{during}. Files are written whole or not at all: what was "
-            "finished is kept, and older files are unchanged."
-        )
-        _fail(error, 1, text, debug)
-    except WORK as error:
-        _fail(error, 1, f"error: {str(error) or type(error).__name__}", debug)
-    except Exception as error:
-        text = (
-            f"internal error: {type(error).__name__}: {error}\nThis is a bug in "
-            "meanfield, not a mistake of yours. Please report it, with what the same "
-            "command prints with --debug."
-        )
-        _fail(error, 3, text, debug)
-
-
-def _fail(error: BaseException, code: int, text: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
-    typer.echo(text, err=True)
-    sys.exit(code)
+    """Run the command line; see `runs.failures`."""
+    run_command(lambda words: app(args=words), sys.argv[1:])
