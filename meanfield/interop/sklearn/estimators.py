@@ -43,7 +43,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
             longer falls.
         validation_fraction: fraction of the data that is held out.
         patience: epochs without improvement before stopping.
-        num_samples: noise draws averaged in a prediction.
+        num_samples: number of drawn sub-networks averaged in a prediction.
         random_state: seed of everything random.
 
     Attributes:
@@ -154,8 +154,8 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         early_stopping: as for `MeanFieldClassifier`.
         validation_fraction: as for `MeanFieldClassifier`.
         patience: epochs without improvement before stopping.
-        num_samples: noise draws averaged in a prediction.
-        random_state: seed of everything random.
+        num_samples: as for `MeanFieldClassifier`.
+        random_state: as for `MeanFieldClassifier`.
 
     Example:
         >>> import meanfield as mf
