@@ -82,7 +82,7 @@ def write_connections(
     """Write `connections` as one CSV file, whole or not at all.
 
     Numbers are written with the digits that give the same number back. Memory stays
-    bounded; the file takes about 60 bytes a connection.
+    bounded; the file takes about 60 bytes per connection.
 
     Args:
         path: the file, such as ``connections.csv``.

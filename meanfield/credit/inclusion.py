@@ -108,7 +108,7 @@ def inclusion_gradients(
         num_samples: noise draws for each example.
 
     Returns:
-        By path name, one value a connection, in units of the payoff.
+        By path name, one value per connection, in units of the payoff.
 
     Raises:
         ValueError: a payoff without gradient, or data that do not fit.

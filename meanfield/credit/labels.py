@@ -44,7 +44,7 @@ class Label(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class ConnectionLabels:
-    """What `label_connections` returns.
+    """The result of `label_connections`.
 
     Attributes:
         labels: an int8 array of `Label` for every random weight, by path name.

@@ -22,11 +22,11 @@ chunk with a known probability ρ:
 So the spread over examples is found without a gradient for each example.
 
 All nodes of a draw have the same noise, with a sign that alternates from node to node.
-If the noise is the same, the gradients add up to a difference of two payoffs under it,
-so that Σφ hardly varies; and neighbouring nodes with opposite noise are nearly an
-antithetic pair.
-On digits (64-24-24-10, 200 examples), compared with independent noise for each node,
-the variance of Σφ is one twelfth and that of the values three quarters.
+With equal noise, the gradients along the path add up to a difference of two payoffs
+under this noise, so that Σφ hardly varies; with opposite noise, neighbouring nodes are
+nearly an antithetic pair. On digits (64-24-24-10, 200 examples), compared with
+independent noise for each node, the variance of Σφ is one twelfth, and the variance of
+the values three quarters.
 """
 
 from collections.abc import Callable, Mapping, Sequence

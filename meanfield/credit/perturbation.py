@@ -3,7 +3,7 @@ r"""Change some connections of each label, and measure how the error changes.
 | arm         | what is done to a fraction f, in every chosen layer                  |
 |-------------|----------------------------------------------------------------------|
 | `important` | ⌊f · #important⌋ important connections are removed (π := 1)          |
-| `variable`  | as many variable ones are removed (all of them, if there are fewer)  |
+| `variable`  | as many variable ones are removed (all of them if there are fewer)   |
 | `random`    | as many connections are removed, whatever their labels               |
 | `absent`    | ⌊f · #absent⌋ absent ones are given fresh weights ~ N(0, s²)         |
 
@@ -60,7 +60,7 @@ LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Perturbation:
-    """What `perturb_connections` returns.
+    """The result of `perturb_connections`.
 
     Attributes:
         fractions: the fractions f, increasing.

@@ -13,8 +13,8 @@ from that of w by at most
 
     |ΔI| = ‖w‖ ‖Nᵀ g‖.
 
-This is the estimate. A Gauss rule is exact up to degree 2n − 1, so for a smooth g its
-error is much smaller.
+This bound is the estimate of the error. A Gauss rule is exact up to degree 2n − 1, so
+for a smooth g its error is much smaller.
 
 References:
     Dubey, Neyman & Weber 1981, Math. Oper. Res. 6:122 (semivalues). Kwon & Zou 2022,

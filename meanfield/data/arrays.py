@@ -48,7 +48,7 @@ def arrays(
         task: "classification", "regression", "counts" (0, 1, 2, …) or "binary" (0 or
             1); None for the rule above.
         test_fraction: share of the rows kept for testing if the file has no test set.
-        seed: of that split.
+        seed: seed of this split.
 
     Returns:
         A `Dataset`: training and test arrays, names of classes, and how it was read.

@@ -38,7 +38,7 @@ def load(
             guesses it from the target.
         test_fraction: share of a file's rows kept for testing. Named data sets, and
             `.npz` files with a test set, keep their own split.
-        seed: of that split.
+        seed: seed of this split.
         **reading: how a table is read: `drop`, `features`, `sep`, `decimal`, `header`
             and `missing`, see `table`.
 

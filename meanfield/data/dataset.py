@@ -215,7 +215,7 @@ def split_rows(
     Args:
         count: number of rows.
         test_fraction: share of the rows that is kept for testing, inside (0, 1).
-        seed: of the shuffle (NumPy's default generator).
+        seed: seed of the shuffle (NumPy's default generator).
         labels: the class of each row, or None for no stratification.
 
     Returns:

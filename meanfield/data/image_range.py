@@ -80,7 +80,7 @@ def notes(
 
     Args:
         held: the arrays of the file, by name.
-        divisor: what they were divided by.
+        divisor: the number by which they were divided.
         x: the training inputs, divided.
     """
     raw = next(held[name] for name in ("x", "x_train") if name in held)

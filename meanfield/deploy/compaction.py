@@ -7,11 +7,11 @@ temperature of the run and a low price:
 
     loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − ρ₀)/ρ₀) = 10 nats.
 
-ρ is chosen on examples that are held out: a network that has not seen them learns at
-full width, and then again at each width, for as many epochs. The smallest width is
-taken at which the mean payoff (accuracy, or closeness for real targets) is lower than
-at full width by no more than the tolerance. Then the ensemble of the run, which learned
-from all examples, loses its units of smallest r_j, and learns again from all examples.
+ρ is chosen on held-out examples: a network that has not seen them learns at full width,
+and then at each smaller width for the same number of epochs. The chosen width is the
+smallest at which the mean payoff (accuracy, or closeness for real targets) is at most
+the tolerance below that at full width. Then the ensemble of the run, which learned from
+all examples, loses its units of smallest r_j, and learns again from all examples.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ MULTIPLES = ((48, 16), (16, 8))
 # The price of a connection, in nats, the probability of a spike and the slab variance
 # with which connections start again.
 PRICE, SPIKE_PROB, SLAB_VAR = 10.0, 0.3, 1e-2
-# Steps of a trial, and number of examples that r is a mean over.
+# Steps of a trial, and number of examples over which r is averaged.
 TRIAL_STEPS, SCORED = 2000, 4000
 HELD_OUT = 0.15
 
@@ -58,7 +58,7 @@ class Compacted:
     Attributes:
         ensemble: in the shape of the given one, with π = 1 for all connections of
             removed units.
-        likelihood: the likelihood, with what it learned.
+        likelihood: the likelihood with its learned parameters.
         share: ρ, the fraction of units that each layer keeps; 1 if none could be
             removed.
         units: by layer, the numbers of units before and after.

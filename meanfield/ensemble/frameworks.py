@@ -127,7 +127,7 @@ def _on_device(leaf: Any) -> Any:
 
 
 def _not_learned(params: Any) -> tuple[str, ...]:
-    """Names outside Flax Linen's collection "params", which holds what is learned."""
+    """Names outside Flax Linen's collection "params" of learned parameters."""
     if not isinstance(params, Mapping) or "params" not in params:
         return ()
     return tuple(n for n in named_leaves(params) if not n.startswith("params/"))

@@ -11,9 +11,9 @@ for a gain g = σ_w²
 
     E m² = (1 − s) g / (N (1 − π)),     Ξ = s g / (N (1 − π)),
 
-where s is the slab's share of the second moment. After twenty layers q is then still
-that of the first layer. (For tanh g = 1 is critical, and g = 2 only saturates it.)
-The published MNIST initialisation, m ~ N(0, 2/784) times 1/√N, has σ_w² = 0.0076.
+where s is the slab's share of the second moment. Then q is still the same after twenty
+layers. (For tanh, g = 1 is critical, and g = 2 only saturates it.) The published MNIST
+initialisation, m ~ N(0, 2/784) times 1/√N, has σ_w² = 0.0076.
 
 Source: Li & Huang 2020, arXiv:2001.03354, and its code; Poole et al. 2016,
 arXiv:1606.05340; He et al. 2015, arXiv:1502.01852.

@@ -22,9 +22,10 @@ budget covers all 2^n coalitions, they are enumerated, whatever the method. Othe
 All methods evaluate pairs of complementary coalitions, and their values sum to
 v(N) − v(∅). Permutations and least squares are exact for quadratic games. The intervals
 of all methods but the surrogate assume nothing except that coalitions are drawn at
-random. The surrogate's error is that of its prior: correct on average over games drawn
-from this prior, and wrong for a single game unlike them (for example an airport game of
-a hundred players). So the surrogate claims no coverage: its intervals are (−∞, ∞).
+random. The surrogate's error follows from its prior: correct on average over games
+drawn from this prior, and wrong for a single game unlike them (for example an airport
+game of a hundred players). So the surrogate claims no coverage: its intervals are (−∞,
+∞).
 
 If a game has a method `sweep(orders)`, which returns all n + 1 payoffs along each order
 at once, as `meanfield.NeuronGame` does, orders are used whatever the budget. If it has

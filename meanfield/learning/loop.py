@@ -169,7 +169,7 @@ class Loop:
         self.recipe = dataclasses.replace(self.recipe, restriction=restriction)
 
     def report(self, epochs: int) -> EpochReport:
-        """What a callback gets; copies of the lists, which it cannot change."""
+        """The argument of a callback, with copies of the lists."""
         history = {name: list(values) for name, values in self.history.items()}
         return EpochReport(
             history["epoch"][-1], epochs, history, self.current, self.restrict

@@ -37,7 +37,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
         ensemble: the trained ensemble.

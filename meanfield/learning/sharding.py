@@ -146,7 +146,7 @@ class Layout:
 
 
 def _place(array: Any, sharding: NamedSharding) -> Any:
-    """Place an array that every process has, or that is already on all of them."""
+    """Place an array that every process has, or that is already spread over them."""
     if sharding.is_fully_addressable or not array.is_fully_addressable:
         return jax.device_put(array, sharding)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):

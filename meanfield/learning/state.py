@@ -57,5 +57,5 @@ def starting_state(
 
 
 def copied(tree: PyTree) -> PyTree:
-    """The tree with every array in a buffer of its own; compiles nothing."""
+    """The tree with every array in its own buffer, without compilation."""
     return jax.tree.map(lambda array: jax.device_put(array, may_alias=False), tree)

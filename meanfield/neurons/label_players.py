@@ -27,7 +27,7 @@ from .neuron_game import NeuronGame
 
 @dataclasses.dataclass(frozen=True)
 class LabelGame:
-    """What `label_game` returns.
+    """The result of `label_game`.
 
     Attributes:
         values: Shapley value of each label, in units of the payoff.

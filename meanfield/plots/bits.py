@@ -53,7 +53,7 @@ def complexity(
     ceilings = [entry.get("num_units") for entry in measured.values()]
     for place, ceiling in zip(places, ceilings, strict=True):
         if ceiling is not None:
-            label = "ceiling: 1 bit a unit" if place == 0 else ""
+            label = "ceiling: 1 bit per unit" if place == 0 else ""
             ends = place - 0.45, place + 0.45
             axis.hlines(ceiling, *ends, color=BLACK, ls=":", label=label)
     for number, entry in enumerate(measured.values()):

@@ -104,7 +104,7 @@ def average(
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
         some = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
         some_x, some_y = layout.split(some)
-        # All chunks use the same sub-networks, but noise of their own.
+        # All chunks use the same sub-networks, and each has its own noise.
         chunk_key = key if of == "subnetworks" else jax.random.fold_in(key, number)
         way = of if of == "subnetworks" else reading
         part = average_chunk(

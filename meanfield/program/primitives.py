@@ -1,4 +1,4 @@
-"""Names of JAX's primitives by what they do to the entries of an array."""
+"""Names of JAX's primitives, grouped by their effect on the entries of an array."""
 
 ENTRYWISE = frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp "

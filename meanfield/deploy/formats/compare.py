@@ -8,8 +8,8 @@ import numpy as np
 from meanfield.checks import require
 from meanfield.deploy.graph.inputs import batch_size
 
-# Largest change allowed when weights are rounded to eight bits: of a probability, or of
-# a real target relative to max(1, the largest magnitude).
+# Largest change allowed when weights are rounded to eight bits. It is the change of a
+# probability, or of a real target relative to max(1, the largest magnitude).
 INT8_TOLERANCE = 2e-2
 # Fraction of the examples whose predicted class must stay the same with eight bits.
 INT8_AGREEMENT = 0.99
@@ -24,7 +24,7 @@ def compare(
 
     Args:
         expected: the network's outputs for a batch.
-        actual: those of the file.
+        actual: the file's outputs for the same batch.
         format: the format of the file.
         tolerance: largest difference allowed, relative to max(1, the largest output).
         name: name of the file for the message; by default "the FORMAT file".
@@ -50,9 +50,9 @@ def compare_int8(
 
     Args:
         expected: the network's outputs for a batch.
-        actual: those of the file.
-        link: from outputs to probabilities: "softmax", "sigmoid", or "none".
-        name: of the file, for the message.
+        actual: the file's outputs for the same batch.
+        link: function from outputs to probabilities: "softmax", "sigmoid", or "none".
+        name: name of the file for the message.
 
     Returns:
         The largest change of a probability (or of a real target, relative to max(1, the

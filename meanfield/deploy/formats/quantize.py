@@ -52,7 +52,7 @@ def save_int8(
 
     Args:
         path: the file.
-        model: what `to_onnx` returns.
+        model: the result of `to_onnx`.
         calibration: a batch of inputs like those that the network will be used on.
         link: from outputs to probabilities: "softmax", "sigmoid" or "none".
 

@@ -25,7 +25,7 @@ def sign_shipped(folder: str | os.PathLike, key: str | os.PathLike) -> Path:
     """Sign a shipped folder.
 
     Args:
-        folder: what `ship` made.
+        folder: the folder that `ship` made.
         key: a private SSH key, or a public one whose private key is in an SSH agent.
 
     Returns:
@@ -58,7 +58,7 @@ def check_signature(folder: str | os.PathLike, signers: str | os.PathLike) -> st
     """The name of the signer of a shipped folder.
 
     Args:
-        folder: what `ship` made.
+        folder: the folder that `ship` made.
         signers: a file of names and public keys, see the top of the module.
 
     Returns:

@@ -41,7 +41,7 @@ def stored_inputs(
     Args:
         arrays: the arrays of a file, in which names of the batch's arrays begin with
             `path`.
-        structure: what `input_structure` returned.
+        structure: the result of `input_structure`.
         path: the path of this part of the batch.
     """
     if structure is None:

@@ -21,7 +21,7 @@ def fresh_perceptron(widths: tuple[int, ...], seed: int) -> Ensemble:
 
     Args:
         widths: inputs, hidden layers, outputs.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
     rng, dtype = np.random.default_rng(seed), jnp.result_type(float)
     drawn = {}

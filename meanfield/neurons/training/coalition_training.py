@@ -41,7 +41,7 @@ Keep = int | float | Mapping[str, int | float]
 
 @dataclasses.dataclass(frozen=True)
 class CoalitionResult:
-    """What `train_coalitions` returns.
+    """The result of `train_coalitions`.
 
     Attributes:
         ensemble: the trained ensemble; units outside the coalitions have no incoming

@@ -1,4 +1,4 @@
-"""The first sections of the report: what was trained, and how to reproduce it."""
+"""The first sections of the report: the trained model, and how to reproduce it."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ OF_PRIOR = ("slab_scale", "temperature")
 
 
 def trained(run: Run) -> str:
-    """The section on what was trained."""
+    """The section on the trained model."""
     config, metrics = run.config, run.metrics
     widths = [config["model"]["inputs"], *config["model"]["hidden"]]
     seconds = metrics.get("train_seconds")
