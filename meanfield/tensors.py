@@ -122,7 +122,7 @@ def fill_tree(
     """Put arrays that `load_arrays` read into a tree of the same structure.
 
     Args:
-        arrays: by path name.
+        arrays: the arrays by path name.
         like: a tree with the names, shapes and types to expect.
         path: where the arrays come from, for the message.
 

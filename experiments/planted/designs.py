@@ -41,8 +41,8 @@ class Design:
     """Data with a known truth, and the network that learns them.
 
     Attributes:
-        draw: from a generator and a number of examples to inputs and targets.
-        build: from a key to an untrained ensemble.
+        draw: map from a generator and a number of examples to inputs and targets.
+        build: map from a key to an untrained ensemble.
         likelihood: the likelihood of the targets.
         inputs: the inputs that matter; None where all do.
         reads: path name of the array whose axes after the first are the inputs.

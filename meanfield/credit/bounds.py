@@ -29,7 +29,7 @@ def largest_prob(count: int, num_examples: int, alpha: float) -> float:
     Args:
         count: number of successes.
         num_examples: independent trials.
-        alpha: in (0, 1).
+        alpha: α in (0, 1).
 
     Example:
         >>> from meanfield.credit.bounds import largest_prob
@@ -79,7 +79,7 @@ def examples_needed(
 
     Args:
         epsilon: ε > 0.
-        alpha: in (0, 1).
+        alpha: α in (0, 1).
         exact: as in `upper_bound`.
         width: as in `upper_bound`.
 

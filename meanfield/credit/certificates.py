@@ -115,7 +115,7 @@ def certify(
     Args:
         ensemble: a trained ensemble.
         data: inputs and targets that were not used for training.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         key: a `jax.random.key`, for the split of the data and the noise.
         epsilon: ε in (0, 1). None means 0.005, or twice the smallest ε that the number
             of examples can certify, whichever is larger.

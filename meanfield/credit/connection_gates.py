@@ -103,7 +103,7 @@ class Game(eqx.Module):
     Args:
         network: the network with all gates at 1.
         names: the arrays whose connections have gates.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         payoff: name of the payoff.
         temperature: temperature of the payoff "free_energy".
         noise: "preactivations" or "weights".

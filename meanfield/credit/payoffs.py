@@ -45,7 +45,7 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
 
     Args:
         payoff: a name, or None: "probability" for classes, "mse" for real targets.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         outputs: shapes or arrays of the network's outputs.
 
     Raises:
@@ -84,7 +84,7 @@ def payoff_measure(payoff: str, likelihood: Any, temperature: float = 1.0) -> Me
 
     Args:
         payoff: a name of the table at the top of the module.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         temperature: T > 0 of the free energy.
     """
 

@@ -49,7 +49,7 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
 
     Args:
         payoff: a name, or None: "accuracy" for classes, "closeness" for real targets.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         outputs: shapes or arrays of the network's outputs.
 
     Raises:
@@ -88,7 +88,7 @@ def earned(
 
     Args:
         payoff: a name of the table at the top of the module.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         outputs: outputs for a batch.
         y: targets.
         scale: σ² of "closeness".
@@ -153,7 +153,7 @@ def payoffs_without(
 
     Args:
         ensemble: the ensemble.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         payoff: a name of the table at the top of the module.
         scale: σ² of "closeness".
         data: inputs and targets.
@@ -213,7 +213,7 @@ def two_orders(
 
     Args:
         ensemble: the ensemble.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         scale: σ² of "closeness".
         data: inputs and targets, at least one example.
         key: a `jax.random.key`.

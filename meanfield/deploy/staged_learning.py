@@ -63,8 +63,8 @@ def fit_in_stages(
         ensemble: the initial ensemble, whose π must not be 0: see
             `meanfield.ensemble.critical`.
         data: arrays (x, y), first axis the examples.
-        stages: epochs and warmth h of each stage. T rises during the first stages that
-            have the warmth of the first one, or two fifths of the run if that is less.
+        stages: epochs and warmth h of each stage. T rises during the first stages of
+            equal warmth, but for at most two fifths of the run.
         temperature: T ≥ 0, the temperature of a stage of warmth 1.
         price: c ≥ 0, the price in a stage of warmth 1, in nats per connection.
         key: a `jax.random.key`.

@@ -84,7 +84,7 @@ def unit_scores(
 
     Args:
         ensemble: the ensemble, whose network of posterior means is used.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         data: inputs and targets.
         layers: the result of `removable_units`.
     """

@@ -84,7 +84,7 @@ class _EachInference:
 
 @dataclasses.dataclass(frozen=True)
 class _EachTraining:
-    """The same in training mode."""
+    """A module of one example, called for a batch in training mode."""
 
     call: Callable[..., Any]
     axis_name: Hashable

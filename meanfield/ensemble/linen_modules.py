@@ -42,7 +42,7 @@ class _LinenInference:
 
 @dataclasses.dataclass(frozen=True)
 class _LinenTraining:
-    """The same in training mode, with the names of the mutable collections."""
+    """A module in training mode, with the names of its mutable collections."""
 
     apply: Callable[..., Any]
     method: Callable[..., Any] | None

@@ -22,9 +22,9 @@ class ClusteredEstimate(Estimate):
 
     Attributes:
         values: estimate of φ[E_θ v] = E_θ φ[v_θ], (players,).
-        standard_errors: of `values`, with draws as clusters: they include the error due
-            to finitely many draws θ and to finitely many permutations. Degrees of
-            freedom: draws − 1.
+        standard_errors: standard errors of `values`, with draws as clusters: they
+            include the error due to finitely many draws θ and to finitely many
+            permutations. Degrees of freedom: draws − 1.
         intervals: (players, 2), simultaneous at `level`, for E_θ φ[v_θ].
         level: probability with which each kind of interval holds.
         monte_carlo_errors: the part that more permutations per draw would remove.

@@ -183,7 +183,7 @@ def with_unseen(estimate: Estimate, payoff_range: float, count: int) -> Estimate
     then both are infinite.
 
     Args:
-        estimate: from a sample; values whose error exceeds rounding stay as they are.
+        estimate: a sampled estimate; values with errors beyond rounding are kept.
         payoff_range: M, largest minus smallest payoff in the sample.
         count: m, replicates or pairs of coalitions in the sample.
 

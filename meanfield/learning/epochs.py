@@ -58,17 +58,17 @@ def run_epochs(
     constants: tuple[Recipe, Any, Any, PRNGKeyArray, Array, Array, int],
     state: TrainState,
 ) -> tuple[TrainState, dict[str, Float[Array, " epochs"]]]:
-    """Several epochs, at most `MOST_EPOCHS`; one program, however many they are.
+    """At most `MOST_EPOCHS` epochs, in one program for any number of epochs.
 
     Args:
-        constants: recipe, x, y, key of the run, number of the first epoch, how many
-            there are, size of a batch.
+        constants: recipe, x, y, key of the run, number of the first epoch, number of
+            epochs, size of a batch.
         state: the state; its buffers are donated.
 
     Returns:
-        The new state; and of every epoch, in this order, what `learn_epoch` gives, the
-        `step` at its end, and whether the state was `healthy` there. After an epoch
-        that was not healthy there is no further one.
+        The new state; and for every epoch, the results of `learn_epoch`, the `step` at
+        its end, and whether the state was `healthy`. No epoch follows one that was not
+        healthy.
     """
     recipe, x, y, key, first, count, batch_size = constants
     names = ["loss", "nll", "kl"] + ["penalty"] * (recipe.restriction is not None)

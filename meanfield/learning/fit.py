@@ -84,7 +84,7 @@ def fit(
         data: arrays (x, y), first axis the examples, with one compiled program per
             epoch; or, for data that do not fit in memory, an iterable of (x, y) batches
             that can be iterated again in each epoch, or a function that returns one.
-        likelihood: from outputs to a NumPyro distribution; `Categorical()` by default.
+        likelihood: maps outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives bitwise equal results.
         epochs: passes over the data. Default: 30; under the selective rule at least 30,
             and enough for at least 4,000 steps.

@@ -58,7 +58,7 @@ class Loop:
         self.history: dict[str, list[Any]] = history
         self.validation = validation
         self.layout: Layout = layout
-        # Of the epochs of the last call; and the epochs of the next one.
+        # Rows of the epochs of the last call, and number of epochs of the next call.
         self.rows: list[dict[str, Any]] = []
         self.pace = 1
         self.outputs: Any = None

@@ -26,7 +26,7 @@ def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def trained_in(dtype: Any, training: Training) -> Callable[..., Any]:
-    """The same for a network in training mode.
+    """A network in training mode, computed in another floating-point type.
 
     Its state is not cast: a running mean changes too little in a step for bfloat16.
     """

@@ -32,7 +32,7 @@ def validation_scores(
 
     Args:
         ensemble: the current ensemble.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         x: validation inputs.
         y: validation targets.
         weights: weights of the examples in both means, or None.
@@ -55,7 +55,7 @@ def example_losses(
 
     Args:
         ensemble: the ensemble.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         x: inputs.
         y: targets, `Weighted` or not.
         key: a `jax.random.key`.

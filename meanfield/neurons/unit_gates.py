@@ -35,7 +35,7 @@ class UnitGame(eqx.Module):
 
     Args:
         params: point parameters.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         rests: the constants r of units outside, by read; None before they are known.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch.
         names: layers whose units are the players.

@@ -159,7 +159,7 @@ def coalition_network(
 
     Args:
         masks: by layer, a boolean mask (units,) of the members.
-        weights: from each layer to the next, (units, next units).
+        weights: weights from each layer to the next, (units, next units).
         axis: where to draw.
         most_lines: largest number of lines between two layers.
 

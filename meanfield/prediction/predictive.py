@@ -55,7 +55,7 @@ def average(
 
     Args:
         ensemble: a trained ensemble.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         x: inputs, first axis the examples.
         y: targets, or None.
         num_samples: draws of the noise.

@@ -116,8 +116,8 @@ def export(
         tolerance: largest difference allowed, relative to max(1, the largest output).
             For int8, probabilities may differ by 0.02, and 99 % of the predicted
             classes must agree, on a probe of at least 50 examples.
-        link: for int8, from outputs to probabilities: "softmax", "sigmoid", or "none"
-            for real targets.
+        link: for int8, the map from outputs to probabilities: "softmax", "sigmoid", or
+            "none" (real targets).
         calibration: a batch of whole inputs for the ranges of int8; the probe if not
             given.
         about: for an archive or ONNX, any JSON value.

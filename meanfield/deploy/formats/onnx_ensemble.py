@@ -26,7 +26,7 @@ def ensemble_to_onnx(graphs: Sequence[Graph], link: str = "softmax") -> Any:
 
     Args:
         graphs: the members; each takes the same inputs and gives one output.
-        link: from outputs to p_k: "softmax" (logits of classes), "sigmoid" (one logit
+        link: map from outputs to p_k: "softmax" (logits of classes), "sigmoid" (a logit
             for each yes-or-no answer), or "none" (real targets: mean and std only).
 
     Raises:

@@ -29,7 +29,7 @@ def merge_equal_nodes(nodes: list[Any], renamed: dict[str, str]) -> list[Any]:
 
     Args:
         nodes: all nodes, in the order of computation.
-        renamed: from old to new names of tensors.
+        renamed: map from old to new names of tensors.
     """
     renamed, first, kept = dict(renamed), {}, []
     for node in nodes:

@@ -54,7 +54,7 @@ def save_int8(
         path: the file.
         model: the result of `to_onnx`.
         calibration: a batch of inputs like those that the network will be used on.
-        link: from outputs to probabilities: "softmax", "sigmoid" or "none".
+        link: map from outputs to probabilities: "softmax", "sigmoid" or "none".
 
     Returns:
         The precision of the file, as in the table above.

@@ -37,8 +37,8 @@ def export_together(
         models: results of `shrink`, or models, with the same whole inputs.
         path: the file to write; it must not exist.
         probe: a batch of whole inputs on which the file is compared with the members.
-        link: from outputs to probabilities: "softmax", "sigmoid", or "none" for real
-            targets (mean and std only).
+        link: map from outputs to probabilities: "softmax", "sigmoid", or "none" (real
+            targets: mean and std only).
         tolerance: largest difference allowed, relative to values larger than 1.
 
     Returns:

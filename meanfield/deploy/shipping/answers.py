@@ -23,7 +23,7 @@ def answers(
 
     Args:
         outputs: outputs of a network for a batch.
-        likelihood: from outputs to a distribution, in the units of the data.
+        likelihood: map from outputs to a distribution, in the units of the data.
         targets: the part `targets` of a card's source: `names`, and for classes
             `class_names`.
 

@@ -49,7 +49,7 @@ class Data:
         calibration: inputs for the means of units outside a coalition.
         validation: inputs and targets to choose the best network by, or None.
         format: format of the files.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
         dtype: type to which the numbers of archives and ONNX files are rounded.
         allow_constant: whether to accept a network that shrinks to a constant.
         measure: whether to time the networks.

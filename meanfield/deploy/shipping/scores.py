@@ -18,7 +18,7 @@ def score(outputs: Any, y: Any, likelihood: Any) -> dict[str, Any]:
     Args:
         outputs: outputs for a batch.
         y: the targets.
-        likelihood: from outputs to a distribution.
+        likelihood: map from outputs to a distribution.
     """
     return score_average([outputs], y, likelihood)
 

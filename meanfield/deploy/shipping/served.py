@@ -61,7 +61,7 @@ class Probe:
         x: a batch of complete inputs.
         outputs: for each file, its outputs for x when it was shipped.
         calibration: other inputs, for the ranges of 8-bit files; None if not stored.
-        link: from outputs to probabilities: "softmax", "sigmoid", or "none".
+        link: map from outputs to probabilities: "softmax", "sigmoid", or "none".
     """
 
     x: Any

@@ -73,7 +73,7 @@ def ship(
             are the probe on which files are compared. Inputs may be a dictionary, a
             tuple or a list of arrays.
         format: "safetensors", "numpy" (or "npz"), "onnx", "onnx-int8", "stablehlo".
-        likelihood: from outputs to a distribution of the targets.
+        likelihood: map from outputs to a distribution of the targets.
         validation: inputs and targets by which the best of the K networks is chosen;
             they must not be the test data, whose scores are reported.
         calibration: inputs for 8-bit ranges and for the means of units outside a

@@ -64,7 +64,7 @@ class NetworkComplexity:
 
     Args:
         data: name of the data on which the network was evaluated.
-        layers: in forward order.
+        layers: the layers in forward order.
     """
 
     data: str

@@ -60,7 +60,7 @@ class ComplexitySpread:
     Args:
         data: name of the data.
         num_samples: networks drawn.
-        layers: in forward order.
+        layers: the layers in forward order.
     """
 
     data: str
