@@ -1,7 +1,7 @@
 r"""Initial spike-and-slab weights, which keep the scale of activations across layers.
 
-With z = Σ_k w_k a_k over N inputs and independent weights, a pre-activation of a wide
-layer has the mean square q = ⟨z²⟩
+With z = Σ_k w_k a_k over N inputs and independent weights, the mean square q = ⟨z²⟩ of
+the pre-activations of wide layers changes from layer to layer as
 
     q' = σ_w² ⟨φ(z)²⟩,     σ_w² = N E[w²] = N E[(1 − π)(Ξ + m²)].
 

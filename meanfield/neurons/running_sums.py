@@ -136,7 +136,7 @@ def shares_of(
 
 
 def _by_unit(value: Array, axis: int, owner: Any, size: int) -> Array:
-    """(units + 1, positions of a unit, everything else), the last unit zero."""
+    """Reshape to (units + 1, positions of a unit, everything else), last unit zero."""
     moved = jnp.moveaxis(value, axis, 0)
     order = np.argsort(owner, kind="stable")
     grouped = moved[order].reshape(size, len(owner) // size, -1)

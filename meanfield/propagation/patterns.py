@@ -29,7 +29,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def skip(node: Any, names: Any) -> Any:
-    """The value before the last steps, as far as these have one of the names."""
+    """The value before all last steps whose primitives are among the names."""
     while isinstance(node, Deferred) and node.name in names:
         node = node.inputs[0]
     return node
