@@ -17,7 +17,7 @@ from meanfield.learning.schedule import Schedule, free_batches
 from meanfield.learning.search import RATIO, find_pressure, is_worse, message_length
 from meanfield.learning.selective import (
     hold_out,
-    selective_epochs,
+    selective_plan,
     selective_rule,
     selective_start,
 )
@@ -123,7 +123,11 @@ def test_the_largest_price_is_the_length_of_a_message():
 
 def schedule(held=None, **settings):
     return Schedule(
-        temperature=jnp.asarray(0.5), steps=jnp.asarray(100.0), held=held, **settings
+        temperature=jnp.asarray(0.5),
+        steps=jnp.asarray(100.0),
+        speed=jnp.asarray(1.0),
+        held=held,
+        **settings,
     )
 
 
@@ -134,6 +138,8 @@ def test_the_temperature_rises_and_the_steps_shrink():
     one = jnp.ones(1)
     factors = [schedule().shrink(one, jnp.asarray(step))[0] for step in (0, 50, 100)]
     np.testing.assert_allclose(factors, [1, 0.5, 0], atol=1e-6)
+    fast = eqx.tree_at(lambda s: s.speed, schedule(), jnp.asarray(5.0))
+    np.testing.assert_allclose(fast.shrink(one, jnp.asarray(50))[0], 2.5)
     assert schedule(cools=False).shrink(one, jnp.asarray(50))[0] == 1
 
 
@@ -159,9 +165,18 @@ def test_held_examples_take_no_part_and_others_fill_their_place():
 
 
 def test_small_data_are_passed_over_more_often():
-    assert selective_epochs(60_000, 128) == 30
-    assert selective_epochs(640, 64) == 400
-    assert selective_epochs(None, 64) == 30
+    assert selective_plan(60_000, 128) == (30, 1)
+    assert selective_plan(640, 64) == (80, 5)
+    assert selective_plan(640, 64, own=True) == (400, 1)
+    assert selective_plan(None, 64) == (30, 1)
+
+
+@pytest.mark.parametrize("examples", [100, 640, 3000, 6000, 8000])
+def test_fewer_steps_are_larger_in_proportion(examples):
+    epochs, factor = selective_plan(examples, 64)
+    assert epochs >= 30
+    assert 1 < factor <= 5
+    assert np.isclose(epochs * (examples // 64) * factor, 4000, rtol=0.03)
 
 
 def test_spikes_of_a_fresh_ensemble_can_travel(ensemble):
@@ -351,8 +366,8 @@ def test_only_the_word_asks_for_the_rule():
 
 
 def test_the_estimators_take_it(monkeypatch):
-    monkeypatch.setattr("meanfield.learning.selective.STEPS", 400)
-    monkeypatch.setattr("meanfield.learning.search.TRIAL_STEPS", 200)
+    monkeypatch.setattr("meanfield.learning.selective.STEPS", 2000)
+    monkeypatch.setattr("meanfield.learning.search.TRIAL_STEPS", 1000)
     x, y = np.asarray(X), np.asarray(Y)
     rule = mf.Selective(tolerance=0.01)
     model = mf.MeanFieldClassifier((4,), prior=rule, batch_size=24, random_state=0)

@@ -71,7 +71,7 @@ class Training:
         optimizer, schedule = optax.adam(STEP_SIZE), None
         if selective:
             optimizer = selective_optimizer()
-            schedule = Schedule(jnp.asarray(0.1), jnp.asarray(1e4))
+            schedule = Schedule(jnp.asarray(0.1), jnp.asarray(1e4), jnp.asarray(1.0))
         self.recipe = Recipe(
             fixed=fixed,
             prior=prior,

@@ -33,8 +33,8 @@ from .selective import (
     check_selective,
     held_examples,
     resolve_prior,
-    selective_epochs,
     selective_optimizer,
+    selective_plan,
 )
 from .sharding import Layout
 from .state import copied, starting_state
@@ -87,7 +87,7 @@ def fit(
         likelihood: maps outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives bitwise equal results.
         epochs: passes over the data. Default: 30; under the selective rule at least 30,
-            and enough for at least 4,000 steps.
+            and enough for 4,000 steps, or for 800 of five times the size.
         batch_size: examples per step, for arrays. The last examples of an epoch's
             random order that do not fill a batch are left out of that epoch.
         optimizer: any Optax optimizer. Default: Adam with a step size that falls from
@@ -179,11 +179,12 @@ def fit(
     )
     arrays, validation = arguments.arrays, arguments.validation
     given = None if arrays is None else len(jax.tree.leaves(arrays[0])[0])
-    if epochs is None:
-        epochs = EPOCHS if rule is None else selective_epochs(given, batch_size)
+    price, chosen, speed = 0.0, None, 1.0
+    if epochs is None and rule is not None:
+        epochs, speed = selective_plan(given, batch_size, own=optimizer is not None)
+    epochs = epochs or EPOCHS
     steps = None if given is None else epochs * (given // batch_size)
     cools = optimizer is None
-    price, chosen = 0.0, None
     if rule is not None:
         check_selective(arrays, validation, temperature, parametrization)
         price = rule.price
@@ -228,6 +229,7 @@ def fit(
             epochs=epochs,
             batch_size=batch_size,
             cools=cools,
+            speed=speed,
             key=key,
             layout=layout,
             progress=progress,
@@ -241,7 +243,7 @@ def fit(
         "`checkpoint` must be left out with a `restriction`, whose changes it cannot "
         "store.",
     )
-    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+    if isinstance(checkpoint, str | os.PathLike):
         checkpoint = Checkpoint(checkpoint)
     history, first, settling = {}, 0, 0
     searching: dict[str, Any] = {}

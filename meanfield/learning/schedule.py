@@ -14,7 +14,8 @@ RISE_FROM, RISING = 0.03, 0.4
 class Schedule(eqx.Module):
     r"""Temperature and step size over the steps of a run of the selective rule.
 
-        T(t) = T · 0.03^(1 − min(t / 0.4 t_end, 1)),  step(t) ∝ ½ (1 + cos(π t / t_end))
+        T(t) = T · 0.03^(1 − min(t / 0.4 t_end, 1)),
+        step(t) ∝ v ½ (1 + cos(π t / t_end))
 
     Its numbers are arrays, so that trials at several temperatures and the run that
     follows use one compiled program.
@@ -22,6 +23,7 @@ class Schedule(eqx.Module):
     Attributes:
         temperature: T.
         steps: t_end.
+        speed: v, larger in short runs.
         held: mask of the examples that are held out; None for the user's own batches.
         num_steps: number of steps of an epoch.
         cools: whether the step size falls; it does not with the user's own optimizer.
@@ -29,6 +31,7 @@ class Schedule(eqx.Module):
 
     temperature: Float[Array, ""]
     steps: Float[Array, ""]
+    speed: Float[Array, ""]
     held: Bool[Array, " examples"] | None = None
     num_steps: int = eqx.field(static=True, default=0)
     cools: bool = eqx.field(static=True, default=True)
@@ -43,7 +46,7 @@ class Schedule(eqx.Module):
         if not self.cools:
             return change
         done = jnp.clip(step / self.steps, 0, 1)
-        factor = 0.5 * (1 + jnp.cos(jnp.pi * done))
+        factor = self.speed * 0.5 * (1 + jnp.cos(jnp.pi * done))
         return jax.tree.map(lambda array: array * factor.astype(array.dtype), change)
 
 

@@ -49,7 +49,8 @@ FIRST, LOWEST = (
     6,
 )  # as powers of 1 / RATIO, times T_max
 PRICES = (0.25, 0.0)  # Prices below the highest one, relative to it.
-# Length of a trial: this fraction of the run's steps, but at least this number.
+# Length of a trial: this fraction of the run's steps, but at least this number, or
+# fewer steps that are larger in proportion.
 SHARE, TRIAL_STEPS = 0.2, 3000
 
 
@@ -146,6 +147,7 @@ class Trials:
         epochs: epochs of the run.
         batch_size: examples per step, for arrays.
         cools: whether the step size falls during a run.
+        speed: factor of the step size.
         key: random key of the run.
         layout: placement of arrays on devices.
         progress: whether to show a progress bar.
@@ -164,6 +166,7 @@ class Trials:
     epochs: int
     batch_size: int
     cools: bool
+    speed: float
     key: PRNGKeyArray
     layout: Layout
     progress: bool
@@ -194,6 +197,7 @@ class Trials:
             held=None if held is None else jnp.asarray(held),
             num_steps=steps,
             cools=self.cools,
+            speed=jnp.asarray(np.float32(self.speed)),
         )
         # As an array, it can change without new compilation.
         share = jnp.asarray(1 / (1 + math.exp(price)), jnp.float32)
@@ -213,7 +217,7 @@ class Trials:
         """
         if self.ceiling == 0:
             return Search(0.0, 0.0, {})
-        least = -(-TRIAL_STEPS // self.steps_per_epoch())
+        least = math.ceil(TRIAL_STEPS / self.speed / self.steps_per_epoch())
         epochs = min(self.epochs, max(math.ceil(SHARE * self.epochs), least))
         bar = tqdm(
             disable=not self.progress, unit="epoch", desc="temperature", leave=False

@@ -8,8 +8,9 @@ every connection that is present, in nats. No single T suits both noisy tables a
 images, so T is found on held-out examples (see `search`). T rises over the first two
 fifths of a run, so that connections are removed gradually and the others adapt; the
 optimizer's step size falls along a cosine. Spike probabilities have to change a lot:
-the step size of their logits is ten times that of slab means. A connection starts as
-present with probability 0.95.
+the step size of their logits is ten times that of slab means. A run of fewer than 4,000
+steps takes larger ones in proportion, up to five times, so that parameters can change
+by as much. A connection starts as present with probability 0.95.
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
@@ -44,7 +45,7 @@ LARGEST_PRICE = 80.0
 # Examples held out: at least a quarter of all or 500, whichever is fewer, and at most
 # 10,000.
 SMALL_SHARE, ENOUGH, LARGEST = 0.25, 500, 10_000
-EPOCHS, STEPS = 30, 4000
+EPOCHS, STEPS, FASTEST = 30, 4000, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +152,24 @@ def selective_optimizer() -> optax.GradientTransformation:
     )
 
 
-def selective_epochs(num_examples: int | None, batch_size: int) -> int:
-    """Epochs of a run: at least 30, and enough for at least 4,000 steps.
+def selective_plan(
+    num_examples: int | None, batch_size: int, own: bool = False
+) -> tuple[int, float]:
+    """Number of epochs of a run, and the factor of its step size.
+
+    At least 30 epochs, and the equivalent of 4,000 steps: number times factor.
 
     Args:
-        num_examples: number of examples; None where it is not known.
+        num_examples: number of examples; None if unknown.
         batch_size: examples per step.
+        own: whether the user's own optimizer makes the steps; the factor is then 1.
     """
+    fastest = 1.0 if own else FASTEST
     if num_examples is None:
-        return EPOCHS
-    return max(EPOCHS, -(-STEPS // max(num_examples // batch_size, 1)))
+        return EPOCHS, 1.0
+    steps = max(num_examples // batch_size, 1)
+    epochs = max(EPOCHS, math.ceil(STEPS / fastest / steps))
+    return epochs, min(max(STEPS / (epochs * steps), 1.0), fastest)
 
 
 def check_selective(

@@ -128,7 +128,7 @@ def schedule(settings: TrainSettings, num_examples: int) -> tuple[int, int]:
     epochs = settings.epochs or (60 if small else 30)
     if settings.batch_size is not None:
         return epochs, min(settings.batch_size, num_examples)
-    # The selective rule needs some thousand steps, and epochs of one step are slow.
+    # The selective rule needs many steps, and epochs of one step are slow.
     many = -(-num_examples // 8)
     most = many if settings.learning_rule == "selective" else num_examples
     return epochs, min(32 if small else 128, most)

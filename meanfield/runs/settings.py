@@ -107,7 +107,7 @@ class TrainSettings:
     )
     epochs: int | None = setting(
         None,
-        "passes over the data (default: as many as 4,000 steps need, at least 30; "
+        "passes over the data (default: as many as 800 steps need, at least 30; "
         "without the selective rule 30, below 10,000 examples 60)",
         LEARNING,
         kept="training",

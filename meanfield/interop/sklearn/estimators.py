@@ -35,7 +35,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         temperature: weight of the prior's KL term, 1 for the evidence bound; under the
             selective rule, the largest temperature that it may choose.
         epochs: passes over the data (at most, with early stopping). None: as many as
-            the selective rule needs, at least 4,000 steps; 100 with other priors.
+            the selective rule needs, at least 800 steps; 100 with other priors.
         batch_size: examples per step; "auto" is an eighth of all examples, at most 64.
         learning_rate: first step of Adam, falling to 0 along a cosine; None: 0.005, or
             the choice of the selective rule.
