@@ -25,31 +25,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .checks import is_concrete, require, require_in_range
-
-
-def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Square root with derivative 0, not infinity, at 0 (and value 0 below 0)."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
-def _safe_log(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Logarithm that stays finite at 0, with derivative 0 there."""
-    return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
-
-
-@jax.custom_jvp
-def _xlogx(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x ln x, with value 0 and a finite derivative at 0."""
-    return x * _safe_log(x)
-
-
-@_xlogx.defjvp
-def _xlogx_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # Written out, because the derivative of the logarithm is a division per weight.
-    (x,), (change,) = primals, tangents
-    log = _safe_log(x)
-    return x * log, (log + 1) * change
+from .elementary import safe_log, safe_sqrt, xlogx
 
 
 @jax.custom_jvp
@@ -253,7 +229,7 @@ class SpikeSlab(eqx.Module):
         if self.shared:
             inside = inside.min(self.shared, keepdims=True)
         rest = present * (1 - inside)
-        coin = -_xlogx(spike + present * inside) - rest * _safe_log(present)
+        coin = -xlogx(spike + present * inside) - rest * safe_log(present)
         entropy = self._share(coin) + present * slab
         return entropy.astype(self.dtype)
 
@@ -312,10 +288,10 @@ class SpikeSlab(eqx.Module):
         shift = jnp.square(mean - prior_mean) * precision
         slab = 0.5 * (ratio - 1 - jnp.log(ratio) + shift)
         coin = (
-            _xlogx(spike)
-            - spike * _safe_log(prior_spike)
-            + _xlogx(present)
-            - present * _safe_log(prior_present)
+            xlogx(spike)
+            - spike * safe_log(prior_spike)
+            + xlogx(present)
+            - present * safe_log(prior_present)
         )
         finite = self._share(coin) + present * slab
         same_point = (var <= 0) & (prior_var <= 0) & (mean == prior_mean)

@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 import meanfield as mf
-from meanfield.spikeslab import safe_sqrt
+from meanfield.elementary import safe_sqrt
 
 GRID = [
     (pi, m, xi)

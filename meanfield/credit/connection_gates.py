@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.checks import require
+from meanfield.elementary import safe_sqrt
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.propagation import mean_field
 from meanfield.propagation.noise import normal
-from meanfield.spikeslab import SpikeSlab, is_spike_slab, safe_sqrt
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named, named_leaves
 
 from .payoffs import payoff_measure

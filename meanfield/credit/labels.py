@@ -26,8 +26,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int8
 
 from meanfield.checks import require
+from meanfield.elementary import safe_sqrt
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 from .certificates import Certificate
 

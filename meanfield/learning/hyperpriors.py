@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.elementary import safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 
 class LayerPrior(eqx.Module):

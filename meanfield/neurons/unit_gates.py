@@ -23,11 +23,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.credit.path_integral import Chunks, Gates
 from meanfield.credit.payoffs import payoff_measure
+from meanfield.elementary import safe_sqrt
 from meanfield.program.reads import UnitRead
 from meanfield.program.steps import Program, Step, run_loop, trace
 from meanfield.program.units import Units, find_units
 from meanfield.propagation.noise import fold_in, normal
-from meanfield.spikeslab import safe_sqrt
 
 
 class UnitGame(eqx.Module):

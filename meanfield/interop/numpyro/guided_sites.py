@@ -16,7 +16,8 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
 from meanfield.checks import require
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.elementary import safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 from .matched_moments import MatchedMoments, spike_slab_of, unwrap
 

@@ -16,7 +16,8 @@ from numpyro.infer import (
 )
 
 from meanfield.checks import require
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.elementary import safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 # Objectives that are linear in ln p − ln q of each draw.
 AVERAGING = (Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO)

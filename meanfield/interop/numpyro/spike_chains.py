@@ -13,7 +13,8 @@ from numpyro.infer.reparam import Reparam
 from numpyro.primitives import Messenger
 
 from meanfield.checks import is_concrete, require
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.elementary import safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 from .matched_moments import unwrap
 from .spike_and_slab import SpikeAndSlab

@@ -23,7 +23,8 @@ from numpyro.infer import ELBO
 from numpyro.util import check_model_guide_match
 
 from meanfield.checks import require
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.elementary import safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 from .matched_moments import MatchedMoments, spike_slab_of
 

@@ -31,7 +31,8 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoGuide
 
 from meanfield.checks import require
-from meanfield.spikeslab import SpikeSlab, safe_sqrt
+from meanfield.elementary import safe_sqrt
+from meanfield.spikeslab import SpikeSlab
 
 from .guided_sites import GuidedSites
 from .matched_moments import (

@@ -24,10 +24,11 @@ from numpyro.distributions import constraints
 from numpyro.primitives import Messenger
 
 from meanfield.checks import require
+from meanfield.elementary import safe_sqrt
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.divergence import total_kl
 from meanfield.learning.priors import SpikeSlabPrior
-from meanfield.spikeslab import SpikeSlab, is_spike_slab, safe_sqrt
+from meanfield.spikeslab import SpikeSlab, is_spike_slab
 from meanfield.trees import map_named
 
 from .matched_moments import require_plain_bound
