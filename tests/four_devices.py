@@ -9,7 +9,13 @@ import os
 import sys
 
 PROCESSES = 2 if len(sys.argv) > 1 else 1
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // PROCESSES}"
+# Beside the flags with which the tests compile quickly.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        f"--xla_force_host_platform_device_count={4 // PROCESSES}",
+    ]
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import run
+from command_line import run, succeed
 
 from meanfield import runs
 
@@ -19,11 +19,9 @@ QUICK = ["--hidden", "8", "--epochs", "2", "--quiet"]
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    command = [sys.executable, "-m", "meanfield", "train", "--out", str(folder)]
-    done = subprocess.run([*command, *QUICK], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "test accuracy" in done.stdout
-    assert str(folder) in done.stdout
+    printed = succeed("train", "--out", folder, *QUICK)
+    assert "test accuracy" in printed
+    assert str(folder) in printed
     return folder
 
 
@@ -348,9 +346,8 @@ def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path
     frame.to_csv(tmp_path / "table.csv", index=False)
     out = tmp_path / "table"
     words = ["--data", tmp_path / "table.csv", "--target", "price", "--out", out]
-    code, printed, err = run(
-        monkeypatch, capsys, "train", *words, "--hidden", "16", "--quiet"
-    )
+    words += ["--hidden", "16", "--epochs", "100", "--rule", "selective", "--quiet"]
+    code, printed, err = run(monkeypatch, capsys, "train", *words)
     assert code == 0, err
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["rmse"] < 200
@@ -371,22 +368,23 @@ def test_tables_and_arrays_of_ones_own_are_learned(monkeypatch, capsys, tmp_path
     assert "'a'" in err
 
 
-LONG = [sys.executable, "-m", "meanfield", "train", "--hidden", "8", "--quiet"]
-LONG += ["--epochs", "150", "--batch-size", "128", "--rule", "published"]
+LONG = ["train", "--hidden", "8", "--epochs", "150", "--batch-size", "128", "--quiet"]
+LONG += ["--rule", "published"]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing stopped."""
     out = tmp_path_factory.mktemp("long") / "whole"
-    subprocess.run([*LONG, "--out", str(out)], check=True)
+    succeed(*LONG, "--out", out)
     return out
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_goes_on_to_the_same_bits(blow, whole, tmp_path):
     broken = tmp_path / "broken"
-    process = subprocess.Popen([*LONG, "--out", str(broken)], stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "meanfield", *LONG, "--out", str(broken)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     folder = broken / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(folder.glob("epoch-*")) and time.monotonic() < deadline:
@@ -398,7 +396,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(blow, whole, tmp_path):
         assert (broken / "ensemble.safetensors").is_file()
     epochs = len(list(folder.glob("epoch-*")))
     assert epochs >= 1
-    subprocess.run([*LONG[:4], "--quiet", "--resume", str(broken)], check=True)
+    succeed("train", "--quiet", "--resume", broken)
     one = (whole / "ensemble.safetensors").read_bytes()
     two = (broken / "ensemble.safetensors").read_bytes()
     assert one == two

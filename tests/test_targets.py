@@ -1,7 +1,6 @@
 """Regression, counts and several targets: every command, in the units of the data."""
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,11 @@ import numpy as np
 import oracles_prediction as oracle
 import pandas as pd
 import pytest
-from command_line import run as cli
+from command_line import run as cli, succeed
 from scipy import stats
 
 import meanfield as mf
 from meanfield import runs
-from meanfield.cli import main
 from meanfield.credit.labels import ConnectionLabels, Label
 from meanfield.data import Dataset, load
 from meanfield.deploy.formats.formats import load_predictor
@@ -53,11 +51,7 @@ def prices(tmp_path_factory):
     path = write(folder, ["price", "heat"])
     words = ["--data", str(path), "--target", "price,heat", "--out", folder / "run"]
     words += ["--likelihood", "heteroscedastic_student_t"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["meanfield", "train", *map(str, words), *QUICK])
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert end.value.code == 0
+    succeed("train", *words, *QUICK)
     return folder / "run"
 
 
