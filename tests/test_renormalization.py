@@ -233,7 +233,7 @@ def test_shapes_and_biases_tell_what_is_an_input(layout, biases, names):
     assert measured.keys() == expected.keys()
     for name in expected:
         assert measured[name] == pytest.approx(expected[name]), name
-    assert ("3 of 3 layers have none, which counts as 0" in found.reason) == (
+    assert ("3 of 3 layers have no bias, which counts as 0" in found.reason) == (
         not biases
     )
     # What the caller says is kept.

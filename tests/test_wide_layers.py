@@ -113,6 +113,18 @@ def test_critical_points_without_biases_are_exact():
     assert critical_weight_var(0.0, "linear") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("value", "derivative", "bias_var"),
+    [
+        (lambda z: np.logaddexp(0, z), lambda z: 0.5 + 0.5 * np.tanh(z / 2), 0.1),
+        (np.square, lambda z: 2 * z, 0.0),
+    ],
+)
+def test_a_critical_point_that_does_not_exist_is_refused(value, derivative, bias_var):
+    with pytest.raises(ValueError, match="must have a transition with bounded lengths"):
+        critical_weight_var(bias_var, Activation("mine", value, derivative))
+
+
 def test_the_fixed_length_is_where_patient_iteration_ends():
     for weight_var, bias_var in ((0.8, 0.0), (1.5, 0.05), (3.0, 0.2)):
         q = 1.0

@@ -21,8 +21,17 @@ from meanfield.checks import require
 Function = Callable[[np.ndarray], np.ndarray]
 Moment = Callable[[float], float]
 RANGE = 9.0
+
+
+def _normal_weights(nodes: np.ndarray) -> np.ndarray:
+    density = np.exp(-0.5 * np.square(nodes))
+    return density / density.sum()
+
+
 _NODES = np.linspace(-RANGE, RANGE, 2401)
+_WEIGHTS = _normal_weights(_NODES)
 _PAIR_NODES = np.linspace(-RANGE, RANGE, 301)
+_PAIR_WEIGHTS = _normal_weights(_PAIR_NODES)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Activation:
 
 def gaussian_mean(function: Callable[[np.ndarray], np.ndarray]) -> float:
     """E f(z) for standard normal z, by the trapezoidal rule."""
-    return float(_normal_weights(_NODES) @ function(_NODES))
+    return float(_WEIGHTS @ function(_NODES))
 
 
 def find_activation(activation: str | Activation) -> Activation:
@@ -98,16 +107,11 @@ def find_activation(activation: str | Activation) -> Activation:
 
 
 def _pair_mean(function: Function, q: float | int, c: float | int) -> float:
-    root, weights = np.sqrt(q), _normal_weights(_PAIR_NODES)
+    root, weights = np.sqrt(q), _PAIR_WEIGHTS
     spread = np.sqrt(max(1 - c * c, 0.0))
     partner = c * _PAIR_NODES[:, None] + spread * _PAIR_NODES[None, :]
     inner = function(root * partner) @ weights
     return float(weights @ (function(root * _PAIR_NODES) * inner))
-
-
-def _normal_weights(nodes: np.ndarray) -> np.ndarray:
-    density = np.exp(-0.5 * np.square(nodes))
-    return density / density.sum()
 
 
 def _tanh_derivative(z: np.ndarray) -> np.ndarray:

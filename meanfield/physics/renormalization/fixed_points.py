@@ -190,7 +190,7 @@ def depth_scale(gradient: float | int) -> float:
 def critical_weight_var(
     bias_var: float | int, activation: str | Activation = "tanh"
 ) -> float:
-    """σ_w² at which χ₁ = 1, the transition from order to chaos, by bracketing on χ₁.
+    """σ_w² at which χ₁ = 1, the transition from order to chaos, by bracketing.
 
     At σ_b² = 0 it is 1/φ'(0)², where q = 0 becomes unstable. This holds for a concave
     (tanh, erf) or linear (ReLU, identity) length map.
@@ -203,7 +203,8 @@ def critical_weight_var(
         The critical σ_w².
 
     Raises:
-        ValueError: σ_b² is negative, or no transition was found below σ_w² = 10⁶.
+        ValueError: σ_b² is negative, or there is no transition below σ_w² = 10⁶ at
+            which lengths stay bounded.
 
     Example:
         >>> round(critical_weight_var(0.05), 4)
@@ -214,28 +215,27 @@ def critical_weight_var(
     if _is_scale_free(phi):
         return 1 / phi.derivative_moment(1.0)
 
-    def excess(weight_var: float) -> float:
-        q = fixed_length(weight_var, bias_var, phi)
-        require(
-            q is not None and math.isfinite(q),
-            "`activation` must keep lengths bounded up to its transition; got "
-            f"{phi.name!r}, for which lengths grow without bound at σ_w² = "
-            f"{weight_var:.4g}.",
-        )
-        return weight_var * phi.derivative_moment(float(q or 0.0)) - 1
-
     at_rest = phi.derivative_moment(0.0)
     if bias_var == 0 and at_rest > 0:
         return 1 / at_rest
+
+    # On the line σ_w² = 1/E φ'², so one root is left: of q = σ_w² E φ² + σ_b², times
+    # E φ'².
+    def excess(q: float) -> float:
+        return (q - bias_var) * phi.derivative_moment(q) - phi.second_moment(q)
+
     upper = 1.0
-    while excess(upper) < 0:
+    while excess(upper) < 0 and upper < LARGEST_LENGTH:
         upper *= 2
-        require(
-            upper < 1e6,
-            "`bias_var` must allow a transition; no σ_w² below 1e6 gives it for "
-            f"{bias_var} and {phi.name!r}. Use a smaller bias variance.",
-        )
-    return bracketed_root(excess, 0.0, upper)
+    found = bracketed_root(excess, 0.0, upper) if excess(upper) >= 0 else math.inf
+    gradient = 0.0 if math.isinf(found) else phi.derivative_moment(found)
+    require(
+        gradient > 1e-6,
+        f"`activation` must have a transition with bounded lengths; got {phi.name!r}, "
+        f"which has none below σ_w² = 1e6 at `bias_var` {bias_var}. Use a smaller bias "
+        "variance, or an activation that saturates.",
+    )
+    return 1 / gradient
 
 
 def _is_scale_free(phi: Activation) -> bool:
