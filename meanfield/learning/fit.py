@@ -1,6 +1,5 @@
 """`fit`: train an ensemble."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -297,4 +296,7 @@ def fit(
             if wish.asked:
                 stopped = "interrupted"
                 break
-    return dataclasses.replace(run.result(stopped, best), search=chosen)
+    result = run.result(stopped, best)
+    if trials is None or chosen is None:
+        return result
+    return trials.finish(result, chosen)

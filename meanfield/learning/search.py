@@ -34,9 +34,10 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from .batches import iterate
+from .joint_removal import remove_jointly
 from .loop import Loop
 from .priors import SpikeSlabPrior
-from .results import Search
+from .results import FitResult, Search
 from .schedule import Schedule
 from .sharding import Layout
 from .state import starting_state
@@ -245,3 +246,25 @@ class Trials:
             return find_pressure(
                 trial, self.ceiling, self.price, self.tolerance, found, keep
             )
+
+    def finish(self, result: FitResult, found: Search) -> FitResult:
+        """The result of the run; see `remove_jointly`.
+
+        An interrupted run ends where it is, and a restriction keeps its connections.
+        """
+        whole = result.stopped in ("finished", "early")
+        result = dataclasses.replace(result, search=found)
+        if not whole or found.temperature == 0 or self.recipe.restriction is not None:
+            return result
+        recipe = self.recipe_at(found.temperature, found.price, self.epochs)
+        ensemble = remove_jointly(
+            result.ensemble,
+            result.likelihood,
+            self.held_data if self.arrays is None else self.arrays,
+            recipe.prior,
+            found.temperature / recipe.num_data,
+            self.tolerance,
+            len(jax.tree.leaves(self.held_data)[0]),
+            key=jax.random.fold_in(self.key, 4),
+        )
+        return dataclasses.replace(result, ensemble=ensemble)

@@ -1,0 +1,180 @@
+r"""Remove connections together that keep each other in the network.
+
+    Δ = Δ mean NLL + T · Δ KL(q‖prior) / n
+
+Gradients remove one connection after another. Connections whose effects cancel, such as
+those that read an uninformative input, stay: the loss rises if one of them leaves, but
+not if all do. At the end of a run under the selective rule, whole slices of a weight
+tensor are therefore removed wherever this decreases the loss of the run: Δ < 0 by more
+than one standard error over examples, as long as the NLL does not increase by more than
+the tolerance of the rule in total. A slice has one index along one axis: the
+connections into or out of one unit, from one input, or at one place of a kernel.
+
+Slices are tried in the order of a second-order estimate from the gradients of single
+examples b in the network of means,
+
+    Δ̂ = mean_b(−d_b + ½ d_b²) + T · Δ KL / n,    d_b = Σ_i w_i ∂NLL_b/∂w_i,
+
+with the sum over the connections i of the slice. The curvature is that of the empirical
+Fisher information (for single weights: LeCun, Denker & Solla 1990, OBD).
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from meanfield.ensemble.ensemble import Ensemble
+from meanfield.spikeslab import SpikeSlab
+from meanfield.trees import map_named
+
+from .divergence import total_kl
+from .priors import SpikeSlabPrior
+from .targets import log_prob
+from .training import Weighted
+from .validation import CHUNK, example_losses
+
+# Examples of the estimate, and of Δ.
+ESTIMATED, EXAMPLES = 256, 4 * CHUNK
+# A round ends after so many slices in a row that have to stay; the next one starts with
+# a new estimate.
+IN_A_ROW, ROUNDS = 16, 4
+
+
+def remove_jointly(
+    ensemble: Ensemble,
+    likelihood: Any,
+    data: tuple[Any, Any],
+    prior: SpikeSlabPrior,
+    price: float,
+    tolerance: float,
+    part: int,
+    *,
+    key: PRNGKeyArray,
+) -> Ensemble:
+    """The ensemble with π = 1 in all slices whose removal decreases the loss.
+
+    Args:
+        ensemble: a trained ensemble.
+        likelihood: its likelihood.
+        data: examples (x, y); the NLL is compared on up to 8,192 random ones.
+        prior: the prior of the run.
+        price: T / n.
+        tolerance: largest increase of the mean NLL, in nats per example.
+        part: number of examples for which `example_losses` is compiled already. The
+            NLL is computed on as many such parts as the data have.
+        key: a `jax.random.key`; every NLL uses the same draws.
+    """
+    number = len(jax.tree.leaves(data)[0])
+    words = np.asarray(jax.random.key_data(key))
+    order = np.random.default_rng(words).permutation(number)
+    count = min(number // part, max(EXAMPLES // part, 1))
+    parts = [
+        jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], data)
+        for rows in order[: count * part].reshape(count, part)
+    ]
+    few = jax.tree.map(lambda leaf: leaf[:ESTIMATED], parts[0])
+
+    def losses(ensemble: Ensemble) -> tuple[Float[np.ndarray, " examples"], float]:
+        """NLL of every example, and the price of the divergence."""
+        found = [example_losses(ensemble, likelihood, x, y, key=key) for x, y in parts]
+        divergence = price * float(_divergence(ensemble.weights(), prior))
+        return np.concatenate(found), divergence
+
+    nll, divergence = losses(ensemble)
+    most = nll.mean() + tolerance
+    for _ in range(ROUNDS):
+        removed = refused = 0
+        estimates = _estimates(ensemble, likelihood, few, prior, price)
+        for place in _order(jax.device_get(estimates)):
+            tried = _without(ensemble, *place)
+            if tried is None:
+                continue
+            found, less = losses(tried)
+            change = found - nll + less - divergence
+            improves = change.mean() + change.std() / len(change) ** 0.5 < 0
+            if improves and found.mean() <= most:
+                ensemble, nll, divergence = tried, found, less
+                removed, refused = removed + 1, 0
+            else:
+                refused += 1
+            if refused == IN_A_ROW:
+                break
+        if removed == 0:
+            break
+    return ensemble
+
+
+@eqx.filter_jit
+def _divergence(
+    weights: dict[str, SpikeSlab], prior: SpikeSlabPrior
+) -> Float[Array, ""]:
+    return total_kl(weights, prior)
+
+
+# By path name and axis, Δ̂ of every index along the axis.
+Estimates = dict[str, dict[int, Float[Array | np.ndarray, " _"]]]
+
+
+@eqx.filter_jit
+def _estimates(
+    ensemble: Ensemble, likelihood: Any, data: Any, prior: Any, price: float
+) -> Estimates:
+    means = {name: weight.mean for name, weight in ensemble.weights().items()}
+    params = ensemble.mean_params()
+
+    def nll(means: Any, x: Any, y: Any) -> Float[Array, ""]:
+        changed = map_named(lambda name, leaf: means.get(name, leaf), params)
+        y, weights = (y.targets, y.weights) if isinstance(y, Weighted) else (y, 1.0)
+        outputs = ensemble.apply_fn(changed, x)
+        return -(weights * log_prob(likelihood, outputs, y)).sum()
+
+    def along(name: str, values: Array) -> dict[int, Array]:
+        """Sums of the values of a tensor's connections over all axes but one."""
+        shape = ensemble.weights()[name].spike_prob.shape
+        return {
+            axis: values.sum([other for other in range(len(shape)) if other != axis])
+            for axis, size in enumerate(shape)
+            if size > 1 and len(shape) > 1
+        }
+
+    def add(sums: Any, example: Any) -> tuple[Any, None]:
+        gradient = jax.grad(nll)(means, *jax.tree.map(lambda a: a[None], example))
+        parts = {n: along(n, mean * gradient[n]) for n, mean in means.items()}
+        return jax.tree.map(lambda s, d: s - d + 0.5 * d**2, sums, parts), None
+
+    start = {n: along(n, jnp.zeros_like(mean)) for n, mean in means.items()}
+    sums, _ = lax.scan(add, start, data)
+    number = jax.tree.leaves(data)[0].shape[0]
+    saved = {
+        name: along(name, weight.kl(prior.for_layer(name, weight)))
+        for name, weight in ensemble.weights().items()
+    }
+    return jax.tree.map(lambda s, kl: s / number - price * kl, sums, saved)
+
+
+def _order(estimates: Estimates) -> list[tuple[str, int, int]]:
+    """Path name, axis and index of all slices, that of the smallest estimate first."""
+    found = [
+        (float(value), name, axis, index)
+        for name, axes in estimates.items()
+        for axis, values in axes.items()
+        for index, value in enumerate(values)
+    ]
+    return [(name, axis, index) for _, name, axis, index in sorted(found)]
+
+
+def _without(ensemble: Ensemble, name: str, axis: int, index: int) -> Ensemble | None:
+    """The ensemble without a slice, or None if nothing in the slice is present."""
+    weight = ensemble.weights()[name]
+    spikes = np.array(weight.spike_prob)
+    part = np.moveaxis(spikes, axis, 0)[index]
+    if not (part < 0.5).any():
+        return None
+    part[...] = 1.0
+    changed = eqx.tree_at(lambda w: w.spike_prob, weight, jnp.asarray(spikes))
+    return ensemble.with_weights({name: changed})
