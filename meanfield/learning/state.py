@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -58,4 +59,11 @@ def starting_state(
 
 def copied(tree: PyTree) -> PyTree:
     """The tree with every array in its own buffer, without compilation."""
-    return jax.tree.map(lambda array: jax.device_put(array, may_alias=False), tree)
+
+    def copy(array: Any) -> Array:
+        # What several processes share can be put only where it is.
+        shared = isinstance(array, jax.Array) and not array.is_fully_addressable
+        place = array.sharding if shared else None
+        return jax.device_put(array, place, may_alias=False)
+
+    return jax.tree.map(copy, tree)
