@@ -16,8 +16,8 @@ from meanfield.ensemble.ensemble import Ensemble
 from .targets import check_targets
 
 CHUNK = 8192
-# Inputs are taken for raw images if a pixel of the first examples is so bright: the
-# number of these examples, and the brightness.
+# Inputs look like raw images if, in this number of examples, rows have at least this
+# number of features and the largest is at least this bright.
 PIXEL_EXAMPLES, PIXEL_FEATURES, BRIGHT = 256, 64, 200
 
 

@@ -12,7 +12,7 @@ from .schedule import free_batches, random_batches
 from .state import TrainState
 from .training import Recipe, take_step
 
-# Epochs of one call.
+# Largest number of epochs in one call.
 MOST_EPOCHS = 128
 
 

@@ -25,7 +25,7 @@ from .targets import check_targets
 from .training import AbstractRestriction, Recipe
 from .validation import validation_scores
 
-# Short epochs share a call of about so long: Ctrl-C is answered after it.
+# Short epochs share a call of about this length, after which Ctrl-C takes effect.
 CALL_SECONDS = 0.25
 
 

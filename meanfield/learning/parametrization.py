@@ -193,7 +193,7 @@ def _negative_entropy_slope(
 
 
 def _numpy_of(weight: SpikeSlab) -> Any:
-    """NumPy, which compiles nothing, or for a weight that is traced JAX's."""
+    """NumPy, which compiles nothing, or JAX's NumPy for a traced weight."""
     return np if is_concrete(weight.spike_prob, weight.slab_var) else jnp
 
 

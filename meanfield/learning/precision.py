@@ -14,9 +14,8 @@ from meanfield.trees import map_named
 def computed_in(dtype: Any, apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     """A network that computes in `dtype` and gives its outputs in float32.
 
-    Parameters keep the type in which they are stored: the inputs of the network are
-    cast, and the means and variances of random weights. With `dtype` None the network
-    is returned unchanged.
+    Stored parameters keep their type, and are cast with the inputs in each call. With
+    `dtype` None the network is returned unchanged.
     """
     if dtype is None:
         return apply_fn

@@ -37,7 +37,7 @@ class Schedule(eqx.Module):
     cools: bool = eqx.field(static=True, default=True)
 
     def temperature_at(self, step: Any) -> Any:
-        """T(t), of NumPy's numbers or of JAX's."""
+        """T(t), for numbers of NumPy or of JAX."""
         risen = (step / (RISING * self.steps)).clip(0, 1)
         return self.temperature * RISE_FROM ** (1 - risen)
 

@@ -9,9 +9,9 @@ images, so T is found on held-out examples (see `search`). T rises over the firs
 fifths of a run, so that connections are removed gradually and the others adapt; the
 optimizer's step size falls along a cosine. Spike probabilities have to change a lot:
 the step size of their logits is ten times that of slab means. A run of fewer than 4,000
-steps takes larger ones in proportion, up to five times, so that parameters can change
-by as much. A connection starts as present with probability 0.95. At the end,
-connections whose effects cancel are removed together (see `joint_removal`).
+steps has proportionally larger steps, up to five times, so that parameters can change
+as much. A connection starts as present with probability 0.95. At the end, connections
+whose effects cancel are removed together (see `joint_removal`).
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,

@@ -52,7 +52,7 @@ def starting_state(
     may share one.
     """
     zero, healthy = jnp.asarray(np.int32(0)), jnp.asarray(np.True_)
-    # One program; without `jit` every shape of zeros would be one.
+    # One program; without `jit`, zeros of every shape would need their own.
     started = jax.jit(optimizer.init)(learned)
     return copied(TrainState(learned, started, zero, healthy, dict(moving)))
 

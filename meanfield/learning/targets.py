@@ -127,7 +127,8 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
 def _check_chunk(
     likelihood: Callable[[Any], Any], outputs: Any, chunk: np.ndarray, start: int
 ) -> None:
-    # Our own give valid arguments for all outputs; to check them is five programs.
+    # Our likelihoods give valid arguments for all outputs; a check would compile five
+    # programs.
     own = isinstance(likelihood, AbstractLikelihood)
     with numpyro.validation_enabled(False) if own else contextlib.nullcontext():
         zeros = _filled(outputs, len(chunk), 0.0)
