@@ -1,4 +1,4 @@
-"""The base class of the classifier and the regressor: settings, training, averages."""
+"""The base class of the classifier and the regressor: settings and training."""
 
 import math
 import numbers
@@ -20,17 +20,16 @@ from meanfield.checks import require
 from meanfield.credit.labelling import label_connections
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.fit import fit
-from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.optimizers import cosine_adam, steady_adam
 from meanfield.learning.priors import SpikeSlabPrior
 from meanfield.learning.results import FitResult
 from meanfield.learning.selective import selective_rule
 
+from .averages import average_prediction
 from .frames import FrameEncoder, has_categories
 from .fresh import fresh_perceptron
 from .weighting import counted, in_order, repeated
 
-BLOCK = 256
 # Defaults if the selective rule does not choose them.
 EPOCHS, LEARNING_RATE = 100, 5e-3
 # The selective rule cannot plan a single pass, so `partial_fit` uses these.
@@ -244,23 +243,11 @@ class MeanFieldEstimator(BaseEstimator):
         return x[rest], y[rest], weights[rest], (x[held], y[held], weights[held])
 
     def _predictive(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of the target, averaged over drawn sub-networks.
-
-        All examples are predicted by the same sub-networks, in blocks of one size, so a
-        prediction does not depend on the other examples.
-        """
+        """Mean and variance of the target; see `average_prediction`."""
         check_is_fitted(self, "ensemble_")
         features = self.encoder_.apply(self._read(x, reset=False))
         keys = jax.random.split(jax.random.fold_in(self._key, 0), self.num_samples)
-        blocks = []
-        for start in range(0, len(features), BLOCK):
-            rows = features[start : start + BLOCK]
-            padded = np.zeros((BLOCK, features.shape[1]), np.float32)
-            padded[: len(rows)] = rows
-            block = _subnetwork_average(self.ensemble_, self.likelihood_, padded, keys)
-            blocks.append([np.asarray(part)[: len(rows)] for part in block])
-        mean, var = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        return mean.astype(np.float64), var.astype(np.float64)
+        return average_prediction(self.ensemble_, self.likelihood_, features, keys)
 
     def sample_network(self, random_state: Any = None) -> Any:
         """Draw a sub-network: an ordinary Equinox model with exact zeros.
@@ -285,24 +272,3 @@ def _is_real(value: Any) -> bool:
 def _is_count(value: Any) -> bool:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and int(value) >= 1
-
-
-@eqx.filter_jit
-def _subnetwork_average(
-    ensemble: Ensemble, likelihood: Any, x: Any, keys: Any
-) -> tuple[Any, Any]:
-    def judge(key: Any) -> Any:
-        network = ensemble.sample(key)
-        distribution = likelihood(jax.vmap(network)(x))
-        if isinstance(likelihood, Categorical):
-            probs = distribution.probs
-            return probs, jnp.square(probs), jnp.zeros_like(probs)
-        mean = distribution.mean
-        return mean, jnp.square(mean), distribution.variance
-
-    def add(sums: Any, key: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, judge(key)), None
-
-    sums, _ = jax.lax.scan(add, judge(keys[0]), keys[1:])
-    mean, square, noise = jax.tree.map(lambda s: s / len(keys), sums)
-    return mean, noise + jnp.maximum(square - jnp.square(mean), 0)
