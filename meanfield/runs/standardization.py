@@ -30,7 +30,7 @@ _OUTPUTS = {
     "poisson": "logarithms of the rates, one for each target",
 }
 _STANDARD = "means in standard units, one for each target: shift + scale · output"
-_WITH_NOISE = "; then as many s, noise in the data's units scale · softplus(s)"
+_WITH_NOISE = "; then one s for each target, whose noise is scale · softplus(s)"
 
 
 @dataclasses.dataclass(frozen=True)

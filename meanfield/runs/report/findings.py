@@ -162,11 +162,12 @@ def _grounds(rule: Mapping[str, Any]) -> str:
         ("the network of means", html.escape(rule["payoff"])), rows, numbers=(1,)
     ) + (
         '<p class="soft">Absent: all of them can be removed at once at a loss of at '
-        f"most {short(rule['epsilon'])} (bound: {loss}). Important: what the "
-        f"{html.escape(rule['payoff'])} rests on; it falls by at least {cost} without "
-        "them. Variable: the rest. Both promises hold at once with confidence "
-        f"{short(rule['level'])}, on {short(rule['num_examples'])} test examples that "
-        f"took no part in learning or choosing: {html.escape(rule['verdict'])}.</p>"
+        f"most {short(rule['epsilon'])} (bound: {loss}). Important: without "
+        f"them, the {html.escape(rule['payoff'])} falls by at least {cost}. Variable: "
+        "all others. Both bounds hold at once with confidence "
+        f"{short(rule['level'])}, from {short(rule['num_examples'])} test examples "
+        "that were used neither for training nor for choosing the two sets: "
+        f"{html.escape(rule['verdict'])}.</p>"
     )
 
 

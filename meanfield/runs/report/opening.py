@@ -39,7 +39,7 @@ def trained(run: Run) -> str:
     ]
     return (
         "<p>Every weight is a distribution: absent with probability π, else drawn from "
-        "a Gaussian slab N(m, Ξ). Training moved all three numbers of each.</p>"
+        "a Gaussian slab N(m, Ξ). Training changed π, m and Ξ of each weight.</p>"
         + table((), rows)
         + _history(run)
     )

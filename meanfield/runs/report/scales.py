@@ -41,13 +41,13 @@ def one_sum(run: Run, found: Mapping[str, Any], command: str) -> str:
     shown = [(row[0], *map(short, row[1:])) for row in rows]
     payoff = html.escape(str(scales.get("payoff", "payoff")).replace("_", " "))
     text = (
-        "<h3>One sum at three scales</h3><p>Every connection comes into one neuron, "
-        "every neuron lies in one layer: added up, the values of the connections give "
-        "those of the neurons, of the layers, and what all connections gain, "
-        f"{short(scales['gain'])} of {payoff} (their sum is off by "
+        "<h3>One sum at three scales</h3><p>Every connection leads to one neuron, and "
+        "every neuron belongs to one layer. So the values of the connections sum to "
+        "the credit of the neurons, to that of the layers, and to the gain of all "
+        f"connections, {short(scales['gain'])} of {payoff} (the sum differs by "
         f"{short(scales['gap'])} ± {short(scales['gap_error'])}). The last column is "
-        "another game, with another gain to share: there the neurons of all hidden "
-        "layers play, and one outside is held at its mean.</p>"
+        "a different game with a different gain: its players are the neurons of all "
+        "hidden layers, and a neuron outside the coalition is held at its mean.</p>"
     )
     drawn = plot(
         run,

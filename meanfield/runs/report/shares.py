@@ -10,9 +10,9 @@ from .page import missing, short, table
 from .parts import REMEDY, command_for, plot
 
 VERDICTS = {
-    "agrees": "Drawn sub-networks agree with it",
-    "differs": "Drawn sub-networks do NOT agree with it: do not trust it",
-    "cannot tell": "There are too few drawn sub-networks to tell whether it holds",
+    "agrees": "Drawn sub-networks agree with the values",
+    "differs": "Drawn sub-networks do NOT agree with the values: do not trust these",
+    "cannot tell": "There are too few drawn sub-networks to check the values",
 }
 
 
