@@ -1,4 +1,4 @@
-"""The ensemble, where its weights start, and the frameworks it comes from."""
+"""Ensembles, their initial weights, and conversion from other frameworks."""
 
 import lazy_loader
 

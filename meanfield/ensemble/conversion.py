@@ -84,7 +84,7 @@ def random_weights(
         fans |= fan_ins_by_example(opened.apply_fn, params, selected, example, noise)
     arrays = {name: leaves[name] for name in selected}
     plan = tuple((name, fans.get(name), units.get(name)) for name in selected)
-    if callable(initial):  # A user's own need not be one that can be compiled.
+    if callable(initial):  # A user's own function may not be compilable.
         made = _weights(arrays, key, start, plan)
     else:
         made = _compiled_weights(arrays, key, start, plan)

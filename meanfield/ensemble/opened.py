@@ -201,5 +201,5 @@ def check_training(params: Any, training: Training | None, x: Any) -> None:
         not changed,
         "`model` must keep the shapes and types of its state when it is called in "
         f"training mode; got changes of {changed}. Give the state its final shape when "
-        "the model is made, or leave what grows out of the model.",
+        "the model is made, or keep growing arrays out of the model.",
     )

@@ -1,13 +1,13 @@
-r"""Remove connections together that keep each other in the network.
+r"""Remove groups of connections that keep each other in the network.
 
     Δ = Δ mean NLL + T · Δ KL(q‖prior) / n
 
-Gradients remove one connection after another. Connections whose effects cancel, such as
-those that read an uninformative input, stay: the loss rises if one of them leaves, but
-not if all do. At the end of a run under the selective rule, whole slices of a weight
-tensor are therefore removed wherever this decreases the loss of the run: Δ < 0 by more
-than one standard error over examples, as long as the NLL does not increase by more than
-the tolerance of the rule in total. A slice has one index along one axis: the
+Gradients remove connections one by one. So they keep connections whose effects cancel,
+such as those from an uninformative input: the loss increases if one of them is removed,
+but not if all are. At the end of a run under the selective rule, whole slices of a
+weight tensor are therefore removed wherever this decreases the loss of the run: Δ < 0
+by more than one standard error over examples, as long as the NLL does not increase by
+more than the tolerance of the rule in total. A slice has one index along one axis: the
 connections into or out of one unit, from one input, or at one place of a kernel.
 
 Slices are tried in the order of a second-order estimate from the gradients of single
@@ -38,10 +38,10 @@ from .targets import log_prob
 from .training import Weighted
 from .validation import CHUNK, example_losses
 
-# Examples of the estimate, and of Δ.
+# Numbers of examples for the estimate and for Δ.
 ESTIMATED, EXAMPLES = 256, 4 * CHUNK
-# A round ends after so many slices in a row that have to stay; the next one starts with
-# a new estimate.
+# A round ends after this number of consecutive slices that are kept; the next round
+# starts with a new estimate.
 IN_A_ROW, ROUNDS = 16, 4
 
 
@@ -61,12 +61,12 @@ def remove_jointly(
     Args:
         ensemble: a trained ensemble.
         likelihood: its likelihood.
-        data: examples (x, y); the NLL is compared on up to 8,192 random ones.
+        data: examples (x, y); the NLL is compared on at most 8,192 random examples.
         prior: the prior of the run.
         price: T / n.
         tolerance: largest increase of the mean NLL, in nats per example.
-        part: number of examples for which `example_losses` is compiled already. The
-            NLL is computed on as many such parts as the data have.
+        part: number of examples for which `example_losses` is already compiled. The NLL
+            is computed on whole parts of this size.
         key: a `jax.random.key`; every NLL uses the same draws.
     """
     number = len(jax.tree.leaves(data)[0])
@@ -116,7 +116,7 @@ def _divergence(
     return total_kl(weights, prior)
 
 
-# By path name and axis, Δ̂ of every index along the axis.
+# Δ̂ of every index along an axis, by path name and axis.
 Estimates = dict[str, dict[int, Float[Array | np.ndarray, " _"]]]
 
 
@@ -158,7 +158,7 @@ def _estimates(
 
 
 def _order(estimates: Estimates) -> list[tuple[str, int, int]]:
-    """Path name, axis and index of all slices, that of the smallest estimate first."""
+    """Path name, axis and index of all slices, in increasing order of the estimates."""
     found = [
         (float(value), name, axis, index)
         for name, axes in estimates.items()

@@ -17,7 +17,8 @@ from meanfield.files import write_text
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.sig"
 MANIFEST_VERSION = 1
-# Largest text file of a shipped folder that is read; usual are a few kilobytes.
+# Largest size of a text file that is read from a shipped folder; most have a few
+# kilobytes.
 MOST_TEXT = 16 * 2**20
 # Names without slash, backslash, colon or leading dot: files in the folder itself.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")

@@ -115,7 +115,7 @@ def write_one(
 
     Args:
         path: the file.
-        subnetwork: as it was drawn.
+        subnetwork: the sub-network as it was drawn.
         data: the arguments that all files share.
         codes: labels of the connections, for an archive.
     """

@@ -4,8 +4,8 @@ r"""Joint entropy of many binary units by the chain rule with classifiers.
 
 Every conditional entropy is bounded by the cross-entropy of a classifier that
 predicts z_t from the units before it, measured on examples held out from its training.
-There are three classifiers: a constant, logistic regression and boosted trees. In each
-fold the one is used that is best on the *other* folds, so that the choice causes no
+There are three classifiers: a constant, logistic regression and boosted trees. Each
+fold uses the classifier that is best on the *other* folds, so that the choice causes no
 bias. In a wide layer, the trees use only the 96 predictors whose correlation with z_t
 on the training examples is largest; the bound remains valid with fewer predictors.
 
