@@ -196,8 +196,7 @@ def fit(
     if isinstance(parametrization, Projected) and prior is not None:
         parametrization = Projected(max(parametrization.smallest_var, 1e-8))
     learned, fixed = split_learned(ensemble, likelihood, parametrization, hold)
-    if optimizer is None:
-        optimizer = default_optimizer(steps)
+    optimizer = optimizer or default_optimizer(steps)
     check_optimizer(optimizer, learned)
     recipe = Recipe(
         fixed=fixed,
@@ -239,8 +238,7 @@ def fit(
     best = () if patience is None else state.network
     require(
         checkpoint is None or restriction is None,
-        "`checkpoint` must be left out with a `restriction`, whose changes it cannot "
-        "store.",
+        "`checkpoint` must be left out with a `restriction`, which it cannot store.",
     )
     if isinstance(checkpoint, str | os.PathLike):
         checkpoint = Checkpoint(checkpoint)
