@@ -7,8 +7,8 @@ budget covers all 2^n coalitions, they are enumerated, whatever the method. Othe
 
 | `method`       | idea                             | choose it                      |
 |----------------|----------------------------------|--------------------------------|
-| `"auto"`       | surrogate, up to 32 evalua-      | by default                     |
-|                | tions a player, else antithetic  |                                |
+| `"auto"`       | surrogate up to 32 evaluations   | by default                     |
+|                | per player, else antithetic      |                                |
 | `"antithetic"` | orders of the players, each with | for intervals: unbiased, null  |
 |                | its reverse                      | players exactly 0, stops early |
 | `"stratified"` | every coalition informs every    | when the size of a coalition   |
