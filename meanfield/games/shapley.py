@@ -24,8 +24,7 @@ v(N) − v(∅). Permutations and least squares are exact for quadratic games. T
 of all methods but the surrogate assume nothing except that coalitions are drawn at
 random. The surrogate's error follows from its prior: correct on average over games
 drawn from this prior, and wrong for a single game unlike them (for example an airport
-game of a hundred players). So the surrogate claims no coverage: its intervals are (−∞,
-∞).
+game of a hundred players). So its intervals are (−∞, ∞), which claim nothing.
 
 If a game has a method `sweep(orders)`, which returns all n + 1 payoffs along each order
 at once, as `meanfield.NeuronGame` does, orders are used whatever the budget. If it has
