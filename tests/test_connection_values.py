@@ -65,7 +65,6 @@ def payoffs_of_all(ensemble, x, y, path="posterior"):
     weights = list(ensemble.weights().values())
     sizes = np.cumsum([0, *(w.size for w in weights)])
     table = all_coalitions(int(sizes[-1]))
-    found = np.zeros((len(table), len(x)))
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)[:, 0]
     spikes = [
         np.asarray(w.spike_prob if path == "posterior" else 0 * w.spike_prob)
@@ -79,20 +78,17 @@ def payoffs_of_all(ensemble, x, y, path="posterior"):
         (1 - p) * (np.asarray(w.slab_var) + np.square(w.slab_mean))
         for p, w in zip(spikes, weights, strict=True)
     ]
-    for row, mask in enumerate(table):
-        mean, square = x, x[:, :, None] * x[:, None, :]
-        for number, w in enumerate(weights):
-            inside = mask[sizes[number] : sizes[number + 1]].reshape(w.shape)
-            m, v = (
-                inside * means[number],
-                inside * (seconds[number] - means[number] ** 2),
-            )
-            diagonal = np.einsum("nii,ij->nj", square, v)
-            square = np.einsum("ij,nik,kl->njl", m, square, m)
-            square += np.eye(m.shape[1]) * diagonal[:, :, None]
-            mean = mean @ m
-        found[row] = -(square[:, 0, 0] - 2 * y * mean[:, 0] + y**2)
-    return found
+    mean = np.broadcast_to(x, (len(table), *x.shape))
+    square = mean[..., :, None] * mean[..., None, :]
+    for number, w in enumerate(weights):
+        inside = table[:, sizes[number] : sizes[number + 1]].reshape(-1, *w.shape)
+        m = inside * means[number]
+        v = inside * (seconds[number] - means[number] ** 2)
+        diagonal = np.einsum("snii,sij->snj", square, v)
+        square = m.transpose(0, 2, 1)[:, None] @ square @ m[:, None]
+        square += np.eye(w.shape[1]) * diagonal[..., None]
+        mean = mean @ m
+    return -(square[..., 0, 0] - 2 * y * mean[..., 0] + y**2)
 
 
 def assert_close(found, exact, errors, count=5):

@@ -393,6 +393,7 @@ def test_a_replacement_that_is_killed_while_it_trains_can_be_gone_on_with(
     out = Path(shutil.copytree(whole, tmp_path / "run"))
     before = files_of(out)
     new = {"hidden": (2,), "epochs": 2, "seed": 5, "quiet": True}
+    new |= {"rule": "published"}
     started = TrainSettings(out=out, overwrite=True, **new)
     with pytest.raises(Killed):
         runs.train.train(started, [kill_after_the_first_epoch])
