@@ -144,8 +144,10 @@ def learn(x, y, temperature, key, likelihood):
         fixed, PRIOR, optimizer, parametrization, lambda step: temperature, examples
     )
 
+    keys = jax.random.split(fit_key)
+
     def epoch(state, number):
-        return learn_epoch((recipe, x, y, fit_key, number, batch_size), state)
+        return learn_epoch((recipe, x, y, keys, number, batch_size), state)
 
     state, _ = lax.scan(epoch, starting_state(learned, optimizer), jnp.arange(epochs))
     return *recipe.ensemble_and_likelihood(state.learned), state.healthy

@@ -86,7 +86,7 @@ class Training:
 
     def epoch(self) -> float:
         """Learn for an epoch; its seconds."""
-        number, key = jnp.asarray(self.number), jax.random.key(0)
+        number, key = jnp.asarray(self.number), jax.random.split(jax.random.key(0))
         start = time.perf_counter()
         constants = (self.recipe, *self.data, key, number, self.batch)
         self.state, parts = run_epoch(constants, self.state)

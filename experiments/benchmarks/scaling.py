@@ -81,7 +81,7 @@ def prepare(kind: str, width: int, noise: str, x, y, key):
     state = starting_state(learned, optimizer)
 
     def constants(number):
-        return recipe, x, y, key, jnp.asarray(number), BATCH
+        return recipe, x, y, jax.random.split(key), jnp.asarray(number), BATCH
 
     learn = lambda state, number: run_epoch(constants(number), state)
     return learn, state, run_epoch.lower(constants(0), state)

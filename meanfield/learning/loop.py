@@ -55,6 +55,7 @@ class Loop:
         self.recipe: Recipe = layout.recipe(recipe)
         self.state: TrainState = layout.weights(state)
         self.key = key
+        self.keys = layout.everywhere(jax.random.split(key))
         self.history: dict[str, list[Any]] = history
         self.validation = validation
         self.layout: Layout = layout
@@ -85,16 +86,9 @@ class Loop:
             columns = self._learn_batches(data, epoch)
         else:
             numbers = jnp.asarray(np.int32(epoch)), jnp.asarray(np.int32(count))
-            key, first, many = self.layout.everywhere((self.key, *numbers))
-            constants = (
-                self.recipe,
-                arrays[0],
-                arrays[1],
-                key,
-                first,
-                many,
-                batch_size,
-            )
+            first, many = self.layout.everywhere(numbers)
+            x, y = arrays
+            constants = (self.recipe, x, y, self.keys, first, many, batch_size)
             self.state, columns = run_epochs(constants, self.state)
         columns = jax.device_get(columns)
         seconds = (time.perf_counter() - started) / count
@@ -107,7 +101,6 @@ class Loop:
         return count
 
     def _learn_batches(self, data: Any, epoch: int) -> dict[str, Any]:
-        key = self.layout.everywhere(self.key)
         first_pass = self.outputs is None
         ensemble, likelihood = self.current()
         sums: list[Any] = []
@@ -119,7 +112,7 @@ class Loop:
                 check_augment(self.recipe.augment, x)
             elif first_pass:
                 check_targets(likelihood, self.outputs, gathered(y))
-            constants = (self.recipe, *self.layout.split((x, y)), key)
+            constants = (self.recipe, *self.layout.split((x, y)), self.keys)
             self.state, parts = run_batch(constants, self.state)
             sums.append(parts)
             sizes.append(len(jax.tree.leaves(x)[0]))

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from meanfield.propagation.noise import uniform
+
 # The temperature rises from 0.03 of its final value, during 0.4 of the run.
 RISE_FROM, RISING = 0.03, 0.4
 
@@ -63,7 +65,7 @@ def free_batches(key: PRNGKeyArray, schedule: Schedule, batch_size: int) -> Arra
     If some are held out, the first examples of the random order occur twice.
     """
     assert schedule.held is not None
-    place = jax.random.uniform(key, schedule.held.shape) + schedule.held
+    place = uniform(key, schedule.held.shape, jnp.float32) + schedule.held
     size = schedule.num_steps * batch_size
     turn = jnp.arange(size) % (~schedule.held).sum()
     return jnp.argsort(place)[turn].reshape(schedule.num_steps, batch_size)

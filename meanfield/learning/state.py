@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from meanfield.checks import is_concrete
+
 # State of the network by path name.
 Moving = Mapping[str, Array]
 NOTHING: Moving = MappingProxyType({})
@@ -62,7 +64,8 @@ def copied(tree: PyTree) -> PyTree:
 
     def copy(array: Any) -> Array:
         # What several processes share can be put only where it is.
-        shared = isinstance(array, jax.Array) and not array.is_fully_addressable
+        known = isinstance(array, jax.Array) and is_concrete(array)
+        shared = known and not array.is_fully_addressable
         place = array.sharding if shared else None
         return jax.device_put(array, place, may_alias=False)
 

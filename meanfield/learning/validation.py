@@ -76,9 +76,9 @@ def _scores(
     for number, start in enumerate(range(0, examples, CHUNK)):
         rows = slice(start, min(start + CHUNK, examples))
         some_x, some_y = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
-        found, hit = _score(
-            ensemble, likelihood, some_x, some_y, jax.random.fold_in(key, number)
-        )
+        # Split here, because a program that splits a key takes longer to compile.
+        keys = jax.random.split(jax.random.fold_in(key, number), NUM_SAMPLES)
+        found, hit = _score(ensemble, likelihood, some_x, some_y, keys)
         log_probs.append(np.asarray(found, np.float64))
         hits.append(None if hit is None else np.asarray(hit))
     whole = None if hits[0] is None else np.concatenate(hits)
@@ -87,7 +87,7 @@ def _scores(
 
 @eqx.filter_jit
 def _score(
-    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, key: PRNGKeyArray
+    ensemble: Ensemble, likelihood: Any, x: Any, y: Any, keys: Any
 ) -> tuple[Float[Array, " batch"], Any]:
     network = ensemble.network
 
@@ -98,7 +98,7 @@ def _score(
         is_label = is_categorical(distribution)
         return log_prob, base_of(distribution).probs if is_label else None
 
-    log_probs, probs = lax.map(draw, jax.random.split(key, NUM_SAMPLES))
+    log_probs, probs = lax.map(draw, keys)
     log_prob = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(NUM_SAMPLES)
     hits = None if probs is None else jnp.argmax(probs.mean(0), -1) == y.reshape(-1)
     return log_prob, hits
