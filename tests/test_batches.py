@@ -60,7 +60,10 @@ def test_what_is_neither_arrays_nor_batches_is_refused(ensemble, data):
         ([*BATCHES, X], "batches; batch 4 is a"),
         ([*BATCHES, (X.at[1, 1].set(jnp.nan), Y)], "`data batch 4` inputs.*in row 1"),
         ([*BATCHES, (X[:8], Y[:8] + 4)], "labels 0 … 1"),
-        ([*BATCHES, (X[:8], Y[:7])], "`data batch 4` must have as many targets"),
+        (
+            [*BATCHES, (X[:8], Y[:7])],
+            "`data batch 4` must have one target for each example",
+        ),
         ([(X[:8, :2], Y[:8])], "a batch that the model accepts"),
     ],
 )

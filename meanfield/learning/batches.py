@@ -1,10 +1,12 @@
 """Training data, as arrays or as an iterable of batches; checked before training."""
 
+import functools
 import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,13 +141,23 @@ def check_inputs(ensemble: Ensemble, x: Any, name: str = "data") -> Any:
         ValueError: the inputs do not fit; includes the network's own error.
     """
     try:
-        return jax.eval_shape(outputs_of(ensemble), x)
+        arrays, static = eqx.partition(ensemble, eqx.is_array)
+        leaves, treedef = jax.tree.flatten(static)
+        return _outputs.eval_shape(arrays, x, (treedef, tuple(leaves)))
     except (TypeError, ValueError, IndexError) as error:
         got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x)
         raise ValueError(
             f"`{name}` must be a batch that the model accepts, first axis the "
             f"examples; got {got}, for which the model raises: {error}"
         ) from error
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _outputs(arrays: Ensemble, x: Any, static: tuple[Any, tuple[Any, ...]]) -> Any:
+    """Outputs for a batch; a function of its own, so that JAX keeps what it traced."""
+    treedef, leaves = static
+    ensemble = eqx.combine(arrays, jax.tree.unflatten(treedef, leaves))
+    return outputs_of(ensemble)(x)
 
 
 def check_augment(augment: Any, x: Any, batch_size: int | None = None) -> None:
