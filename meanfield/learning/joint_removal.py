@@ -42,7 +42,7 @@ from .validation import CHUNK, example_losses
 ESTIMATED, EXAMPLES = 256, 4 * CHUNK
 # A round ends after this number of consecutive slices that are kept; the next round
 # starts with a new estimate.
-IN_A_ROW, ROUNDS = 16, 4
+IN_A_ROW, ROUNDS = 48, 10
 
 
 def remove_jointly(
