@@ -89,7 +89,9 @@ def remove_jointly(
     most = nll.mean() + tolerance
     for _ in range(ROUNDS):
         removed = refused = 0
-        estimates = _estimates(ensemble, likelihood, few, prior, price)
+        # As an array: a number would be part of the program, and compile it anew.
+        weight = jnp.asarray(np.float32(price))
+        estimates = _estimates(ensemble, likelihood, few, prior, weight)
         for place in _order(jax.device_get(estimates)):
             tried = _without(ensemble, *place)
             if tried is None:
@@ -122,7 +124,11 @@ Estimates = dict[str, dict[int, Float[Array | np.ndarray, " _"]]]
 
 @eqx.filter_jit
 def _estimates(
-    ensemble: Ensemble, likelihood: Any, data: Any, prior: Any, price: float
+    ensemble: Ensemble,
+    likelihood: Any,
+    data: Any,
+    prior: Any,
+    price: Float[Array, ""],
 ) -> Estimates:
     means = {name: weight.mean for name, weight in ensemble.weights().items()}
     params = ensemble.mean_params()
