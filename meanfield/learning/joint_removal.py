@@ -128,7 +128,7 @@ def _estimates(
     likelihood: Any,
     data: Any,
     prior: Any,
-    price: Float[Array, ""],
+    price: Any,
 ) -> Estimates:
     means = {name: weight.mean for name, weight in ensemble.weights().items()}
     params = ensemble.mean_params()
