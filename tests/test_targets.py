@@ -255,7 +255,7 @@ def spoiled(column, row, value):
             ["price", "heat"],
             ["--target", "price,heat", "--likelihood", "categorical"],
             None,
-            "names 2 columns, and a classification has one",
+            "names 2 columns, but a classification has one",
         ),
         (["price"], ["--target", "price,b"], None, "column 'b' must be numbers"),
         (
