@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from meanfield import data
+from meanfield.data.text import read_text
 
 
 def write(folder, text, **kwargs):
@@ -122,7 +123,7 @@ def test_what_nobody_can_learn_from_is_left_out_and_named(tmp_path):
     found = data.table(path, target="y")
     assert found.feature_names == ("PassengerId", "size")
     said = "\n".join(found.notes)
-    assert "without a heading: it counts rows" in said
+    assert "which has no heading: it numbers the rows" in said
     assert "left out 'name': 60 different texts in 60 rows" in said
     assert "'PassengerId' counts the rows" in said
     fewer = data.table(path, target="y", drop="PassengerId,name")
@@ -235,3 +236,16 @@ def test_a_column_without_a_heading_is_left_out_by_its_place(tmp_path):
     assert found.feature_names == ("a",)
     # New rows may have it: it is not used.
     assert list(data.read_table(path)) == ["a", "column_1", "c"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+def test_rows_that_are_too_short_are_told(tmp_path, separator):
+    path = tmp_path / "short.csv"
+    lines = ["a b c", "1 2 3", "4 5", "", "6 7 8", "9"]
+    path.write_text("\n".join(lines).replace(" ", separator) + "\n")
+    found = read_text(path, sep=separator)
+    assert found.frame.isna().sum().tolist() == [0, 1, 2]
+    said = " ".join(found.notes)
+    assert "2 rows have fewer than 3 cells, the first in line 3" in said
+    path.write_text("a,b,c\n1,2,3\n4,5,\n")  # An empty cell is none too few.
+    assert "fewer" not in " ".join(read_text(path).notes)

@@ -5,9 +5,9 @@ r"""Confidence bounds on the mean of bounded differences, from independent examp
 | −1, 0 or 1          | exact: P(+1) and P(−1) by Clopper and Pearson, with α/2 each |
 | anywhere in [a, b]  | empirical Bernstein (Maurer & Pontil), with n examples of    |
 |                     | mean D̄ and variance V:                                       |
-|                     | E D ≤ D̄ + √(2V ln(2/α)/n) + 7(b − a) ln(2/α)/3(n−1)          |
+|                     | E D ≤ D̄ + √(2V ln(2/α)/n) + 7(b − a) ln(2/α)/(3(n−1))        |
 
-Both hold for every number of examples and every distribution.
+Both hold for every distribution and every n; the second needs n ≥ 2.
 
 References:
     Clopper & Pearson 1934, Biometrika 26:404. Maurer & Pontil 2009, COLT,

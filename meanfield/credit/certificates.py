@@ -7,9 +7,10 @@ r"""Certified labels: connections that can be removed, and connections that matt
 | important | the smallest set, in decreasing order of | the payoff falls by at     |
 |           | φ among the rest, that is certified      | least ⅘ of v(N) − v(∅)     |
 
-One half of the examples chooses the orders and the sizes to test, the other half
-certifies. Each kind is tested at level α/2, so that both guarantees hold at once with
-confidence 1 − α.
+Here v(N) and v(∅) are the payoffs of the whole and of the empty network, and
+connections that never learn come first in the order of r. Half of the examples, at most
+2,000, choose the orders and the sizes to test; the others certify. Each kind is tested
+at level α/2, so that both guarantees hold at once with confidence 1 − α.
 
 See `meanfield.credit.removal` for φ, r and the payoffs, `meanfield.credit.nested_sets`
 for the tests.
@@ -118,11 +119,11 @@ def certify(
         likelihood: map from outputs to a distribution.
         key: a `jax.random.key`, for the split of the data and the noise.
         epsilon: ε in (0, 1). None means 0.005, or twice the smallest ε that the number
-            of examples can certify, whichever is larger.
+            of examples can certify, whichever is larger, at most 0.5.
         alpha: α in (0, 1).
         payoff: "accuracy" (classes, default), "probability" or "closeness" (real
             targets, default); see `meanfield.credit.removal`.
-        num_samples: noise draws for each example of the choosing half.
+        num_samples: noise draws for each choosing example.
         batch_size: examples in memory at once.
 
     Returns:

@@ -10,7 +10,7 @@ By the posterior alone (the certified rule is in `meanfield.credit.certificates`
 
 The exact rule is the limit τ → 0 of the other. It suits the projected parametrization,
 in which π and Ξ reach exact 0 and 1; in the unconstrained one they only come close. The
-slab's sign flips with probability Φ(−|m|/√Ξ), a measure of its width without a unit.
+slab's sign flips with probability Φ(−|m|/√Ξ), a dimensionless measure of its width.
 
 Source: Li & Huang 2020, Learning credit assignment, arXiv:2001.03354.
 """
@@ -57,7 +57,9 @@ class ConnectionLabels:
         certificate: the guarantee of certified labels; None for the other rules.
         values: for the certified rule, the credit φ of every connection: the decrease
             of the payoff without it when half of the other connections are present.
-        rms: likewise, the root mean square over examples of ∂ ln P/∂q.
+        rms: for the certified rule, r of every connection, the root mean square over
+            examples of ∂ ln P(y|x)/∂q, with q the probability that it is present; see
+            `meanfield.credit.removal`.
         inclusion_prob: 1 − π of every connection; empty if the rule gives none.
     """
 

@@ -1,13 +1,14 @@
-r"""Check the Gaussian approximation of path values against drawn sub-networks.
+r"""Check Shapley values from a path integral against sampled sub-networks.
 
-`mean_field` treats every pre-activation as Gaussian. This is accurate for many inputs
-and wrong for few. Drawn sub-networks need no such approximation: each player joins at a
-random time, uniform on (0, 1), and the players present at time t are a coalition of
-density t. Their mean payoff at the nodes is f(t). Between two nodes the arrays of
-players join one after the other, in random order; the gain of the payoff when an array
-joins is that array's part of Σφ. Such an order is a sampled permutation of groups of
-players: its gains add up to v(N) − v(∅), and for a hundred thousand players it takes
-only a few dozen payoffs.
+The path integral (see `path_integral`) treats every pre-activation as Gaussian. This is
+accurate for units with many inputs and wrong for units with few. Sampled sub-networks
+need no such approximation: each player joins at a random time, uniform on (0, 1), and
+the players present at time t are a coalition of density t. Their mean payoff f(t) is
+compared at the nodes of the quadrature. Between two nodes, the players that join in
+this interval do so array by array, in random order; the gains of the payoff from one
+array, over all intervals, estimate the sum of its players' values, Σφ. Such an order is
+a sampled permutation of groups of players: its gains add up to v(N) − v(∅), and for a
+hundred thousand players it takes only a few dozen payoffs.
 
 The verdict is "differs" if a difference is larger than a tenth of the range of the
 payoff along the path and noise cannot explain the excess; "agrees" if every difference
@@ -36,12 +37,12 @@ LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PathCheck:
-    """Path values compared with drawn sub-networks, on the same examples.
+    """Values from a path integral and from drawn sub-networks, on the same examples.
 
     Attributes:
         verdict: "agrees", "differs" (do not trust the values) or "cannot tell".
         nodes: densities t.
-        path_payoff: f(t) with Gaussian pre-activations, as the path values use it.
+        path_payoff: f(t) with Gaussian pre-activations, as in the path integral.
         drawn_payoff: mean payoff of drawn sub-networks at the same t.
         drawn_errors: standard errors of `drawn_payoff`.
         sums: Σφ of each array of players; None for weightings other than Shapley's.
@@ -49,7 +50,8 @@ class PathCheck:
         drawn_sum_errors: standard errors of `drawn_sums`.
         largest_difference: the largest difference in f(t) or Σφ, divided by the range
             of the payoff along the path.
-        tolerance: the value of `largest_difference` above which they differ.
+        tolerance: value of `largest_difference` above which they differ, unless noise
+            can explain the excess.
         num_subnetworks: number of drawn sub-networks.
         num_examples: number of examples that they were evaluated on.
     """
@@ -86,7 +88,9 @@ def check_path(
     """Compare f(t), and the sums over arrays of players, with drawn sub-networks.
 
     Args:
-        game: with `names`, `grown(key)` and `earned_by(grown, times, x, y, key)`.
+        game: has `names` of the arrays of players, `grown(key)`, which draws the times
+            at which players join, and `earned_by(grown, times, x, y, key)`, the payoff
+            of every example when each array has reached its time in `times`.
         integral: the integral to check.
         chunks: the chunks of examples that it was summed over; a random part is used.
         rule: nodes and weights of the quadrature.

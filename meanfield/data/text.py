@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,14 @@ import pandas as pd
 
 from meanfield.checks import require
 
+from .headings import (
+    has_headings,
+    heading_problems,
+    numbers_in,
+    told_apart,
+    without_unnamed,
+)
+
 # Cells that mean a missing value, including those that pandas and R write.
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -22,10 +29,7 @@ SPACES = r"\s+"
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SPACES}
 # Number of rows from which the separator is guessed.
 SNIFFED = 50
-# Numbers of rows and columns from which it is guessed whether the first row is
-# headings.
-LOOKED_AT = 200
-# The message of pandas if rows differ in length.
+# The message of pandas for a row with too many cells.
 _UNEQUAL = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 _COMMA_NUMBER = re.compile(r"[+-]?\d[\d.]*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
@@ -65,8 +69,8 @@ class Text:
         format: how the text was written, as given or as guessed.
         notes: descriptions of what was guessed or left out, for the user.
         problems: errors in the headings.
-        unnamed: positions of the columns without a heading, by the name that they were
-            given.
+        unnamed: if the file has headings, the position in `frame` of each column
+            without one, by its generated name.
     """
 
     frame: pd.DataFrame
@@ -103,8 +107,9 @@ def read_text(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, not text, not rectangular, or seems to have no
-            headings.
+        ValueError: the file is empty, not text, has a row with too many cells, or
+            seems to have no headings. (Shorter rows are filled with missing cells, and
+            a note says so.)
     """
     path, notes = Path(path), []
     if not path.is_file():
@@ -116,7 +121,8 @@ def read_text(
     )
     separator = separator_of(sep) or _sniffed(text)
     rows = _rows(path, text, separator)
-    headed = _headed(path, rows, header)
+    notes += _short_rows(text, separator, rows.shape[1])
+    headed = has_headings(path, rows, header)
     names = [
         "" if pd.isna(name) else str(name).strip() for name in rows.iloc[0].tolist()
     ]
@@ -124,12 +130,12 @@ def read_text(
         names = [f"column_{number}" for number in range(rows.shape[1])]
     frame = rows.iloc[1:].reset_index(drop=True) if headed else rows
     require(len(frame) > 0, f"the table {path} has headings but no rows.")
-    frame, names, said = _without_unnamed(frame, names)
+    frame, names, said = without_unnamed(frame, names)
     notes += said
     places = [number for number, name in enumerate(names) if name == ""]
     unnamed = {f"column_{place}": place for place in places}
-    problems = _heading_problems(path, names)
-    frame.columns = _told_apart(names)
+    problems = heading_problems(path, names)
+    frame.columns = told_apart(names)
     if decimal == "," or (decimal is None and separator != ","):
         frame, changed = _with_points(frame)
         decimal = "," if changed or decimal == "," else "."
@@ -160,7 +166,7 @@ def _decoded(path: Path) -> tuple[str, str]:
 
 
 def _sniffed(text: str) -> str:
-    """The separator that splits all first rows into the same number of cells."""
+    """The separator that splits all first rows into equally many cells, or a guess."""
     lines = io.StringIO(text, newline="")
     head = [line for line in (lines.readline() for _ in range(SNIFFED)) if line]
     for separator in SEPARATORS:
@@ -204,77 +210,21 @@ def _rows(path: Path, text: str, separator: str) -> pd.DataFrame:
         ) from error
 
 
-def _headed(path: Path, rows: pd.DataFrame, header: bool | None) -> bool:
-    """Whether the first row holds headings.
-
-    Raises:
-        ValueError: `header` is not given, and the first row looks like data.
-    """
-    if header is not None:
-        return header
-    # Headings are rarely numbers, and rarely equal to one of the cells below them.
-    head, body = rows.iloc[0, :LOOKED_AT], rows.iloc[1 : 1 + LOOKED_AT, :LOOKED_AT]
-    numeric = ~np.isnan(_numbers(head))
-    repeated = np.asarray([name in set(body[c]) for c, name in head.items()])
-    like_data = (numeric | repeated) & head.notna().to_numpy()
-    if len(body) == 0 or like_data.mean() < 0.4:
-        return True
-    shown = ", ".join(repr(cell) for cell in head.tolist()[:5])
-    raise ValueError(
-        f"the first row of {path} looks like data, not like headings: {shown}"
-        f"{', …' if len(head) > 5 else ''}. If the file has no headings, say "
-        "`header=False` (--no-header), and its columns are column_0, column_1, …; if "
-        "these are headings, `header=True` (--header)."
-    )
-
-
-def _without_unnamed(
-    frame: pd.DataFrame, names: list[str]
-) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Leave out the columns without a heading that are empty or count the rows."""
-    kept, notes = [], []
-    for position, name in enumerate(names):
-        if name:
-            kept.append(position)
-            continue
-        cells: Any = frame.iloc[:, position]
-        counted = _numbers(cells)
-        start = counted[0] if counted[0] in (0, 1) else np.nan
-        if cells.isna().all():
-            continue
-        if len(frame) > 1 and np.array_equal(counted, start + np.arange(len(frame))):
-            notes.append("left out the first column without a heading: it counts rows")
-            continue
-        kept.append(position)
-    return frame.iloc[:, kept], [names[position] for position in kept], notes
-
-
-def _numbers(cells: Any) -> np.ndarray:
-    """The numbers in texts; NaN for a text that is not a number."""
-    return np.asarray(pd.to_numeric(cells, errors="coerce"), np.float64)
-
-
-def _heading_problems(path: Path, names: list[str]) -> list[str]:
-    problems = []
-    for name, count in Counter(filter(None, names)).items():
-        if count > 1:
-            several = "two" if count == 2 else str(count)
-            problems.append(
-                f"the headings of {path} must differ; {name!r} is the heading of "
-                f"{several} columns."
-            )
-    return problems
-
-
-def _told_apart(names: list[str]) -> list[str]:
-    """Different headings for all columns, also if some in the file are equal."""
-    seen: Counter[str] = Counter()
-    found = []
-    for position, name in enumerate(names):
-        seen[name] += 1
-        again = f"{name} ({seen[name]})" if seen[name] > 1 else name
-        found.append(again if name else f"column_{position}")
-    return found
+def _short_rows(text: str, separator: str, width: int) -> list[str]:
+    """A note on rows with fewer cells than others, which pandas fills silently."""
+    lines = io.StringIO(text, newline="")
+    if separator == SPACES:
+        sizes = enumerate((len(line.split()) for line in lines), 1)
+    else:
+        table = csv.reader(lines, delimiter=separator)
+        sizes = ((table.line_num, len(row)) for row in table)
+    short = [line for line, size in sizes if 0 < size < width]
+    if not short:
+        return []
+    return [
+        f"{len(short)} rows have fewer than {width} cells, the first in line "
+        f"{short[0]}: their last cells are taken as missing"
+    ]
 
 
 def _with_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
@@ -285,7 +235,7 @@ def _with_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
         if not len(cells) or not cells.str.contains(",", regex=False).any():
             continue
         commas = cells.str.strip().str.fullmatch(_COMMA_NUMBER)
-        if not (commas.to_numpy(bool) | ~np.isnan(_numbers(cells))).all():
+        if not (commas.to_numpy(bool) | ~np.isnan(numbers_in(cells))).all():
             continue
         pointed = cells[cells.str.contains(".", regex=False)].str.strip()
         if len(pointed) and pointed.str.fullmatch(_THOUSANDS).all():

@@ -2,16 +2,18 @@ r"""A smaller ensemble: whole units are removed, and the others learn again.
 
 Scattered zeros do not make a network faster; removing whole units does. A large layer
 keeps the fraction ρ of its units with the largest r_j (see `unit_scores`). All
-connections of these units start again as present, and learn for a while at the
-temperature of the run and a low price:
+connections of these units get π = 0.3 again (absent ones m = 0 as well), and learn for
+a while at the temperature of the run and a low price of 10 nats per connection, so with
+the prior inclusion probability p:
 
-    loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − ρ₀)/ρ₀) = 10 nats.
+    loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − p)/p) = 10.
 
 ρ is chosen on held-out examples: a network that has not seen them learns at full width,
-and then at each smaller width for the same number of epochs. The chosen width is the
-smallest at which the mean payoff (accuracy, or closeness for real targets) is at most
-the tolerance below that at full width. Then the ensemble of the run, which learned from
-all examples, loses its units of smallest r_j, and learns again from all examples.
+and then for as many epochs at ρ = 0.5, 0.65 and 0.8, until a width is large enough (if
+0.5 is, 0.375 is tried too): its mean payoff (accuracy, or for real targets closeness,
+see `meanfield.credit.removal`) is at most the tolerance below that at full width. Then
+the ensemble of the run, which learned from all examples, loses its units of smallest
+r_j, and learns again from all examples.
 """
 
 import dataclasses
@@ -59,8 +61,8 @@ class Compacted:
         ensemble: in the shape of the given one, with π = 1 for all connections of
             removed units.
         likelihood: the likelihood with its learned parameters.
-        share: ρ, the fraction of units that each layer keeps; 1 if none could be
-            removed.
+        share: ρ, the fraction of units that each large layer keeps, before rounding;
+            1 if none could be removed.
         units: by layer, the numbers of units before and after.
         payoffs: mean held-out payoff by ρ; 1 is the full width.
         payoff: the name of the payoff.
@@ -172,7 +174,7 @@ def compact(
         result = learned(renewed, data, epochs, likelihood, keys[2])
         return smaller.widen(result.ensemble), result.likelihood
 
-    told(f"how many units are needed: {trial_epochs} epochs without the held-out part")
+    told(f"finding how many units are needed: {trial_epochs} epochs at full width")
     fresh = selective_start(start)
     first = learned(fresh, seen, trial_epochs, likelihood, keys[1])
     scale, payoffs = 1.0, {}
@@ -180,7 +182,7 @@ def compact(
         scale = squared_error(first.ensemble, first.likelihood, unseen)
 
     def enough(share: float) -> bool:
-        told(f"the same again with {100 * share:g} % of the units")
+        told(f"training again with {100 * share:g} % of the units")
         tried, own = again(first.ensemble, first.likelihood, share, seen, trial_epochs)
         outputs = tried.apply_fn(likely_params(tried, "mean"), unseen[0])
         found = earned(payoff, own, outputs, unseen[1], scale)

@@ -1,4 +1,8 @@
-"""Rules for primitives that only rearrange entries; they hold in both readings."""
+"""Rules for primitives that move, join or choose entries.
+
+They hold in all readings, except those that are registered for the moments alone, of
+which "delta" is a case.
+"""
 
 from typing import Any
 
@@ -146,7 +150,9 @@ def _mixture(equation: Equation, which: Random, *cases: Any) -> Random:
     mean = (1 − p) a + p b,   var = (1 − p) v + p w + p (1 − p) (a − b)²
     """
     if len(cases) != 2 or any(is_random(v) and not v.drawable for v in cases):
-        raise equation.refuse(which, *cases, because="a condition cannot be random")
+        raise equation.refuse(
+            which, *cases, because="a random condition chooses between two signals only"
+        )
     a, b = (lift(v) for v in cases)
     p = which.mean
     mean = (1 - p) * a.mean + p * b.mean
@@ -157,8 +163,8 @@ def _mixture(equation: Equation, which: Random, *cases: Any) -> Random:
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
     """Several arrays combined entry by entry.
 
-    Several of them may contain the same weight: `readings` has excluded sums over both
-    before.
+    Several of them may contain the same weight, because `readings` has already refused
+    every program that sums over two of them.
     """
     randoms = [v for v in parts if is_random(v)]
     lifted = [lift(v) for v in parts]

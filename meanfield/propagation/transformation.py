@@ -38,13 +38,15 @@ def mean_field(
 ) -> Callable[..., Any]:
     r"""Transform a network function into the function of its mean-field ensemble.
 
-    In the result any leaf of `params` may be a `SpikeSlab`. Every contraction of a
+    The transformed function takes a `SpikeSlab` for any leaf of `params`. It has three
+    readings: "sampled" draws pre-activations, "moments" propagates means and variances,
+    "delta" does so to lowest order. In the sampled reading, every contraction of a
     plain array a with random weights of mean μ and variance V becomes
 
         z = G + ε Δ,   G = Σ_k μ_k a_k,   Δ² = Σ_k V_k a_k²,   ε ~ N(0, 1),
 
-    with ε fresh for every output entry, example, equation and step of a loop (sampled
-    reading). Its gradients with respect to (π, m, Ξ) are generalized back-propagation.
+    with ε fresh for every output entry, example, equation and step of a loop. Its
+    gradients with respect to (π, m, Ξ) are generalized back-propagation.
     With π = 0 and Ξ = 0 everywhere the result equals that of `apply_fn`: bit by bit if
     JAX runs it operation by operation or compiles without optimisation. With
     optimisation XLA fuses the two programs differently, and the last digits may differ.
@@ -53,9 +55,9 @@ def mean_field(
     steps of a loop, tied layers. Each of them has independent noise, whereas in a
     sub-network they share one weight. Other uses of weights cannot have independent
     noise: functions of weights alone (w − w̄, A w, a norm of w), one weight several
-    times in one sum (w[[0, 0, 1, 1]]), complex products, arguments of a
+    times in one sum (w[[0, 0, 1, 1]]), products of complex numbers, arguments of a
     `jax.custom_jvp`. Such weights are found before the program runs, and are drawn once
-    for the whole call.
+    for the whole call; the other readings refuse them.
 
     With ``noise="weights"`` every random leaf is drawn once for the whole call, with
     exact zeros, as in a sub-network. Then all functions of JAX can be used, with the
@@ -72,20 +74,20 @@ def mean_field(
     norms, average pooling, look-ups, and sums over the edges of a graph. Other
     functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are integrated to
     float32 accuracy; other functions that mix entries (top-k, sorting, softmax over the
-    edges of a node), to a sixteenth of a standard deviation. A choice `where(g > c, a,
-    b)` is a mixture of both cases by its probability. Indices computed from random
-    numbers raise an error.
+    edges of a node), with errors up to 1/16 of a standard deviation. A choice `where(g
+    > c, a, b)` is a mixture of both cases with weight P(g > c). Indices computed from
+    random numbers raise an error.
 
     The moments reading is approximate, because entries of a signal share the noise of
-    the layers below but are treated as independent Gaussians. For a residual sum
-    x + W φ(x) across a contraction, the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)) is
-    missing. In a block of a transformer with small variances, the total variance of the
-    outputs has an error of a tenth, and that of single outputs of up to a factor of
-    2.4; factors fitted on held-out data (`mf.prediction.fit_scales`) correct the total.
-    On MNIST (784-100-100-10, 8 epochs), one pass differs from 100 samples by 0.05
-    points of accuracy and 0.8 % of the NLL without a prior; under the full evidence
-    bound, where a few noisy units dominate, by 0.07 points, with an NLL that is 11 %
-    lower.
+    the layers below but are treated as independent Gaussians. For a residual sum x + W
+    φ(x), the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)) is missing. In a block of a
+    transformer with small variances, the total variance of the outputs has an error of
+    a tenth, and that of single outputs of up to a factor of 2.4; factors fitted on
+    held-out data (`mf.prediction.fit_scales`) correct the total. On MNIST
+    (784-100-100-10, 8 epochs), one pass differs from 100 samples by 0.05 points of
+    accuracy and 0.8 % of the NLL without a prior; after training with the evidence
+    bound at T = 1, where a few noisy units dominate, by 0.07 points, with an NLL that
+    is 11 % lower.
 
     Args:
         apply_fn: ``apply_fn(params, *args, **kwargs)``, any function that JAX can
@@ -109,7 +111,8 @@ def mean_field(
     Raises:
         ValueError: an unknown reading or noise, a name that no random leaf has, or no
             `key` in the sampled reading.
-        UnsupportedPrimitiveError: a primitive without a rule has a random operand; the
+        UnsupportedPrimitiveError: a primitive without a rule has a random operand, or,
+            in the moments and delta readings, a weight would have to be drawn; the
             message says what can be done.
 
     Example:
@@ -137,11 +140,12 @@ def mean_field(
     )
     require(
         reading == "sampled" or noise == "preactivations",
-        "`noise` must be left out in the moments reading, which draws nothing.",
+        f"`noise` must be left out in the {reading} reading, which draws nothing.",
     )
     require(
         reading != "sampled" or scales is None,
-        "`scales` must be left out in the sampled reading, which has no variances.",
+        "`scales` must be left out in the sampled reading, which draws and propagates "
+        "no variances.",
     )
 
     def ensemble_fn(
@@ -230,7 +234,8 @@ def evaluate_network(
     if context.reading == "moments":
         for name, (eqn, because) in found.items():
             raise refusal(eqn, "moments", [name], because)
-    # A returned weight that shares a spike is not drawn: it raises an error later.
+    # A weight with a shared spike that `apply_fn` returns unchanged is not drawn: an
+    # error is raised for it later.
     shared = {name for name, slab in zip(names, slabs, strict=True) if slab.shared}
     drawn |= {name for name in found if found[name][0] or name not in shared}
     leaves = [

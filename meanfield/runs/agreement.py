@@ -50,7 +50,7 @@ def refuse_other_widths(folder: Path, config: dict[str, Any], arrays: Any) -> No
 
 
 def refuse_larger(folder: Path, config: dict[str, Any], arrays: Any) -> None:
-    """Raise before a network is built that has more numbers than the file."""
+    """Raise if the configured network has more parameters than the file."""
     model = eqx.filter_eval_shape(build_model, config["model"], 0, folder)
     leaves = [leaf for leaf in jax.tree.leaves(model) if hasattr(leaf, "shape")]
     needed = sum(math.prod(leaf.shape) for leaf in leaves)

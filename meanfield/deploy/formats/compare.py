@@ -114,11 +114,12 @@ def largest_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float
 
 
 def worst_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float:
-    """Largest change of a probability if every prediction had been undecided (p = ½).
+    """Bound on the change of a probability from the change Δ of its logits alone.
 
-    The derivative of a probability p with respect to its logit is p (1 − p) ≤ 1/4.
-    If a network is certain, as on its training data, p hardly changes when the logits
-    do. So the change of the logits is multiplied by 1/4, the derivative at p = ½.
+    |Δ|/4 for sigmoid, (max Δ − min Δ)/4 over the classes for softmax: the derivative of
+    a probability p with respect to its logit is p (1 − p) ≤ 1/4. If a network is
+    certain, as on its training data, p hardly changes when the logits do. For real
+    targets it is `largest_change`.
     """
     if link == "none":
         return largest_change(expected, actual, link)

@@ -17,7 +17,8 @@ from .extras import need
 
 # Smaller arrays stay as they are: the operations take several hundred bytes.
 SMALLEST = 4096
-# Names of the constants and nodes that replace an array W begin with W and this.
+# Names of the constants and nodes that replace an array W begin with W and this;
+# constants that all arrays share begin with this alone.
 PART = "/packed/"
 
 

@@ -54,7 +54,7 @@ def write_conv(
 def write_pool(
     emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]
 ) -> None:
-    """Write windows over the last axes of (N, 1, …); other axes are merged into N."""
+    """Write pooling of an array of shape (N, 1, pooled axes); N merges the others."""
     rank = len(s["sizes"])
     space = [
         axis
@@ -79,7 +79,7 @@ def write_pool(
     dilation = [s["dilation"][axis] for axis in space]
     if s["kind"] == "sum":
         if any(d != 1 for d in dilation):
-            raise UnwritableError("an average over windows with gaps")
+            raise UnwritableError("sum or average pooling with dilation")
         y = emitter.emit("AveragePool", [x], count_include_pad=1, **settings)
         number = math.prod(settings["kernel_shape"])
         size = emitter.tensor(np.asarray(number, node.inputs[0].dtype))

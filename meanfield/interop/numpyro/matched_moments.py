@@ -38,7 +38,7 @@ def spike_slab_of(distribution: Any) -> SpikeSlab:
 
 
 def require_plain_bound(what: str) -> None:
-    """Raise unless the objective averages ln p − ln q over draws without weights.
+    """Raise unless the objective averages ln p − ln q over draws with equal weights.
 
     NumPyro does not pass the objective to a model or guide. But a model is traced while
     a method of the objective runs, with any transformations in between: the objective
@@ -59,9 +59,9 @@ def require_plain_bound(what: str) -> None:
             kind = type(first).__name__
             require(
                 isinstance(first, AVERAGING) or getattr(first, "averages", False),
-                f"{what} has no density for each draw, by which {kind} may weigh "
-                "draws: the result would not be a bound. Use Trace_ELBO or "
-                "TraceMeanField_ELBO; if your own objective averages ln p − ln q, "
+                f"{what} has a KL divergence but no density for each draw. {kind} may "
+                "weight draws by densities, which would give no bound. Use Trace_ELBO "
+                "or TraceMeanField_ELBO; if your own objective averages ln p − ln q, "
                 "set its attribute averages = True.",
             )
         frame = frame.f_back
