@@ -138,6 +138,23 @@ def test_epochs_in_one_call_are_the_same_epochs(ensemble, monkeypatch, breaks):
         assert one.history[name] == other.history[name]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_do_not_count_epochs_by_their_clocks(
+    ensemble, monkeypatch, processes
+):
+    monkeypatch.setattr("meanfield.learning.loop.CALL_SECONDS", 1e6)
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    counts = []
+
+    def spy(constants, state):
+        counts.append(int(constants[5]))
+        return run_epochs(constants, state)
+
+    monkeypatch.setattr("meanfield.learning.loop.run_epochs", spy)
+    learn(ensemble, epochs=5)
+    assert counts == ([1, 4] if processes == 1 else [1] * 5)
+
+
 def test_early_stopping_returns_the_best_epoch(ensemble):
     wrong = (X, 1 - Y)  # Learning can only make it worse on these.
     result = learn(ensemble, validation=wrong, patience=2, epochs=50)

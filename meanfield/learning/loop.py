@@ -92,7 +92,9 @@ class Loop:
             self.state, columns = run_epochs(constants, self.state)
         columns = jax.device_get(columns)
         seconds = (time.perf_counter() - started) / count
-        self.pace = max(1, min(int(CALL_SECONDS / seconds), MOST_EPOCHS))
+        # Several processes have to agree on the number; their clocks do not.
+        if jax.process_count() == 1:
+            self.pace = max(1, min(int(CALL_SECONDS / seconds), MOST_EPOCHS))
         self.rows = [
             {name: float(column[i]) for name, column in columns.items()}
             | {"seconds": seconds}
