@@ -51,9 +51,9 @@ def test_effective_utility_is_flat_on_a_lognormal_density_and_nowhere_else():
 
 
 def test_utility_refuses_what_has_no_equilibrium():
-    with pytest.raises(ValueError, match="`sigma` must be positive; got 0"):
+    with pytest.raises(ValueError, match="`sigma` must be positive, .*; got 0"):
         utility.utility_coefficients(0.0, 0.0)
-    with pytest.raises(ValueError, match="`beta` must be positive; got -1"):
+    with pytest.raises(ValueError, match="`beta` must be positive, .*; got -1"):
         utility.equilibrium_distribution(1.0, -1.0)
     with pytest.raises(ValueError, match="`magnitudes` must be positive"):
         utility.effective_utility(np.array([0.0]), np.array([1.0]), 1.0, 1.0)

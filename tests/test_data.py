@@ -346,7 +346,7 @@ def test_a_constant_column_gives_zeros(tmp_path):
         ("a,y\n1,1\n2,2\n3,maybe\n", "'y' is mostly numbers, but holds 'maybe'"),
         ("a,y\n1,u\n2,u\n3,u\n", "between 2 and 256 classes; got 1"),
         ("a,y\n1,u\n2,v\n", "leaves no example to test"),
-        ("a,z\n1,u\n2,v\n", r"one of \['a', 'z'\]; got 'y'"),
+        ("a,z\n1,u\n2,v\n", r"among \['a', 'z'\]; got 'y'"),
         (
             "a,y\n" + "".join(f"name{i % 300},{i / 7}\n" for i in range(900)),
             "'a' must have at most 256 categories; got 300",

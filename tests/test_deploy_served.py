@@ -248,7 +248,7 @@ def test_a_signature_says_who_shipped_a_folder(copy, tmp_path, monkeypatch):
     assert check_signature(copy, signers) == "ann@bank.example"
     (first, *_) = check_shipped(copy, like=network(), signers=signers)
     assert first.signer == "ann@bank.example"
-    with pytest.raises(ValueError, match="nobody in .* did"):
+    with pytest.raises(ValueError, match="no key in .* fits"):
         check_shipped(copy, like=network(), signers=others)
     with pytest.raises(FileExistsError, match="remove it to sign again"):
         sign_shipped(copy, tmp_path / "ann")

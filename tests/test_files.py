@@ -77,7 +77,7 @@ def test_a_full_disk_at_any_step_says_so_and_keeps_the_old_file(
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
         with pytest.raises(
-            OSError, match=r"disk is full: .*a\.txt.*untouched"
+            OSError, match=r"disk is full: .*a\.txt.*unchanged"
         ) as caught:
             write_text(target, "new")
     assert caught.value.errno == errno.ENOSPC

@@ -93,20 +93,21 @@ def test_the_loss_of_the_run_falls():
 
 
 def test_the_tolerance_limits_what_all_removals_cost_together():
-    # At this price every connection leaves, or as many as the tolerance allows.
+    # At this price nearly every connection leaves, or as many as the tolerance allows.
     data = examples()
 
     def nll(ensemble):
         losses = example_losses(ensemble, GAUSSIAN, *data, key=KEY)
         return losses.mean()
 
-    for tolerance in (0.0, 20.0, 1e6):
+    for tolerance in (0.0, 1e6):
         found = remove_jointly(
             CANCELS, GAUSSIAN, data, PRIOR, 1e4, tolerance, 400, key=KEY
         )
         assert nll(found) <= nll(CANCELS) + tolerance
-        gone = all(absent(found, name).all() for name in NAMES)
-        assert gone == (tolerance == 1e6)
+        left = [int((~absent(found, name)).sum()) for name in NAMES]
+        assert min(left) > 0
+        assert (left == [1, 1]) == (tolerance == 1e6)  # No layer loses its last one.
 
 
 def test_units_without_an_effect_lose_what_they_read():
@@ -207,7 +208,7 @@ def learn(**settings):
         mf.Ensemble.from_model(network, key=KEY),
         data_with_a_useless_input(),
         key=KEY,
-        batch_size=128,
+        batch_size=32,
         progress=False,
         **settings,
     )
@@ -222,12 +223,15 @@ def test_a_finished_run_under_the_selective_rule_ends_with_it(monkeypatch):
 
     monkeypatch.setattr("meanfield.learning.search.remove_jointly", spy)
     rule = mf.Selective()
-    found = learn(prior=rule, epochs=30)
+    found = learn(prior=rule, epochs=25)
     assert len(calls) == 1
     assert found.stopped == "finished"
     assert found.ensemble is calls[0]
     assert absent(found.ensemble)[:, 2].all()  # The useless input.
     assert not absent(found.ensemble)[:, :2].all(0).any()
+    short = learn(prior=rule, epochs=2)
+    assert short.stopped == "finished"
+    assert len(calls) == 1
     stopped = learn(prior=rule, epochs=4, callbacks=[lambda report: True])
     assert stopped.stopped == "callback"
     assert len(calls) == 1

@@ -186,7 +186,7 @@ def test_other_likelihoods_answer_as_their_distributions(likelihood, outputs):
     np.testing.assert_allclose(found.pop(names[-1]), x @ weight, rtol=1e-5, atol=1e-6)
     expected = answers(x @ weight, standard.likelihood(own), targets)
     compare_answers(found, expected, "file")
-    with pytest.raises(ValueError, match="must answer 'y' as its outputs mean"):
+    with pytest.raises(ValueError, match="must give 'y' by decoding its own outputs"):
         compare_answers(found, expected | {"y": expected["y"] + 1}, "file")
     with pytest.raises(ValueError, match=r"must answer with \['y'"):
         compare_answers({}, expected, "file")

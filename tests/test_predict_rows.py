@@ -164,7 +164,7 @@ def test_classes_and_images_are_predicted(monkeypatch, capsys, tmp_path):
     assert json.loads((folder / "config.json").read_text())["data"]["divisor"] == 255
     with pytest.raises(ValueError, match=r"shape \(rows, 4, 5\)"):
         opened.predict(x[:, :3])
-    with pytest.raises(ValueError, match="reach only up to 1,"):
+    with pytest.raises(ValueError, match="have numbers up to only 1,"):
         opened.predict(x / 255 / (x / 255).max())
 
 

@@ -231,7 +231,7 @@ def test_without_a_smaller_network_there_is_no_plain_one(tmp_path):
     card = {"subnetworks": [entry(num_weights=900)], "rule": "draw", "control": why}
     lines = card_table(card).splitlines()
     assert len(lines) == 4
-    assert "no plain network of that size: layers of Keras take no" in lines[-1]
+    assert "no plain network of that size: layers of Keras cannot take" in lines[-1]
     assert nothing_removed(card) is None
     other = {"nll": 0.1, "num_weights": 1400, "epochs": 60, "seconds": 2.0}
     text = card_table(card | {"control": other}).splitlines()[-1]

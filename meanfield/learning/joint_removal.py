@@ -175,12 +175,18 @@ def _order(estimates: Estimates) -> list[tuple[str, int, int]]:
 
 
 def _without(ensemble: Ensemble, name: str, axis: int, index: int) -> Ensemble | None:
-    """The ensemble without a slice, or None if nothing in the slice is present."""
+    """The ensemble without a slice.
+
+    None if nothing in the slice is present, or nothing else in its tensor: a network
+    without a layer would be constant.
+    """
     weight = ensemble.weights()[name]
     spikes = np.array(weight.spike_prob)
     part = np.moveaxis(spikes, axis, 0)[index]
     if not (part < 0.5).any():
         return None
     part[...] = 1.0
+    if not (spikes < 0.5).any():
+        return None
     changed = eqx.tree_at(lambda w: w.spike_prob, weight, jnp.asarray(spikes))
     return ensemble.with_weights({name: changed})

@@ -53,6 +53,9 @@ PRICES = (0.25, 0.0)  # Prices below the highest one, relative to it.
 # Length of a trial: this fraction of the run's steps, but at least this number, or
 # fewer steps that are larger in proportion.
 SHARE, TRIAL_STEPS = 0.2, 3000
+# At the end of a run of fewer steps (or fewer larger ones) nothing is removed: it has
+# hardly learned, and nearly all of its connections would leave.
+LEARNED_STEPS = 1000
 
 
 def message_length(num_weights: int, num_data: int) -> float:
@@ -250,9 +253,11 @@ class Trials:
     def finish(self, result: FitResult, found: Search) -> FitResult:
         """The result of the run; see `remove_jointly`.
 
-        An interrupted run ends where it is, and a restriction keeps its connections.
+        An interrupted run and a very short one end where they are, and a restriction
+        keeps its connections.
         """
-        whole = result.stopped in ("finished", "early")
+        steps = len(result.history["epoch"]) * self.steps_per_epoch() * self.speed
+        whole = result.stopped in ("finished", "early") and steps >= LEARNED_STEPS
         result = dataclasses.replace(result, search=found)
         if not whole or found.temperature == 0 or self.recipe.restriction is not None:
             return result

@@ -77,7 +77,10 @@ CONFIG = record(
     },
     {"format": whole(), "versions": mapping(text())},
 )
-fractions = mapping(record(dict.fromkeys(("important", "absent", "variable"), share)))
+LABELS = ("important", "absent", "variable")
+fractions = mapping(record(dict.fromkeys(LABELS, share)))
+# Null in a layer none of whose connections learns.
+learned = mapping(record(dict.fromkeys(LABELS, optional(share))))
 METRICS = record(
     {},
     {
@@ -106,7 +109,7 @@ METRICS = record(
         ),
         "by_target": items(record({"target": text()})),
         "labels": fractions,
-        "labels_learned": fractions,
+        "labels_learned": learned,
         "never_learned": mapping(share),
         "label_rule": record(
             {},
