@@ -29,6 +29,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.keys import numpy_generator
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named
 
@@ -70,8 +71,7 @@ def remove_jointly(
         key: a `jax.random.key`; every NLL uses the same draws.
     """
     number = len(jax.tree.leaves(data)[0])
-    words = np.asarray(jax.random.key_data(key))
-    order = np.random.default_rng(words).permutation(number)
+    order = numpy_generator(key).permutation(number)
     count = min(number // part, max(EXAMPLES // part, 1))
     parts = [
         jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], data)

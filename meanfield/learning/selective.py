@@ -31,6 +31,7 @@ from jaxtyping import Bool, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.keys import numpy_generator
 from meanfield.spikeslab import SpikeSlab
 
 from .optimizers import STEP_SIZE, scale_steps
@@ -238,8 +239,7 @@ def hold_out(
         "examples, or prior=None.",
     )
     # By NumPy: JAX compiles a program for every number of examples.
-    words = np.asarray(jax.random.key_data(key))
-    order = np.random.default_rng(words).permutation(num_examples)
+    order = numpy_generator(key).permutation(num_examples)
     mask = np.zeros(num_examples, bool)
     mask[order[:count]] = True
     return mask

@@ -16,11 +16,11 @@ References:
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, PRNGKeyArray
 
 from meanfield.checks import require
+from meanfield.keys import numpy_generator
 
 from .links import NeuronLinks
 
@@ -95,7 +95,7 @@ def link_test(
     )
     count = int(inside.sum())
     seen = c[inside].mean() - c[~inside].mean()
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = numpy_generator(key)
     shuffled = rng.permuted(np.tile(c, (num_shuffles, 1)), axis=1)
     sums = shuffled[:, :count].sum(1)
     drawn = sums / count - (c.sum() - sums) / (c.size - count)
