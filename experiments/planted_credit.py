@@ -17,6 +17,7 @@ magnitudes and OBD, gates under an L0 penalty, and LassoNet (planted/peers.py).
 
     python experiments/planted_credit.py             # ten data sets of each
     python experiments/planted_credit.py --quick     # small, two minutes
+    python experiments/planted_credit.py --alone     # without the peers
 """
 
 import functools
@@ -147,7 +148,7 @@ def of_peers(design: Design, data, matter, quick: bool, kept: int, key) -> dict:
     return row
 
 
-def learn(design: Design, seed: int, quick: bool) -> dict:
+def learn(design: Design, seed: int, quick: bool, alone: bool) -> dict:
     """Learn one data set and compare the result with the truth."""
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     examples = QUICK_EXAMPLES if quick else EXAMPLES
@@ -189,7 +190,8 @@ def learn(design: Design, seed: int, quick: bool) -> dict:
             learned, test, fdr=FDR, key=key, likelihood=likelihood
         ).selected
         row |= on_inputs(chosen, matter, "select_inputs")
-    row |= of_peers(design, train, matter, quick, kept, key)
+    if not alone:
+        row |= of_peers(design, train, matter, quick, kept, key)
     return row | {
         "T": result.search.temperature,
         "price": result.search.price,
@@ -235,6 +237,8 @@ def figure(rows: list[dict], path: Path) -> None:
     for axis, name in zip(axes[0], known, strict=True):
         own = [row for row in rows if row["design"] == name]
         for way, title in ways.items():
+            if not all(f"{way} fpr" in row for row in own):
+                continue
             false, true = (
                 np.mean([row[f"{way} {kind}"] for row in own])
                 for kind in ("fpr", "tpr")
@@ -252,9 +256,11 @@ def main() -> None:
     parser = options(__doc__, out="runs/planted_credit")
     parser.add_argument("--data-sets", type=int, help="of each design")
     parser.add_argument("--design", help="only this one, or those that begin so")
+    parser.add_argument("--alone", action="store_true", help="train no peers")
     args = parser.parse_args()
     sets = args.data_sets or (1 if args.quick else DATA_SETS)
     folder = args.out / ("quick" if args.quick else "full")
+    folder = folder / "alone" if args.alone else folder
     rows = []
     for name, make in designs(args.quick).items():
         if not name.startswith(args.design or ""):
@@ -264,7 +270,10 @@ def main() -> None:
         ]
         make = functools.cache(make)
         for seed, path in enumerate(paths):
-            row = once(path, lambda m=make, seed=seed: learn(m(), seed, args.quick))
+            row = once(
+                path,
+                lambda m=make, seed=seed: learn(m(), seed, args.quick, args.alone),
+            )
             rows.append({"design": name, "seed": seed} | row)
             print({kind: rows[-1][kind] for kind in list(rows[-1])[:8]}, flush=True)
     print(table(rows))

@@ -34,8 +34,12 @@ from meanfield.spikeslab import SpikeSlab
 Initial = Callable[[str, Array, int | float, PRNGKeyArray], SpikeSlab]
 
 
+# Of the critical start: σ_w² = N E[w²], and the fraction of it that is slab variance.
+GAIN, SLAB_SHARE = 2.0, 0.1
+
+
 def critical(
-    gain: float = 2.0, slab_share: float = 0.1, spike_prob: float = 0.0
+    gain: float = GAIN, slab_share: float = SLAB_SHARE, spike_prob: float = 0.0
 ) -> Initial:
     r"""Fresh slab means at the critical scale, σ_w² = gain in every layer.
 

@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.ensemble.initial import GAIN, SLAB_SHARE
 from meanfield.ensemble.networks import mlp
 from meanfield.spikeslab import SpikeSlab
 from meanfield.trees import map_named
-
-# σ_w² = N E[w²], and the slab's share of it; see `meanfield.ensemble.critical`.
-GAIN, SLAB_SHARE = 2.0, 0.1
 
 
 def fresh_perceptron(widths: tuple[int, ...], seed: int) -> Ensemble:
