@@ -45,10 +45,8 @@ from .training import Recipe
 from .validation import example_losses
 
 RATIO = math.sqrt(10)
-FIRST, LOWEST = (
-    2,
-    6,
-)  # as powers of 1 / RATIO, times T_max
+# Temperatures at which trials start and end: T_max times these powers of 1 / RATIO.
+FIRST, LOWEST = 2, 6
 PRICES = (0.25, 0.0)  # Prices below the highest one, relative to it.
 # Length of a trial: this fraction of the run's steps, but at least this number, or
 # fewer steps that are larger in proportion.
