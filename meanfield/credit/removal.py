@@ -17,8 +17,8 @@ q = ½, where each connection is kept with probability ½:
     value  φ_i = ⟨∂P/∂q_i⟩              positive if removal lowers the payoff
     rms    r_i = √⟨(∂ ln P/∂q_i)²⟩      small if removal changes no example
 
-A connection that helps some examples as much as it harms others has φ ≈ 0 and a large
-r.
+with P the probability of the true class or, for real targets, the closeness. A
+connection that helps some examples as much as it harms others has φ ≈ 0 and a large r.
 
 References:
     Owen 1972, Management Science 18:64. Banzhaf 1965, Rutgers Law Review 19:317.
@@ -35,7 +35,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from meanfield.checks import require
 from meanfield.ensemble.ensemble import Ensemble
-from meanfield.learning.distributions import is_binary, is_categorical
+from meanfield.learning.distributions import base_of, has_labels, is_categorical
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.spikeslab import SpikeSlab
 
@@ -63,7 +63,7 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
     kinds = []
 
     def look(outputs: Any) -> Array:
-        kinds.append(_has_classes(output_distribution(likelihood, outputs)))
+        kinds.append(has_labels(output_distribution(likelihood, outputs)))
         return jnp.zeros(())
 
     jax.eval_shape(look, outputs)
@@ -75,10 +75,6 @@ def choose_payoff(payoff: str | None, likelihood: Any, outputs: Any) -> str:
         + ('"accuracy" or "probability".' if classes else '"closeness".'),
     )
     return payoff
-
-
-def _has_classes(distribution: Any) -> bool:
-    return is_categorical(distribution) or is_binary(distribution)
 
 
 def earned(
@@ -100,22 +96,16 @@ def earned(
     if payoff == "probability":
         values = jnp.exp(_log_prob(distribution, targets))
     elif is_categorical(distribution):
-        logits: Any = _base(distribution).logits
+        logits: Any = base_of(distribution).logits
         values = (logits.argmax(-1) == targets).astype(jnp.float32)
     else:
-        logits = _base(distribution).logits
+        logits = base_of(distribution).logits
         values = ((logits > 0) == (targets > 0)).astype(jnp.float32)
     return values.reshape(values.shape[0], -1).mean(1)
 
 
-def _base(distribution: Any) -> Any:
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return distribution
-
-
 def _log_prob(distribution: Any, targets: Array) -> Array:
-    return _base(distribution).log_prob(targets)
+    return base_of(distribution).log_prob(targets)
 
 
 def _log_closeness(distribution: Any, targets: Array, scale: Any) -> Array:
@@ -217,7 +207,7 @@ def two_orders(
         scale: σ² of "closeness".
         data: inputs and targets, at least one example.
         key: a `jax.random.key`.
-        num_samples: noise draws that the gradients of each example are averaged over.
+        num_samples: noise draws, over which the gradients of each example are averaged.
 
     Returns:
         φ in units of the payoff and r in nats, by path name.
@@ -269,7 +259,7 @@ def _gradient_sums(
         outputs = network(ensemble.with_weights(joined).params, one_x, key=key)
         distribution = output_distribution(likelihood, outputs)
         targets = align_targets(distribution, one_y)
-        if _has_classes(distribution):
+        if has_labels(distribution):
             return _log_prob(distribution, targets).mean()
         return _log_closeness(distribution, targets, scale).mean()
 
