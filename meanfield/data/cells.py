@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from meanfield.checks import first_bad, require
 
+from .headings import numbers_in
 from .text import MISSING
 
 _COMMA_NUMBER = r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?"
@@ -44,9 +45,8 @@ def refuse_missing(cells: pd.Series, name: str) -> None:
         (row,) = first_bad(missing)
         raise ValueError(
             f"column {name!r} has no value in row {row} (counted from 0 below the "
-            "heading), and had no missing values in training. Fill in or drop such "
-            "rows. (A category spelled like 'NA' or 'None' reads as missing: rename "
-            "it.)"
+            "heading), and none may be missing. Fill in or drop such rows. (A category "
+            "spelled like 'NA' or 'None' is read as missing: rename it.)"
         )
 
 
@@ -89,12 +89,7 @@ def truths(cells: pd.Series) -> pd.Series:
 
 def is_number(cells: pd.Series) -> np.ndarray:
     """Which texts are numbers."""
-    return ~np.isnan(_parse(cells))
-
-
-def _parse(cells: pd.Series) -> np.ndarray:
-    """The numbers that texts spell; NaN for a text that is not a number."""
-    return np.asarray(pd.to_numeric(cells, errors="coerce"), dtype=np.float64)
+    return ~np.isnan(numbers_in(cells))
 
 
 def numbers(cells: pd.Series, name: str) -> Float64[np.ndarray, " rows"]:
@@ -103,7 +98,7 @@ def numbers(cells: pd.Series, name: str) -> Float64[np.ndarray, " rows"]:
     if not good.all():
         (row,) = first_bad(~good)
         raise ValueError(f"column {name!r} must be numbers; got {at(cells, row)}.")
-    values = _parse(cells)
+    values = numbers_in(cells)
     in_range = np.abs(values) <= np.finfo(np.float32).max
     if not in_range.all():
         (row,) = first_bad(~in_range)
@@ -116,7 +111,7 @@ def numbers(cells: pd.Series, name: str) -> Float64[np.ndarray, " rows"]:
 
 def class_texts(cells: pd.Series) -> pd.Series:
     """Names of classes: the texts, except that 1, 1.0 and 01 are one class "1"."""
-    as_numbers = _parse(cells)
+    as_numbers = numbers_in(cells)
     whole = np.isfinite(as_numbers) & (as_numbers == np.round(as_numbers))
     texts = [
         str(_whole(text, number)) if is_whole else text
@@ -141,8 +136,8 @@ def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
         (row,) = first_bad(~plain)
         raise ValueError(
             f"column {name!r} holds numbers with a decimal comma, such as "
-            f"{at(cells, row)}. Write them with a point, or say `decimal=','` "
-            "(--decimal ,); if the comma separates thousands, leave it out."
+            f"{at(cells, row)}. Write them with a point, or pass `decimal=','` "
+            "(--decimal ,); if the comma separates thousands, remove it."
         )
 
 
