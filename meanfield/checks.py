@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 
 def is_concrete(*values: Any) -> bool:
-    """Whether every value is an array with known numbers, and none is traced."""
+    """Whether no value is traced, so that all their numbers are known."""
     return not any(isinstance(value, Tracer) for value in values)
 
 
@@ -22,7 +22,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_whole(name: str, value: Any) -> None:
-    """Raise unless a count is a whole number from 1 on; booleans are refused."""
+    """Raise unless a count is a whole number; booleans are refused."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     require(whole, f"`{name}` must be a whole number, at least 1; got {value!r}.")
 

@@ -54,8 +54,8 @@ def numpy_generator(
     """
     require(
         key is not None,
-        "`key` is needed to draw coalitions; give key=jax.random.key(0), or "
-        "a budget that covers every coalition (2**num_players always does).",
+        "`key` is needed to draw random numbers; pass key=jax.random.key(0). (A game "
+        "needs none with a budget for every coalition, 2**num_players.)",
     )
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):

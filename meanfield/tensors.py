@@ -131,9 +131,9 @@ def fill_tree(
     """
     wanted = _array_leaves(like)
     for name in sorted(wanted.keys() ^ arrays.keys()):
-        place = "misses" if name in wanted else "has the unknown"
+        fault = "lacks the" if name in wanted else "has the unknown"
         raise ValueError(
-            f"{path} {place} array `{name}`: it was written by another architecture or "
+            f"{path} {fault} array `{name}`: it belongs to another architecture or to "
             "another optimizer."
         )
     for name, leaf in wanted.items():

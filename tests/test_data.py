@@ -425,7 +425,7 @@ GOOD_X, GOOD_Y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
         ({"x": GOOD_X, "y": GOOD_Y, "x_test": GOOD_X}, "an array `y_test`"),
         (
             {"x": GOOD_X, "y": GOOD_Y, "x_test": GOOD_X[:, :1], "y_test": GOOD_Y},
-            r"examples' shapes of `x` and `y`, \(2,\)",
+            r"shapes of `x` and `y` after the first axis, \(2,\)",
         ),
         (
             {"x": GOOD_X, "y": GOOD_Y, "x_test": GOOD_X, "y_test": GOOD_Y + 1},

@@ -102,7 +102,7 @@ def test_a_frame_gives_what_the_file_gives_in_any_order(houses):
         (lambda f: f.assign(area=None, town="Rom"), "(?s)2 reasons.*'area'.*'town'"),
         (
             lambda f: f.assign(area=["big", "1", None]),
-            "got 'big' in row 0 .* Row 2 of it has no value",
+            "got 'big' in row 0 .* Its row 2 has no value",
         ),
         (lambda f: f.iloc[:0], "must have at least one row"),
         (lambda f: f.to_numpy(), "must be a pandas frame"),

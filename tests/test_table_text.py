@@ -215,7 +215,7 @@ def column(cell):
         (column("{0}%"), r"'p' holds numbers with a unit.*'0%'.*--drop 'p'"),
         (column('"$ {0},{0:03d},000.00"'), r"'p' holds numbers with a unit"),
         (column("{0} km/h"), r"'p' holds numbers with a unit"),
-        (column('"{0},{0:03d}"'), "if the comma separates thousands, leave it out"),
+        (column('"{0},{0:03d}"'), "if the comma separates thousands, remove it"),
         (column("{0:x}"), r"'p' is mostly numbers.*'a'.*--drop 'p'"),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path):
         ({"a": jnp.zeros((2, 3))}, "has the unknown array `b`"),
         (
             {"a": jnp.zeros((2, 3)), "b": jnp.zeros(1), "c": jnp.zeros(1)},
-            "misses array `c`",
+            "lacks the array `c`",
         ),
         (
             {"a": jnp.zeros((3, 2)), "b": jnp.zeros(1)},

@@ -47,9 +47,9 @@ class Certificate:
         without: mean payoff without all connections of one kind: "absent", "important"
             or "variable".
         epsilon: ε, the largest decrease of the payoff that is allowed.
-        loss_bound: upper bound, at `level`, of the decrease if all absent connections
+        loss_bound: upper bound, at `level`, on the decrease if all absent connections
             are removed.
-        cost_bound: lower bound, at `level`, of the decrease if all important
+        cost_bound: lower bound, at `level`, on the decrease if all important
             connections are removed; NaN if there are none.
         level: 1 − α, the confidence that both bounds hold at once.
         num_examples: number of certifying examples.

@@ -1,7 +1,7 @@
 """Choose connections of each label at random, and change them in a sub-network.
 
-The candidates of an arm (see `perturbation`) are put in random order; to change a
-number of them is to change the first of this order.
+The candidates of an arm (see `perturbation`) are put in random order; to change n of
+them is to change the first n.
 """
 
 import math
@@ -50,7 +50,7 @@ def numbers_of(
 
 
 def fresh_scale(weight: SpikeSlab, absent_scale: float | None) -> float:
-    """s, as given or by default √⟨(1 − π)(Ξ + m²)⟩ over connections with π < 1."""
+    """s of `perturbation`; by default √⟨(1 − π)(Ξ + m²)⟩ over connections of π < 1."""
     if absent_scale is not None:
         return absent_scale
     square = np.square(weight.mean) + np.asarray(weight.var)

@@ -1,15 +1,15 @@
 r"""A gate on every connection, for the game whose players are the connections.
 
 In a coalition the connections of the coalition have their distributions and the others
-are zero. If connection i joins with probability s, its slab is multiplied by a
-Bernoulli(s) variable, so its mean and variance become
+are zero. If a connection joins with probability s, its slab is multiplied by a
+Bernoulli(s) variable. The slab then has
 
     mean s m,      variance s (Ξ + (1 − s) m²),
 
 and the spike is unchanged. With the spike π, a connection is present with probability
 s (1 − π), and the payoff is averaged over the sub-networks of the posterior. Without
-spikes it is present with probability s, and at s = 1 the network has all its slabs. At
-s = 1 the weight has exactly its own distribution; at s = 0 it is exactly zero.
+spikes, a connection is present with probability s. At s = 1 the weight has exactly its
+own distribution (without spikes, that of its slab); at s = 0 it is exactly zero.
 """
 
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def open_gates(
 def thin(
     weight: SpikeSlab, gate: Float[Array, "*shape"] | Float[Array, ""]
 ) -> SpikeSlab:
-    """The weight times an independent Bernoulli(`gate`) variable (its two moments)."""
+    """Multiply the slab by a Bernoulli(`gate`) variable, keeping mean and variance."""
     mean = gate * weight.slab_mean
     var = gate * (weight.slab_var + (1 - gate) * jnp.square(weight.slab_mean))
     dtype = weight.dtype
@@ -126,7 +126,7 @@ class Game(eqx.Module):
     def earned(
         self, gates: dict[str, Array], x: Any, y: Any, key: PRNGKeyArray, sign: Any
     ) -> Float[Array, " examples"]:
-        """Expected payoff of every example, up to the noise of one draw.
+        """Expected payoff of every example, estimated by one draw of the noise.
 
         Args:
             gates: by path name, the gate of each connection, in [0, 1].
@@ -184,9 +184,10 @@ class Game(eqx.Module):
 def draw_gaussian(
     weight: SpikeSlab, key: PRNGKeyArray, sign: Any
 ) -> Float[Array, "*shape"]:
-    """Draw Gaussian weights with the mean and variance of `weight`, smooth in both.
+    """Draw Gaussian weights with the mean and variance of `weight`.
 
-    Spikes that several connections share are drawn exactly.
+    The draw is differentiable in both. Spikes that several connections share are drawn
+    exactly.
     """
     spike_key, slab_key = jax.random.split(key)
     noise = sign * normal(slab_key, weight.shape, weight.dtype)

@@ -8,7 +8,7 @@ diagonal
     φ_i = ∫₀¹ (1 − π_i) ∂f/∂q_i (t (1 − π)) dt,     Σ_i φ_i = f(1 − π) − f(0),
 
 is the Shapley value of connection i in the game averaged over the posterior's
-sub-networks. One backward pass at a node t gives the integrand for all connections.
+sub-networks. One backward pass gives the integrand at one t for all connections.
 
 φ measures how much a connection raises the mean payoff. A connection that helps some
 examples as much as it harms others has φ ≈ 0 and still matters: to choose connections
@@ -92,8 +92,8 @@ def connection_values(
         payoff: as in `NeuronGame`, except "accuracy", which has no gradient.
         temperature: temperature of the payoff "free_energy".
         path: "posterior" (default) for the game averaged over the sub-networks of the
-            posterior, in which connections of π = 1 get nothing; "full" for the game in
-            which every slab can join.
+            posterior, in which connections of π = 1 have value 0; "full" for the game
+            in which every slab can join.
         weighting: b. None for Shapley values, "banzhaf" (t = ½ alone), a pair (a, b)
             for a Beta density of t, or a function of t with mean 1.
         num_nodes: nodes of the Gauss quadrature over t.
@@ -109,8 +109,8 @@ def connection_values(
             split into parts that add up to them, at the same cost.
         where: ``where(path_name, leaf)``, whether a leaf has gates. Default: the random
             weights; in an ordinary network, the arrays of two or more dimensions.
-        chunk_size: most examples in memory at once. Default: a 32nd of them, from
-            8 to 256. More and smaller chunks make `rms` more precise.
+        chunk_size: most examples in memory at once. Default: a 32nd of all examples,
+            but from 8 to 256. More and smaller chunks make `rms` more precise.
         num_checks: number of drawn sub-networks for the check of the Gaussian
             pre-activations, on at most 256 of the examples; 0 for no check.
 

@@ -7,10 +7,10 @@ inputs, independently of y: for every network
     d_i = ℓ(y_i, f(x_i with x̃_ij)) − ℓ(y_i, f(x_i)),        E d_i = 0,
 
 with ℓ the negative log-likelihood, on examples that were not used for training. The
-mean of d is the credit of the input, in nats per example. A one-sided t-test of it
-gives a p-value, and Benjamini and Hochberg's step-up rule selects inputs so that the
-expected fraction of false selections is at most q. This holds for any network; a poor
-network selects few inputs.
+mean of d is the credit of the input, in nats per example. A one-sided t-test of this
+mean gives a p-value. Benjamini and Hochberg's step-up rule selects inputs so that the
+expected fraction of false selections is at most q if the tests are independent or
+positively dependent. This holds for any network; a poor network selects few inputs.
 
 The conditional distribution is assumed to be normal, with a covariance shrunk by Ledoit
 and Wolf's method: x̃_j = (x_j predicted from the others) + noise with the remaining
@@ -18,8 +18,8 @@ variance. For inputs far from normal, such as zeros and ones, the rate is not
 guaranteed.
 
 Cross-fitting uses every example for both training and testing: each of several
-ensembles is trained without one part of the examples, and d is computed on this part. E
-d = 0 holds for each part as before, so all parts together are one test.
+ensembles is trained without one part of the examples, and d is computed on this part.
+As E d = 0 holds on each part, one test uses all parts together.
 
 References:
     Watson & Wright 2021, Machine Learning 110:2107 (conditional predictive impact).

@@ -51,12 +51,14 @@ class ConnectionLabels:
         labels: an int8 array of `Label` for every random weight, by path name.
         tolerance: τ of the posterior rule, 0 for the exact rule; None for the certified
             rule.
-        chosen: "given" if the caller chose the rule, else how it was chosen.
+        chosen: how τ was chosen, "given" if by the caller; for the certified rule, the
+            verdict of the certificate.
         never_learned: for every weight, a mask of the connections whose gradient is
             exactly zero on all the given data; None without data.
         certificate: the guarantee of certified labels; None for the other rules.
         values: for the certified rule, the credit φ of every connection: the decrease
-            of the payoff without it when half of the other connections are present.
+            of the payoff without it if each other connection is kept with probability
+            ½.
         rms: for the certified rule, r of every connection, the root mean square over
             examples of ∂ ln P(y|x)/∂q, with q the probability that it is present; see
             `meanfield.credit.removal`.

@@ -77,8 +77,8 @@ class NestedSets:
             return (
                 0,
                 math.nan,
-                f"cannot tell what is absent: {number} examples certify, too few for "
-                f"`epsilon` = {epsilon:g} at this level, which takes {needed}",
+                f"cannot tell what is absent: {number} examples certify, but "
+                f"`epsilon` = {epsilon:g} needs {needed} at this level",
             )
         whole = self.choosing(ranks, 0).mean()
 
@@ -130,7 +130,7 @@ class NestedSets:
                 f"connections that are not absent costs {SHARE:g} of v(N) − v(∅) = "
                 f"{float((self.full - self.empty).mean()):.3g}",
             )
-        return best, bound, f"the payoff rests on {best:,}"
+        return best, bound, f"{best:,} are important"
 
     def mean_without(self, masks: Mapping[str, np.ndarray]) -> float:
         """Mean payoff on the certifying half without the connections of a mask."""

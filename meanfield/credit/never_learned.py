@@ -6,8 +6,8 @@ With z_i = G_i + ε_i Δ_i and K_i = ∂C/∂z_i, a connection of mean weight μ
 
 so ∂C/∂π, ∂C/∂m and ∂C/∂Ξ are multiples of K_i a_k too. They vanish when the input a_k
 is zero (a black pixel, a dead unit) or when no output depends on z_i (the unit is never
-active, or is never read). Whether K_i a_k = 0 is found by one backward pass at weights
-with the same μ and V. This works for any contraction of any model: in a convolution, a
+active, or nothing uses it). One backward pass at weights with the same μ and V finds
+whether K_i a_k = 0. This works for any contraction of any model: in a convolution, a
 recurrence or a look-up.
 """
 

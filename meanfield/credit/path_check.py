@@ -2,13 +2,13 @@ r"""Check Shapley values from a path integral against sampled sub-networks.
 
 The path integral (see `path_integral`) treats every pre-activation as Gaussian. This is
 accurate for units with many inputs and wrong for units with few. Sampled sub-networks
-need no such approximation: each player joins at a random time, uniform on (0, 1), and
-the players present at time t are a coalition of density t. Their mean payoff f(t) is
-compared at the nodes of the quadrature. Between two nodes, the players that join in
-this interval do so array by array, in random order; the gains of the payoff from one
-array, over all intervals, estimate the sum of its players' values, Σφ. Such an order is
-a sampled permutation of groups of players: its gains add up to v(N) − v(∅), and for a
-hundred thousand players it takes only a few dozen payoffs.
+need no such approximation: each player joins at a random time, uniform on (0, 1), so
+that it is present at time t with probability t. The mean payoff f(t) is compared at the
+nodes of the quadrature. The players that join between two nodes do so array by array,
+the arrays in random order. The increases of the payoff due to one array, summed over
+all intervals, estimate the sum of its players' values, Σφ. Such an order is a sampled
+permutation of groups of players: its increases add up to v(N) − v(∅), and for a hundred
+thousand players it takes only a few dozen payoffs.
 
 The verdict is "differs" if a difference is larger than a tenth of the range of the
 payoff along the path and noise cannot explain the excess; "agrees" if every difference
@@ -41,7 +41,7 @@ class PathCheck:
 
     Attributes:
         verdict: "agrees", "differs" (do not trust the values) or "cannot tell".
-        nodes: densities t.
+        nodes: the nodes t of the quadrature.
         path_payoff: f(t) with Gaussian pre-activations, as in the path integral.
         drawn_payoff: mean payoff of drawn sub-networks at the same t.
         drawn_errors: standard errors of `drawn_payoff`.

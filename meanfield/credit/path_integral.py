@@ -3,12 +3,12 @@ r"""Integrate the gradient of a payoff along a path of gates, in one compiled pr
 Let f(s) be the expected payoff if player i is present with a probability set by its
 gate s_i. The values of all players are
 
-    φ_i = ∫₀¹ b(t) ∂f/∂s_i (t, …, t) dt,
+    φ_i = ∫₀¹ b(t) ∂f/∂s_i (t, …, t) dt.
 
-which takes one backward pass for each node t_k and draw of the noise. Examples are
-divided at random into chunks, each within one group; chunk c and draw m give
-T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s. With M draws, S₁ = Σ_m T_cm and S₂ = Σ_m T²_cm give
-unbiased estimates of
+They take one backward pass for each node t_k and draw of the noise. Examples may belong
+to groups, such as classes. They are divided at random into chunks, each within one
+group; chunk c and draw m give T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s. With M draws,
+S₁ = Σ_m T_cm and S₂ = Σ_m T²_cm give unbiased estimates of
 
     Σ_{x∈c} φ(x)           S₁ / M
     its noise variance     (S₂ − S₁²/M) / (M (M − 1))
@@ -227,7 +227,7 @@ def root_mean_square(
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """√⟨φ(x)²⟩ over examples, at least |⟨φ(x)⟩|.
 
-    The relative error is about 1/√(2 (chunks − 1)) if the mean is much smaller.
+    Its relative error is about 1/√(2 (chunks − 1)) if the mean is much smaller.
     """
     rho = np.zeros(int(chunks.group.max()) + 1)
     rho[chunks.group] = chunks.together

@@ -173,7 +173,7 @@ def checked_data(data: Any) -> tuple[Any, Any]:
     require(
         isinstance(data, tuple) and len(data) == 2 and data[1] is not None,
         "`data` must be a pair of arrays (x, y), because every payoff compares outputs "
-        f"with targets; got {type(data).__name__} without targets. Pass the targets y.",
+        f"with targets; got a {type(data).__name__} without targets. Pass the targets.",
     )
     return array_pair(data)
 

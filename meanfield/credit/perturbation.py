@@ -3,15 +3,15 @@ r"""Change some connections of each label, and measure how the error changes.
 | arm         | what is done to a fraction f, in every chosen layer                  |
 |-------------|----------------------------------------------------------------------|
 | `important` | ⌊f · #important⌋ important connections are removed (π := 1)          |
-| `variable`  | as many variable ones are removed (all of them if there are fewer)   |
-| `random`    | as many connections are removed, whatever their labels               |
+| `variable`  | the same number of variable ones is removed (or all, if fewer)       |
+| `random`    | the same number is removed, whatever the labels                      |
 | `absent`    | ⌊f · #absent⌋ absent ones are given fresh weights ~ N(0, s²)         |
 
 Connections are chosen at random without replacement. Every repetition draws one
-sub-network, and for every arm one order of its connections, in which they are changed
-as f goes from 0 to 1. All arms and fractions of a repetition use the same sub-network,
-so that two curves differ only by the changes. Repetitions are independent, so the
-intervals cover both kinds of randomness.
+sub-network and, for every arm, one order in which connections are changed as f goes
+from 0 to 1. All arms and fractions of a repetition use the same sub-network, so that
+two curves differ only by the changes. Repetitions are independent, so the intervals
+cover the randomness of both the sub-networks and the orders.
 
 Intended differences from the published code: connections are drawn without replacement
 and from the whole array (there the last row and column were never drawn), the random

@@ -7,11 +7,11 @@ A value is an integral over the share t of the players in the coalition,
 with g the derivative of the payoff along the player's gate (see `path_integral`).
 b = 1 gives the Shapley value, all mass at t = ½ the Banzhaf value, and any density b a
 semivalue. The error is estimated by embedded rules. The columns of N are orthonormal
-vectors orthogonal to all polynomials of degree n − 3 at the n nodes. A rule w + ‖w‖ N u
-with ‖u‖ = 1 still integrates these polynomials exactly, and its integral of g differs
-from that of w by at most
+vectors orthogonal to all polynomials of degree ≤ n − 3 at the n nodes. A rule
+w + ‖w‖ N u with ‖u‖ = 1 still integrates these polynomials exactly, and its integral of
+g differs from that of w by
 
-    |ΔI| = ‖w‖ ‖Nᵀ g‖.
+    |ΔI| ≤ ‖w‖ ‖Nᵀ g‖.
 
 This bound is the estimate of the error. A Gauss rule is exact up to degree 2n − 1, so
 for a smooth g its error is much smaller.
@@ -44,7 +44,7 @@ class Rule:
     Attributes:
         nodes: t_k, increasing.
         weights: w_k, including the density b.
-        efficient: whether b = 1, so that the values add up to the payoff.
+        efficient: whether b = 1, so that the values add up to v(N) − v(∅).
     """
 
     nodes: Float[np.ndarray, " nodes"]

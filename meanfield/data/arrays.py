@@ -35,12 +35,11 @@ def arrays(
     """Read `x`, `y` and, if given, `x_test`, `y_test` from an `.npz` file.
 
     `x_train` and `y_train` may stand in place of `x` and `y`. Features are used as they
-    are, except bytes (uint8) and images, which are divided by one number (see
-    `image_range`): 255 if they range from 0 to nearly 255, else their largest number if
-    it is above 1. All axes after the first are flattened. If `y` has one entry per
-    example, it holds labels when these are whole numbers, booleans or texts (the
-    classes are the sorted distinct values). If it has several entries per example,
-    these are binary answers when all are 0 or 1, as whole numbers or booleans.
+    are, except bytes (uint8) and images, which are divided by one number, chosen by
+    their range (see `image_range`). All axes after the first are flattened. If `y` has
+    one entry per example, it holds labels when these are whole numbers, booleans or
+    texts (the classes are the sorted distinct values). If it has several entries per
+    example, these are binary answers when all are 0 or 1, as whole numbers or booleans.
     Everything else is a target of a regression.
 
     Args:
@@ -89,9 +88,9 @@ def arrays(
         y_test = _encode(y_test, class_names, "y_test")
         require(
             x_test.shape[1:] == x.shape[1:] and y_test.shape[1:] == labels.shape[1:],
-            f"`x_test` and `y_test` of {path} must have the examples' shapes of `x` "
-            f"and `y`, {x.shape[1:]} and {labels.shape[1:]}; got {x_test.shape[1:]} "
-            f"and {y_test.shape[1:]}.",
+            f"`x_test` and `y_test` of {path} must have the shapes of `x` and `y` "
+            f"after the first axis, {x.shape[1:]} and {labels.shape[1:]}; got "
+            f"{x_test.shape[1:]} and {y_test.shape[1:]}.",
         )
     else:
         train, test = split_rows(
@@ -249,12 +248,12 @@ def _encode(
     )
     codes = {text: code for code, text in enumerate(class_names)}
     texts = _texts(y)
-    unknown = [row for row, text in enumerate(texts) if text not in codes]
-    require(
-        not unknown,
-        f"`{name}` must hold only classes of the training set; got "
-        f"{texts[unknown[0]] if unknown else ''!r} in row {unknown[:1]}.",
-    )
+    for row, text in enumerate(texts):
+        if text not in codes:
+            raise ValueError(
+                f"`{name}` must hold only classes of the training set; got {text!r} in "
+                f"row {row}."
+            )
     return np.asarray([codes[text] for text in texts], dtype=np.int32)
 
 

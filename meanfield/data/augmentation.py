@@ -1,4 +1,4 @@
-"""Random changes of images that keep their labels, for `fit(augment=...)`."""
+"""Random shifts of images, for `fit(augment=...)`."""
 
 import functools
 from collections.abc import Callable, Sequence

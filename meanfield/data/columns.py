@@ -59,9 +59,9 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
         (row,) = first_bad(is_missing(cells))
         raise ValueError(
             f"column {name!r} has {at(cells, row)}, one of "
-            f"{len(cells) - len(present)} such rows. Fill them in, or let "
-            "`missing='fill'` (--missing fill) put in the median, with a feature "
-            "that marks the rows."
+            f"{len(cells) - len(present)} such rows. Fill them in; or pass "
+            "`missing='fill'` (--missing fill), which puts in the median and adds a "
+            "feature that marks these rows."
         )
     refuse_decimal_commas(cells, name)
     if is_number(present).all():
@@ -164,4 +164,4 @@ def _row_number_note(values: np.ndarray, name: str) -> str:
     if not (counts or _IDENTITY.fullmatch(name)):
         return ""
     what = "counts the rows" if counts else "is different in every row"
-    return f"{name!r} {what} and is learned from: if it is a name, --drop {name!r}"
+    return f"{name!r} {what}, and is a feature: if it names the rows, --drop {name!r}"

@@ -210,7 +210,7 @@ def split_rows(
     """Row numbers to train and to test with: shuffled, and stratified by label.
 
     Every class gives its share to the test set, rounded so that the shares add up to
-    round(test_fraction · count), but keeps at least one row to be learned from.
+    round(test_fraction · count); at least one of its rows remains for training.
 
     Args:
         count: number of rows.
@@ -222,7 +222,7 @@ def split_rows(
         Two sorted arrays of row numbers.
 
     Raises:
-        ValueError: `test_fraction` is not inside (0, 1), or one side stays empty.
+        ValueError: `test_fraction` is not inside (0, 1), or leaves no row to test with.
     """
     require(
         0 < test_fraction < 1,

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Numbers of rows and columns from which it is guessed whether the first row is
-# headings.
+# Most rows and columns that are read to guess whether the first row holds headings.
 LOOKED_AT = 200
 
 

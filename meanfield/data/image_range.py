@@ -23,7 +23,7 @@ from meanfield.checks import require
 LARGE = 20.0
 # Images whose largest number is between this and 255 have the range of bytes.
 BYTE_LIKE = 128
-# Inputs that are divided by this or more did not lie in [0, 1] before.
+# If training inputs are divided by this or more, test inputs in [0, 1] are an error.
 CLEAR = 16
 
 
@@ -54,8 +54,9 @@ def divisor_of(
     most = float(tests.max(initial=0))
     require(
         divisor < CLEAR or not 0 < most <= 1,
-        f"the inputs of {path} must have one range; got numbers up to {train.max():g} "
-        f"to train with, and up to {most:g} to test with. Save them in one range.",
+        f"all inputs of {path} must have the same range; got numbers up to "
+        f"{train.max():g} to train with, and up to {most:g} to test with. Save them in "
+        "the same range.",
     )
     return divisor
 
@@ -93,6 +94,6 @@ def notes(
     if max(-least, most) <= LARGE:
         return ()
     return (
-        f"inputs reach from {least:.4g} to {most:.4g} and are used as they are: bring "
+        f"inputs reach from {least:.4g} to {most:.4g} and are used as they are: scale "
         "them to about −1 to 1 if training is slow",
     )

@@ -1,4 +1,4 @@
-"""The encoding of a table's columns as numbers, stored to encode other tables alike."""
+"""The encoding of a table's columns as numbers, stored for use on other tables."""
 
 import dataclasses
 from typing import Any, Literal
@@ -38,8 +38,8 @@ class Column:
         categories: the known texts of a column of categories, in the order of their
             features; the empty text stands for a missing cell.
         fill: what a missing number is replaced with, the median of the training rows;
-            a second feature then marks the rows where it was missing. None if no
-            training row lacks it.
+            a second feature then marks the rows where it was missing. None if no number
+            was missing in the table, test rows included.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Column:
         except ValueError as error:
             if self.fill is None and missing.any():
                 (row,) = first_bad(missing)
-                raise ValueError(f"{error} Row {row} of it has no value.") from error
+                raise ValueError(f"{error} Its row {row} has no value.") from error
             raise
         if self.fill is None:
             refuse_missing(cells, self.name)

@@ -167,7 +167,7 @@ def table(
         class_names = _classes(present, task)
     except ValueError as error:
         problems.append(str(error))
-    raise_all(f"{path} cannot be learned from yet", problems)
+    raise_all(f"{path} cannot be used for training", problems)
     require(
         len(kinds) > 0,
         f"{path} has no column besides its targets to learn from"

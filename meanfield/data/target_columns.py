@@ -81,7 +81,7 @@ def class_names_of(
 
 
 def _refuse_real(cells: pd.Series, target: str) -> None:
-    """Raise if real numbers occur only once: they are measurements, not classes."""
+    """Raise if real numbers are many or occur once: measurements, not classes."""
     values = numbers(cells, target)
     found, counts = np.unique(values, return_counts=True)
     few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2

@@ -27,7 +27,7 @@ MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SPACES = r"\s+"
 _SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SPACES}
-# Number of rows from which the separator is guessed.
+# Number of first rows that are read to guess the separator.
 SNIFFED = 50
 # The message of pandas for a row with too many cells.
 _UNEQUAL = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")

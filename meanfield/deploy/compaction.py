@@ -2,18 +2,19 @@ r"""A smaller ensemble: whole units are removed, and the others learn again.
 
 Scattered zeros do not make a network faster; removing whole units does. A large layer
 keeps the fraction ρ of its units with the largest r_j (see `unit_scores`). All
-connections of these units get π = 0.3 again (absent ones m = 0 as well), and learn for
-a while at the temperature of the run and a low price of 10 nats per connection, so with
-the prior inclusion probability p:
+remaining connections start again with π = 0.3 (absent ones with m = 0 as well), and
+learn at the temperature T of the run and a low price of 10 nats per connection:
 
-    loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − p)/p) = 10.
+    loss = mean NLL + T · Σ KL(q‖prior) / n,      ln((1 − p)/p) = 10,
 
-ρ is chosen on held-out examples: a network that has not seen them learns at full width,
-and then for as many epochs at ρ = 0.5, 0.65 and 0.8, until a width is large enough (if
-0.5 is, 0.375 is tried too): its mean payoff (accuracy, or for real targets closeness,
-see `meanfield.credit.removal`) is at most the tolerance below that at full width. Then
-the ensemble of the run, which learned from all examples, loses its units of smallest
-r_j, and learns again from all examples.
+with p the inclusion probability of the prior.
+
+ρ is chosen on held-out examples. A network that is not trained on them learns at full
+width, and then again, for as many epochs each, at ρ = 1, 0.5, 0.65 and 0.8, until ρ is
+large enough (if 0.5 is, 0.375 is tried too): until the mean payoff (accuracy, or for
+real targets closeness, see `meanfield.credit.removal`) is at most the tolerance below
+that at ρ = 1. Then the ensemble of the run, which learned from all examples, loses its
+units of smallest r_j, and learns again from all examples.
 """
 
 import dataclasses
@@ -247,7 +248,7 @@ def _shared(spikes: np.ndarray, weight: SpikeSlab) -> Array:
 
 
 def _started_again(ensemble: Ensemble) -> Ensemble:
-    """The ensemble with π and Ξ as at a start; absent connections get m = 0."""
+    """The ensemble with π = 0.3 and Ξ ≤ 0.01; absent connections get m = 0."""
     weights = {}
     for name, w in ensemble.weights().items():
         there = w.inclusion_prob > 0.5

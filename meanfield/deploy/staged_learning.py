@@ -5,8 +5,8 @@ r"""Learn in stages and remove dead units in between, so that later epochs are f
 with a given temperature T and price c (nats per connection), and a learned slab scale s
 of each layer. T(t) rises exponentially over the first part of the run, so that
 connections become absent one after the other and the others adapt. A stage of warmth h
-has temperature T h and price c / h: while h falls to 1, the run cools at constant T c,
-so that doubtful spikes tend to 0 or 1 and slabs become narrow. The optimizer's steps
+has temperature T h and price c / h: while h falls to 1, the temperature falls at
+constant T c, so that π tends to 0 or 1 and slabs become narrow. The optimizer's steps
 shrink along a cosine over the whole run.
 
 The selective rule, the default of `fit`, finds T and c itself and needs no stages;

@@ -36,10 +36,11 @@ LARGE = 0.2
 def removable_units(ensemble: Ensemble, x: Any) -> dict[str, list[Entries]]:
     """The outgoing connections of the units of each layer whose units may be removed.
 
-    These are layers of dense units and channels, outside of loops, that only products
-    with the ensemble's random weights read, and that are large: a layer with less than
-    a fifth of all weights keeps its units, whose removal saves little. Layers with
-    shared spikes are left out: their spikes remove units themselves.
+    These are large layers of dense units or channels, outside of loops, whose
+    activations only enter products with the ensemble's random weights. A layer with
+    less than a fifth of all weights keeps its units, because their removal saves
+    little. Layers with shared spikes are left out: their spikes remove units
+    themselves.
 
     Args:
         ensemble: the ensemble.

@@ -97,7 +97,7 @@ def random_weights(
     return map_named(lambda name, leaf: made.get(name, leaf), params)
 
 
-# For every array its name, fan-in, and axis of the units that share a spike.
+# For every array its name, its fan-in, and the axis of input units with a spike each.
 Plan = tuple[tuple[str, int | float | None, int | None], ...]
 
 

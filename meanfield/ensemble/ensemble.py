@@ -85,7 +85,7 @@ class Ensemble(eqx.Module):
             spikes: "connection" for a spike of each connection; or "unit" for one spike
                 of all connections from an input unit of a layer (group sparsity). Then
                 whole units are present or absent, and a drawn sub-network can be
-                shrunk. Look-ups and convolutions in groups have separate spikes.
+                shrunk. Look-ups and grouped convolutions keep a spike per connection.
             example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With it, every
                 fan-in is found from the program. Without it, fan-ins are guessed from
                 the layers' types, names and shapes, which cannot distinguish layers
@@ -200,8 +200,8 @@ class Ensemble(eqx.Module):
         Noise in the pre-activations is exact for a single product, fast, and of small
         variance. But if one example uses a weight several times (a convolution, a loop,
         attention, tied layers: see `readings`), each use has independent noise, and an
-        exported network, in which they share the weight, may have worse scores than the
-        ensemble. With noise in the weights, they are drawn once per call, as in a
+        exported network, in which all uses share the weight, may have worse scores than
+        the ensemble. With noise in the weights, they are drawn once per call, as in a
         sub-network; see `meanfield.mean_field`. All functions of the ensemble then use
         this noise.
 

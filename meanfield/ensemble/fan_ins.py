@@ -50,10 +50,11 @@ def fan_in(name: str, shape: tuple[int, ...], layout: str = "auto") -> int:
 def input_axes(model: Any, inputs_last: bool) -> dict[str, int]:
     """The axis of input units of every matrix and kernel that has one.
 
+    A look-up and a grouped convolution have none.
+
     Args:
         model: a tree of parameters, or an Equinox module.
-        inputs_last: the layout of arrays that belong to no known layer. A look-up and a
-            convolution in groups have no such axis.
+        inputs_last: the layout of arrays that belong to no known layer.
     """
     found = {}
     for name, array in named_leaves(model).items():

@@ -6,14 +6,15 @@ the pre-activations of wide layers changes from layer to layer as
     q' = σ_w² ⟨φ(z)²⟩,     σ_w² = N E[w²] = N E[(1 − π)(Ξ + m²)].
 
 For φ = ReLU, ⟨φ(z)²⟩ = q/2, so the map is q' = (σ_w²/2) q, with the critical point
-σ_w² = 2: below it q falls exponentially with depth, above it q grows exponentially. So
-for a gain g = σ_w²
+σ_w² = 2: below it q falls exponentially with depth, above it q grows exponentially. A
+gain g = σ_w² is given by
 
     E m² = (1 − s) g / (N (1 − π)),     Ξ = s g / (N (1 − π)),
 
-where s is the slab's share of the second moment. Then q is still the same after twenty
-layers. (For tanh, g = 1 is critical, and g = 2 only saturates it.) The published MNIST
-initialisation, m ~ N(0, 2/784) times 1/√N, has σ_w² = 0.0076.
+where s is the fraction of the second moment that is slab variance. With g = 2, q is
+still the same after twenty layers. (For tanh, g = 1 is critical, and g = 2 only
+saturates it.) The published MNIST initialisation, m ~ N(0, 2/784) and Ξ ~ U(0, 0.01),
+both for w √N, has σ_w² = 0.0076.
 
 Source: Li & Huang 2020, arXiv:2001.03354, and its code; Poole et al. 2016,
 arXiv:1606.05340; He et al. 2015, arXiv:1502.01852.
@@ -34,7 +35,7 @@ from meanfield.spikeslab import SpikeSlab
 Initial = Callable[[str, Array, int | float, PRNGKeyArray], SpikeSlab]
 
 
-# Of the critical start: σ_w² = N E[w²], and the fraction of it that is slab variance.
+# Defaults of `critical`: σ_w² = N E[w²], and the fraction of it that is slab variance.
 GAIN, SLAB_SHARE = 2.0, 0.1
 
 

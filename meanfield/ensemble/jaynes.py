@@ -82,7 +82,7 @@ def jaynes_initialize(
     """The same tree with new draws for every weight of two or more dimensions.
 
     A plain leaf gets `jaynes_weights`. A `SpikeSlab` keeps its π and Ξ and gets slab
-    means of lognormal magnitude with (1 − π)(Ξ + m²) of mean gain / fan-in.
+    means of lognormal magnitude, such that (1 − π)(Ξ + m²) has mean gain / fan-in.
 
     Args:
         params: any JAX parameter tree, with or without `SpikeSlab` leaves.

@@ -110,7 +110,7 @@ class OpenedModel:
     """A model, split into parameters and functions.
 
     Attributes:
-        kind: "equinox", "nnx", "linen" or "function".
+        kind: "equinox", "nnx", "linen", "keras" or "function".
         params: its parameters, a tree; path names such as ``layers/0/weight``.
         apply_fn: ``apply_fn(params, x)``, the outputs for a batch in inference mode.
         rebuild: function from parameters to a model of the same kind, in inference

@@ -40,7 +40,7 @@ def estimate_statistics(
         x: inputs, first axis the examples.
         key: a `jax.random.key`, for the order of the examples, noise and masks.
         batch_size: examples in a batch.
-        num_steps: number of batches; the data are gone through as often as needed.
+        num_steps: number of batches, from as many passes over the data as needed.
         call: for a model, as in `Ensemble.from_model`.
 
     Returns:

@@ -27,7 +27,8 @@ class ClusteredEstimate(Estimate):
             permutations. Degrees of freedom: draws − 1.
         intervals: (players, 2), simultaneous at `level`, for E_θ φ[v_θ].
         level: probability with which each kind of interval holds.
-        monte_carlo_errors: the part that more permutations per draw would remove.
+        monte_carlo_errors: the part of the standard errors that more replicates per
+            draw would remove.
         posterior_scale: standard deviation over θ of φ[v_θ], without the Monte-Carlo
             noise (0 if the noise explains all variance).
         credible_intervals: (players, 2), intervals for the value in one network drawn

@@ -3,9 +3,9 @@ r"""Choose the coalitions for estimators in which each coalition informs all pla
 A coalition and its complement are evaluated together: the pair gives the odd part
 g(S) = ½[v(S) − v(N∖S)], the only part of a game on which Shapley and Banzhaf values
 depend. Pairs form strata by size, s = |S| ≤ n/2. The number of pairs drawn from a
-stratum is proportional to a weight of its size, and at most its size; they are drawn
-without replacement. So small strata are enumerated and have no sampling error, and with
-a budget for all coalitions every estimator is exact.
+stratum is proportional to a weight that depends on s, up to all pairs of the stratum;
+they are drawn without replacement. So small strata are enumerated and have no sampling
+error, and with a budget for all coalitions every estimator is exact.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from .evaluation import Evaluator
 
 ENUMERABLE = 20_000  # strata up to this size are listed rather than drawn by rejection
 CANDIDATES = 32  # random coalitions among which the next of a design is chosen
-CHOSEN_PER_PLAYER = 3  # beyond this number per player, pairs are only drawn
+CHOSEN_PER_PLAYER = 3  # pairs per player that are so chosen; further ones are drawn
 
 
 class PairedDesign(eqx.Module):
@@ -93,7 +93,7 @@ def spread_pairs(
 
     The numbers of pairs per size are proportional to 1/√(s(n − s)), because the weight
     of a coalition in φ is about 1/s and 1/(n − s) (Neyman allocation). With no more
-    pairs than players all coalitions have size n/2, which is the most informative.
+    pairs than players all coalitions have size ⌊n/2⌋, which is the most informative.
     Within a size, the next coalition is chosen from CANDIDATES random ones: the one
     whose centred signs x have the largest xᵀ (δI + Σ x xᵀ)⁻¹ x, with the sum over the
     coalitions chosen before. This makes the determinant of the sum large (a D-optimal

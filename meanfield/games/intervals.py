@@ -57,9 +57,9 @@ def replicate_statistics(
         √(2 s_i² L/R) + 7 M L/(3(R − 1))            L = ln(4/α_i)
 
     where s̃² and κ̃ are variance and kurtosis after moderation (see the module), M the
-    widest range that any player's replicates show, and α_i the share of the error
-    probability. The second, Maurer & Pontil's bound, is smaller if tails are so heavy
-    that Student's quantile is useless.
+    widest range that any player's replicates show, and α_i = 1 − (1 − α)^{1/n}. The
+    second, Maurer & Pontil's bound, is smaller if tails are so heavy that Student's
+    quantile is useless.
 
     Args:
         replicates: x, (replicates, players): independent, identically distributed

@@ -1,4 +1,4 @@
-r"""Owen values: Shapley values of players in unions whose members join together.
+r"""Owen values: Shapley values of players in unions whose members join in succession.
 
     φ_i = mean marginal contribution over orders that keep every union together
 

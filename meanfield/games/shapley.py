@@ -11,8 +11,8 @@ budget covers all 2^n coalitions, they are enumerated, whatever the method. Othe
 |                | per player, else antithetic      |                                |
 | `"antithetic"` | orders of the players, each with | for intervals: unbiased, null  |
 |                | its reverse                      | players exactly 0, stops early |
-| `"stratified"` | every coalition informs every    | when the size of a coalition   |
-|                | player, size by size             | drives its payoff              |
+| `"stratified"` | every coalition informs every    | when the payoff depends mainly |
+|                | player, size by size             | on the coalition's size        |
 | `"kernel"`     | paired least squares             | for nearly additive games      |
 | `"leverage"`   | the same, all sizes drawn        | for nearly additive games      |
 |                | equally often                    | with many players              |
@@ -103,10 +103,10 @@ def shapley_values(
             α/2^s of α = 1 − `level`, so that the intervals keep their level. Only for
             the antithetic method.
         control: values from another method, such as those of `meanfield.unit_values`
-            for the units of a `NeuronGame`: the sampled values move towards them as far
-            as their noise allows, which saves evaluations if the control is good, and
-            costs nothing if it is bad. Errors and intervals remain those of the sample.
-            Only for the antithetic method.
+            for the units of a `NeuronGame`. The sampled values are shrunk towards them
+            as far as sampling noise can explain the difference: this saves evaluations
+            if the control is good, and costs nothing if it is bad. Errors and intervals
+            remain those of the sample. Only for the antithetic method.
         chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 

@@ -14,9 +14,9 @@ The kernel is chosen by the evaluations, see `kernel_choice`: posteriors are ave
 with the marginal likelihoods of their kernels as weights.
 
 The standard error is that of the model, scaled by leave-one-out residuals. It is
-calibrated on average over games drawn from the prior, but not, as with permutations,
-over repetitions for every single game. So it gives no interval with a guaranteed
-coverage, and no interval is returned.
+calibrated on average over games drawn from the prior, whereas that of permutations is
+calibrated for every single game, over repetitions. So it gives no interval with a
+guaranteed coverage, and the intervals are (−∞, ∞).
 
 References:
     O'Hagan 1991, Bayes–Hermite quadrature, J. Stat. Plan. Inference 29:245.

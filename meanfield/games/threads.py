@@ -1,7 +1,7 @@
 """One thread for small linear algebra, which is slower on several busy threads.
 
-Factors of a few hundred rows take less than a millisecond. If the threads of BLAS share
-one on a busy machine, it can take a hundred times as long.
+Factorising a few hundred rows takes less than a millisecond. If several threads of BLAS
+share this work on a busy machine, it can take a hundred times as long.
 """
 
 import contextlib

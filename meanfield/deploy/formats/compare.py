@@ -117,9 +117,9 @@ def worst_change(expected: np.ndarray, actual: np.ndarray, link: str) -> float:
     """Bound on the change of a probability from the change Δ of its logits alone.
 
     |Δ|/4 for sigmoid, (max Δ − min Δ)/4 over the classes for softmax: the derivative of
-    a probability p with respect to its logit is p (1 − p) ≤ 1/4. If a network is
-    certain, as on its training data, p hardly changes when the logits do. For real
-    targets it is `largest_change`.
+    a probability p with respect to its logit is p (1 − p) ≤ 1/4. The change of p itself
+    is not used, because it is small wherever the network is certain, as on its training
+    data. For real targets it is `largest_change`.
     """
     if link == "none":
         return largest_change(expected, actual, link)

@@ -1,4 +1,4 @@
-"""An ONNX file that takes raw rows or images, and returns classes by name or units.
+"""An ONNX file of raw rows or images, with named classes or targets in their units.
 
     columns → features → the network → output → class, probabilities | mean, deviation
               ‾‾‾‾‾‾‾‾                          ‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾

@@ -68,7 +68,7 @@ def note_about(path: str | os.PathLike, about: Mapping[str, Any] | None) -> None
 
 
 class Writer(Emitter):
-    """Names, constants and nodes of one network, or shared with a first network."""
+    """Names, constants and nodes of one network, added to those of `first` if given."""
 
     def __init__(self, graph: Graph, prefix: str, first: "Writer | None" = None):
         self.graph, self.prefix = graph, prefix

@@ -7,12 +7,12 @@
 | `weights, n of m layers`  | 8 bits, in the others 16     | float                     |
 
 Every row of a weight has its own scale and is rounded so that the outputs of its layer
-change least (`rounding`). The precisions are tried in this order; the first is used at
-which probabilities on the calibration data stay close enough, even if every prediction
-were undecided. The layers whose rounding changes the outputs most have 16 bits. Ranges
-are measured once, so that a prediction does not depend on the other examples of its
-batch. The result is checked for integers, because the quantiser does not change graphs
-it does not support.
+change least (`rounding`). The precisions are tried in this order. The first is used for
+which the bound on the change of a probability (`compare.worst_change`) is small enough
+on the calibration data. The layers whose rounding changes the outputs most get 16 bits.
+Ranges are measured once, so that a prediction does not depend on the other examples of
+its batch. The result is checked for integers, because the quantiser does not change
+graphs that it does not support.
 """
 
 import os

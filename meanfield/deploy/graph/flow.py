@@ -1,6 +1,6 @@
 """Find biases that can absorb constant contributions to pre-activations.
 
-A constant contribution Σ_k w_jk c of a contraction can be moved into a bias entry if
+A constant contribution Σ_k w_jk c_k of a contraction can be moved into a bias entry if
 both are added to the same entries of some later value, and no other step reads them
 before. Each entry is followed forward through sums and rearrangements to the last value
 in which it is still a plain summand. Two entries that end at the same entries of the
@@ -86,7 +86,10 @@ class Flow:
     def steps(
         self, value: Value, node: Node | None, place: int, numbers: np.ndarray
     ) -> list[tuple[Value | None, np.ndarray]]:
-        """The entry numbers in the results of one reader; None if it does not add."""
+        """The entry numbers in the results of one reader.
+
+        The value is None if the reader neither adds nor moves entries.
+        """
         if node is None:
             return [(None, numbers)]
         (out, *_) = node.outputs

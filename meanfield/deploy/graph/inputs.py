@@ -1,8 +1,8 @@
 """Batches of inputs: one array, or a tree of arrays with the same first axis.
 
 One array is called ``input`` in a file. Several arrays are named by their paths in the
-tree, of keys of dictionaries and positions in tuples: ``graph/nodes`` is the entry
-``nodes`` of ``graph``.
+tree, made of the keys of dictionaries and the positions in tuples: ``graph/nodes`` is
+the entry ``nodes`` of ``graph``.
 """
 
 from typing import Any
@@ -77,7 +77,7 @@ def named_inputs(x: Any) -> dict[str, Any]:
 
 
 def taken_by_file(x: Any) -> Any:
-    """The argument of a file: one array, or a dictionary of several by name."""
+    """The argument that a file takes: one array, or a dictionary of several by name."""
     named = named_inputs(x)
     return named[ONE] if list(named) == [ONE] else named
 

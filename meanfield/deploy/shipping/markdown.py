@@ -116,7 +116,7 @@ def _fed(contract: Mapping[str, Any]) -> str:
     return (
         " A file takes the columns of the table by name, each batch × 1: numbers as "
         "float64, NaN where one is missing; categories as texts, empty where one is "
-        "missing; an unknown category is refused. It answers with the columns of "
+        "missing; an unknown category is refused. Its outputs are the columns of "
         f"`meanfield predict`: means, deviations, classes, probabilities.{own}"
     )
 
@@ -127,7 +127,8 @@ def _encoding(column: Mapping[str, Any]) -> str:
         return f"1 for the category, else 0: {names}"
     how = f"minus {column['subtract']:.9g}, divided by {column['divide_by']:.9g}"
     if "missing_becomes" in column:
-        how += f"; if missing {column['missing_becomes']:.9g}, and 1 after it"
+        filled = f"{column['missing_becomes']:.9g}"
+        how += f"; a missing number becomes {filled}, with 1 in the second feature"
     return how
 
 

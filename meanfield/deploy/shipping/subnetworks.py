@@ -8,8 +8,9 @@ r"""Sub-networks drawn from an ensemble, with the masks and keys that reproduce 
 | `mean`      | if 1 − π > ½                                        | (1 − π) m       |
 | `coalition` | as `draw`; units outside are held at their mean     | drawn           |
 
-Random streams may change between versions of JAX, so the masks are kept besides the
-key. The median probability model: Barbieri & Berger 2004, Annals of Statistics 32(3).
+Random streams may change between versions of JAX, so the masks are stored in addition
+to the key. The median probability model: Barbieri & Berger 2004, Annals of Statistics
+32(3).
 """
 
 import dataclasses

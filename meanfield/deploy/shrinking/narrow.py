@@ -28,8 +28,8 @@ class Narrowed:
     """An ensemble without its dead units.
 
     Attributes:
-        ensemble: the smaller ensemble. It takes whole inputs; the networks drawn from
-            it take `select_inputs` of them.
+        ensemble: the smaller ensemble. It takes whole inputs; a network drawn from it
+            takes `select_inputs(x)`.
         whole: the ensemble that it was made from.
         kept: for each array, the indices kept along each of its axes.
         kept_inputs: for each axis of one example from which entries left, the indices

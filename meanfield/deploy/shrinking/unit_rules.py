@@ -1,6 +1,6 @@
 """How each operation ties positions of its operands to positions of its results.
 
-No unit at an operation without a rule is removed, which is always correct.
+At an operation without a rule all units are kept, which is always correct.
 """
 
 from collections.abc import Mapping, Sequence
