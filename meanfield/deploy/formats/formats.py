@@ -34,6 +34,7 @@ from . import numpy_runtime
 from .archive import load_subnetwork, save_archive
 from .compare import compare, compare_int8, require_judged
 from .extras import need
+from .lacking import naming_other_formats
 from .numpy_writer import RUNTIME, runtime_source, save_numpy
 from .onnx_packed import pack_arrays
 from .onnx_raw import take_raw
@@ -170,7 +171,9 @@ def export(
     require_one_array(network, kept, probe)
     expected = np.asarray(jit_predict(network, kept)(probe))
     agreement = precision = None
-    with staged(path) as temporary:
+    ask = fallback is None and is_one_array(probe)
+    lacking = naming_other_formats(network, kept, probe, raw, ask)
+    with staged(path) as temporary, lacking:
         if format == "safetensors":
             _save_archive(temporary, network, kept, dtype, about, labels)
         elif format == "stablehlo":

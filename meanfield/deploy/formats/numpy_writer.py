@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.checks import require
 from meanfield.deploy.graph.graph import Graph, Node, Value, reads_of
 from meanfield.deploy.graph.inputs import ONE
 from meanfield.files import atomic_path, write_text
 
+from .lacking import LackingFormatError
 from .numpy_runtime import FORMAT
 
 RUNTIME = "numpy_runtime.py"
@@ -82,11 +82,10 @@ def number_of(numbers: dict[Value, int], value: Value) -> int:
 
 
 def _step(graph: Graph, node: Node, numbers: dict[Value, int]) -> dict[str, Any]:
-    require(
-        node.eqn is None,
-        "`graph` must hold only operations that the NumPy runtime knows; got "
-        f"`{node.op}`. Export as 'stablehlo', which takes every JAX function.",
-    )
+    if node.eqn is not None:
+        raise LackingFormatError(
+            f"the NumPy runtime does not know the operation `{node.op}`."
+        )
 
     def listed(values: Any) -> list[int]:
         return [number_of(numbers, value) for value in values]

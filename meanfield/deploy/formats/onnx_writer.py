@@ -16,6 +16,7 @@ from meanfield.deploy.graph.graph import Graph, Node, Value
 from meanfield.files import write_bytes
 
 from .extras import need
+from .lacking import LackingFormatError
 from .onnx_emitter import Emitter, UnwritableError, onnx_type
 from .onnx_nodes import SIMPLE, WRITERS
 
@@ -76,7 +77,7 @@ class Writer(Emitter):
         require(
             not taken,
             f"`probe` must not have inputs named {', '.join(taken)}, which an ONNX "
-            "file uses for its own values. Rename them, or export as 'stablehlo'.",
+            "file uses for its own values. Rename them.",
         )
         self.names: dict[Value, str] = {v: name for name, v in graph.inputs.items()}
         self.tensors: list[Any] = [] if first is None else first.tensors
@@ -152,12 +153,11 @@ class Writer(Emitter):
             else:
                 self.emit(SIMPLE[node.op], names, self.name(node.outputs[0]))
 
-    def refuse(self, node: Node, why: str) -> ValueError:
+    def refuse(self, node: Node, why: str) -> LackingFormatError:
         """The error for an operation that is not supported."""
-        return ValueError(
-            f"the ONNX writer does not know the operation `{node.op}`{why}. Export as "
-            "'stablehlo', which takes every JAX function, or convert with the package "
-            "jax2onnx (fallback='jax2onnx')."
+        return LackingFormatError(
+            f"the ONNX writer does not know the operation `{node.op}`{why}.",
+            convertible=True,
         )
 
     def loop(self, node: Node, names: list[str]) -> None:

@@ -34,6 +34,7 @@ from meanfield.files import write_bytes
 
 from .compare import INT8_TOLERANCE, worst_change
 from .extras import need
+from .lacking import LackingFormatError
 from .rounding import channel_scales, round_nearest, round_together
 
 _BATCH = 64
@@ -63,6 +64,12 @@ def save_int8(
         ValueError: fewer than half of the weights became integers.
         ImportError: onnxruntime is missing.
     """
+    strange = {w.array.dtype.name for _, w in _weights(model)} - {"float32"}
+    if strange:
+        raise LackingFormatError(
+            "`model` must have float32 weights to be rounded to 8 bits; got "
+            f"{', '.join(sorted(strange))}."
+        )
     x = as_batch(calibration, "calibration")
     expected, signals = _run_with_signals(model, x)
     chosen = None

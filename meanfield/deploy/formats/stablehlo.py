@@ -1,4 +1,6 @@
-"""StableHLO through `jax.export`: any JAX function, any length of batch.
+"""StableHLO through `jax.export`: nearly any JAX function, any length of batch.
+
+JAX exports no calls back to Python, and nothing that it cannot compute on a GPU.
 
 Such a file is not for storage: JAX reads files of its last six months or so (0.12
 refuses those of 0.8), and no files of a newer JAX. Keep the safetensors archive, and
@@ -17,7 +19,7 @@ import numpy as np
 
 from meanfield.deploy.graph.inputs import from_file, taken_by_file
 from meanfield.deploy.graph.network import Network
-from meanfield.deploy.graph.tracing import any_length, symbolic_batch
+from meanfield.deploy.graph.tracing import NEEDS_LENGTH, symbolic_batch
 from meanfield.files import write_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -38,7 +40,19 @@ def save_stablehlo(
         kept_inputs: for each axis of one example, the indices the network reads.
 
     Raises:
-        ValueError: the network needs to know the length of its batch.
+        ValueError: the network needs to know the length of its batch, or JAX cannot
+            export it.
+    """
+    write_bytes(path, bytes(exported(network, example, kept_inputs).serialize()))
+
+
+def exported(
+    network: Network, example: Any, kept_inputs: dict[int, np.ndarray] | None = None
+) -> Any:
+    """The network in the form of `jax.export`; arguments as for `save_stablehlo`.
+
+    Raises:
+        ValueError: as for `save_stablehlo`.
     """
     arrays = {name: jnp.asarray(array) for name, array in network.arrays.items()}
 
@@ -50,11 +64,20 @@ def save_stablehlo(
 
     taken = taken_by_file(example)
     # The function closes over the arrays, so that the file contains them.
-    with any_length(function, taken):
-        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
-            symbolic_batch(taken)
-        )
-    write_bytes(path, bytes(exported.serialize()))
+    export = jax.export.export(jax.jit(function), platforms=PLATFORMS)
+    try:
+        return export(symbolic_batch(taken))
+    except Exception as error:  # JAX raises half a dozen types here.
+        jax.eval_shape(function, taken)  # raises the network's own error, if it has one
+        try:
+            export(taken)
+        except Exception as same:
+            reason = (str(same).splitlines() or [type(same).__name__])[0]
+            raise ValueError(
+                f"JAX cannot export `model` for {', '.join(PLATFORMS)}: {reason}. "
+                "Export as 'safetensors', the arrays alone."
+            ) from same
+        raise ValueError(NEEDS_LENGTH) from error
 
 
 def load_stablehlo(path: str | os.PathLike) -> Any:

@@ -14,6 +14,7 @@ from meanfield.learning.distributions import is_binary, is_categorical
 from meanfield.learning.targets import output_distribution
 
 from .formats import Exported, staged
+from .lacking import LackingFormatError
 from .onnx_ensemble import ensemble_to_onnx
 from .onnx_packed import pack_arrays
 from .onnx_session import open_session
@@ -55,11 +56,14 @@ def export_together(
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
     parts = list(map(opened, models))
-    graphs = [portable_graph(network, kept, probe) for network, kept in parts]
     outputs = [np.asarray(jit_predict(*part)(probe), np.float64) for part in parts]
     expected = combine(np.stack(outputs), link)
     with staged(path) as temporary:
-        model = ensemble_to_onnx(graphs, link)
+        try:
+            graphs = [portable_graph(network, kept, probe) for network, kept in parts]
+            model = ensemble_to_onnx(graphs, link)
+        except LackingFormatError as error:
+            raise ValueError(f"{error} Ship without `together`.") from error
         pack_arrays(model)
         save_onnx(temporary, model)
         found = run_together(temporary, probe)

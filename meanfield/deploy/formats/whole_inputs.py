@@ -19,6 +19,7 @@ from meanfield.deploy.shrinking.shrink import Shrunk
 from meanfield.ensemble.frameworks import Call
 
 from .archive import load_subnetwork
+from .lacking import LackingFormatError
 
 Predict = Callable[[Any], np.ndarray]
 
@@ -115,9 +116,8 @@ _COMPUTED = frozenset("bfiu")
 def _require_computed(graph: Graph) -> None:
     values = {v for node in graph.dynamic_nodes() for v in reads_of(node)}
     strange = {str(v.dtype) for v in values if v.dtype.kind not in _COMPUTED}
-    require(
-        not strange,
-        "`model` must compute in types that ONNX Runtime and NumPy support; got "
-        f"{', '.join(sorted(strange))}. Give it float32 arrays (jax.tree.map(lambda a: "
-        "a.astype('float32'), params)), or export as 'stablehlo' or 'safetensors'.",
-    )
+    if strange:
+        raise LackingFormatError(
+            "`model` must compute in types that ONNX Runtime and NumPy support; got "
+            f"{', '.join(sorted(strange))} instead of float32."
+        )

@@ -19,6 +19,9 @@ ONE = "input"
 def as_batch(x: Any, name: str = "probe") -> Any:
     """Inputs as NumPy arrays; nested lists of numbers become one array.
 
+    They get the types in which JAX computes: float64 becomes float32, unless 64 bits
+    are enabled.
+
     Args:
         x: the inputs.
         name: name of the caller's argument, for the message.
@@ -28,7 +31,7 @@ def as_batch(x: Any, name: str = "probe") -> Any:
     """
     if all(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(x)):
         x = np.asarray(x)
-    x = jax.tree.map(np.asarray, x)
+    x = jax.tree.map(_canonical, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
     require(
         all(len(shape) >= 1 and shape[0] > 0 for shape in shapes),
@@ -41,6 +44,11 @@ def as_batch(x: Any, name: str = "probe") -> Any:
         f"{', '.join(map(str, shapes))}.",
     )
     return x
+
+
+def _canonical(array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def batch_size(x: Any) -> int:

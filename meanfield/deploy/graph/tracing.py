@@ -17,6 +17,7 @@ from meanfield.checks import require
 from meanfield.program.jaxprs import CALLS, REMAT, open_jaxpr, scan_counts
 
 from .execute import evaluate_node
+from .fixed_reads import Steps, fixed_read
 from .graph import Body, Graph, Node, Value, needed, reads_of
 from .inputs import named_inputs
 from .network import Network
@@ -70,13 +71,13 @@ def _graph(network: Network, closed: Any, x: Any) -> Graph:
         "`model` must not draw random numbers when it is called, because an exported "
         "network cannot. Put it in inference mode first.",
     )
-    require(not any(node.op == _LENGTH for node in nodes), _NEEDS_LENGTH)
+    require(not any(node.op == _LENGTH for node in nodes), NEEDS_LENGTH)
     named = dict(zip(network.arrays, values, strict=True))
     named_in = dict(zip(named_inputs(x), inputs, strict=True))
     return Graph(named, named_in, nodes, tuple(results), builder.constants)
 
 
-_NEEDS_LENGTH = (
+NEEDS_LENGTH = (
     "`model` computes with the length of the batch (len(x), a mean over examples), "
     "which is unknown in a network for batches of any length. Let it act on each "
     "example alone; in shapes write x.shape[0] or -1 for the batch."
@@ -122,7 +123,7 @@ def any_length(function: Callable[[Any], Any], example: Any) -> Iterator[None]:
         yield
     except Exception as error:  # JAX raises half a dozen types here.
         jax.eval_shape(function, example)
-        raise ValueError(_NEEDS_LENGTH) from error
+        raise ValueError(NEEDS_LENGTH) from error
 
 
 # A reduction over no axes returns its input unchanged.
@@ -170,10 +171,16 @@ class _Builder:
             return self.inline(inner, dict(zip(invars, inputs, strict=True)))
         if name in PASS_THROUGH:
             return inputs
-        if name == "scan":
+        # A loop over examples has an unknown number of steps.
+        if name == "scan" and isinstance(eqn.params["length"], int):
             return self.scan(eqn, inputs)
         outputs = tuple(self.value(var.aval) for var in eqn.outvars)
-        op, settings = _portable(eqn) or (name, None)
+        portable = _portable(eqn)
+        if portable is None and name == "gather" and inputs[1] in self.constants:
+            steps = fixed_read(eqn, self.constants[inputs[1]])
+            if steps is not None and inputs[0] not in self.constants:
+                return [self.read(eqn, inputs, steps)]
+        op, settings = portable or (name, None)
         special = eqn if settings is None else None
         node = Node(op, tuple(inputs), outputs, settings or {}, special)
         same = self.same_as(node)
@@ -182,6 +189,15 @@ class _Builder:
         self.nodes.append(node)
         self.fold(node)
         return list(outputs)
+
+    def read(self, eqn: JaxprEqn, inputs: list[Value], steps: Steps) -> Value:
+        """The result of a gather, by the operations of `fixed_read`."""
+        value, dtype = inputs[0], inputs[0].dtype
+        for op, settings, shape in steps:
+            reads = (value, inputs[1]) if op == "take" else (value,)
+            value = Value(tuple(map(_size, shape)), dtype)
+            self.nodes.append(Node(op, reads, (value,), settings))
+        return value
 
     def same_as(self, node: Node) -> Value | None:
         """The input that a node returns unchanged, if there is one."""
