@@ -11,7 +11,7 @@ those of pixels that are always dark, stay uncertain.
 
 All train on images shifted by up to one pixel, with new random shifts in each step.
 
-The mean field's T, step size and number of draws were chosen by the scores of --select:
+The mean field's temperature, step size and number of draws were chosen by --select:
 trained on the first 50,000 training images, scored on the last 10,000, and for
 Fashion-MNIST also on its last 10,000 training images. The other step sizes, the dropout
 rate and the epochs were set without a search. Test scores are from runs on all 60,000

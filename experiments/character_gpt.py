@@ -9,7 +9,7 @@ All methods train on the same random windows of the first 90 % of the text, once
 
     adamw          one network trained by AdamW, weight decay 0.1
     dropout        the same with dropout, which is also used in prediction
-    five networks  the average over five networks trained like the first
+    five networks  the average over five networks trained like adamw
     ivon           see ivon.py
     mean field     π, m and Ξ of every matrix, weights drawn once per batch
     sparse         the same with a price for every connection; the scored network is
@@ -212,7 +212,7 @@ def written(params, symbols: str, length: int, key) -> str:
 
 
 def run(args, arm, seed, text, symbols):
-    """Train one method; return its scores and, under sparse, connections' credit."""
+    """Train one method; return its scores and, for ensembles, the credit of heads."""
     keys = jax.random.split(jax.random.key(seed), 4)
     rng = np.random.default_rng(seed)
     count = len(text)
@@ -276,7 +276,7 @@ def main() -> None:
     args.num_data = int(0.9 * len(ids)) // CONTEXT
     name = f"{args.width}-{args.steps}-{'select' if args.select else 'test'}"
     folder, rows = args.out / name, {}
-    print(f"{'arm':16s}{'nats':>9s}{'ece':>9s}{'kept':>9s}", flush=True)
+    print(f"{'method':16s}{'nats':>9s}{'ece':>9s}{'kept':>9s}", flush=True)
     for arm in ARMS if args.arm is None else [args.arm]:
         rows[arm] = [
             once(

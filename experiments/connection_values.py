@@ -1,8 +1,8 @@
 """The credit of connections: removal, comparison with sampled orders, and cost.
 
 - removal: a trained network loses the connections of largest score (deletion), or keeps
-  only those (insertion), for values and for other scores. Accuracy of the network of
-  posterior means on test images, biases kept. Finished seeds are not repeated.
+  only those (insertion), for values and for other scores. The table has the accuracy of
+  the network of posterior means on test images. Finished seeds are not repeated.
 - orders: Shapley values of all connections of a small network on digits by sampled
   permutations, with the reference's own error, against `connection_values`.
 - scaling: seconds and memory for a million and ten million connections.
@@ -65,7 +65,7 @@ QUICK = {"seeds": 1, "epochs": 5, "orders": 20, "sizes": {100_000: (784, 110, 11
 
 
 def main() -> None:
-    """Run the parts asked for; print, save and draw what they found."""
+    """Run the given parts; print, save and draw the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
     parser.add_argument("--data-dir", default=None)

@@ -1,8 +1,8 @@
 """Permuted MNIST, five tasks in a row: the posterior of one as the prior of the next.
 
 Every task has its own permutation of the pixels. The network (784-100-100-10, one
-output layer for all tasks) learns one task after another, and never sees an earlier one
-again.
+output layer for all tasks) learns one task after another, and is not trained on an
+earlier one again.
 
     posterior as prior   KL to the posterior of the previous tasks: weights that they
                          determined hardly change, the other weights are free
@@ -75,12 +75,12 @@ def run(images, arm: str, seed: int, settings) -> np.ndarray:
 
 
 def figure(curves: dict[str, np.ndarray]):
-    """Average accuracy over the tasks seen so far, against their number."""
+    """Average accuracy over the tasks learned so far, against their number."""
     drawing, axes = plt.subplots(figsize=(5.5, 4))
     for arm, values in curves.items():
         mean, error = np.transpose([mean_and_error(column) for column in values.T])
         axes.errorbar(np.arange(1, TASKS + 1), mean, error, marker="o", label=arm)
-    axes.set(xlabel="tasks met", ylabel="test accuracy over these tasks")
+    axes.set(xlabel="tasks learned", ylabel="test accuracy over these tasks")
     axes.set_xticks(range(1, TASKS + 1))
     axes.legend()
     return axes

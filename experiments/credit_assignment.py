@@ -1,4 +1,4 @@
-"""Learning credit assignment: the first paper's experiments on MNIST.
+"""Learning credit assignment: the experiments of arXiv:2001.03354 on MNIST.
 
     python experiments/credit_assignment.py --data-dir DIR           # everything
     python experiments/credit_assignment.py --data-dir DIR --parts error
@@ -218,7 +218,7 @@ def compare(setting: Setting, data, title: str) -> tuple[dict, list[mf.Ensemble]
 
 
 def by_layer(ensemble: mf.Ensemble, x, seed: int) -> dict[str, dict[str, float]]:
-    """Label fractions and entropy of every layer, with and without dead inputs."""
+    """Labels and entropy by layer, of all connections and of those that learned."""
     key = jax.random.fold_in(jax.random.key(seed), 2)
     labels = mf.label_connections(ensemble, tolerance=0.0, data=x, key=key)
     whole, learned = labels.fractions, labels.learned_fractions
@@ -243,7 +243,7 @@ def print_layers(title: str, runs: list[dict[str, dict[str, float]]]) -> dict:
     names = ("important", "variable", "absent", "entropy")
     names = ("never learned", *names, *(f"learned {name}" for name in names))
     short = [name.replace("learned ", "l. ") for name in names]
-    print(f"\n{title}, mean over {len(runs)} seeds (l.: without what never learned)")
+    print(f"\n{title}, mean over {len(runs)} seeds (l.: of connections that learned)")
     print(f"{'layer':10s}" + "".join(f"{name:>15s}" for name in short))
     for layer, row in mean.items():
         print(f"{layer:10s}" + "".join(f"{row[name]:15.4f}" for name in names))

@@ -19,7 +19,7 @@ of the values of their connections, `connection_values`), and their fraction of 
 total.
 
     mean field       spike-and-slab, the evidence bound (T = 1)
-    point, dropout   the network by Adam; with dropout, also when it predicts
+    point, dropout   a point network by Adam; the same with dropout, in prediction too
     five networks    five of them
     ivon             see ivon.py; of six settings the best on a held-out fifth
 
@@ -272,7 +272,7 @@ def run(problem: Problem, arm: str, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what is missing; print the tables, draw the figure."""
+    """Run the methods that have no result yet; print the tables, draw the figure."""
     args = options(__doc__, out="runs/known_answers", seeds=SEEDS).parse_args()
     seeds, epochs = (1, 20) if args.quick else (args.seeds, EPOCHS)
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 3))

@@ -40,7 +40,7 @@ def show(cells: list[dict[str, Any]]) -> None:
     for task, network in dict.fromkeys((c["task"], c["network"]) for c in cells):
         unit = "MAE, years" if task == "age" else "accuracy, %"
         title = f"{task}, {network}"
-        print(f"\n{title:20}{unit:>15}   Shapley minus it  units  mult-adds  seconds")
+        print(f"\n{title:20}{unit:>15}   Shapley's excess  units  mult-adds  seconds")
         for cell in cells:
             if (cell["task"], cell["network"]) != (task, network):
                 continue
@@ -51,7 +51,8 @@ def show(cells: list[dict[str, Any]]) -> None:
                 f"{'' if cell['way'] == 'Shapley' else gap:>18}"
                 f"{cell['units']:8d}{cell['multiply_adds']:11,d}{cell['seconds']:9.1f}"
             )
-    print("\nShapley minus it: at as many units; whole networks: at half their units.")
+    print("\nShapley's excess: its score with as many units (for whole networks: half")
+    print("as many) minus the score of the row.")
 
 
 def draw(cells: list[dict[str, Any]], path: Path) -> None:

@@ -3,9 +3,9 @@
 All networks have the shape 784-300-100-10 and learn by Adam in batches of 250, in the
 loop of `mf.fit`, on one machine and in one process:
 
-    mean field      for a part of the budget an ordinary network, with a constant step;
-                    then its weights are slab means (`Ensemble.from_model` without a
-                    key), and the rest learns the ensemble, along a cosine
+    mean field      for a part of the budget, an ordinary network with a constant step
+                    size; then an ensemble whose slab means are its weights
+                    (`Ensemble.from_model` without a key), along a cosine
     one network     back-propagation along a cosine that ends with the budget
     five networks   a deep ensemble whose members share the budget
 
@@ -15,7 +15,7 @@ new shifts in every step.
 Budgets are converted to epochs by the median time of several epochs without the first,
 which compiles; compile time is not counted.
 
-T, the step size and the length of the ordinary part were chosen with --select, which
+Temperature, step size and length of the ordinary part were chosen with --select, which
 trains on the first 50,000 images and scores the last 10,000, with seed 0. Test scores
 are from runs on all 60,000 images.
 

@@ -1,4 +1,4 @@
-"""Pictures to classify or to predict an age from, and their networks.
+"""Pictures with classes or ages as targets, and networks for them.
 
 Faces (gender and age) need DIR/utkface; digits come with scikit-learn, Fashion-MNIST is
 downloaded. The first part of the faces is for training, the next for comparing

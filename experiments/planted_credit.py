@@ -225,10 +225,8 @@ def figure(rows: list[dict], path: Path) -> None:
         if any("ours tpr" in r for r in rows if r["design"] == name)
     ]
     ways = {"ours": "ours", "gates": "gates under an L0 penalty"}
-    ways |= {f"{name} top": f"{name}, as many" for name in SCORES}
-    ways |= {
-        f"{name} top": f"{name}, as many" for name in ("point magnitude", "point OBD")
-    }
+    others = (*SCORES, "point magnitude", "point OBD")
+    ways |= {f"{name} top": f"{name}, same number" for name in others}
     if not known:
         return
     grid, axes = plt.subplots(

@@ -11,14 +11,14 @@ are not needed: the targets are its own charges on made-up molecules, with an al
 standard deviation of 0.02 e. So the labels show which connections determine its
 outputs.
 
-    post hoc     π and Ξ around it, means held: fit(hold="means")
-    fine-tuned   then the means too
+    post hoc     π and Ξ are learned, the means held: fit(hold="means")
+    fine-tuned   then the means are learned too
     magnitude    the same number of connections, those with the largest magnitude
 
-Printed are RMSEs in e against the charges of the original network, on molecules that no
-arm learned from: for the network of means, one drawn network, and the median network,
-in which a connection is present where 1 − π > ½. Then follow the labels and the credit
-of every matrix, certified on further molecules, and the size of the files.
+Printed are RMSEs in e against the charges of the original network, on molecules that
+none of these learned from: for the network of means, one drawn network, and the median
+network, in which a connection is present where 1 − π > ½. Then follow the labels and
+the credit of every matrix, certified on further molecules, and the size of the files.
 
 Source of the network: Wang et al., EspalomaCharge, arXiv:2302.06758; Equinox port by
 M. Russo (MIT).

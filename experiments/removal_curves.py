@@ -11,7 +11,7 @@ on a logarithmic grid from 0.1 % to all.
 The scores are those of connection_scores.py and "labels", which ranks important
 connections first, by value, then variable and then absent ones by rms. A further table
 shows the gain from the labels: the accuracy without all important or all absent
-connections, compared with removing as many by other scores.
+connections, compared with removing the same number by other scores.
 
     python experiments/removal_curves.py                      # 5 seeds on digits
     python experiments/removal_curves.py --data mnist         # or fashion_mnist
@@ -137,7 +137,7 @@ def area(heights: list[float], sizes: np.ndarray) -> float:
 
 
 def without_labels(without: Any, labels: Any, scores: dict) -> dict[str, float]:
-    """Accuracy without all connections of a label, or as many by other scores."""
+    """Accuracy without all connections of a label, or the same number by a score."""
     row = {}
     codes = np.concatenate([np.ravel(part) for part in labels.labels.values()])
     for label, sign in ((mf.Label.IMPORTANT, -1), (mf.Label.ABSENT, 1)):

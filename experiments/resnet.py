@@ -86,7 +86,7 @@ def strided(x, first, last, step: int):
 
 
 def forward(params, x, *, training=False, key=None, rate=0.0):
-    """Logits of images (batch, height, width, 3) in [0, 1], and the state after."""
+    """Logits of images (batch, height, width, 3) in [0, 1], and the new state."""
     weights, norms, state = params["weights"], params["norms"], {}
     width = norms["conv1"]["scale"].shape[0]
     blocks = (len(weights) - 2) // (2 * STAGES)
@@ -156,7 +156,7 @@ def flip(x, *, key):
 
 
 def images(folder: Path, side: int, count: int, scored: int):
-    """CIFAR-10 in three parts, and foreign images.
+    """CIFAR-10 in three parts, and images of Fashion-MNIST.
 
     Args:
         folder: the data folder.

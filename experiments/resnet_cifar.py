@@ -11,22 +11,22 @@ pixels. Weights are drawn once per batch (`noise="weights"`), as in a shipped
 sub-network; batch statistics are updated during training.
 
     as it came       the pretrained network
-    post hoc         π and Ξ around it: fit(hold="means")
-    mean field       means, π and Ξ (from the pretrained weights: fine-tuned)
-    sparse           the same at a high price of a connection; its median network,
-                     statistics estimated again
-    magnitude        a point network that keeps, from the half of the epochs on, as many
-                     connections as sparse, those of the largest magnitude
-    point, dropout   the network by back-propagation; with dropout that is also drawn
-                     when it predicts
-    three networks   three point networks
+    post hoc         π and Ξ are learned, the means held: fit(hold="means")
+    mean field       means, π and Ξ are learned (pretrained: fine-tuned)
+    sparse           the same at a high price of a connection; scored is its median
+                     network, after the statistics are estimated again
+    magnitude        a point network that after half of the epochs keeps only its
+                     largest connections, as many as sparse has
+    point, dropout   a point network by back-propagation; the same with dropout, in
+                     prediction too
+    three networks   the average over three point networks
     ivon             see ivon.py
 
-Every arm learns the same images, flipped at random, for the same number of epochs.
+All methods learn the same images, flipped at random, for the same number of epochs.
 Reported are test accuracy, NLL, ECE, and AUROC of the predictions' entropy against
 Fashion-MNIST; the share of connections present, and seconds of training. The first half
 of the test images is for choices (`--select` scores it) and for the certificate of
-labels, the second half for scores. Finished arms are not run again.
+labels, the second half for scores. Finished methods are not run again.
 """
 
 import functools

@@ -37,7 +37,7 @@ def options(doc: str, *, out: str, seeds: int | None = None) -> argparse.Argumen
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--quick", action="store_true", help="small, a minute or two")
     if seeds is not None:
-        parser.add_argument("--seeds", type=int, default=seeds, help="only so many")
+        parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
     return parser
 
 

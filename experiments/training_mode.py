@@ -12,7 +12,7 @@ are of
     by hand        the same average over drawn modules, called by their own framework
     one            a drawn module on its own, mean over the draws
     own            the same with statistics from `estimate_statistics`
-    held           one, where training left the statistics at their initial values
+    held           as `one`, with the statistics held at their initial values
     point          the point network with the same budget
 """
 
@@ -67,7 +67,7 @@ class EquinoxNet(eqx.Module):
 
 
 class NNXNet(nnx.Module):
-    """For a batch."""
+    """A network of a batch."""
 
     def __init__(self, rngs):
         widths = [64, *[WIDTH] * DEPTH, CLASSES]
@@ -85,7 +85,7 @@ class NNXNet(nnx.Module):
 
 
 class LinenNet(linen.Module):
-    """For a batch; the mode is an argument."""
+    """A network of a batch; the mode is an argument."""
 
     @linen.compact
     def __call__(self, x, train: bool):

@@ -174,7 +174,7 @@ def test_a_curve_marks_what_was_chosen_and_what_was_asked():
     curves = {"a": [0.1, 0.5, 0.9, 0.92]}
     axis = plots.payoff_curves(curves, chosen=2, threshold=0.9, title="first layer")
     labels = [line.get_label() for line in axis.get_lines()]
-    assert labels == ["a", "asked: 0.9", "chosen: 2"]
+    assert labels == ["a", "threshold: 0.9", "chosen: 2"]
     assert axis.get_title() == "first layer"
 
 

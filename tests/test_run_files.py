@@ -159,7 +159,7 @@ def test_what_belongs_to_another_ensemble_is_hidden_or_refused(whole, tmp_path):
         strong_masks(run)
     page = runs.report.write_report(folder).read_text()
     assert "connections.csv" not in page
-    for what in ("plot “history”", "coalitions of neurons", "physical reading"):
+    for what in ("plot “history”", "coalitions of neurons", "analysis of its weights"):
         assert f"This run has no {what} yet" in page
     write_json(folder / "coalitions.json", {"layers": {"layers/0": LAYER}})
     with pytest.raises(ValueError, match="does not match its own checksum"):

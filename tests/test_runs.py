@@ -52,7 +52,7 @@ def test_a_run_of_a_later_version_is_refused(earlier):
     ("name", "spoil", "message"),
     [
         ("config.json", lambda text: text[:40], "not readable JSON"),
-        ("config.json", lambda text: b'{"format": 1}', "misses"),
+        ("config.json", lambda text: b'{"format": 1}', "lacks"),
         ("ensemble.safetensors", lambda text: text[:-9], "not a whole safetensors"),
         (
             "ensemble.safetensors",

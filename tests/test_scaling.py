@@ -74,7 +74,7 @@ def test_a_curve_that_bends_back_is_no_law():
     y = np.exp(0.2 * np.log(T) - 0.02 * np.log(T) ** 2 + 0.01 * noise)
     fit = fit_scaling(T, y, key=KEY, num_bootstrap=60)
     assert fit.verdict == "cannot tell"
-    assert "bends away" in fit.reason
+    assert "is bent" in fit.reason
     assert fit.aic["parabola"] == min(fit.aic.values())
 
 

@@ -6,8 +6,7 @@
 Rows are the models of `tests/public_models.py`, columns those of
 `tests/conversions.py`. With `--cells`, finished rows are kept in a file, and a later
 call continues. The packages are in the dependency group `models`; the rows of a missing
-package are left out. The exit status is 1 if a conversion fails without being refused
-for a reason.
+package are left out. The exit status is 1 if a conversion raises an unexpected error.
 """
 
 import argparse
@@ -45,7 +44,7 @@ FORMAT = "a drawn network, saved in this format and loaded, gives the same outpu
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Convert the chosen models; write the cells and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of the rows")
     parser.add_argument("--cells", type=Path, help="JSON file of finished rows")

@@ -12,7 +12,7 @@ Four parts, each with a table; data are those of MNIST:
   shrinking makes.
 - `large`: seconds to export a network of 30 million weights.
 
-The last 5,000 training images are held out for the choice of T and for the ranges of
+The last 5,000 training images are held out to choose the temperature and the ranges of
 int8. Latencies are medians of ONNX Runtime on one thread, with the networks timed in
 turn. Trained networks are stored in runs/deployment and not trained again.
 
@@ -171,7 +171,7 @@ def compare_networks(data_dir, widths, folder, save):
 
 
 def draw_on_support(ensemble, key):
-    """Ten networks with the median network's connections, so that they fit together.
+    """Ten networks with the median network's connections, which can share layers.
 
     The first layers, with most of the arithmetic, are the median network's in all of
     them; the slab values of the last are drawn.
@@ -258,9 +258,9 @@ def run_by_jax(model, x):
 
 
 def shrink_many(number):
-    """Shrink random masked networks of every structure; all must be equal.
+    """Shrink random masked networks of every structure; no output may change.
 
-    They are compared on inputs that `shrink` has not seen.
+    Outputs are compared on inputs that `shrink` was not given.
     """
     random = np.random.default_rng(SEED)
     worst, smaller = dict.fromkeys(STRUCTURES, 0.0), dict.fromkeys(STRUCTURES, 0)
@@ -304,7 +304,7 @@ def export_large(folder):
 
 
 def main() -> None:
-    """Run the parts asked for."""
+    """Run the given parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--parts", default="small,wide,shrink,large")
@@ -324,7 +324,7 @@ def main() -> None:
             elif part == "large":
                 export_large(folder)
             else:
-                parser.error(f"--parts knows small, wide, shrink, large; got {part}")
+                parser.error(f"--parts takes small, wide, shrink, large; got {part}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """MNIST, 784-100-100-10: the predictive distribution of one pass against 100 samples.
 
 In the moments reading, mean and variance are propagated through the network once; 100
-draws of its last layer give the class probabilities. Compared with 100 noise draws
-through the whole network are accuracy, NLL, their difference, and the time for the
-10,000 test images, alternating in one process.
+draws of its last layer give the class probabilities. Accuracy, NLL and the time for the
+10,000 test images are compared with those of 100 noise draws through the whole network.
+Both alternate in one process.
 
     python experiments/benchmarks/one_pass.py --data-dir DIR
 """
@@ -31,7 +31,7 @@ ARMS = {
 
 
 def main() -> None:
-    """Print a row for every arm and seed."""
+    """Print a row for every prior and seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("MEANFIELD_DATA"))
     parser.add_argument("--seeds", type=int, default=len(SEEDS))

@@ -127,7 +127,7 @@ def main() -> None:
     print(f"jax {jax.__version__}, {args.widths}, batch {BATCH}, {args.examples:,}")
     head = f"{'prior':<26}{'ms a step':>10}{'to point':>10}{'ratio':>8}"
     head += f"{'quartiles':>16}"
-    print(head + f"{'same numbers':>14}")
+    print(head + f"{'to second row':>14}")
     alike = np.median(seconds / seconds[:, 1:2], axis=0)
     to_point = np.median(seconds / seconds[:, -2:-1], axis=0)
     steps = args.examples // BATCH

@@ -204,8 +204,8 @@ def print_tables(errors, seconds) -> None:
         spent = 1e3 * np.array(seconds[label, "32n"])
         soon = 100 * (spent <= 100).mean()
         print(
-            f"{label:36}{row}{np.median(spent):8.1f} (most {spent.max():.0f}, at most "
-            f"100 in {soon:.0f} %)"
+            f"{label:36}{row}{np.median(spent):8.1f} (maximum {spent.max():.0f}; at "
+            f"most 100 ms in {soon:.0f} % of the games)"
         )
     theirs = [label for label in labels if label.startswith("shapiq")]
     families = sorted({name.split(":")[0] for name in errors["meanfield auto", "2n"]})

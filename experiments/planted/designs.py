@@ -10,15 +10,15 @@ lbbnn: 4 inputs uniform on (−10, 10), x₃ ← d x₁ + (1 − d) x₃, and y 
 it: inputs 1 and 2 matter (Høyheim et al., input-skip latent binary Bayesian networks).
 Many sets of connections give the same function, so only the true inputs are known.
 
-convolution: images of three channels of noise. The outputs of two 3×3 kernels with
-ReLU, averaged over all positions, add up to y. The kernels read 5 of their 27 inputs,
-which span the window, so that no shifted kernel gives the same function. A network with
-four kernels learns it.
+convolution: images of three channels of noise. Two 3×3 kernels with ReLU are averaged
+over all positions; y is proportional to their difference. The kernels read 5 of their
+27 inputs, which span the window, so that no shifted kernel gives the same function. A
+network with four kernels learns it.
 
-recurrence: sequences of noise of length six. Two tanh units add up to y at the end; the
-first reads the first input and itself, the second reads the second input and the first
-unit. A network with four units learns it: 2 inputs and 2 of 16 recurrent connections
-matter.
+recurrence: sequences of eight steps with six inputs of noise. Two tanh units add up to
+y at the end; the first reads the first input and itself, the second reads the second
+input and the first unit. A network with four units learns it: 2 inputs and 2 of 16
+recurrent connections matter.
 """
 
 import dataclasses

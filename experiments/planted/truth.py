@@ -65,7 +65,7 @@ def connection_area(design: Design, scores: dict[str, np.ndarray]) -> float:
 
 
 def calibration(probs: np.ndarray, matter: np.ndarray) -> dict[str, float]:
-    """Does a share p of the connections with 1 − π = p matter?
+    """Compare 1 − π with the fraction of the connections that matter.
 
     Returns:
         The fraction that matters of the connections with 1 − π above 0.9, and of those

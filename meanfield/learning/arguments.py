@@ -27,7 +27,8 @@ class Arguments:
     """The checked and converted arguments.
 
     Attributes:
-        arrays: (x, y) on the device, targets with their weights; None for an iterable.
+        arrays: (x, y) on the device, y `Weighted` if examples have weights; None for an
+            iterable.
         validation: validation data (x, y, weights or None), or None.
         num_data: number of training examples; 0 if unknown and not needed.
         compute_dtype: the type that the network computes in, or None.

@@ -18,8 +18,8 @@ from meanfield.ensemble.ensemble import Ensemble
 from .targets import check_targets
 
 CHUNK = 8192
-# Inputs look like raw images if, in this number of examples, rows have at least this
-# number of features and the largest is at least this bright.
+# Inputs look like raw images if rows have at least PIXEL_FEATURES features and the
+# largest number in the first PIXEL_EXAMPLES rows is at least BRIGHT.
 PIXEL_EXAMPLES, PIXEL_FEATURES, BRIGHT = 256, 64, 200
 
 
@@ -27,9 +27,9 @@ def array_data(data: Any) -> tuple[Any, Any] | None:
     """Inputs and targets as arrays, or None when `data` is an iterable of batches.
 
     Raises:
-        ValueError: there are no examples, the two differ in number, or a feature is
-            NaN or infinite.
-        TypeError: `data` is neither.
+        ValueError: there are no examples, inputs and targets differ in number, or one
+            is NaN or infinite.
+        TypeError: `data` is neither a pair of arrays nor an iterable.
     """
     batches = callable(data) or hasattr(data, "__iter__")
     if batches and not (isinstance(data, tuple) and len(data) == 2):
@@ -46,8 +46,8 @@ def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]
         hint: additional advice for the message.
 
     Raises:
-        ValueError: there are no examples, the two differ in number, or a feature is
-            NaN or infinite.
+        ValueError: there are no examples, inputs and targets differ in number, or one
+            is NaN or infinite.
         TypeError: `data` is not a pair.
     """
     if not (isinstance(data, tuple) and len(data) == 2):
@@ -70,9 +70,9 @@ def array_pair(data: Any, name: str = "data", hint: str = "") -> tuple[Any, Any]
 
 
 def warn_of_raw_images(x: Any) -> None:
-    """Warn if inputs seem to be pixels from 0 to 255, looking at the first examples.
+    """Warn if the first inputs seem to be pixels from 0 to 255.
 
-    Rows of integers cause no warning: they may be tokens, which a network looks up.
+    Rows of integers other than bytes cause no warning, because they may be tokens.
     """
     for leaf in jax.tree.leaves(x):
         some = np.asarray(leaf[:PIXEL_EXAMPLES])
@@ -118,7 +118,7 @@ def input_arrays(x: Any, name: str) -> Any:
 def check_batch(
     ensemble: Ensemble, likelihood: Any, x: Any, y: Any, name: str = "data"
 ) -> Any:
-    """Raise if the inputs do not fit the network or the targets not the likelihood.
+    """Raise if inputs do not fit the network or targets do not fit the likelihood.
 
     Returns:
         Shapes of the outputs for x.
@@ -154,7 +154,7 @@ def check_inputs(ensemble: Ensemble, x: Any, name: str = "data") -> Any:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _outputs(arrays: Ensemble, x: Any, static: tuple[Any, tuple[Any, ...]]) -> Any:
-    """Outputs for a batch; a function of its own, so that JAX keeps what it traced."""
+    """Outputs for a batch; a function of its own, so that JAX caches its trace."""
     treedef, leaves = static
     ensemble = eqx.combine(arrays, jax.tree.unflatten(treedef, leaves))
     return outputs_of(ensemble)(x)
@@ -255,7 +255,7 @@ def _refuse_non_finite(array: Any, what: str) -> None:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return
     if {device.platform for device in array.devices()} == {"cpu"}:
-        # NumPy reads it where it is, and compiles nothing.
+        # NumPy needs no copy and compiles nothing.
         array = np.asarray(array) if array.is_fully_addressable else array
     for start in range(0, array.shape[0], CHUNK):
         chunk = array[start : start + CHUNK]

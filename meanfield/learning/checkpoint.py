@@ -1,4 +1,4 @@
-"""Checkpoints of a run, from each of which it continues with identical results."""
+"""Checkpoints, from which a run continues with identical results."""
 
 import dataclasses
 import os
@@ -81,7 +81,7 @@ class Checkpoint:
         except ValueError as error:
             raise ValueError(
                 f"`checkpoint` is damaged: {error} Or delete it: the run then "
-                "continues from the previous one."
+                "continues from the previous file."
             ) from error
         tree = fill_tree(arrays, tree, newest)
         self._refuse_other(newest, metadata, fingerprint)

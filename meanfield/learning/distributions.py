@@ -19,13 +19,13 @@ def is_categorical(distribution: Any) -> bool:
 
 
 def is_binary(distribution: Any) -> bool:
-    """Whether the targets are answers 0 or 1."""
+    """Whether the targets are 0 or 1."""
     kinds = (dist.BernoulliLogits, dist.BernoulliProbs)
     return isinstance(base_of(distribution), kinds)
 
 
 def has_labels(distribution: Any) -> bool:
-    """Whether the targets are classes or binary answers, not quantities."""
+    """Whether the targets are classes or binary, not quantities."""
     return is_categorical(distribution) or is_binary(distribution)
 
 

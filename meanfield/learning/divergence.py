@@ -27,8 +27,8 @@ def layer_kls(
         weights: posterior by path name, as `Ensemble.weights()` gives it.
         prior: a `SpikeSlabPrior`; or a mapping with the same names to priors as
             `SpikeSlab.kl` takes them, such as the `SpikeSlab`s of an earlier posterior.
-        kl: the divergence of every weight of a tensor, from its path name and prior;
-            `SpikeSlab.kl` if not given.
+        kl: function from the path name and prior of a tensor to the divergence of every
+            weight of this tensor; `SpikeSlab.kl` if not given.
 
     Returns:
         By path name, Σ KL(q‖P₀) with the cost of hyper-priors.

@@ -1,10 +1,10 @@
 """Everything that determines the results of a run, to identify checkpoints of that run.
 
 Runs with the same fingerprint give bitwise equal results with the same versions and the
-same number of devices of the same kind (on a CPU: of cores), because sums in another
-order are rounded differently. Programs are compared by the text that JAX prints, with
-operations, shapes and numbers. This text differs between versions of JAX; between
-versions only the other entries are compared.
+same devices. Other devices, and another number of devices or CPU cores, may add in
+another order and so round differently. Programs are compared by the text that JAX
+prints, with operations, shapes and numbers. This text differs between versions of JAX;
+between versions only the other entries are compared.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def _apply(ensemble: Ensemble) -> Callable[[Any, Any], Any]:
 
 
 def _program_of(function: Callable[..., Any], *arguments: Any) -> str:
-    """Hash of the program that JAX makes of a function, for any array values."""
+    """Hash of the jaxpr of a function; values of array arguments do not change it."""
     arrays, others = eqx.partition(arguments, eqx.is_array)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
 

@@ -71,12 +71,13 @@ def fit(
 
         loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
-    in nats per example. By default, the selective rule chooses T and the prior on a
-    held-out part of the data, so that as many connections as possible become absent;
-    with a `prior` and T = 1, the loss is the negative evidence bound, and with
-    ``prior=None`` learning follows the published rule. Point values (biases, norm
-    scales) are learned too. A model in training mode is called in that mode: dropout
-    draws a mask in every step, and batch statistics follow the noisy activations.
+    in nats per example. By default, the selective rule chooses temperature and prior
+    on a held-out part of the data, so that as many connections as possible become
+    absent; with a `prior` and temperature 1, the loss is the negative evidence bound,
+    and with ``prior=None`` learning follows the published rule. Point values (biases,
+    norm scales) are learned too. A model in training mode is called in that mode:
+    dropout draws a mask in every step, and batch statistics follow the noisy
+    activations.
 
     Args:
         ensemble: the initial ensemble; it is not changed.
@@ -85,8 +86,8 @@ def fit(
             that can be iterated again in each epoch, or a function that returns one.
         likelihood: maps outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives bitwise equal results.
-        epochs: passes over the data. Default: 30; under the selective rule at least 30,
-            and enough for 4,000 steps, or for 800 of five times the size.
+        epochs: passes over the data. Default: 30. Under the selective rule, at least 30
+            and, for arrays, enough for 800 steps (4,000 with your own `optimizer`).
         batch_size: examples per step, for arrays. The last examples of an epoch's
             random order that do not fill a batch are left out of that epoch.
         optimizer: any Optax optimizer. Default: Adam with a step size that falls from

@@ -82,7 +82,7 @@ def integrate_inclusion(
 
     In float32 the result would be lost in the difference of two log-Beta functions of
     size n ln n. With p = α/(α + β), α = a + n₁, β = b + n₀, Stirling's formula
-    ln Γ(x) = (x − ½) ln x − x + ½ ln 2π + r(x) turns it into the well-conditioned
+    ln Γ(x) = (x − ½) ln x − x + ½ ln 2π + r(x) gives the well-conditioned
 
         −n₁ ln p − n₀ ln(1 − p)                      (inside Σ KL(π ‖ 1 − p))
         − a ln p − b ln(1 − p) + ½ ln[αβ / 2π(α + β)]

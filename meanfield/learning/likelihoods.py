@@ -73,15 +73,15 @@ class Categorical(AbstractLikelihood):
 class Bernoulli(AbstractLikelihood):
     """Targets 0 or 1 with the outputs as logits, P(y = 1) = sigmoid(output).
 
-    Outputs (batch,) or (batch, k); k outputs are for k independent binary answers.
+    Outputs (batch,) or (batch, k); k outputs are for k independent binary targets.
     """
 
     def __call__(self, outputs: Float[Array, "batch ..."]) -> dist.Distribution:
-        """Distribution of the answers."""
+        """Distribution of the targets."""
         return _independent(dist.BernoulliLogits(outputs), outputs)
 
     def num_outputs(self, targets: Any) -> int:
-        """One logit for each answer."""
+        """One logit for each target."""
         return _width(targets)
 
 

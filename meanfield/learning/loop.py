@@ -39,7 +39,7 @@ class Loop:
         history: history of the previous epochs.
         validation: arrays (x, y) scored after every epoch, or None.
         layout: placement of arrays on devices.
-        settling: number of first epochs whose scores do not count.
+        settling: number of initial epochs whose scores do not count.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Loop:
             self.state, columns = run_epochs(constants, self.state)
         columns = jax.device_get(columns)
         seconds = (time.perf_counter() - started) / count
-        # Several processes have to agree on the number; their clocks do not.
+        # Several processes must use the same number, but measure different seconds.
         if jax.process_count() == 1:
             self.pace = max(1, min(int(CALL_SECONDS / seconds), MOST_EPOCHS))
         self.rows = [

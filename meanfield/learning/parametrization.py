@@ -81,7 +81,7 @@ class Projected(AbstractParametrization):
 
     def project(self, numbers: SpikeSlab) -> SpikeSlab:
         """Clip π to [0, 1] and Ξ to [Ξ_min, ∞)."""
-        # Held means are None here.
+        # With `hold="means"`, `slab_mean` is None here.
         spread = (
             jnp.clip(numbers.spike_prob, 0, 1),
             jnp.maximum(numbers.slab_var, self.smallest_var),
@@ -171,7 +171,7 @@ class Unconstrained(AbstractParametrization):
         return (coin / share if share > 1 else coin) + (1 - spike) * slab
 
     def project(self, numbers: _Numbers) -> _Numbers:
-        """Nothing to do."""
+        """The parameters as they are."""
         return numbers
 
 

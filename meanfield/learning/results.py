@@ -24,7 +24,7 @@ class Search:
     trials: dict[tuple[float, float], float]
 
     def kept(self) -> dict[str, Any]:
-        """As plain numbers and lists, for a file."""
+        """The search as plain numbers and lists, for a file."""
         trials = [[*pair, loss] for pair, loss in self.trials.items()]
         return {**vars(self), "trials": trials}
 

@@ -10,8 +10,8 @@ fifths of a run, so that connections are removed gradually and the others adapt;
 optimizer's step size falls along a cosine. Spike probabilities have to change a lot:
 the step size of their logits is ten times that of slab means. A run of fewer than 4,000
 steps has proportionally larger steps, up to five times, so that parameters can change
-as much. A connection starts as present with probability 0.95. At the end, connections
-whose effects cancel are removed together (see `joint_removal`).
+as much as in 4,000. A connection is initially present with probability 0.95. At the
+end, connections whose effects cancel are removed together (see `joint_removal`).
 
 References:
     Li & Huang 2020, arXiv:2001.03354. Louizos, Ullrich & Welling 2017,
@@ -159,7 +159,8 @@ def selective_plan(
 ) -> tuple[int, float]:
     """Number of epochs of a run, and the factor of its step size.
 
-    At least 30 epochs, and the equivalent of 4,000 steps: number times factor.
+    There are at least 30 epochs, and the number of steps times the factor, which is at
+    most 5, is at least 4,000.
 
     Args:
         num_examples: number of examples; None if unknown.

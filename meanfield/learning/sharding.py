@@ -55,8 +55,9 @@ class Layout:
     """Placement of state, data and batches; without a mesh nothing is moved.
 
     Every batch is split over the axis "data" of the mesh. If there is an axis "model",
-    the last axis of weights of at least `WIDE` entries is split over it. Everything
-    else is on every device. With several processes, each passes the same whole arrays.
+    arrays whose last axis has at least `WIDE` entries are split over it along their
+    last axis. Everything else is on every device. With several processes, each passes
+    the same whole arrays.
 
     Args:
         mesh: a `jax.sharding.Mesh`, or None.

@@ -63,7 +63,7 @@ def copied(tree: PyTree) -> PyTree:
     """The tree with every array in its own buffer, without compilation."""
 
     def copy(array: Any) -> Array:
-        # What several processes share can be put only where it is.
+        # An array on devices of several processes must keep its sharding.
         known = isinstance(array, jax.Array) and is_concrete(array)
         shared = known and not array.is_fully_addressable
         place = array.sharding if shared else None

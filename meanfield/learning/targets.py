@@ -139,7 +139,7 @@ def _check_chunk(
         whole = _has_whole_support(distribution)
         if whole and chunk.dtype.kind == "f":
             _refuse(chunk % 1 != 0, chunk, start, "whole numbers", "Encode the labels")
-        with np.errstate(over="ignore"):  # The type in which targets are learned.
+        with np.errstate(over="ignore"):  # In the type in which targets are learned.
             kept = jax.dtypes.canonicalize_dtype(chunk.dtype)
             aligned = _aligned(distribution, chunk.astype(kept))
         other = output_distribution(likelihood, _filled(outputs, len(chunk), 1.0))

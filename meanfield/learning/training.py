@@ -1,4 +1,4 @@
-r"""One step of learning, and one epoch as a single compiled program.
+r"""One step of learning: the loss, its gradient, and the update.
 
     loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
@@ -123,7 +123,7 @@ def losses(
     key: PRNGKeyArray,
     moving: Moving = NOTHING,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Moving]]:
-    """Loss of a batch; its parts in nats per example, and the network's state after."""
+    """Loss of a batch, its parts in nats per example, and the network's new state."""
     moving = dict(moving)
     ensemble, likelihood = recipe.ensemble_and_likelihood(learned, moving)
     whole, costs = ensemble, {}
@@ -227,8 +227,8 @@ def take_step(
         grad=gradient,
         value_fn=loss_at,
     )
-    # Only the change is masked, which XLA fuses with the update. After a step that is
-    # not finite, the optimizer's state is invalid and is never used.
+    # Only the change is masked, because XLA fuses this with the update. After a step
+    # that is not finite, the optimizer's state is invalid and is never used.
     if recipe.schedule is not None:
         change = recipe.schedule.shrink(change, state.step)
     change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)

@@ -3,13 +3,13 @@ r"""A network split at the units of one layer, to be evaluated for many coalitio
 Everything before the layer is computed once. In a coalition S the units outside are
 replaced by constants r_i (mean activation or zero), h_i(S) = r_i + 1[i ∈ S](h_i − r_i).
 
-If all readers of the layer are dense, their pre-activation is a sum over units,
+If all operations that read the layer are dense, their result is a sum over units,
 
     G(S) = G(∅) + Σ_{i∈S} (h_i − r_i) w_i,
 
 so the n + 1 coalitions along an order of the units need one running sum instead of
-n + 1 products: `sweep`. For other readers (convolutions, loops, norms over the layer)
-the part after the layer is evaluated for every coalition, many at once.
+n + 1 products (see `sweep`). For other operations (convolutions, loops, norms over the
+layer) the part after the layer is evaluated for every coalition, many at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ class State(eqx.Module):
 
     Args:
         values: values that the part after the layer reads, by place.
-        rests: the constants r_i of units outside, by layer and number of the read.
+        rests: the constants r_i, by layer and number of the read.
         masks: coalitions of other layers.
     """
 
@@ -63,7 +63,7 @@ class CutNetwork:
         measure: payoff of every example.
         replacement: "mean" or "zero".
         stale: whether the means r_i are those of the whole network, rather than those
-            of the network with the `fixed` coalitions.
+            of the network with fixed coalitions in other layers.
     """
 
     def __init__(
@@ -147,14 +147,16 @@ class CutNetwork:
         low, high = stacked.min(axes, keepdims=True), stacked.max(axes, keepdims=True)
         if self.replacement == "zero":
             return jnp.zeros_like(low[0])
-        # The mean of a constant unit is exactly its constant, so its value is exactly
-        # 0.
+        # A constant unit is replaced by exactly its constant: its value is exactly 0.
         return jnp.where(low == high, low, stacked.mean(axes, keepdims=True))[0]
 
     # Replacing units by constants.
 
     def _holding(self, state: State, mask: Any) -> tuple[Callable, dict]:
-        """`change` and `loops` for `state`'s coalitions, and `mask` in this layer."""
+        """`change` and `loops` of `advance` that replace the units outside coalitions.
+
+        The coalitions are those of `state` and, unless None, `mask` in this layer.
+        """
         masks = state.masks if mask is None else {**state.masks, self.layer: mask}
 
         def at(place: int, value: Any, loop: int | None) -> Any:

@@ -119,7 +119,7 @@ def label_game(
 
 
 def _cut(weight: SpikeSlab, kept: Any) -> SpikeSlab:
-    """Set π = 1 for the connections that are not kept."""
+    """Remove the connections that are not kept."""
     if weight.shared:
         mean, var = (jnp.where(kept, v, 0) for v in (weight.slab_mean, weight.slab_var))
         return SpikeSlab(weight.spike_prob, mean, var)

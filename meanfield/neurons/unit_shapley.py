@@ -197,7 +197,7 @@ def all_layers(program: Program) -> dict[str, Units]:
 
 
 def _feeds_heads(own: Units, heads: Units | None) -> bool:
-    """Whether a layer of an attention is read before its heads are made."""
+    """Whether a layer is read before the heads of its attention are computed."""
     if heads is None or heads.place is None:
         return False
     return all(read.place < heads.place for read in own.reads)

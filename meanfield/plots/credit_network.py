@@ -15,7 +15,7 @@ from .style import BLACK, BLUE, new_axis
 def strongest_paths(
     values: Sequence[Float[Any, "_ _"]], num_paths: int
 ) -> list[tuple[tuple[int, ...], float]]:
-    r"""Paths from inputs to outputs that carry the most credit.
+    r"""Paths from inputs to outputs with the most credit.
 
     The credit φ of the connections into an output is distributed backwards through the
     layers, in proportion to the positive credit of the connections into each unit on

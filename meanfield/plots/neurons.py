@@ -64,7 +64,7 @@ def payoff_curves(
             values = mean
         axis.plot(places, values, label=name, **style)
     if threshold is not None:
-        axis.axhline(threshold, ls=":", color=GREY, label=f"asked: {threshold:.3g}")
+        axis.axhline(threshold, ls=":", color=GREY, label=f"threshold: {threshold:.3g}")
     if chosen is not None:
         axis.axvline(chosen, ls="--", color=BLACK, lw=1, label=f"chosen: {chosen}")
     axis.set_title(title)
@@ -139,7 +139,7 @@ def shapley_values(
         )
     axis.axhline(0, color=BLACK, lw=0.6)
     axis.set_title(title)
-    axis.set_xlabel(f"rank of the {player} (by its point: its number)")
+    axis.set_xlabel(f"rank of the {player} (first five: with their numbers)")
     axis.set_ylabel("Shapley value")
     return axis
 

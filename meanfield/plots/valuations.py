@@ -130,7 +130,9 @@ def steepest_density(credit: Any) -> float:
 def value_against_magnitude(
     values: Mapping[str, Any], magnitudes: Mapping[str, Any], axis: Axes | None = None
 ) -> Axes:
-    """Value against absolute mean weight; names connections whose ranks differ most.
+    """Value against absolute mean weight, with the names of extreme connections.
+
+    Named are those of large value whose rank by magnitude is lowest.
 
     Args:
         values: values by path name.

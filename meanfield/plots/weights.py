@@ -28,8 +28,8 @@ LABEL_STYLE = {
 }
 ARM_NAMES = {
     "important": "important removed",
-    "variable": "as many variable removed",
-    "random": "as many random removed",
+    "variable": "variable removed, equally many",
+    "random": "random removed, equally many",
     "absent": "absent randomised",
 }
 
@@ -256,7 +256,7 @@ def entropy_by_layer(
 def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
     """Error against the fraction of connections changed, with 95 % intervals.
 
-    An arm that had no connection to change is left out.
+    A kind without a connection to change is left out.
 
     Args:
         perturbation: the result of `meanfield.credit.perturb_connections`.

@@ -25,7 +25,8 @@ class ReliabilityCurve:
         edges: (bins + 1,) edges of confidence; a bin includes its lower edge, and the
             last bin also its upper edge.
         confidence: (bins,) mean confidence in each bin; NaN for an empty bin.
-        accuracy: (bins,) fraction of right answers in each bin; NaN for an empty bin.
+        accuracy: (bins,) fraction of right predictions in each bin; NaN for an empty
+            bin.
         counts: (bins,) number of examples in each bin.
     """
 

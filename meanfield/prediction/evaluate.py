@@ -42,13 +42,13 @@ class Metrics:
         nll: mean of −ln p(y | x), in nats per example.
         accuracy: fraction of the examples whose most probable class is the true one.
         brier: mean of Σ_k (p_k − 1[y = k])², between 0 and 2.
-        ece: expected calibration error over 15 equal bins of confidence.
+        ece: expected calibration error over 15 bins of confidence of equal width.
         rmse: root mean square error of the predictive mean.
         coverage: fraction of the targets inside the central 95 % predictive interval;
             None if the distribution has no cumulative distribution function.
         num_samples: noise draws averaged in the prediction.
         by_output: scores of each target if there are several: accuracy, Brier score and
-            ECE of binary answers, RMSE and coverage of real numbers. The scores above
+            ECE of binary targets, RMSE and coverage of real numbers. The scores above
             are over all targets together (RMSE in mixed units, if the units differ).
     """
 
@@ -217,7 +217,8 @@ def predict(
         A `Prediction`.
 
     Raises:
-        ValueError: the inputs do not fit the model, or there is no interval.
+        ValueError: the inputs do not fit the model, or `level` is given for targets
+            without an interval.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -265,7 +266,7 @@ def _example_outputs(ensemble: Ensemble, x: Any) -> Any:
 
 
 def _answer_scores(p: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Scores of probabilities of the answer 1."""
+    """Scores of predicted probabilities of y = 1."""
     p = p.reshape(-1)
     return class_scores(np.stack([1 - p, p], 1), y.reshape(-1).astype(int))
 

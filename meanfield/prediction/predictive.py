@@ -286,8 +286,7 @@ def _mean_and_variance(distribution: Any) -> tuple[Array, Array]:
     except NotImplementedError as error:
         kind = type(base_of(distribution)).__name__
         raise ValueError(
-            f"`likelihood` gives {kind}, whose mean or variance NumPyro does not "
-            "know; a prediction needs both. Give the distribution's class these "
-            "properties, or use `to_arviz`, which needs only samples and "
-            "log-likelihoods."
+            f"`likelihood` gives {kind}, for which NumPyro has no mean or no variance; "
+            "a prediction needs both. Give the distribution's class these properties, "
+            "or use `to_arviz`, which needs only samples and log-likelihoods."
         ) from error

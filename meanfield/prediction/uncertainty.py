@@ -9,7 +9,7 @@ For real targets (variances), where each draw gives a mean and a noise variance:
     total  =  aleatoric ⟨noise variance⟩  +  epistemic Var[mean]
 
 Both are computed from running sums, one draw at a time, so memory does not grow with
-the number of draws. Functions that take all draws at once loop over these sums.
+the number of draws.
 """
 
 import dataclasses

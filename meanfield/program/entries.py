@@ -23,7 +23,7 @@ class Entries:
     Attributes:
         name: path name of the array; empty if the weights are computed from several
             arrays.
-        places: flat indices into the array, one row of indices for each row.
+        places: flat indices into the array.
         owner: the unit of every row.
     """
 

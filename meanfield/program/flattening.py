@@ -37,9 +37,9 @@ def flatten(
 ) -> tuple[Any, ...]:
     """Steps, constants, inputs, outputs, shapes and rows of a jaxpr.
 
-    Calls are inlined, and also the steps of a `scan` over layers, whose rows depend on
-    parameters and not on data. Loops are inlined only if the number of parameters is
-    given.
+    Calls are inlined, and so is a `scan` over layers, that is over arrays that depend
+    on parameters and not on data. A `scan` is inlined only if the number of parameters
+    is given.
     """
     shapes: dict[int, tuple[int, ...]] = {}
     steps: list[Step] = []

@@ -38,7 +38,7 @@ def is_within(name: str, layer: str) -> bool:
 
 
 def is_around(name: str, other: str) -> bool:
-    """Whether one path is a part of another: ``"blocks"`` of ``"blocks[0]/mlp"``."""
+    """Whether one path begins another, as ``"blocks"`` begins ``"blocks[0]/mlp"``."""
     return name != other and (not name or other.startswith((f"{name}/", f"{name}[")))
 
 

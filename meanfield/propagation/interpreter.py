@@ -32,7 +32,7 @@ HOLDERS = {*CALLS, *REMAT, "scan", "while", "cond"}
 
 
 def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
-    """Results of a jaxpr: plain arrays, `Random`, or `Deferred` functions of one.
+    """Results of a jaxpr: plain arrays, `Random`, or `Deferred` functions of these.
 
     Args:
         jaxpr: an open jaxpr without constants, or a closed one.
@@ -44,7 +44,7 @@ def evaluate(jaxpr: Any, args: Sequence[Any], context: Context) -> list[Any]:
     environment = dict(zip(jaxpr.constvars, consts, strict=True))
 
     def store(var: Any, value: Any) -> None:
-        # All readers of a drawable value must see the same draw.
+        # All steps that read a drawable value must use the same draw.
         read_often = uses[var] > 1 and is_random(value) and value.drawable
         if context.reading == "sampled" and read_often:
             value = context.draw(value)

@@ -112,7 +112,7 @@ class _Walk:
     def run(
         self, jaxpr: Any, origins: Sequence[Origin], many: int | float
     ) -> list[Origin]:
-        """Origins of the results of a jaxpr that runs `times` times."""
+        """Origins of the results of a jaxpr that runs `many` times."""
         before, self.many = self.many, self.many * many
         jaxpr, consts = open_jaxpr(jaxpr)
         uses = count_uses(jaxpr)
@@ -127,7 +127,7 @@ class _Walk:
             return known[atom]
 
         def store(eqn: Any, var: Any, origin: Origin) -> None:
-            # All readers of a drawable value use the same draw.
+            # All steps that read a drawable value use the same draw.
             if uses[var] > 1 and origin.drawable and self.reading == "sampled":
                 origin = self.draw(eqn, origin, self.copies(var, origin))
             known[var] = origin
@@ -213,7 +213,7 @@ class _Walk:
         return [Origin(signal)] * len(eqn.outvars)
 
     def meet(self, eqn: Any, origins: Sequence[Origin], is_read: bool) -> None:
-        """Draw weights that occur in several operands, if `is_read`."""
+        """Draw weights in both operands; in the sampled reading only if `is_read`."""
         if len(origins) < 2 or not origins[0].leaves & origins[1].leaves:
             return
         together = origins[0].root == origins[1].root != 0

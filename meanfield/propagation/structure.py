@@ -1,7 +1,7 @@
 """Rules for primitives that move, join or choose entries.
 
-They hold in all readings, except those that are registered for the moments alone, of
-which "delta" is a case.
+They hold in all readings, except the rules that are registered for "moments" alone,
+which are also those of "delta".
 """
 
 from typing import Any

@@ -80,10 +80,10 @@ def mean_field(
 
     The moments reading is approximate, because entries of a signal share the noise of
     the layers below but are treated as independent Gaussians. For a residual sum x + W
-    φ(x), the variance 2 Σ_k μ_ik Cov(x_i, φ(x_k)) is missing. In a block of a
-    transformer with small variances, the total variance of the outputs has an error of
-    a tenth, and that of single outputs of up to a factor of 2.4; factors fitted on
-    held-out data (`mf.prediction.fit_scales`) correct the total. On MNIST
+    φ(x), the term 2 Σ_k μ_ik Cov(x_i, φ(x_k)) of the variance is missing. In a block of
+    a transformer with small variances, the total variance of the outputs has an error
+    of a tenth, and single variances have an error of up to a factor of 2.4; factors
+    fitted on held-out data (`mf.prediction.fit_scales`) correct the total. On MNIST
     (784-100-100-10, 8 epochs), one pass differs from 100 samples by 0.05 points of
     accuracy and 0.8 % of the NLL without a prior; after training with the evidence
     bound at T = 1, where a few noisy units dominate, by 0.07 points, with an NLL that

@@ -111,7 +111,7 @@ def build_model(
 
 
 def structure_of(architecture: Mapping[str, Any], model: str | None = None) -> Any:
-    """A network of the same structure; a perceptron is made with one unit per layer.
+    """A network of this structure; a perceptron is made with one unit per layer.
 
     Args:
         architecture: as a card or an archive describes it.

@@ -1,7 +1,7 @@
 """Compiled programs, stored between commands in the user's cache folder.
 
 They are stored by JAX's persistent compilation cache; this module sets its folder and
-size. It imports nothing heavy, because JAX reads the environment when it is imported.
+size. It does not import JAX, which reads the environment when it is imported.
 """
 
 import contextlib

@@ -60,8 +60,8 @@ class SampleSettings:
     )
     tolerance: float = setting(
         0.005,
-        "--rule compact: decrease of held-out accuracy, or closeness of numbers, "
-        "that is accepted for fewer units",
+        "--rule compact: decrease of held-out accuracy (for real targets, of "
+        "closeness) that is accepted for fewer units",
     )
     out: Path | None = setting(None, OUT)
     together: bool = setting(

@@ -83,7 +83,7 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
     payoff = found["payoff"].replace("_", " ")
     lines = [
         f"  strong: the fewest neurons of a layer that keep the payoff ({payoff})",
-        f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'by these':>10}{'by all':>9}",
+        f"  {'layer':<{wide}}{'neurons':>9}{'strong':>8}{'by strong':>10}{'by all':>9}",
     ]
     for layer, entry in found["layers"].items():
         lines.append(
@@ -115,7 +115,7 @@ def coalitions_table(found: Mapping[str, Any]) -> str:
         test = entry["links"]["strong_against_others"]
         if test is None:
             lines.append(
-                f"  {layer:<{wide}}   all neurons are on one side: no comparison"
+                f"  {layer:<{wide}}   all neurons or none are strong: no comparison"
             )
             continue
         lines.append(

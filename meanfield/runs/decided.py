@@ -24,7 +24,7 @@ def decided(dataset: Dataset, config: Mapping[str, Any]) -> list[str]:
     if patience:
         lines.append(
             "a tenth of the training rows is held out: the epoch with the best score "
-            f"on it is kept, and training ends {patience} epochs after it (--patience)"
+            f"on them is kept, and training ends {patience} epochs later (--patience)"
         )
     return lines + [f"note: {note}" for note in dataset.notes]
 

@@ -107,7 +107,7 @@ def record(needed: Mapping[str, Check], others: Mapping[str, Check] = {}) -> Che
             f"{place or 'the file'} must be names with values; got {_shown(value)}",
         )
         missing = [name for name in needed if name not in value]
-        require(not missing, f"{place or 'the file'} misses {missing}")
+        require(not missing, f"{place or 'the file'} lacks {missing}")
         for name, check in {**needed, **others}.items():
             if name in value:
                 check(value[name], f"{place}/{name}".removeprefix("/"))

@@ -15,7 +15,7 @@ HARDEST = 10
 def of_classes(
     probs: np.ndarray, dataset: Dataset
 ) -> tuple[Float[np.ndarray, "batch classes"], Int[np.ndarray, " batch"]]:
-    """Class probabilities and labels of the test examples, also for binary answers."""
+    """Class probabilities and labels of the test examples, also for binary targets."""
     labels = dataset.y_test
     if dataset.task == "binary":
         labels, p = labels.reshape(-1).astype(int), probs.reshape(-1)
@@ -33,7 +33,7 @@ def mistakes(probs: np.ndarray, dataset: Dataset) -> dict[str, Any]:
     Returns:
         Mean confidence; `confusion`, the number of examples of each class (row) by
         predicted class (column), None for more than `MOST_CLASSES` classes; and
-        `hardest`, the wrong answers with the smallest probability of the right class,
+        `hardest`, the wrong predictions with the least probability of the right class,
         by index in the test data.
     """
     probs, labels = of_classes(probs, dataset)

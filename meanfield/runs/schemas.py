@@ -79,7 +79,7 @@ CONFIG = record(
 )
 LABELS = ("important", "absent", "variable")
 fractions = mapping(record(dict.fromkeys(LABELS, share)))
-# Null in a layer none of whose connections learns.
+# Null for a layer in which no connection learns.
 learned = mapping(record(dict.fromkeys(LABELS, optional(share))))
 METRICS = record(
     {},

@@ -31,7 +31,7 @@ def score(
 ) -> Metrics:
     """Score a run on its test set, in the units of the data; updates its metrics.
 
-    Also plots the calibration (classes, answers 0 or 1) or the predictions (others).
+    Also plots the calibration (classes, binary targets) or the predictions (others).
     """
     stage(f"scoring {len(dataset.x_test):,} test examples")
     key = jax.random.fold_in(key_of_seed(seed), 2)

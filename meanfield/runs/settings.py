@@ -2,7 +2,7 @@
 
 The settings of the other commands are in `command_settings`. The options of the command
 line are made from these classes, and the functions of the commands take their defaults
-from them. Nothing heavy is imported here, so that ``--help`` is fast.
+from them. JAX is not imported here, so that ``--help`` is fast.
 """
 
 import dataclasses
@@ -107,8 +107,8 @@ class TrainSettings:
     )
     epochs: int | None = setting(
         None,
-        "passes over the data (default: as many as 800 steps need, at least 30; "
-        "without the selective rule 30, below 10,000 examples 60)",
+        "passes over the data (default: as many as 800 steps need, at least 30; under "
+        "other rules than selective 30, or 60 below 10,000 examples)",
         LEARNING,
         kept="training",
         min=1,

@@ -4,7 +4,7 @@ A network learns real targets that are standardised, column by column,
 
     y' = (y − shift) / scale,      shift and scale: mean and deviation in training,
 
-and every score is reported in the units of the data. Counts and binary answers are not
+and every score is reported in the units of the data. Counts and binary targets are not
 standardised.
 """
 
@@ -26,7 +26,7 @@ from .tasks import target_columns, target_names
 
 _OUTPUTS = {
     "categorical": "logits of the classes",
-    "bernoulli": "logits of the answer 1, one for each target",
+    "bernoulli": "logits of y = 1, one for each target",
     "poisson": "logarithms of the rates, one for each target",
 }
 _STANDARD = "means in standard units, one for each target: shift + scale · output"

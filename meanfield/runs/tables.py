@@ -100,7 +100,7 @@ def comparison_table(names: Sequence[str], rows: Sequence[Any]) -> str:
         + "".join(f"{c:>{width}}" for c, width in zip(cells, widths, strict=True))
         for name, cells in grid
     ]
-    return "\n".join([*lines, "  ±: 95 % by the test examples; other seeds differ too"])
+    return "\n".join([*lines, "  ±: 95 %, over test examples; other seeds differ too"])
 
 
 def predictions_table(found: pd.DataFrame, most: int = 5) -> str:

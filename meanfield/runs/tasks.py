@@ -3,7 +3,7 @@ r"""The task of a run, and its likelihood.
 | likelihood                | task           | outputs of the network, for each target |
 |---------------------------|----------------|-----------------------------------------|
 | categorical               | classification | logits of the classes                   |
-| bernoulli                 | binary         | logit of the answer 1                   |
+| bernoulli                 | binary         | logit of y = 1                          |
 | poisson                   | counts         | logarithm of the rate                   |
 | gaussian                  | regression     | mean                                    |
 | heteroscedastic           | regression     | mean, and noise before softplus         |

@@ -154,8 +154,8 @@ def _refuse_second_run(out: Path, settings: TrainSettings) -> None:
 def _folder_for(out: Path, settings: TrainSettings) -> Iterator[Path]:
     """The folder to train in, which no other process writes to.
 
-    If a run will be replaced, it is a second folder inside the first. If the block
-    fails before the first checkpoint, the new folder is removed.
+    If a run will be replaced, the new run has a folder inside that of the old one. If
+    the block fails before the first checkpoint, the new folder is removed.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def to_arviz(
     Every draw is one sub-network: its weights are a draw of the posterior, its outputs
     give the log-likelihood and one posterior-predictive target for each example. Draws
     are independent; they are divided into chains only because ArviZ's summaries need
-    several.
+    several chains.
 
     Args:
         ensemble: a trained ensemble.
@@ -51,12 +51,12 @@ def to_arviz(
         posterior_predictive, log_likelihood, observed_data and constant_data. A weight
         ``layers/0/weight`` is called ``layers.0.weight`` (a slash would make a group)
         and has the dimensions ``layers.0.weight_0``, …; targets have ``example``. An
-        underscore is added to the name of a weight that is already used: ``chain``,
-        ``x``, ``y``, or the name of another weight or dimension.
+        underscore is added to a name that is already taken: ``chain``, ``x``, ``y``, or
+        the name of another weight or dimension.
 
     Raises:
         ValueError: `num_samples` is not a multiple of `num_chains`, a name in
-            `var_names` is unknown, the draws would not fit in memory, or a
+            `var_names` is unknown, the draws hold more than 100,000,000 numbers, or a
             log-likelihood is NaN.
 
     Example:

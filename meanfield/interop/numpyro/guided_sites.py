@@ -25,8 +25,9 @@ from .matched_moments import MatchedMoments, spike_slab_of, unwrap
 class GuidedSites(Messenger):
     """Runs a model with every guided site drawn from an `AutoSpikeSlab` guide.
 
-    The guide is called with each prior after its parents are drawn, so hierarchical
-    priors, plates and parameters of the model need no special treatment.
+    A site's prior is replaced when the model reaches the site, after the site's parents
+    are drawn; so hierarchical priors, plates and parameters of the model need no
+    special treatment.
     """
 
     def __init__(self, guide: Any):

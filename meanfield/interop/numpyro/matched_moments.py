@@ -40,9 +40,9 @@ def spike_slab_of(distribution: Any) -> SpikeSlab:
 def require_plain_bound(what: str) -> None:
     """Raise unless the objective averages ln p − ln q over draws with equal weights.
 
-    NumPyro does not pass the objective to a model or guide. But a model is traced while
-    a method of the objective runs, with any transformations in between: the objective
-    is the first argument of a function in the call stack.
+    NumPyro does not pass the objective to a model or guide. But both are traced while a
+    method of the objective runs, so the objective is the first argument of a function
+    in the call stack.
 
     Args:
         what: name of the called object, for the message.

@@ -26,7 +26,7 @@ class SpikeSlabReparam(Reparam):
     The posterior of w is the same, and `numpyro.infer.DiscreteHMCGibbs` or `MixedHMC`
     can sample it: b by Gibbs steps, v by NUTS.
 
-    The sites are called ``<name>_present`` and ``<name>_slab``; the entries of an event
+    The sites are called ``<name>_present`` and ``<name>_slab``; the axes of an event
     become plates ``<name>_weights_…``, so a site with an event must not be in a plate.
 
     Example:

@@ -57,12 +57,9 @@ def spike_slab_module(name: str, network: Any, prior: Any = None) -> Callable:
         handler, which SVI and `Predictive` provide.
 
     Raises:
-        ValueError: the name is already used, or the network is not supported.
-
-    Raises:
-        ValueError: a prior is given inside a plate, or the objective weighs draws by
-            their densities (`RenyiELBO`), because the noise of this network has no
-            density.
+        ValueError: the name is already used; the network is not supported; a prior is
+            given inside a plate; or the objective weights draws by their densities
+            (`RenyiELBO`), which the noise of this network does not have.
 
     Example:
         >>> import equinox as eqx, jax, jax.numpy as jnp, numpyro

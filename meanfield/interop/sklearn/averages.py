@@ -32,7 +32,8 @@ def average_prediction(
         keys: one key for each sub-network.
 
     Returns:
-        Probabilities of the classes, or means of numbers; and their variances.
+        Class probabilities or means of the targets; and the variances of classes or
+        targets.
     """
     blocks = []
     for start in range(0, len(features), BLOCK):

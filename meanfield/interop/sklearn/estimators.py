@@ -37,8 +37,8 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         epochs: passes over the data (at most, with early stopping). None: as many as
             the selective rule needs, at least 800 steps; 100 with other priors.
         batch_size: examples per step; "auto" is an eighth of all examples, at most 64.
-        learning_rate: first step of Adam, falling to 0 along a cosine; None: 0.005, or
-            the choice of the selective rule.
+        learning_rate: first step size of Adam, which falls to 0 along a cosine. None:
+            0.005, or the choice of the selective rule.
         early_stopping: hold out part of the data, and stop when the loss on it no
             longer falls.
         validation_fraction: fraction of the data that is held out.
@@ -50,7 +50,7 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         ensemble_: the trained `Ensemble`.
         classes_: the labels.
         history_: losses by epoch.
-        encoder_: how columns become features: numbers standardised, categories one-hot.
+        encoder_: makes features of columns: numbers standardised, categories one-hot.
         n_features_in_: number of columns seen in `fit`.
 
     Example:

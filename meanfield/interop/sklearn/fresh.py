@@ -1,4 +1,4 @@
-"""An untrained perceptron for a table, drawn by NumPy: no shape compiles a program."""
+"""An untrained perceptron for a table, drawn by NumPy to compile nothing."""
 
 import itertools
 

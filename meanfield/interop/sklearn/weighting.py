@@ -36,7 +36,7 @@ def check_weights(weights: Any, count: int) -> np.ndarray | None:
 
 
 def counted(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
-    """The examples without those of weight 0."""
+    """The examples of positive weight."""
     if weights is None or weights.all():
         return x, y, weights
     kept = weights > 0

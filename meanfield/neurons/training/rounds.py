@@ -116,7 +116,7 @@ class Rules:
     key: PRNGKeyArray
 
     def progress(self, epoch: int) -> float:
-        """Fraction of the evaluations that are done, with the one after this epoch."""
+        """Fraction of the evaluations done, including the one after this epoch."""
         return epoch // self.every / (self.last // self.every)
 
 
@@ -185,7 +185,7 @@ class CoalitionRounds:
             self.members[layer] = _memberships(values, mask, soft)
 
     def examples(self, key: PRNGKeyArray) -> tuple[Any, Any]:
-        """Random validation examples for values, and others to certify, if needed."""
+        """Random validation examples for values, and others to certify (or None)."""
         count = len(jax.tree.leaves(self.held[0])[0])
         half = min(self.rules.num_examples, count // 2)
         rows = jax.random.permutation(key, count)

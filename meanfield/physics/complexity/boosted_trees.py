@@ -84,7 +84,7 @@ def _answers(
     node: Int[Array, " examples"],
     num_nodes: int,
 ) -> Int[Array, " examples"]:
-    """The side of its node's best split for every example; 0 without a split."""
+    """For every example, its side of the best split of its node; 0 without a split."""
     at = jax.nn.one_hot(node, num_nodes)
     parts = jnp.concatenate([gradient[:, None] * at, curvature[:, None] * at], axis=1)
     on, both = x @ parts, parts.sum(0)

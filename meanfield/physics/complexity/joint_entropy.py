@@ -89,8 +89,8 @@ def joint_entropy(
         num_permutations: copies with every unit shuffled independently, for the null.
 
     Returns:
-        A `JointEntropy`: bits with their interval, the sum of the units' own entropies,
-        and the null of shuffled units.
+        A `JointEntropy`: bits with their interval, and the total correlation with its
+        null of shuffled units.
 
     Raises:
         ValueError: unknown method, no term to fit, or fewer than ten examples.

@@ -35,7 +35,7 @@ MIN_POINTS = 8
 # A difference in AIC below 2 is not evidence (Burnham & Anderson 2002).
 MIN_AIC_LEAD = 2.0
 MIN_SUPPORT = 0.95
-# The best of several poor fits must not pass, such as one of a curve that falls and
+# A poor fit must not pass because others are poorer, as for a curve that falls and
 # rises.
 MIN_R_SQUARED = 0.9
 
@@ -189,7 +189,7 @@ def _judge(
     if aic["parabola"] < aic[first] - MIN_AIC_LEAD:
         return "cannot tell", (
             f"{first} fits best of the laws, but a parabola of the logarithms does "
-            f"better by {aic[first] - aic['parabola']:.1f} in AIC: the curve bends away"
+            f"better by {aic[first] - aic['parabola']:.1f} in AIC: the curve is bent"
         )
     if decades < MIN_DECADES:
         return "cannot tell", (
@@ -198,8 +198,8 @@ def _judge(
     if first == "power law" and r_squared < MIN_R_SQUARED:
         return "cannot tell", (
             f"a power law fits best of the laws, but explains only {r_squared:.0%} of "
-            f"the variance of ln y (needs {MIN_R_SQUARED:.0%}): the curve has a shape "
-            "of its own"
+            f"the variance of ln y (needs {MIN_R_SQUARED:.0%}): the curve has "
+            "another shape"
         )
     return first, (
         f"leads {second} by {lead:.1f} in AIC and wins {support[first]:.0%} of the "

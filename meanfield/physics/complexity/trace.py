@@ -16,8 +16,8 @@ class ComplexityTrace:
     """A callback of `fit` that measures complexity during training.
 
     It is called with a state that has `epoch` (int) and `ensemble`, and measures the
-    network of posterior means once in `every` epochs. Pass `steps` and `curve` to
-    `fit_scaling` afterwards. In any other training loop call `add`.
+    network of posterior means once in `every` epochs. Pass `steps` and a
+    `curve(...)` to `fit_scaling` afterwards. In any other training loop call `add`.
 
     Args:
         x: inputs of the network.
@@ -67,7 +67,7 @@ class ComplexityTrace:
             self.add(state.epoch, self.record(network, self.x))
 
     def add(self, step: int, activations: Mapping[str, Any]) -> None:
-        """Measure recorded activations and keep the result under a step."""
+        """Measure recorded activations, and store the result with its step."""
         measured = measure_complexity(
             activations, key=self.key, joint=self.joint, **self.options
         )

@@ -2,8 +2,8 @@ r"""Arbitrage equilibrium: do all connections of a layer have equal effective ut
 
     h(w) = α ln|w| − β (ln|w|)² − ln p(|w|)        utility − cost − competition
 
-(`utility`). In a histogram with a fraction x_k of n weights in bin k, the utility of a
-bin is the log of the mean of exp(utility) over the bin. Then for any bin width the
+(see `utility`). In a histogram with a fraction x_k of n weights in bin k, the utility
+of a bin is the log of the mean of exp(utility) over the bin. Then for any bin width the
 effective utility is exactly
 
     h_k = ln Z + ln(p_k / x_k),     Z = ∫ w^α exp(−β ln² w) dw,
@@ -169,8 +169,8 @@ def arbitrage_between_layers(
 
     Args:
         layers: two or more tensors by name, each with at least 50 nonzero weights.
-        scaled: whether |w| is in units of each layer's largest |w|, which is attributed
-            to the paper, instead of the caller's units.
+        scaled: whether |w| is in units of each layer's largest |w| (attributed to
+            arXiv:2310.06960), instead of the caller's units.
         num_bins: as in `measure_arbitrage`, set by the smallest layer by default.
 
     Returns:

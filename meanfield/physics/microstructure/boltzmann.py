@@ -17,9 +17,9 @@ form:
 (The 1 in the first row is the Jacobian, because p is the density of x = ln|w| there and
 not of |w|.) Derived here and tested by enumeration: at the Gibbs distribution of the
 energy E(s) = −½ sᵀW s − bᵀs every state has h = ln Z, so no change of state increases
-h; and as T → 0, T h tends to minus the minimum of the energy, on the stored patterns of
-this energy. The abstract of arXiv:2310.06960 states that both are special cases; the
-derivation is this project's own.
+h; and as T → 0, T h tends to −min E, and p is nonzero only on the states of least
+energy, which are the stored patterns. The abstract of arXiv:2310.06960 states that both
+are special cases; the derivation is this project's own.
 """
 
 import numpy as np

@@ -117,7 +117,7 @@ def potential(
     alpha: float | int,
     beta: float | int,
 ) -> float:
-    r"""Potential of a layer's histogram, which equilibrium maximises, nats per weight.
+    r"""Potential of a layer's histogram, maximal at equilibrium, in nats per weight.
 
         φ = α Σ x_k ln w_k − β Σ x_k (ln w_k)² + (1/M) ln[ M! / Π_k (M x_k)! ]
 

@@ -7,9 +7,9 @@ r"""Exact decimation in depth: integrate out layers, keep the large-scale behavi
 | binary chain, coupling K        | tanh K' = tanhᵇ K                                |
 | binary mean field m' = tanh(Km) | same m*, gradient^b                              |
 
-All satisfy the composition rule: decimating by 2 twice is decimating by 4. ξ becomes
-ξ/b at every step. For wide nonlinear layers see `wide_flow`. These flows are this
-project's own construction, in the spirit of arXiv:2410.00396.
+All satisfy the composition rule: decimating by 2 twice is decimating by 4. The depth
+scale ξ becomes ξ/b at every step. For wide nonlinear layers see `wide_flow`. These
+flows are this project's own construction, in the spirit of arXiv:2410.00396.
 """
 
 import math

@@ -87,8 +87,8 @@ def fit_effective_layer(
         block: number of layers in the block, copied to the result.
 
     Raises:
-        ValueError: NaN, or fewer than 4 (in + 1) examples: half of the examples must be
-            two for every coefficient of an output unit.
+        ValueError: NaN, or fewer than 4 (in + 1) examples, so that one half would have
+            fewer than two for every coefficient of an output unit.
     """
     examples, inputs = states.shape
     needed = 2 * EXAMPLES_PER_PARAMETER * (inputs + 1)

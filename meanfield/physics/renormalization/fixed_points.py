@@ -219,8 +219,8 @@ def critical_weight_var(
     if bias_var == 0 and at_rest > 0:
         return 1 / at_rest
 
-    # On the line σ_w² = 1/E φ'², so one root is left: of q = σ_w² E φ² + σ_b², times
-    # E φ'².
+    # With σ_w² = 1/E φ'² one equation is left, q = σ_w² E φ² + σ_b². Here it is
+    # multiplied by E φ'².
     def excess(q: float) -> float:
         return (q - bias_var) * phi.derivative_moment(q) - phi.second_moment(q)
 

@@ -257,7 +257,7 @@ def gradient_interval(
     bias_error: float,
     phi: Activation,
 ) -> tuple[float, float] | None:
-    """Range of χ₁ within two standard errors; rising with σ_w², falling with σ_b²."""
+    """Range of χ₁ (rising with σ_w², falling with σ_b²) within two standard errors."""
     low = fixed_point(
         max(weight_var - 2 * weight_error, 0.0), bias_var + 2 * bias_error, phi
     ).gradient

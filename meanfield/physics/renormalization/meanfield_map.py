@@ -7,8 +7,8 @@ For a layer with fan-in N, weights of variance σ_w²/N and biases of variance �
     χ₁   = σ_w² E φ'(√q* z)²                            growth of a small difference
 
 where σ_s² = σ_w² for ordinary weights; it is smaller if part of the weight noise is
-drawn independently for every input (`ensemble_map`). χ₁ < 1 is the ordered phase, in
-which all inputs converge, χ₁ > 1 the chaotic phase (`fixed_points`).
+drawn independently for every input (see `ensemble_map`). χ₁ < 1 is the ordered phase,
+in which all inputs converge, χ₁ > 1 the chaotic phase (see `fixed_points`).
 
 References:
     Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232.

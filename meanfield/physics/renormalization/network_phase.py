@@ -3,10 +3,10 @@ r"""Renormalization in depth: the phase of a network, and its flow.
     (σ_w², σ_b²) of every layer  →  q*, χ₁, ξ and phase  →  the same under b = 2
 
 This module needs only weights: every layer is placed in the phase diagram of wide
-layers by its measured variances (`placement`), the layers are compared with each other
-(`symmetry`), and their median is followed under decimation (`wide_flow`). If examples
-are available, `fitted_decimation` measures the flow without assuming wide random
-layers. See also `hamiltonian`, `decimation` and `ensemble_map`.
+layers by its measured variances (`layer_phase`), the layers are compared with each
+other (`symmetry`), and their median is followed under decimation (`wide_flow`). If
+examples are available, `fitted_decimation` measures the flow without assuming wide
+random layers. See also `hamiltonian`, `decimation` and `ensemble_map`.
 
 Theory of wide random layers, arXiv:1606.05340 and arXiv:1611.01232; the decimation is
 this project's own construction, in the spirit of arXiv:2410.00396.

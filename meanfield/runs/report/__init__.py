@@ -14,9 +14,9 @@ from .verdict import verdict
 SECTIONS = (
     ("What was trained", trained),
     ("How good and how calibrated it is", quality),
-    ("Where the credit sits", credit),
+    ("Which connections matter", credit),
     ("Which neurons matter", neurons),
-    ("What the physics says", physics),
+    ("Statistical physics of the weights", physics),
     ("What can be shipped", shipped),
     ("How to reproduce it", reproduce),
 )

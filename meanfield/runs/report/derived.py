@@ -91,7 +91,7 @@ def physics(run: Run) -> str:
     command = command_for("analyze", run)
     found = run.derived(ANALYSIS, ANALYSIS_CHECK, REMEDY)
     if found is None:
-        return missing("physical reading", command)
+        return missing("analysis of its weights", command)
     fits = found["microstructure"]
     laws = [
         (name, fit["verdict"], short(fit["mu"]), short(fit["sigma"]), fit["reason"])
@@ -172,8 +172,8 @@ def shipped(run: Run) -> str:
         )
     return (
         "<p>Each file is an ordinary network drawn from the ensemble, scored on the "
-        "test data after it was written and read back. Arrows lead from the network as "
-        "drawn to the file without the units that no longer matter.</p>"
+        "test data after it was written and read back. An arrow leads from a number "
+        "of the network as drawn to that of the file, without its removed units.</p>"
         + "".join(parts)
     )
 

@@ -82,7 +82,7 @@ def _plots(run: Run, found: dict[str, Any], command: str) -> str:
             run,
             "credit-network",
             "The network by its credit: the strongest paths from inputs to outputs.",
-            "Network of the paths that carry the most credit, thicker for more.",
+            "Network of the paths with the most credit, thicker for more.",
             command,
         )
     return (
