@@ -154,14 +154,14 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
     """Draw sub-networks, shrink them, and write them with a card of what was checked.
 
     The rule says which connections a sub-network has. compact, the default for one
-    network of a run under the selective rule: units are removed as long as held-out
-    accuracy allows, the other units learn again (half as many epochs as the run, and
-    trials), and the connections that are more likely present than absent are kept at
-    their means. labels: important connections are kept, absent ones are removed, and
-    variable ones are drawn by their probability. draw: all are drawn. mean and median:
-    the likely connections are kept at their mean, or at the mean of their slab.
-    coalition: all are drawn, and the neurons outside the strong coalitions of
-    `meanfield coalitions` are held at their mean.
+    network of a run under the selective rule: as many units are removed as held-out
+    accuracy allows in trials, the others learn again for half as many epochs as the
+    run, and then mean is used. mean: connections that are more likely present than
+    absent are kept at their means. median: the same are kept at the means of their
+    slabs. labels: important connections are kept, absent ones are removed, and variable
+    ones are drawn by their probability. draw: all are drawn. coalition: all are drawn,
+    and the neurons outside the strong coalitions of `meanfield coalitions` are held at
+    their mean.
     """
     _check_format(settings.format)
     if settings.rule not in (None, *runs.sample.RULES):

@@ -212,7 +212,7 @@ class SpikeSlab(eqx.Module):
         require(
             not self.shared or (is_concrete(resolution) and resolution == 0),
             "`resolution` must be 0 for connections that share a spike, because the "
-            f"spike is not that of a single slab; got {resolution}.",
+            f"spike belongs to several slabs; got {resolution}.",
         )
         spike, mean, var = self._widened()
         has_width = var > 0
@@ -241,10 +241,10 @@ class SpikeSlab(eqx.Module):
 
         with r = Ξ/s² and n the number of connections that share the spike, usually 1
         (the prior's spike is shared by the same connections). It is infinite if the
-        weight is not absolutely continuous with respect to the prior: a slab with
-        Ξ = 0, π < 1 under a slab of positive width, or a spike or slab to which the
-        prior gives probability 0. A slab that is a point at 0 (Ξ = m = 0) is part of
-        the spike.
+        weight is not absolutely continuous with respect to the prior: exactly one of
+        the two slabs has zero width, both are points but differ, or the prior gives
+        probability 0 to a spike or slab. A slab that is a point at 0 (Ξ = m = 0) is
+        part of the spike.
 
         Args:
             prior: anything with `inclusion_prob` (1 − π₀) and `slab_scale` (s > 0),

@@ -188,7 +188,7 @@ def test_other_likelihoods_answer_as_their_distributions(likelihood, outputs):
     compare_answers(found, expected, "file")
     with pytest.raises(ValueError, match="must give 'y' by decoding its own outputs"):
         compare_answers(found, expected | {"y": expected["y"] + 1}, "file")
-    with pytest.raises(ValueError, match=r"must answer with \['y'"):
+    with pytest.raises(ValueError, match=r"must return \['y'"):
         compare_answers({}, expected, "file")
 
 

@@ -9,9 +9,8 @@ U is T times the cross-entropy at temperature T. For real targets the energy is
 Gaussian, E = ½ (y − ŷ)², and U is its mean. A unit with Shapley value φ belongs to the
 strong coalition with probability σ((φ − θ)/T), which becomes φ > θ as T → 0.
 
-Source: the idea of a payoff from energies, and of filtering units by it, is that of
-Bouchaffra et al. 2024, arXiv:2410.12264. The formulas above are this project's own
-interpretation.
+Source: Bouchaffra et al. 2024, arXiv:2410.12264, for the idea of selecting units by a
+payoff made from energies. The formulas above are this project's own interpretation.
 """
 
 from typing import Any

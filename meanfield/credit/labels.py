@@ -62,7 +62,7 @@ class ConnectionLabels:
         rms: for the certified rule, r of every connection, the root mean square over
             examples of ∂ ln P(y|x)/∂q, with q the probability that it is present; see
             `meanfield.credit.removal`.
-        inclusion_prob: 1 − π of every connection; empty if the rule gives none.
+        inclusion_prob: 1 − π of every connection.
     """
 
     labels: dict[str, Int8[np.ndarray, "..."]]

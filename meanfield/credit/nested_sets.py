@@ -1,12 +1,12 @@
 r"""Tests of nested sets of connections, one after the other.
 
 The sets grow along an order of the connections. The hypothesis H_k is that without the
-k-th set the payoff falls by more than ε (or, for important connections, by less than a
-given share). The H_k are tested, each at level α, in a sequence that is fixed before
-the certifying examples are used; the tests end at the first H_k that is not rejected.
-Let H_j be the first true hypothesis of the sequence. Then a true hypothesis is rejected
-only if H_j is rejected, which has probability at most α. So no correction for the
-number of tests is needed.
+k-th set the payoff falls by more than ε (or, for important connections, by less than
+four fifths of v(N) − v(∅)). The H_k are tested, each at level α, in a sequence that is
+fixed before the certifying examples are used; the tests end at the first H_k that is
+not rejected. Let H_j be the first true hypothesis of the sequence. Then a true
+hypothesis is rejected only if H_j is rejected, which has probability at most α. So no
+correction for the number of tests is needed.
 
 References:
     Rosenbaum 2008, Biometrika 95:248 (testing hypotheses in order).
@@ -144,7 +144,7 @@ def _left(full: np.ndarray, empty: np.ndarray) -> np.ndarray:
 
 
 def _smallest(holds: Callable[[int], bool], total: int) -> int:
-    """The smallest size on a geometric grid from which a property holds."""
+    """The smallest size on a geometric grid at which a monotone property holds."""
     sizes = [total]
     while sizes[-1] > 1:
         sizes.append(max(1, min(sizes[-1] - 1, round(GRID * sizes[-1]))))

@@ -12,7 +12,7 @@ thousand players it takes only a few dozen payoffs.
 
 The verdict is "differs" if a difference is larger than a tenth of the range of the
 payoff along the path and noise cannot explain the excess; "agrees" if every difference
-is certainly smaller than that; and "cannot tell" otherwise.
+is smaller than that tenth even if noise is added to it; and "cannot tell" otherwise.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from meanfield.checks import require
 from .dataset import Dataset, split_rows
 from .idx import parse_idx, read_payload
 
-# The split of `digits` never changes: results on it can be compared.
+# The split of `digits` never changes, so that results on it can be compared.
 DIGITS_SEED, DIGITS_TEST_FRACTION = 0, 0.2
 
 _FILES = {

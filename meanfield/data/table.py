@@ -88,8 +88,8 @@ def table(
     each category becomes one feature (categories are collected from the whole table). A
     missing number is replaced by the median of the training rows, and a second feature
     marks it; a missing category is one more category. Rows whose target is missing,
-    columns without a value, and columns of texts that differ in nearly every row are
-    left out. The `notes` of the result list what was left out; its `schema` encodes
+    columns without a value, and columns with more different texts than half of the rows
+    are left out. The `notes` of the result list what was left out; its `schema` encodes
     other tables in the same way.
 
     Args:

@@ -7,7 +7,7 @@
 | Flax NNX module                     | a batch     | a dictionary of its arrays      |
 | (Flax Linen module, its variables)  | a batch     | the variables                   |
 | Keras model (JAX backend)           | a batch     | a dictionary of its variables   |
-| (apply_fn, params)                  | a batch     | `params`; Python numbers stay   |
+| (apply_fn, params)                  | a batch     | `params`; Python numbers fixed  |
 
 A module in training mode also has a function for training: see `opened`.
 """

@@ -27,8 +27,8 @@ drawn from this prior, and wrong for a single game unlike them (for example an a
 game of a hundred players). So its intervals are (−∞, ∞), which claim nothing.
 
 If a game has a method `sweep(orders)`, which returns all n + 1 payoffs along each order
-at once, as `meanfield.NeuronGame` does, orders are used whatever the budget. If it has
-`null_players()`, these are left out of the orders and get exactly 0.
+at once, as that of `meanfield.NeuronGame` does, "auto" is "antithetic" whatever the
+budget. If it has `null_players()`, these are left out of the orders and get exactly 0.
 
 References:
     Shapley 1953. Castro, Gómez & Tejada 2009, Computers & OR 36:1726 (permutations).

@@ -85,7 +85,7 @@ def save_archive(
     stored: dict[str, np.ndarray] = {}
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
-        # bfloat16, which NumPy alone does not know, is a floating-point type to JAX.
+        # bfloat16 is a floating-point type to JAX, but not to NumPy.
         if not jnp.issubdtype(array.dtype, jnp.floating):
             stored[f"array:{name}"] = array
             continue
@@ -253,7 +253,7 @@ def _labels(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _unpacked(packed: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` bits of bytes, whose number must be exactly that needed."""
+    """The first `count` bits of an array, which must have no more bytes than needed."""
     require(
         packed.dtype == np.uint8 and packed.shape == (-(-count // 8),) and count >= 0,
         f"{packed.size:,} bytes are not the bits of {count:,} numbers",

@@ -123,7 +123,7 @@ def export(
             given.
         about: for an archive or ONNX, any JSON value.
         labels: for an archive, small integers for each weight.
-        fallback: "jax2onnx" to use that package if the ONNX writer does not know an
+        fallback: "jax2onnx" to use that package if the ONNX writer does not support an
             operation.
         call: how the module is called, as in `Ensemble.from_model`.
         raw: for ONNX, whether the file contains the preprocessing and the decoding of

@@ -1,4 +1,4 @@
-"""An ONNX file of raw rows or images, with named classes or targets in their units.
+"""An ONNX file that takes raw rows or images, and returns named classes or targets.
 
     columns → features → the network → output → class, probabilities | mean, deviation
               ‾‾‾‾‾‾‾‾                          ‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾‾

@@ -48,7 +48,7 @@ def export_together(
     Raises:
         FileExistsError: `path` exists.
         ValueError: there are no members, their inputs or outputs differ, the writer
-            does not know an operation, or the comparison fails.
+            does not support an operation, or the comparison fails.
         ImportError: onnx or onnxruntime is missing.
     """
     path, probe = Path(path), as_batch(probe)

@@ -33,8 +33,7 @@ class Body:
 class Node:
     """One operation.
 
-    `eqn` is the JAX equation of an operation that only JAX knows; it is None for the
-    operations of `numpy_runtime`.
+    `eqn` is the JAX equation of an operation that `numpy_runtime` lacks, else None.
     """
 
     op: str

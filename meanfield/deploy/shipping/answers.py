@@ -60,7 +60,7 @@ def compare_answers(
     """
     require(
         found.keys() == expected.keys(),
-        f"{file} must answer with {sorted(expected)}; got {sorted(found)}.",
+        f"{file} must return {sorted(expected)}; got {sorted(found)}.",
     )
     for name, wanted in expected.items():
         got = found[name]
