@@ -431,12 +431,24 @@ GOOD_X, GOOD_Y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
             {"x": GOOD_X, "y": GOOD_Y, "x_test": GOOD_X, "y_test": GOOD_Y + 1},
             "only classes of the training set; got '2'",
         ),
+        (
+            {"x": GOOD_X, "y": GOOD_Y, "x_test": GOOD_X, "y_test": np.full(20, np.inf)},
+            "only classes of the training set; got 'inf' in row 0",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused_by_name(tmp_path, held, message):
     np.savez(tmp_path / "a.npz", **held)
     with pytest.raises(ValueError, match=message):
         data.load(tmp_path / "a.npz")
+
+
+def test_classes_of_real_numbers_are_named_alike_in_both_sets(tmp_path):
+    y, ones = np.tile([0.5, 1.0], 10), np.ones(20)
+    np.savez(tmp_path / "a.npz", x=GOOD_X, y=y, x_test=GOOD_X, y_test=ones)
+    found = data.load(tmp_path / "a.npz", task="classification")
+    assert found.class_names == ("0.5", "1")
+    assert (found.y_test == 1).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY"])

@@ -260,6 +260,7 @@ def _encode(
 def _texts(values: np.ndarray) -> list[str]:
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8")
-    if values.dtype.kind == "f" and (values == np.round(values)).all():
-        return [str(int(value)) for value in values.tolist()]
-    return [str(value) for value in values.tolist()]
+    return [
+        str(int(value) if isinstance(value, float) and value.is_integer() else value)
+        for value in values.tolist()
+    ]
