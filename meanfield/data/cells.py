@@ -137,7 +137,8 @@ def refuse_decimal_commas(cells: pd.Series, name: str) -> None:
         raise ValueError(
             f"column {name!r} holds numbers with a decimal comma, such as "
             f"{at(cells, row)}. Write them with a point, or pass `decimal=','` "
-            "(--decimal ,); if the comma separates thousands, remove it."
+            "(--decimal ,); if the comma separates thousands, remove it, or pass "
+            "`decimal='.'` (--decimal .)."
         )
 
 

@@ -1,6 +1,7 @@
 """Headings of a table: whether it has them, and whether they name its columns."""
 
-from collections import Counter
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,25 +65,47 @@ def numbers_in(cells: Any) -> np.ndarray:
     return np.asarray(pd.to_numeric(cells, errors="coerce"), np.float64)
 
 
-def heading_problems(path: Path, names: list[str]) -> list[str]:
-    """A message for every heading that several columns have."""
+def repeated_headings(
+    path: str | os.PathLike, repeated: Mapping[str, str], used: Collection[str]
+) -> list[str]:
+    """A message for every heading that several columns have, one of which is used.
+
+    Args:
+        path: path of the table.
+        repeated: headings that occurred before, by the generated name of the column.
+        used: names of the columns that are used.
+    """
     problems = []
-    for name, count in Counter(filter(None, names)).items():
-        if count > 1:
-            several = "two" if count == 2 else str(count)
-            problems.append(
-                f"the headings of {path} must differ; {name!r} is the heading of "
-                f"{several} columns."
-            )
+    for name, others in _by_heading(repeated).items():
+        if not {name, *others} & set(used):
+            continue
+        several = "two" if len(others) == 1 else str(len(others) + 1)
+        problems.append(
+            f"the headings of {path} must differ; {name!r} is the heading of {several} "
+            f"columns. Rename them, or leave them out (--drop {name!r})."
+        )
     return problems
 
 
+def _by_heading(repeated: Mapping[str, str]) -> dict[str, list[str]]:
+    """The generated names of the columns with each heading."""
+    found: dict[str, list[str]] = {}
+    for new, name in repeated.items():
+        found.setdefault(name, []).append(new)
+    return found
+
+
 def told_apart(names: list[str]) -> list[str]:
-    """Different headings for all columns, also if some in the file are equal."""
-    seen: Counter[str] = Counter()
-    found = []
+    """Different headings for all columns, also if some of the file are equal."""
+    seen: set[str] = set()
+    taken, found = set(names), []
     for position, name in enumerate(names):
-        seen[name] += 1
-        again = f"{name} ({seen[name]})" if seen[name] > 1 else name
-        found.append(again if name else f"column_{position}")
+        heading = name or f"column_{position}"
+        new, number = heading, 1
+        while new in (taken if new != name else seen):
+            number += 1
+            new = f"{heading} ({number})"
+        found.append(new)
+        seen.add(new)
+        taken.add(new)
     return found

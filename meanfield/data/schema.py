@@ -115,6 +115,14 @@ class TableSchema:
         """Names of the features: the heading, or heading=category for a category."""
         return tuple(name for column in self.columns for name in column.feature_names)
 
+    @property
+    def localized(self) -> tuple[str, ...]:
+        """Headings of columns whose numbers may have decimal commas or thousands."""
+        if self.format.decimal == "." and not self.format.thousands:
+            return ()
+        numeric = [column.name for column in self.columns if column.kind == "number"]
+        return tuple(name for name in numeric if name not in self.format.pointed)
+
     def encode(self, frame: pd.DataFrame) -> Float32[np.ndarray, "rows features"]:
         """Features of the rows of a table, in the order of `feature_names`.
 
@@ -185,5 +193,11 @@ class TableSchema:
         )
         target = values["target"]
         target = target if isinstance(target, str) else tuple(target)
-        format = TextFormat(**values.get("format", {}))
-        return cls(columns, target, None if names is None else tuple(names), format)
+        format = dict(values.get("format", {}))
+        format["pointed"] = tuple(format.get("pointed", ()))
+        return cls(
+            columns,
+            target,
+            None if names is None else tuple(names),
+            TextFormat(**format),
+        )

@@ -19,6 +19,7 @@ from .cells import (
 )
 from .columns import column_of, examine
 from .dataset import Dataset, guess_task, require_known_task, require_task, split_rows
+from .headings import repeated_headings
 from .schema import TableSchema
 from .target_columns import class_names_of, names_of, target_columns
 from .text import read_text
@@ -63,7 +64,8 @@ def read_table(
         ['31', '47']
     """
     text = read_text(path, sep=sep, decimal=decimal, header=header)
-    raise_all(f"the headings of {path} cannot be used", list(text.problems))
+    problems = repeated_headings(path, text.repeated, [*text.frame.columns])
+    raise_all(f"the headings of {path} cannot be used", problems)
     return text.frame
 
 
@@ -135,9 +137,14 @@ def table(
         f"`missing` must be 'fill' or 'refuse'; got {missing!r}.",
     )
     text = read_text(path, sep=sep, decimal=decimal, header=header)
-    frame, notes, problems = text.frame, list(text.notes), list(text.problems)
+    frame, notes, problems = text.frame, list(text.notes), []
     names = [str(name) for name in frame.columns]
     targets, chosen = _chosen(path, names, target, drop, features, problems)
+    if features is None:
+        chosen = [
+            n for n in chosen if text.repeated.get(n) not in names_of(drop, names)
+        ]
+    problems += repeated_headings(path, text.repeated, (*targets, *chosen))
     problems += [
         f"every column of {path} needs a heading; column {text.unnamed[name]} (counted "
         f"from 0) has none. Write one, or leave it out (--drop {name})."

@@ -6,21 +6,16 @@ import dataclasses
 import io
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from meanfield.checks import require
 
-from .headings import (
-    has_headings,
-    heading_problems,
-    numbers_in,
-    told_apart,
-    without_unnamed,
-)
+from .decimals import Decimal, decimal_of, signs_in, with_points
+from .headings import has_headings, told_apart, without_unnamed
 
 # Cells that mean a missing value, including those that pandas and R write.
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
@@ -31,8 +26,6 @@ _SPELLED = {"tab": "\t", "\\t": "\t", "space": SPACES, "spaces": SPACES, " ": SP
 SNIFFED = 50
 # The message of pandas for a row with too many cells.
 _UNEQUAL = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
-_COMMA_NUMBER = re.compile(r"[+-]?\d[\d.]*,\d+(?:[eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +36,15 @@ class TextFormat:
         separator: separator of cells, one character, or "\\s+" for any white space.
         decimal: decimal sign of numbers, "." or ",".
         header: whether the first row holds the headings.
+        thousands: sign between thousands, if a column has one.
+        pointed: headings of columns with decimal points in a table of decimal commas.
     """
 
     separator: str = ","
-    decimal: Literal[".", ","] = "."
+    decimal: Decimal = "."
     header: bool = True
+    thousands: Literal["", ".", ","] = ""
+    pointed: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -56,6 +53,8 @@ class TextFormat:
         if self.separator not in (*SEPARATORS, SPACES):
             separator = f"{self.separator!r}"
         comma = ", decimal commas" if self.decimal == "," else ""
+        between = {"": "", ".": "points", ",": "commas"}[self.thousands]
+        comma += f", {between} between thousands" if between else ""
         return separator + comma + ("" if self.header else ", no headings")
 
 
@@ -68,7 +67,8 @@ class Text:
             point.
         format: how the text was written, as given or as guessed.
         notes: descriptions of what was guessed or left out, for the user.
-        problems: errors in the headings.
+        repeated: the heading of each column whose heading an earlier column has, by its
+            generated name.
         unnamed: if the file has headings, the position in `frame` of each column
             without one, by its generated name.
     """
@@ -76,7 +76,7 @@ class Text:
     frame: pd.DataFrame
     format: TextFormat
     notes: tuple[str, ...]
-    problems: tuple[str, ...]
+    repeated: dict[str, str]
     unnamed: dict[str, int]
 
 
@@ -102,8 +102,17 @@ def read_text(
     sep: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
+    numbers: Collection[str] | None = None,
 ) -> Text:
     """Read a table; settings that are not given are guessed and listed in the notes.
+
+    Args:
+        path: path of the file.
+        sep: separator of cells, see `separator_of`.
+        decimal: "." or ",".
+        header: whether the first row holds the headings.
+        numbers: headings of the columns of numbers whose decimal sign is `decimal`;
+            None to find them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -132,17 +141,48 @@ def read_text(
     require(len(frame) > 0, f"the table {path} has headings but no rows.")
     frame, names, said = without_unnamed(frame, names)
     notes += said
-    places = [number for number, name in enumerate(names) if name == ""]
-    unnamed = {f"column_{place}": place for place in places}
-    problems = heading_problems(path, names)
-    frame.columns = told_apart(names)
-    if decimal == "," or (decimal is None and separator != ","):
-        frame, changed = _with_points(frame)
-        decimal = "," if changed or decimal == "," else "."
-    format = TextFormat(separator, "," if decimal == "," else ".", headed)
+    frame.columns = found = told_apart(names)
+    unnamed = {found[place]: place for place, name in enumerate(names) if name == ""}
+    pairs = zip(found, names, strict=True)
+    repeated = {new: name for new, name in pairs if name not in ("", new)}
+    format = TextFormat(separator, ".", headed)
+    if numbers is None:
+        frame, format, said = _plain(frame, format, decimal)
+        notes += said
+    else:
+        frame = with_points(frame, numbers, decimal or ".")
     if format != TextFormat() or encoding != "UTF-8":
         notes.insert(0, f"read as {encoding} text with {format.words}")
-    return Text(frame, format, tuple(notes), tuple(problems), unnamed)
+    return Text(frame, format, tuple(notes), repeated, unnamed)
+
+
+def _plain(
+    frame: pd.DataFrame, format: TextFormat, given: str | None
+) -> tuple[pd.DataFrame, TextFormat, list[str]]:
+    """The frame with plain numbers, how they were written, and notes."""
+    signs = signs_in(frame)
+    decimal = decimal_of(signs.values(), given, guess=format.separator != ",")
+    certain = decimal == "," or given is not None or "grouped" in signs.values()
+    read = ("comma", "either", "points") if decimal == "," else ("grouped", "either")
+    names = [name for name, sign in signs.items() if certain and sign in read]
+    between = "." if decimal == "," else ","
+    separated = any(
+        frame[name].str.contains(between, regex=False).any() for name in names
+    )
+    format = dataclasses.replace(
+        format,
+        decimal=decimal,
+        thousands=between if separated else "",
+        pointed=tuple(n for n, sign in signs.items() if sign == "pointed")
+        if decimal == ","
+        else (),
+    )
+    unclear = [name for name in names if signs[name] == "points"]
+    notes = [
+        "points separate thousands, as the table has decimal commas, in "
+        + ", ".join(map(repr, unclear))
+    ]
+    return with_points(frame, names, decimal), format, notes if unclear else []
 
 
 def _decoded(path: Path) -> tuple[str, str]:
@@ -225,22 +265,3 @@ def _short_rows(text: str, separator: str, width: int) -> list[str]:
         f"{len(short)} rows have fewer than {width} cells, the first in line "
         f"{short[0]}: their last cells are taken as missing"
     ]
-
-
-def _with_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """The frame with decimal points for commas, and whether it had commas."""
-    new = {}
-    for name in frame.columns:
-        cells: Any = frame[name].dropna()
-        if not len(cells) or not cells.str.contains(",", regex=False).any():
-            continue
-        commas = cells.str.strip().str.fullmatch(_COMMA_NUMBER)
-        if not (commas.to_numpy(bool) | ~np.isnan(numbers_in(cells))).all():
-            continue
-        pointed = cells[cells.str.contains(".", regex=False)].str.strip()
-        if len(pointed) and pointed.str.fullmatch(_THOUSANDS).all():
-            cells = cells.str.replace(".", "", regex=False)
-        new[name] = frame[name].where(
-            frame[name].isna(), cells.str.replace(",", ".", regex=False)
-        )
-    return frame.assign(**new) if new else frame, bool(new)

@@ -11,10 +11,11 @@ import pandas as pd
 
 from meanfield.checks import require
 from meanfield.data.arrays import read_inputs
+from meanfield.data.cells import raise_all
+from meanfield.data.headings import repeated_headings
 from meanfield.data.image_range import CLEAR
 from meanfield.data.schema import TableSchema
-from meanfield.data.table import read_table
-from meanfield.data.text import SEPARATORS
+from meanfield.data.text import SEPARATORS, read_text
 from meanfield.keys import key_of_seed
 from meanfield.prediction.evaluate import predict
 from meanfield.prediction.predictive import CHUNK
@@ -52,11 +53,18 @@ def read_rows(config: Mapping[str, Any], path: Path) -> Any:
         path.suffix.lower() != ".npz",
         f"the run was trained on a table; give new rows as a table, not {path}.",
     )
-    format = schema.format
-    frame = read_table(
-        path, sep=format.separator, decimal=format.decimal, header=format.header
+    format, used = schema.format, [column.name for column in schema.columns]
+    text = read_text(
+        path,
+        sep=format.separator,
+        decimal=format.decimal,
+        header=format.header,
+        numbers=schema.localized,
     )
-    missing = [c.name for c in schema.columns if c.name not in frame.columns]
+    frame = text.frame
+    problems = repeated_headings(path, text.repeated, used)
+    raise_all(f"the headings of {path} cannot be used", problems)
+    missing = [name for name in used if name not in frame.columns]
     require(
         not (missing and len(frame.columns) == 1),
         f"{path} has only one column, {str(frame.columns[0])!r}. It was read with "
