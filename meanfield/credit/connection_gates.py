@@ -91,7 +91,7 @@ def open_gates(
 def thin(
     weight: SpikeSlab, gate: Float[Array, "*shape"] | Float[Array, ""]
 ) -> SpikeSlab:
-    """Multiply the slab by a Bernoulli(`gate`) variable, keeping mean and variance."""
+    """A weight whose slab has the two moments of slab times Bernoulli(`gate`)."""
     mean = gate * weight.slab_mean
     var = gate * (weight.slab_var + (1 - gate) * jnp.square(weight.slab_mean))
     dtype = weight.dtype
