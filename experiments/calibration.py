@@ -5,7 +5,7 @@ a step size that falls along a cosine.
 
 Scores are accuracy, NLL and ECE of the predictive distribution on MNIST's test images,
 and how well its entropy (total) and the epistemic part of it separate Fashion-MNIST,
-never seen in training, from MNIST. The prior of the mean field is as wide as the
+not used in training, from MNIST. The prior of the mean field is as wide as the
 library's default, s = 1: weights that the training images do not determine, such as
 those of pixels that are always dark, stay uncertain.
 

@@ -15,8 +15,8 @@ The nominal false discovery rate is 0.1 for sawaya and 0.2 for deeppink.
 
 The network p-20-1 learns under the evidence bound with learned slab scales, FOLDS
 times, each time without one part of the examples; `select_inputs` tests every part with
-the network that has not seen it. (Width, epochs and temperature were compared by the
-loss on held-out parts of one data set of sawaya, with a seed of its own. The
+the network that was trained without it. (Width, epochs and temperature were compared by
+the loss on held-out parts of one data set of sawaya, with a seed of its own. The
 selective rule with its defaults keeps too few of 250 weak inputs: power 0.05 on one
 data set.) The rate is the mean over data sets of the fraction of selected inputs that
 do not matter. For comparison, the results of other methods on the first design are from

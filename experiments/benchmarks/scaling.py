@@ -53,7 +53,7 @@ def resident() -> tuple[int, int]:
 
 
 def reset_peak() -> None:
-    """Forget the peak of the resident memory so far."""
+    """Reset the peak of the resident memory to its present size."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -63,7 +63,7 @@ class EpochReport:
 
     Attributes:
         epoch: number of epochs done.
-        epochs: number of epochs asked for.
+        epochs: number of epochs of the whole fit.
         history: as in `FitResult`; a copy.
         get: function that builds the current ensemble and likelihood.
         restrict: function that sets the `restriction` of the following epochs.

@@ -93,7 +93,7 @@ class Selective:
 
 
 def selective_rule(prior: Any) -> Selective | None:
-    """The selective rule if `prior` asks for it, else None.
+    """The selective rule if `prior` names it or is one, else None.
 
     Raises:
         ValueError: a string other than "selective".

@@ -56,8 +56,8 @@ class UnitValues(PathValues):
     """Values of the units of some layers, from `unit_values`.
 
     Attributes:
-        check: comparison of the Gaussian gates with drawn coalitions; None if not asked
-            for.
+        check: comparison of the Gaussian gates with drawn coalitions; None if
+            `num_checks` is 0.
     """
 
     check: PathCheck | None = None

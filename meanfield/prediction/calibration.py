@@ -51,8 +51,8 @@ class SelectiveCurve:
     """Error on the examples whose predictions are most certain (selective prediction).
 
     Attributes:
-        coverage: (batch,) fraction of the examples that are answered, rising to 1.
-        risk: (batch,) fraction of wrong answers among the answered examples.
+        coverage: (batch,) fraction of the examples that are accepted, rising to 1.
+        risk: (batch,) mean error of the accepted examples.
     """
 
     coverage: Float[np.ndarray, " batch"]
@@ -64,7 +64,7 @@ class SelectiveCurve:
         return float(self.risk.mean())
 
     def risk_at(self, coverage: float) -> float:
-        """Risk if at least this fraction of the examples is answered."""
+        """Risk if at least this fraction of the examples is accepted."""
         require(0 < coverage <= 1, f"`coverage` must lie in (0, 1]; got {coverage}.")
         # coverage · n is a whole number up to rounding errors.
         index = np.searchsorted(self.coverage, coverage - 1e-12)
@@ -120,14 +120,14 @@ def reliability_curve(
 
 
 def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
-    """Error against the fraction of examples answered, the most certain ones first.
+    """Mean error against the fraction of examples accepted, most certain ones first.
 
     Among examples of equal uncertainty the curve is the average over random orders, so
     it does not depend on the order of the data.
 
     Args:
         uncertainty: (batch,) any measure of uncertainty, such as the entropy.
-        errors: (batch,) 1 or True for a wrong answer; or any loss.
+        errors: (batch,) 1 or True for a wrong prediction; or any loss.
 
     Returns:
         The curve; its `.area` is the AURC.
@@ -158,7 +158,7 @@ def selective_curve(uncertainty: Any, errors: Any) -> SelectiveCurve:
     values, groups = np.unique(uncertainty, return_inverse=True)
     totals = np.bincount(groups, errors, len(values))
     shared = (totals / np.bincount(groups, minlength=len(values)))[np.sort(groups)]
-    answered = np.arange(1, len(errors) + 1)
+    accepted = np.arange(1, len(errors) + 1)
     return SelectiveCurve(
-        coverage=answered / len(errors), risk=np.cumsum(shared) / answered
+        coverage=accepted / len(errors), risk=np.cumsum(shared) / accepted
     )

@@ -227,7 +227,7 @@ class MeanFieldRegressor(RegressorMixin, MeanFieldEstimator):
         return ((y - self._shift) / self._scale).astype(np.float32)
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predictive mean and, if asked for, the standard deviation of the target.
+        """Predictive mean and, with `return_std`, standard deviation of the target.
 
         The standard deviation includes the noise and the uncertainty of the weights.
         """

@@ -39,11 +39,11 @@ def count_entropy(
     r"""Entropy in bits of the distribution that produced the counts.
 
         plug-in        −Σ (n/N) log₂ (n/N)
-        miller-madow   plug-in + (K − 1)/(2N ln 2), K the number of states seen
+        miller-madow   plug-in + (K − 1)/(2N ln 2), K the number of observed states
         grassberger    [ln N − (1/N) Σ n G(n)]/ln 2,
                        G(n) = ψ(n) + ½(−1)ⁿ [ψ((n + 1)/2) − ψ(n/2)]
         chao-shen      −Σ p̃ log₂ p̃ / (1 − (1 − p̃)ᴺ), p̃ = (1 − f₁/N) n/N,
-                       f₁ the number of states seen once
+                       f₁ the number of states observed once
 
     Args:
         counts: number of observations of each state; zeros are left out.
