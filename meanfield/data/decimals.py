@@ -7,8 +7,8 @@
 | `1,234`     | 1.234               | 1234                |
 | `1.234`     | 1234                | 1.234               |
 
-The last two rows cannot be told from a cell alone. So the sign is decided for the whole
-table, from the columns in which it is clear, and is stored for new rows.
+A cell such as `1,234` or `1.234` does not show its decimal sign. So the sign is decided
+for the whole table, from the columns in which it is clear, and is stored for new rows.
 """
 
 import itertools
@@ -58,10 +58,11 @@ def with_points(frame: pd.DataFrame, names: Iterable[str], decimal: str) -> Any:
 def signs_in(frame: pd.DataFrame) -> dict[str, Sign]:
     """How the numbers of every column are written.
 
-    "comma": with decimal commas, or with points between thousands. "grouped": with
-    commas between thousands. "either": one of the two. "pointed": with decimal points.
-    "points": with these, or with points between thousands. "other": not all are
-    numbers, or there are neither points nor commas.
+    "comma": with decimal commas, or with several points between thousands. "grouped":
+    with commas between thousands. "either": with decimal commas, or with commas between
+    thousands. "pointed": with decimal points. "points": with decimal points, or with
+    points between thousands. "other": not all are numbers, or there are neither points
+    nor commas.
     """
     return {str(name): _sign(cells) for name, cells in frame.items()}
 

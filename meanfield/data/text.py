@@ -67,8 +67,8 @@ class Text:
             point.
         format: how the text was written, as given or as guessed.
         notes: descriptions of what was guessed or left out, for the user.
-        repeated: the heading of each column whose heading an earlier column has, by its
-            generated name.
+        repeated: the heading of each column whose heading an earlier column has, by the
+            generated name of the column.
         unnamed: if the file has headings, the position in `frame` of each column
             without one, by its generated name.
     """
