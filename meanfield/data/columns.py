@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +17,18 @@ from .schema import Column
 MAX_CATEGORIES = 256
 # Fewest rows for which a column is checked for row numbers and names.
 ENOUGH_ROWS = 20
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"
+    r"(?i)\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{4}[-/]\d{1,2}"
     r"|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .*)?"
-    r"|\d{1,2}:\d{2}(:\d{2})?( ?[APap][Mm])?"
+    rf"|([a-z]+,? )?\d{{1,2}}[-. ]{{1,2}}{_MONTH}[-, ]{{1,2}}\d{{2,4}}( .*)?"
+    rf"|([a-z]+,? )?{_MONTH}[-, ]{{1,2}}(\d{{1,2}},? )?\d{{2,4}}( .*)?"
+    r"|\d{1,2}:\d{2}(:\d{2})?( ?[AP]M)?"
 )
-_SIGNED = re.compile(r"[€$£¥]?\s*[+-]?\d[\d.,]*(\s*[%€$£¥]|\s+[A-Za-z°/]+)?")
+_DIGITS = r"(\d{1,3}([ '’\u00a0\u202f]\d{3})+([.,]\d+)?|\d[\d.,]*)"
+_SIGNED = re.compile(
+    rf"[+\-−]?[€$£¥]?\s*[+\-−]?{_DIGITS}(\s*[%€$£¥]|\s+[A-Za-z°/]+)?|\({_DIGITS}\)"
+)
 _IDENTITY = re.compile(r"(?i)(^|.*[\W_])(id|uuid|key|index|no|nr)$|.*[a-z]I[dD]$")
 
 
@@ -70,8 +77,7 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
     refuse_dates(present, name)
     refuse_stray_texts(cells, name)
     different = present.nunique()
-    if different > ENOUGH_ROWS:
-        refuse_signed_numbers(present, name)
+    refuse_signed_numbers(present, name)
     unique = different > ENOUGH_ROWS and 2 * different > len(present)
     if unique and not wanted:
         return Finding(
@@ -85,7 +91,7 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
         f"{different}. Drop it if it is a name or free text (--drop {name!r}), or "
         "group them.",
     )
-    return Finding("category")
+    return Finding("category", case_note(set(present), name))
 
 
 def column_of(
@@ -126,11 +132,13 @@ def refuse_dates(cells: pd.Series, name: str) -> None:
 
 
 def refuse_signed_numbers(cells: pd.Series, name: str) -> None:
-    """Raise if most cells are numbers with a unit, such as 45 % or € 1,200.00."""
+    """Raise if most cells are numbers with signs: 45 %, € 1,200.00, 1 200, (3)."""
+    if cells.nunique() <= ENOUGH_ROWS:  # categories, such as 36 months and 60 months
+        return
     _refuse_most(
         cells,
         _SIGNED,
-        f"column {name!r} holds numbers with a unit or with commas",
+        f"column {name!r} holds numbers with a unit or with other signs",
         f"Write the numbers alone, or leave it out (--drop {name!r}).",
     )
 
@@ -165,3 +173,28 @@ def _row_number_note(values: np.ndarray, name: str) -> str:
         return ""
     what = "counts the rows" if counts else "is different in every row"
     return f"{name!r} {what}, and is a feature: if it names the rows, --drop {name!r}"
+
+
+def constant_note(cells: Mapping[str, pd.Series]) -> str:
+    """A note if columns hold one value, by their headings."""
+    names = [name for name, column in cells.items() if column.nunique() == 1]
+    if not names:
+        return ""
+    shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+    return (
+        f"nothing can be learned from {shown}, with the same value in every row: "
+        f"leave it out (--drop {','.join(names)})"
+    )
+
+
+def case_note(texts: Iterable[str], name: str) -> str:
+    """A note if two categories or classes differ only in upper and lower case."""
+    spelled: dict[str, str] = {}
+    for text in sorted(texts):
+        other = spelled.setdefault(text.lower(), text)
+        if other != text:
+            return (
+                f"{other!r} and {text!r} are two different texts in {name!r}: spell "
+                "them alike if they mean the same"
+            )
+    return ""

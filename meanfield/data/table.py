@@ -17,7 +17,7 @@ from .cells import (
     refuse_decimal_commas,
     refuse_missing,
 )
-from .columns import column_of, examine
+from .columns import case_note, column_of, constant_note, examine
 from .dataset import Dataset, guess_task, require_known_task, require_task, split_rows
 from .headings import repeated_headings
 from .schema import TableSchema
@@ -186,6 +186,8 @@ def table(
     y = TableSchema((), kept, class_names).encode_target(rows)
     if class_names is not None:
         task = "classification"
+        alike = case_note(class_names, targets[0])
+        notes += [alike] if alike else []
     elif task is None:
         task = "regression" if len(targets) == 1 else guess_task("target", y)
         if task == "regression" and ((y >= 0) & (y % 1 == 0)).all():
@@ -200,10 +202,9 @@ def table(
         seed=seed,
         labels=None if class_names is None else y,
     )
-    columns = tuple(
-        column_of(cells_of(rows, name), name, kind, train)
-        for name, kind in kinds.items()
-    )
+    used = {name: cells_of(rows, name) for name in kinds}
+    columns = tuple(column_of(used[name], name, kinds[name], train) for name in kinds)
+    notes += [note for note in (constant_note(used),) if note]
     filled = [c.name for c in columns if c.fill is not None or "" in c.categories]
     if filled:
         notes.append(

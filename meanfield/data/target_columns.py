@@ -10,7 +10,12 @@ import pandas as pd
 from meanfield.checks import first_bad, require
 
 from .cells import at, class_texts, is_number, numbers
-from .columns import MAX_CATEGORIES, refuse_dates, refuse_stray_texts
+from .columns import (
+    MAX_CATEGORIES,
+    refuse_dates,
+    refuse_signed_numbers,
+    refuse_stray_texts,
+)
 
 # Whole numbers with at most this many distinct values are read as classes.
 MAX_NUMBERED_CLASSES = 20
@@ -39,6 +44,7 @@ def target_columns(
         raise ValueError(
             f"`target` must name a column of {path}, or several separated by commas, "
             f"each among {names}; got {(unknown[0] if unknown else target)!r}."
+            + (" If it has more, give its separator (--sep)." * (len(names) == 1))
         )
     require(
         len(set(given)) == len(given),
@@ -53,7 +59,8 @@ def class_names_of(
     """Names of the classes in a target column; None if it holds numbers.
 
     Raises:
-        ValueError: there are a few texts among numbers, or the targets are not classes.
+        ValueError: there are dates, numbers with a unit, or a few texts among numbers;
+            or the targets are not classes.
     """
     numeric = is_number(cells)
     if task not in (None, "classification"):
@@ -68,14 +75,21 @@ def class_names_of(
             return None
     elif task is None:
         refuse_dates(cells, target)
+        refuse_signed_numbers(cells, target)
         refuse_stray_texts(cells, target)
-    found = set(class_texts(cells))
-    names = sorted(found, key=_class_order)
+    rows = class_texts(cells)
+    names = sorted(set(rows), key=_class_order)
     require(
         2 <= len(names) <= MAX_CATEGORIES,
         f"the target {target!r} must have between 2 and {MAX_CATEGORIES} classes; got "
         f"{len(names)}. Nothing can be learned from one class; for a target of "
         'numbers pass `task="regression"`.',
+    )
+    require(
+        len(names) < len(rows),
+        f"the target {target!r} must have a class with two rows; got {len(rows)} rows "
+        "of different classes, which leaves no example to test with. Give more rows, "
+        "or another target.",
     )
     return tuple(names)
 

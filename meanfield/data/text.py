@@ -1,6 +1,5 @@
 """Text of a table: its encoding, its separator, its decimals, its headings."""
 
-import codecs
 import csv
 import dataclasses
 import io
@@ -15,6 +14,7 @@ import pandas as pd
 from meanfield.checks import require
 
 from .decimals import Decimal, decimal_of, signs_in, with_points
+from .encoding import decoded
 from .headings import has_headings, told_apart, without_unnamed
 
 # Cells that mean a missing value, including those that pandas and R write.
@@ -123,7 +123,7 @@ def read_text(
     path, notes = Path(path), []
     if not path.is_file():
         raise FileNotFoundError(f"the table {path} does not exist.")
-    text, encoding = _decoded(path)
+    text, encoding = decoded(path)
     require(text.strip() != "", f"the table {path} is empty.")
     require(
         decimal in (None, ".", ","), f"`decimal` must be '.' or ','; got {decimal!r}."
@@ -183,26 +183,6 @@ def _plain(
         + ", ".join(map(repr, unclear))
     ]
     return with_points(frame, names, decimal), format, notes if unclear else []
-
-
-def _decoded(path: Path) -> tuple[str, str]:
-    """Text of a file, and the name of its encoding."""
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16"), "UTF-16"
-    workbook = content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0"))
-    require(
-        b"\0" not in content and not workbook,
-        f"the table {path} is not a text file"
-        + (" but looks like a workbook of a spreadsheet" if workbook else "")
-        + ". Save it as CSV.",
-    )
-    for encoding, name in (("utf-8-sig", "UTF-8"), ("cp1252", "Windows-1252")):
-        try:
-            return content.decode(encoding), name
-        except UnicodeDecodeError:
-            continue
-    return content.decode("latin-1"), "Latin-1"
 
 
 def _sniffed(text: str) -> str:
