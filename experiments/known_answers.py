@@ -3,7 +3,7 @@
     python experiments/known_answers.py [--quick]
 
     pinn     −u'' = π² sin πx with u(0) = u(1) = 0 from 64 noisy measurements of the
-             right-hand side; the answer u = sin πx is not shown. u = x (1 − x) N(x)
+             right-hand side; the answer u = sin πx is not given. u = x (1 − x) N(x)
              with a perceptron N; its second derivative is fitted. Value and derivative
              need the same weights, so weights are drawn instead of noise
     graph    y = Σ_i relu(Σ_j A_ij x_j0) of random graphs with 10 nodes and 5 features,

@@ -1,11 +1,11 @@
 """The selective rule against the published one, on tables and on MNIST.
 
-Tables: 70 % of the rows are for training, 30 % for scores. Both rules have one hidden
-layer of 100 units; the published rule has about 4,000 steps or more, the selective rule
-its default number. scikit-learn's linear model and network have their defaults. Noisy
-tables are made here, with labels flipped or redrawn, or with noisy targets. Scored rows
-influence no choice here; docs/measured.md states how the rule's settings were chosen,
-and which test rows were scored before.
+Tables: 70 % of the rows are for training, 30 % for scores. The networks have one
+hidden layer of 100 units; the published rule has about 4,000 steps or more, the
+selective rule its default number. scikit-learn's linear model and network have their
+defaults. Noisy tables are made here, with labels flipped or redrawn, or with noisy
+targets. Scored rows influence no choice here; docs/measured.md states how the rule's
+settings were chosen, and which test rows were scored before.
 
 MNIST: 784-100-100-10, 60,000 images, 30 epochs. The table shows accuracy, NLL, the
 share of connections present (1 − π > ½) and with each certified label, and the

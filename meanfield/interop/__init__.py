@@ -1,4 +1,4 @@
-"""Bridges to the tools users already have: NumPyro, ArviZ, scikit-learn."""
+"""Ensembles in NumPyro, ArviZ and scikit-learn."""
 
 import lazy_loader
 

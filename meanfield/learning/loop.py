@@ -71,7 +71,7 @@ class Loop:
         """Learn for an epoch or, over arrays, for several short ones.
 
         Args:
-            data: as `fit` was given it.
+            data: the argument of `fit`.
             arrays: the same as arrays on devices, or None.
             epoch: number of the first epoch.
             batch_size: examples per step, of arrays.

@@ -76,7 +76,7 @@ def weights_of(program: Program) -> dict[str, int]:
 def first_use(
     program: Program, places: set[int], kinds: Sequence[str]
 ) -> tuple[int, list[int]] | None:
-    """The first step of some kind that reads a value, and the operands that are it."""
+    """The first step of given kinds that reads one of the places, and the operands."""
     places = set(places)
     for number, step in enumerate(program.steps):
         hits = [i for i, item in enumerate(step.inputs) if item in places]

@@ -52,7 +52,7 @@ def summed_axes(step: Step, side: int) -> tuple[int, ...]:
 
 
 def weighted_operands(program: Program, number: int, place: int, axis: int):
-    """Operands of a step equal to `place` and summed along `axis` by fixed weights."""
+    """Operands of a step that are `place`, summed along `axis` with fixed weights."""
     step = program.steps[number]
     if step.eqn.primitive.name not in PRODUCTS:
         return []

@@ -157,7 +157,7 @@ def _activations(
     parents: Mapping[int, set[int]],
     read: set[int],
 ) -> int:
-    """The last value computed entry by entry from the units that all readers need."""
+    """The last value that all readers need, made entry by entry from the units."""
     made = {out: step for step in program.steps for out in step.outputs}
     (start,) = (place for place, direct in parents.items() if not direct)
     reached, last = {start}, start

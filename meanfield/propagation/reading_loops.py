@@ -54,7 +54,7 @@ LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
 def _steady(
     walk: Any, eqn: Any, carry: Sequence[Origin], body: Callable[..., list[Origin]]
 ) -> list[Origin]:
-    """Origins of a loop's state that no further step changes, without records."""
+    """Origins of a loop's state that no further step changes; records nothing."""
     kept = walk.draw_all(eqn, carry)
     while True:
         own = walk.fresh()

@@ -106,7 +106,7 @@ class _Walk:
         self.roots = 0
 
     def fresh(self) -> "_Walk":
-        """Another pass without results."""
+        """A new pass, whose results are separate from those of this one."""
         return _Walk(self.reading)
 
     def run(

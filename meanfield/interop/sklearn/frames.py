@@ -24,7 +24,7 @@ _TIMES = (datetime.date, datetime.time, datetime.timedelta)
 
 @dataclasses.dataclass(frozen=True)
 class FrameEncoder:
-    """How the columns seen in `fit` become features.
+    """How columns become features, learned from training data.
 
     Attributes:
         columns: name and categories of each column, without categories for numbers;

@@ -79,7 +79,7 @@ def count_entropy(
         g = digamma(n) + 0.5 * sign * (digamma((n + 1) / 2) - digamma(n / 2))
         nats = np.log(total) - (n * g).sum() / total
     elif estimator == "chao-shen":
-        # If all states were seen once, the coverage would be 0: count one as a repeat.
+        # If each state occurred once, the coverage would be 0: count one as a repeat.
         singletons = min((n == 1).sum(), total - 1)
         p = (1 - singletons / total) * n / total
         nats = (entr(p) / -np.expm1(total * np.log1p(-p))).sum()

@@ -18,7 +18,7 @@ from .chain import ChainGain, chain_gain
 from .entropy import count_entropy, count_entropy_error, count_states, unit_entropies
 
 Method = Literal["counts", "chain rule"]
-# Counting is accurate if states repeat: few units and ten examples per state seen.
+# Counting is accurate if states repeat: few units, ten examples per observed state.
 MAX_COUNTED_UNITS = 16
 EXAMPLES_PER_STATE = 10
 # With more examples than this, classifiers become slow but not much better.
@@ -82,7 +82,7 @@ def joint_entropy(
         key: a `jax.random.key` for the order of the units, terms, folds and
             permutations.
         method: "counts", "chain rule", or "auto": counts if at most 16 units change
-            and there are ten examples per state seen, else the chain rule.
+            and there are ten examples per observed state, else the chain rule.
         num_terms: largest number of terms of the chain to fit; the others are
             interpolated, and the standard error includes the error of the
             interpolation.
