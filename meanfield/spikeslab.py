@@ -240,7 +240,7 @@ class SpikeSlab(eqx.Module):
                  + (1 − π) ½ [ r − 1 − ln r + m²/s² ]
 
         with r = Ξ/s² and n the number of connections that share the spike, usually 1
-        (the prior's spike is shared by the same connections). It is infinite if the
+        (the prior's spike is shared by the same connections). KL is infinite if the
         weight is not absolutely continuous with respect to the prior: exactly one of
         the two slabs has zero width, both are points but differ, or the prior gives
         probability 0 to a spike or slab. A slab that is a point at 0 (Ξ = m = 0) is

@@ -16,7 +16,7 @@ to remove, use the root mean square of their values over examples.
 
 There are three sources of error: the noise, estimated by standard errors over the
 draws; the quadrature, estimated by an embedded rule; and the Gaussian approximation of
-pre-activations, which is poor if a unit has few inputs and is checked against drawn
+pre-activations. The last is poor if a unit has few inputs, and is checked against drawn
 sub-networks.
 
 References:

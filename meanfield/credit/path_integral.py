@@ -5,10 +5,10 @@ gate s_i. The values of all players are
 
     φ_i = ∫₀¹ b(t) ∂f/∂s_i (t, …, t) dt.
 
-They take one backward pass for each node t_k and draw of the noise. Examples may belong
-to groups, such as classes. They are divided at random into chunks, each within one
-group; chunk c and draw m give T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s. With M draws,
-S₁ = Σ_m T_cm and S₂ = Σ_m T²_cm give unbiased estimates of
+All of them take one backward pass for each node t_k and draw of the noise. The examples
+are divided at random into chunks, each within one group of examples (such as a class);
+chunk c and draw m give T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s. With M draws, S₁ = Σ_m T_cm and
+S₂ = Σ_m T²_cm give unbiased estimates of
 
     Σ_{x∈c} φ(x)           S₁ / M
     its noise variance     (S₂ − S₁²/M) / (M (M − 1))

@@ -9,10 +9,10 @@ The payoff of an example lies in [0, 1]:
 | `closeness`   | exp(−mean_k (y_k − ŷ_k)² / 2σ²) for real targets; σ² is the mean  |
 |               | squared error of the whole network                                |
 
-It is the payoff of the network of posterior means μ = (1 − π) m, in which the removed
-connections are set to 0. With gates q_i on the inclusion probabilities,
-π_i(q) = 1 − q_i (1 − π_i), two quantities that order the connections are computed at
-q = ½, where each connection is kept with probability ½:
+The network is that of the posterior means μ = (1 − π) m, with the removed connections
+set to 0. With gates q_i on the inclusion probabilities, π_i(q) = 1 − q_i (1 − π_i), two
+quantities that order the connections are computed at q = ½, where each connection is
+kept with probability ½:
 
     value  φ_i = ⟨∂P/∂q_i⟩              positive if removal lowers the payoff
     rms    r_i = √⟨(∂ ln P/∂q_i)²⟩      small if removal changes no example

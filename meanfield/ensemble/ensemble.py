@@ -87,10 +87,10 @@ class Ensemble(eqx.Module):
                 whole units are present or absent, and a drawn sub-network can be
                 shrunk. Look-ups and grouped convolutions keep a spike per connection.
             example: a batch of inputs, or its `jax.ShapeDtypeStruct`. With it, every
-                fan-in is found from the program. Without it, fan-ins are guessed from
-                the layers' types, names and shapes, which cannot distinguish layers
-                stacked for a `scan` from a convolution outside Equinox and NNX. It is
-                also needed for `shared_readings`.
+                fan-in is found from the program, and `shared_readings` is set. Without
+                it, fan-ins are guessed from the layers' types, names and shapes;
+                outside Equinox and NNX these do not distinguish layers stacked for a
+                `scan` from a convolution.
             noise: "preactivations" (default), "weights", or a mapping or function from
                 path names to either; see `with_noise`.
             call: ``call(module, x)``, how the module is called, if not as

@@ -1,8 +1,8 @@
 """Open a Keras model on the JAX backend, as a dictionary of its variables by path.
 
-In training it is called as ``model(x, training=True)``, which moves batch statistics
-and draws masks by the key of the run; else as ``model(x, training=False)``. Variables
-that Keras does not train (a layer with `trainable` False) do not change.
+In training the model is called as ``model(x, training=True)``, which updates batch
+statistics and draws masks by the key of the run; else as ``model(x, training=False)``.
+Variables that Keras does not train (a layer with `trainable` False) do not change.
 """
 
 import sys

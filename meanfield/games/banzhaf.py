@@ -41,8 +41,8 @@ def banzhaf_values(
         β_i = 2^{−(n−1)} Σ_{S∌i} [v(S + i) − v(S)]
 
     They are the coefficients of the best linear approximation of v over all coalitions.
-    They are estimated by least squares on complementary pairs, which is exact for
-    quadratic games. Unlike Shapley values they do not sum to v(N) − v(∅).
+    They are estimated by least squares on complementary pairs; the estimate is exact
+    for quadratic games. Unlike Shapley values they do not sum to v(N) − v(∅).
 
     Args:
         value_fn: v, bool (coalitions, players) -> (coalitions,); deterministic.

@@ -22,7 +22,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Body:
-    """The operations of one step of a loop, which may read values from outside it."""
+    """The operations of one step of a loop; they may read values from outside it."""
 
     inputs: tuple[Value, ...]
     nodes: tuple["Node", ...]

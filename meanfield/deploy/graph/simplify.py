@@ -141,7 +141,7 @@ class _Rewriter:
         return node if node is not None and node.op == op else None
 
     def unrepeated(self, node: Node) -> Node:
-        """Remove explicit broadcasts of elementwise operands, which are not needed."""
+        """Remove explicit broadcasts, which elementwise operations do not need."""
         if node.op not in ELEMENTWISE:
             return node
         shape, inputs = node.outputs[0].shape, list(node.inputs)

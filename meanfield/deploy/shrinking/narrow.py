@@ -32,8 +32,8 @@ class Narrowed:
             takes `select_inputs(x)`.
         whole: the ensemble that it was made from.
         kept: for each array, the indices kept along each of its axes.
-        kept_inputs: for each axis of one example from which entries left, the indices
-            that are read.
+        kept_inputs: for each axis of one example from which entries were removed, the
+            indices that are read.
     """
 
     ensemble: Ensemble
