@@ -68,7 +68,7 @@ class NestedSets:
         self.total, self.alpha, self.exact = total, alpha, exact
 
     def removable(self, ranks: Ranks, epsilon: float) -> tuple[int, float, str]:
-        """The largest certified size, the bound on its loss, and the verdict."""
+        """Size of the largest certified absent set, bound on its loss, and verdict."""
         self.full = self.certifying(ranks, 0)
         self.empty = self.certifying(ranks, self.total)
         number = len(self.full)
@@ -104,7 +104,7 @@ class NestedSets:
         return best, bound, f"{all_} of {self.total:,} can be removed at once"
 
     def carrying(self, ranks: Ranks, num_absent: int) -> tuple[int, float, str]:
-        """The smallest certified size, the bound on the loss, and the verdict."""
+        """Size of the smallest certified important set, bound on the loss, verdict."""
         most = self.total - num_absent
         if most == 0:
             return 0, math.nan, "nothing is important: all connections can be removed"

@@ -116,7 +116,7 @@ def perturb_connections(
     absent_scale: float | int | None = None,
     batch_size: int = 2048,
 ) -> Perturbation:
-    r"""Error against the fraction of important, variable or absent connections changed.
+    r"""The error as a function of the fraction of connections changed, by label.
 
     Args:
         ensemble: a trained ensemble.

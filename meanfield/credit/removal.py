@@ -139,7 +139,7 @@ def payoffs_without(
     *,
     batch_size: int = 1024,
 ) -> Callable[[Ranks, int], Float[np.ndarray, " examples"]]:
-    """A function of an order and a size: payoffs without the first connections.
+    """A function that gives the payoffs without the first connections of an order.
 
     Args:
         ensemble: the ensemble.

@@ -95,7 +95,7 @@ def class_names_of(
 
 
 def _refuse_real(cells: pd.Series, target: str) -> None:
-    """Raise if real numbers are many or occur once: measurements, not classes."""
+    """Raise if real numbers are too many, or occur too rarely, to be classes."""
     values = numbers(cells, target)
     found, counts = np.unique(values, return_counts=True)
     few = len(found) <= MAX_NUMBERED_CLASSES and counts.min() >= 2

@@ -108,8 +108,8 @@ def unit_scores(
 
     @eqx.filter_jit
     def squares(x: Any, y: Any) -> dict[str, Array]:
-        slopes = jax.vmap(jax.grad(log_likelihood), (None, 0, 0))(gates, x, y)
-        return {name: jnp.square(slope).sum(0) for name, slope in slopes.items()}
+        gradients = jax.vmap(jax.grad(log_likelihood), (None, 0, 0))(gates, x, y)
+        return {name: jnp.square(g).sum(0) for name, g in gradients.items()}
 
     x, y = data
     number = len(jax.tree.leaves(x)[0])

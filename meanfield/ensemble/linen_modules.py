@@ -134,7 +134,7 @@ def initialise(module: Any, key: Any, x: Any) -> Any:
 
 
 def in_mode(module: Any, training: bool, values: tuple = (None, True, False)) -> Any:
-    """The module with the fields that set its mode, if they have such values."""
+    """The module in a mode; only mode fields that have one of `values` are changed."""
     fields = {
         field.name: MODES[field.name] == training
         for field in dataclasses.fields(module)

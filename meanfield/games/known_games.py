@@ -117,7 +117,7 @@ def glove(num_left: int, num_right: int) -> ClosedFormGame:
 
 
 def shoe(num_pairs: int) -> ClosedFormGame:
-    """As many left as right shoes; the value of each owner is ½.
+    """Equal numbers of left and right shoes; the value of each owner is ½.
 
     Args:
         num_pairs: number of left shoes and of right shoes; at least 1.
@@ -274,7 +274,7 @@ def _swing_share(counts, weight: int, quota: int, num_players: int) -> float:
 
 
 def _completes_pair(same: int, other: int) -> float:
-    """Probability of more `other` than `same` gloves before, in a random order."""
+    """Probability that more `other` than `same` gloves come first in a random order."""
     players = same + other
     chance = 0.0
     for before in range(players + 1):

@@ -142,7 +142,7 @@ def _shape(parameter: Any) -> tuple[int, ...]:
 
 
 def resized_apply(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`resized_linen` for the `apply` of a Flax Linen module; other functions as is."""
+    """`resized_linen` for the `apply` of a Flax Linen module; else the function."""
     module = getattr(apply_fn, "__self__", None)
     own = getattr(apply_fn, "__name__", "") == "apply" and _is_linen(module)
     return resized_linen(apply_fn) if own else apply_fn
