@@ -92,7 +92,7 @@ def remove_jointly(
         # As an array: a number would be part of the program, and compile it anew.
         weight = jnp.asarray(np.float32(price))
         estimates = _estimates(ensemble, likelihood, few, prior, weight)
-        for place in _order(jax.device_get(estimates)):
+        for place in _order(jax.device_get(estimates), ensemble.weights()):
             tried = _without(ensemble, *place)
             if tried is None:
                 continue
@@ -163,14 +163,23 @@ def _estimates(
     return jax.tree.map(lambda s, kl: s / number - price * kl, sums, saved)
 
 
-def _order(estimates: Estimates) -> list[tuple[str, int, int]]:
-    """Path name, axis and index of all slices, in increasing order of the estimates."""
-    found = [
-        (float(value), name, axis, index)
-        for name, axes in estimates.items()
-        for axis, values in axes.items()
-        for index, value in enumerate(values)
-    ]
+def _order(
+    estimates: Estimates, weights: dict[str, SpikeSlab]
+) -> list[tuple[str, int, int]]:
+    """Path name, axis and index of all slices, in increasing order of the estimates.
+
+    Slices in which nothing is present are left out: to try one means to copy a whole
+    tensor, and a wide layer has thousands of them.
+    """
+    found = []
+    for name, axes in estimates.items():
+        present = np.asarray(weights[name].spike_prob) < 0.5
+        for axis, values in axes.items():
+            others = tuple(other for other in range(present.ndim) if other != axis)
+            found += [
+                (float(values[index]), name, axis, int(index))
+                for index in np.flatnonzero(present.any(others))
+            ]
     return [(name, axis, index) for _, name, axis, index in sorted(found)]
 
 
