@@ -243,5 +243,7 @@ def test_a_finished_run_under_the_selective_rule_ends_with_it(monkeypatch):
 def test_only_slices_in_which_something_is_present_are_tried():
     spikes = np.array([[0.1, 0.9, 0.9], [0.9, 0.9, 0.9]])
     weight = mf.SpikeSlab(spikes, np.ones((2, 3)), np.ones((2, 3)))
-    estimates = {"w": {0: np.array([2.0, 0.0]), 1: np.array([1.0, 3.0, -1.0])}}
+    estimates: joint_removal.Estimates = {
+        "w": {0: np.array([2.0, 0.0]), 1: np.array([1.0, 3.0, -1.0])}
+    }
     assert joint_removal._order(estimates, {"w": weight}) == [("w", 1, 0), ("w", 0, 0)]

@@ -1,6 +1,7 @@
 """The state of a model through `fit`: resumed, in parts, early, broken, refused."""
 
 import functools
+import warnings
 
 import equinox as eqx
 import jax
@@ -81,6 +82,33 @@ def test_statistics_stay_float32_where_the_network_computes_in_bfloat16():
     )
     for name, array in ensemble.state().items():
         assert result.ensemble.state()[name].dtype == array.dtype
+
+
+def looped(params, x):
+    def step(h, t):
+        return jnp.tanh(h.astype(t.dtype) + t @ params), None
+
+    return jax.lax.scan(step, jnp.zeros((len(x), 3), jnp.float32), x[None])[0]
+
+
+def averaging():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Its default mode is deprecated.
+        norm = eqx.nn.BatchNorm(3, "batch", mode="ema")
+    return eqx.nn.Sequential([eqx.nn.Linear(4, 3, key=KEY), norm])
+
+
+@pytest.mark.parametrize("batches", [False, True])
+@pytest.mark.parametrize("kind", ["loop", "state"])
+def test_a_network_that_mixes_types_is_not_computed_in_bfloat16(kind, batches):
+    if kind == "loop":
+        network = (looped, jax.random.normal(KEY, (4, 3)))
+    else:
+        network = eqx.nn.make_with_state(averaging)()
+    ensemble = mf.Ensemble.from_model(network, key=KEY)
+    data = [(X, Y)] if batches else (X, Y)
+    with pytest.raises(ValueError, match="`compute_dtype` must be a type in which"):
+        mf.fit(ensemble, data, batch_size=12, compute_dtype="bfloat16", **SETTINGS)
 
 
 class Growing(nnx.Module):

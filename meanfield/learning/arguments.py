@@ -19,6 +19,7 @@ from .batches import (
     check_batch,
     warn_of_raw_images,
 )
+from .precision import check_precision
 from .training import Weighted
 
 
@@ -83,6 +84,7 @@ def check_arguments(
         )
         check_batch(ensemble, likelihood, *arrays)
         check_training(ensemble.params, ensemble.training, arrays[0])
+        check_precision(compute_dtype, ensemble, arrays[0], hold)
         warn_of_raw_images(arrays[0])
         check_augment(augment, arrays[0], batch_size)
         if sample_weight is not None:

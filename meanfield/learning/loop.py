@@ -18,6 +18,7 @@ from meanfield.ensemble.opened import check_training
 from .batches import check_augment, check_batch, iterate
 from .epochs import MOST_EPOCHS, run_batch, run_epochs
 from .parametrization import Projected
+from .precision import check_precision
 from .results import EpochReport, FitResult, NonFiniteLossError
 from .sharding import Layout, gathered
 from .state import TrainState, copied
@@ -111,6 +112,8 @@ class Loop:
             if self.outputs is None:
                 self.outputs = check_batch(ensemble, likelihood, x, gathered(y))
                 check_training(ensemble.params, ensemble.training, x)
+                compute = self.recipe.compute_dtype
+                check_precision(compute, ensemble, x, self.recipe.hold)
                 check_augment(self.recipe.augment, x)
             elif first_pass:
                 check_targets(likelihood, self.outputs, gathered(y))
