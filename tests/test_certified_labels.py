@@ -249,6 +249,7 @@ def test_a_network_of_which_all_can_go_says_so():
         ({"epsilon": 0.0}, "`epsilon` must lie strictly between 0 and 1; got 0.0"),
         ({"epsilon": 1.5}, "`epsilon` must lie strictly between 0 and 1; got 1.5"),
         ({"alpha": 1.0}, "`alpha` must lie strictly between 0 and 1; got 1.0"),
+        ({"num_samples": 0}, "`num_samples` must be at least 1; got 0"),
         (
             {"payoff": "log_likelihood"},
             "`payoff` must be bounded by .0, 1.*'log_likelihood'",
@@ -278,6 +279,9 @@ def test_a_certificate_needs_targets():
         mf.label_connections(ensemble, data=x, key=KEY, rule="certified")
     with pytest.raises(ValueError, match="at least 4 examples"):
         mf.label_connections(ensemble, data=(x[:3], y[:3]), key=KEY)
+    point = mf.Ensemble.from_points(ensemble.mean_network())
+    with pytest.raises(ValueError, match="`ensemble` must have random weights"):
+        mf.label_connections(point, data=(x, y), key=KEY)
 
 
 def test_the_other_rules_stay_what_they_were():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.credit.input_selection import conditional_moments, step_up
+from meanfield.credit.conditional import conditional_distribution
+from meanfield.credit.input_selection import step_up
 
 KEY = jax.random.key(0)
 INPUTS, TRUE, EXAMPLES = 30, 8, 300
@@ -98,24 +99,76 @@ def test_an_input_that_only_resembles_one_that_matters_is_not_selected():
     assert found.p_values[2] == 1
 
 
+def test_an_input_read_in_place_of_the_one_that_matters_is_not_selected():
+    """The network is wrong altogether: it reads only what resembles the true input."""
+    false = np.zeros(60, bool)
+    for repetition in range(len(false)):
+        rng = np.random.default_rng(repetition)
+        x = rng.normal(size=(400, 6))
+        x[:, 0] = 0.8 * x[:, 1] + 0.6 * x[:, 0]
+        y = (3 * x[:, 1:2] + rng.logistic(size=(400, 1)) > 0).astype(int)
+        found = mf.credit.select_inputs(
+            fixed([3.0, 0, 0, 0, 0, 0]),
+            (x.astype(np.float32), y),
+            key=jax.random.key(repetition),
+            likelihood=mf.Bernoulli(),
+            num_samples=2,
+        )
+        false[repetition] = found.p_values[0] < 0.05
+    assert false.mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(false))
+
+
 def test_the_conditional_distribution_is_that_of_a_regression():
     rng = np.random.default_rng(2)
     mix = rng.normal(size=(4, 4))
-    x = rng.normal(size=(20_000, 4)) @ mix + 3
-    predicted, left = conditional_moments(x)
+    x = rng.normal(size=(60, 4)) @ mix + 3
+    found = conditional_distribution(x)
     for j in range(4):
         others = np.column_stack([np.delete(x, j, 1), np.ones(len(x))])
         fit = others @ np.linalg.lstsq(others, x[:, j], rcond=None)[0]
-        np.testing.assert_allclose(predicted[:, j], fit, atol=0.02 * x[:, j].std())
-        np.testing.assert_allclose(left[j], (x[:, j] - fit).std(), rtol=0.02)
+        np.testing.assert_allclose(found.predicted[:, j], fit, atol=1e-9)
+        rest = x[:, j] - fit
+        np.testing.assert_allclose(found.lengths[j], np.linalg.norm(rest), rtol=1e-9)
+        # A draw is orthogonal to the other inputs, as the residual is.
+        u = rng.normal(size=len(x))
+        u = u - found.basis @ (found.basis.T @ u)
+        u = u + found.directions[:, j] * rng.normal()
+        np.testing.assert_allclose(others.T @ u, 0, atol=1e-9)
 
 
-def test_a_constant_input_stays_as_it_is():
-    x = np.random.default_rng(3).normal(size=(50, 2))
-    x[:, 1] = 7
-    predicted, left = conditional_moments(x)
-    assert (predicted[:, 1] == 7).all()
-    assert left[1] == 0
+@pytest.mark.parametrize("kind", ["constant", "duplicate", "categories"])
+def test_an_input_that_the_others_determine_stays_as_it_is(kind):
+    x = np.random.default_rng(3).normal(size=(50, 4))
+    if kind == "constant":
+        x[:, 1], fixed_inputs = 7, [1]
+        found = conditional_distribution(x)
+    else:
+        fixed_inputs = [1, 3] if kind == "duplicate" else [0, 1, 2]
+        if kind == "duplicate":
+            x[:, 3] = x[:, 1]
+        else:
+            x[:, :3] = np.eye(3)[np.argmax(x[:, :3], 1)]
+        with pytest.warns(UserWarning, match="are determined by the others"):
+            found = conditional_distribution(x)
+    stays = np.isin(np.arange(4), fixed_inputs)
+    assert ((found.lengths == 0) == stays).all()
+    np.testing.assert_array_equal(found.predicted[:, stays], x[:, stays])
+
+
+def test_too_few_examples_for_the_rate_are_said():
+    x = np.random.default_rng(5).normal(size=(20, 30))
+    with pytest.warns(UserWarning, match="too few for a guaranteed rate"):
+        found = conditional_distribution(x)
+    assert (found.lengths > 0).all()
+
+
+def test_whole_numbers_are_inputs_too():
+    rng = np.random.default_rng(6)
+    x = rng.integers(-9, 9, (300, 2))
+    y = (x[:, :1] > 0).astype(int)
+    settings = {"key": KEY, "likelihood": mf.Bernoulli()}
+    found = mf.credit.select_inputs(fixed([2.0, 0.0]), (x, y), **settings)
+    assert found.selected.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("fdr", [0.05, 0.2, 0.6])

@@ -134,12 +134,20 @@ def certify(
         ValueError: an argument out of its range, a payoff that is not bounded, or data
             that do not fit.
     """
-    for name, value in (("epsilon", epsilon), ("alpha", alpha)):
+    given = (
+        {"alpha": alpha} if epsilon is None else {"alpha": alpha, "epsilon": epsilon}
+    )
+    for name, value in given.items():
+        number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
         require(
-            (name == "epsilon" and value is None)
-            or (value is not None and 0 < value < 1),
-            f"`{name}` must lie strictly between 0 and 1; got {value}.",
+            number and 0 < value < 1,
+            f"`{name}` must lie strictly between 0 and 1; got {value!r}.",
         )
+    require(
+        bool(ensemble.weights()),
+        "`ensemble` must have random weights, which are labelled; it has none. Make it "
+        "by Ensemble.from_model.",
+    )
     arrays = array_data(data)
     assert arrays is not None
     outputs = check_batch(ensemble, likelihood, *arrays)

@@ -12,10 +12,9 @@ mean gives a p-value. Benjamini and Hochberg's step-up rule selects inputs so th
 expected fraction of false selections is at most q if the tests are independent or
 positively dependent. This holds for any network; a poor network selects few inputs.
 
-The conditional distribution is assumed to be normal, with a covariance shrunk by Ledoit
-and Wolf's method: x̃_j = (x_j predicted from the others) + noise with the remaining
-variance. For inputs far from normal, such as zeros and ones, the rate is not
-guaranteed.
+x̃_j has this distribution exactly if the inputs are jointly normal and the examples
+outnumber them (see `conditional`). For inputs far from normal, such as zeros
+and ones, the rate is not guaranteed.
 
 Cross-fitting uses every example for both training and testing: each of several
 ensembles is trained without one part of the examples, and d is computed on this part.
@@ -35,15 +34,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from scipy import stats
-from sklearn.covariance import LedoitWolf
 
-from meanfield.checks import require
+from meanfield.checks import require, require_whole
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import log_prob
+
+from .conditional import Conditional, conditional_distribution
 
 LEAST_EXAMPLES = 20
 
@@ -118,7 +118,11 @@ def select_inputs(
         Watson & Wright 2021, Testing conditional independence in supervised learning
         algorithms, Machine Learning 110:2107.
     """
-    require(0 < fdr < 1, f"`fdr` must lie strictly between 0 and 1; got {fdr}.")
+    number = np.ndim(fdr) == 0 and np.asarray(fdr).dtype.kind in "iuf"
+    require(
+        number and 0 < fdr < 1, f"`fdr` must lie strictly between 0 and 1; got {fdr!r}."
+    )
+    require_whole("num_samples", num_samples)
     require(num_samples >= 1, f"`num_samples` must be at least 1; got {num_samples}.")
     pairs = _pairs(ensemble, data)
     ends = np.cumsum([len(x) for _, x, _ in pairs])
@@ -129,14 +133,15 @@ def select_inputs(
         f"{examples}.",
     )
     table = np.concatenate([np.asarray(x, np.float64) for _, x, _ in pairs])
-    predicted, left = conditional_moments(table)
+    given = jax.tree.map(
+        lambda a: jnp.asarray(a, pairs[0][1].dtype), conditional_distribution(table)
+    )
+    keys = jax.random.split(key, num_samples)
     found = []
     for part, (own, x, y) in enumerate(pairs):
         check_batch(own, likelihood, x, y)
-        rows = slice(ends[part] - len(x), ends[part])
-        keys = jax.random.split(jax.random.fold_in(key, part), num_samples)
-        moments = jnp.asarray(predicted[rows], x.dtype), jnp.asarray(left, x.dtype)
-        found.append(_differences(own, likelihood, x, y, *moments, keys))
+        start = jnp.asarray(ends[part] - len(x))
+        found.append(_differences(own, likelihood, x, y, start, given, keys))
     differences = np.concatenate([np.asarray(part, np.float64) for part in found], 1)
     credits = differences.mean(1)
     errors = differences.std(1, ddof=1) / np.sqrt(examples)
@@ -161,9 +166,20 @@ def _pairs(ensemble: Any, data: Any) -> list[tuple[Ensemble, Any, Any]]:
         require(
             isinstance(x, jax.Array) and x.ndim == 2,
             "`data` must hold a table of inputs (examples, inputs); got "
-            f"{jax.tree.map(jnp.shape, x)}. Flatten images first.",
+            f"{jax.tree.map(jnp.shape, x)}. Pass an ensemble of a network that takes a "
+            "table: x.reshape(len(x), -1) of images, several inputs side by side.",
         )
-    return pairs
+    widths = sorted({x.shape[1] for _, x, _ in pairs})
+    require(
+        len(widths) == 1,
+        f"`data` must have the same inputs in all its parts; got {widths} inputs.",
+    )
+    # Counts and zeros or ones too: what is drawn is a real number.
+    kind = jnp.result_type(float)
+    return [
+        (own, x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(kind), y)
+        for own, x, y in pairs
+    ]
 
 
 def step_up(
@@ -184,46 +200,20 @@ def step_up(
     return p_values <= (order[below[-1]] if below.size else -1.0)
 
 
-def conditional_moments(
-    x: Float[np.ndarray, "examples inputs"],
-) -> tuple[Float[np.ndarray, "examples inputs"], Float[np.ndarray, " inputs"]]:
-    r"""Conditional mean and standard deviation of each input given the others.
-
-        E[x_j | others] = x_j − (Ω (x − μ))_j / Ω_jj,       Var[x_j | others] = 1 / Ω_jj
-
-    for normal inputs with precision Ω, the inverse of the shrunk covariance.
-
-    Args:
-        x: inputs.
-
-    Returns:
-        The means and the standard deviations; for a constant input, its value and 0.
-    """
-    mean, spread = x.mean(0), x.std(0)
-    varies = spread > 0
-    predicted, left = x.copy(), np.zeros(x.shape[1])
-    if varies.any():
-        standard = (x[:, varies] - mean[varies]) / spread[varies]
-        fit = LedoitWolf(assume_centered=True).fit(standard)
-        precision = np.asarray(fit.precision_)
-        diagonal = np.diag(precision)
-        guess = standard - standard @ precision / diagonal
-        predicted[:, varies] = mean[varies] + spread[varies] * guess
-        left[varies] = spread[varies] / np.sqrt(diagonal)
-    return predicted, left
-
-
 @eqx.filter_jit
 def _differences(
     ensemble: Ensemble,
     likelihood: Any,
     x: Float[Array, "examples inputs"],
     y: Any,
-    predicted: Float[Array, "examples inputs"],
-    left: Float[Array, " inputs"],
+    start: Int[Array, ""],
+    given: Conditional,
     keys: Any,
 ) -> Float[Array, "inputs examples"]:
-    """Mean over draws of d, for every input and example."""
+    """Mean over draws of d, for every input and example.
+
+    The examples are rows of the table for which `given` is, from `start` on.
+    """
     means = {name: weight.mean for name, weight in ensemble.weights().items()}
     params = ensemble.with_weights(means).params
 
@@ -234,11 +224,18 @@ def _differences(
     whole = losses(x)
 
     def of_input(number: Array) -> Float[Array, " examples"]:
+        direction = given.directions[:, number]
+
         def drawn(key: PRNGKeyArray) -> Float[Array, " examples"]:
             own_key = jax.random.fold_in(key, number)
-            noise = jax.random.normal(own_key, whole.shape, x.dtype)
-            column = predicted[:, number] + left[number] * noise
-            return losses(x.at[:, number].set(column)) - whole
+            u = jax.random.normal(own_key, direction.shape, x.dtype)
+            if given.basis.shape[1]:
+                u = u - given.basis @ (given.basis.T @ u) + direction * (direction @ u)
+            column = given.predicted[:, number] + given.lengths[number] * (
+                u / jnp.linalg.norm(u)
+            )
+            part = lax.dynamic_slice_in_dim(column, start, x.shape[0])
+            return losses(x.at[:, number].set(part)) - whole
 
         return lax.map(drawn, keys).mean(0)
 

@@ -15,7 +15,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from meanfield.checks import require
+from meanfield.checks import require, require_whole
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.learning.likelihoods import Categorical
 from meanfield.spikeslab import SpikeSlab
@@ -119,6 +119,10 @@ def label_connections(
     pair = isinstance(data, tuple) and len(data) == 2
     rule = rule or ("certified" if pair and tolerance is None else "posterior")
     require(rule in RULES, f"`rule` must be one of {', '.join(RULES)}; got {rule!r}.")
+    for name, count in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if count is not None:
+            require_whole(name, count)
+            require(count >= 1, f"`{name}` must be at least 1; got {count}.")
     require(
         data is None or key is not None,
         "`key` is needed with `data`, for the noise of the ensemble; pass "

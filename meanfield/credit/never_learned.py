@@ -50,8 +50,6 @@ def silent_connections(
     Raises:
         ValueError: there is no example, or the network does not accept the inputs.
     """
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        require(value >= 1, f"`{name}` must be at least 1; got {value}.")
     examples = _count(ensemble, x)
     size = min(batch_size, examples)
     silent = {name: np.ones(w.shape, bool) for name, w in ensemble.weights().items()}
@@ -100,7 +98,7 @@ def _count(ensemble: Ensemble, x: Any) -> int:
     require(
         len(counts) == 1 and min(counts) > 0,
         "`data` must be inputs x with the examples along the first axis, at least one; "
-        f"got shapes {[np.shape(leaf) for leaf in leaves]}.",
+        f"got shapes {[np.shape(leaf) for leaf in leaves[:4]]}.",
     )
     network = ensemble.network
     one = jax.tree.map(lambda array: jnp.asarray(array[:1]), x)
@@ -111,6 +109,6 @@ def _count(ensemble: Ensemble, x: Any) -> int:
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`data` must be inputs x that the network can take (no targets); got "
-            f"shapes {[np.shape(leaf) for leaf in leaves]}: {error}"
+            f"shapes {[np.shape(leaf) for leaf in leaves[:4]]}: {error}"
         ) from error
     return counts.pop()
