@@ -35,6 +35,9 @@ from meanfield.propagation import joint_output_distribution
 from meanfield.propagation.transformation import check_reading
 
 CHUNK = 2048
+# Stages of the search for an end of an interval: both sides are moved outwards until
+# the end is between them, then the interval is halved.
+WIDEN_LOW, WIDEN_HIGH, HALVE, DONE = range(4)
 
 
 def average(
@@ -162,10 +165,7 @@ def average_chunk(
             means["log_prob"] = jnp.logaddexp(log_prob, new["log_prob"])
         return means, None
 
-    shapes = jax.eval_shape(outputs_of, key)
-    kind = output_distribution(
-        likelihood, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    )
+    kind = output_distribution(likelihood, _zeros(jax.eval_shape(outputs_of, key)))
     start = {
         name: jnp.full(shape.shape, -jnp.inf if name == "log_prob" else 0, shape.dtype)
         for name, shape in jax.eval_shape(draw, key).items()
@@ -209,28 +209,33 @@ def _interval_chunk(
         total, _ = lax.scan(add, jnp.zeros_like(places), keys)
         return total / num_samples
 
-    example = base_of(output_distribution(likelihood, outputs_of(key)))
+    outputs = jax.eval_shape(outputs_of, key)
+    example = base_of(output_distribution(likelihood, _zeros(outputs)))
     shape = (2, *example.batch_shape)
     level_of = tails.reshape(2, *[1] * len(example.batch_shape))
 
-    def widen(ends: Any) -> Any:
-        low, high, _ = ends
-        low = jnp.where(below(low) > level_of, 2 * low, low)
-        high = jnp.where(below(high) < level_of, 2 * high, high)
-        done = (below(low) <= level_of) & (below(high) >= level_of)
-        return low, high, done.all() | jnp.isinf(low).any() | jnp.isinf(high).any()
-
-    def halve(between: Any) -> Any:
-        low, high, _ = between
+    def step(state: Any) -> Any:
+        # One place for each end and example, so that the network is compiled once.
+        low, high, stage = state
         middle = low + (high - low) / 2
-        left = below(middle) < level_of
-        new = jnp.where(left, middle, low), jnp.where(left, high, middle)
+        place = jnp.where(stage == WIDEN_LOW, low, middle)
+        place = jnp.where(stage == WIDEN_HIGH, high, place)
+        p = below(place)
+        wider_low = (stage == WIDEN_LOW) & (p > level_of)
+        wider_high = (stage == WIDEN_HIGH) & (p < level_of)
+        left = p < level_of
+        halve = stage == HALVE
+        new_low = jnp.where(wider_low, 2 * low, jnp.where(halve & left, middle, low))
+        new_high = jnp.where(wider_high, 2 * high, high)
+        new_high = jnp.where(halve & ~left, middle, new_high)
         # The bisection ends if there is no floating-point number in between.
-        return *new, ((middle == low) | (middle == high)).all()
+        over = halve & ((middle == low) | (middle == high))
+        widening = (stage < HALVE) & ~(wider_low | wider_high)
+        stage = jnp.where(over | jnp.isinf(new_low) | jnp.isinf(new_high), DONE, stage)
+        return new_low, new_high, jnp.where(widening, stage + 1, stage)
 
-    start = jnp.full(shape, -1.0), jnp.full(shape, 1.0), jnp.asarray(False)
-    low, high, _ = lax.while_loop(lambda e: ~e[2], widen, start)
-    low, high, _ = lax.while_loop(lambda e: ~e[2], halve, (low, high, start[2]))
+    start = jnp.full(shape, -1.0), jnp.full(shape, 1.0), jnp.full(shape, WIDEN_LOW)
+    low, high, _ = lax.while_loop(lambda s: (s[2] < DONE).any(), step, start)
     return {"lower": low[0], "upper": high[1]}
 
 
@@ -245,6 +250,11 @@ def _drawer(
         return distribution(ensemble.params, x)
     network = ensemble.network
     return lambda key: network(ensemble.params, x, key=key)
+
+
+def _zeros(shapes: Any) -> Any:
+    """Zeros of given shapes and types."""
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
 
 def _at_least_float32(array: Array) -> Array:
