@@ -2,6 +2,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import oracles_prediction as oracle
 import pytest
 import scipy.optimize
@@ -204,6 +205,29 @@ def test_intervals_are_quantiles_of_the_average_law(x, likelihood, quantile):
             excess = lambda t, r=row, u=unit, p=tail, f=below: f(t, r, u) - p
             expected = scipy.optimize.brentq(excess, -50, 50)
             np.testing.assert_allclose(got[row, unit], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_infinite_interval_leaves_those_of_other_rows(x):
+    """Cauchy noise of a scale beyond float32 in one row: its quantiles are infinite."""
+
+    def likelihood(outputs):
+        scale = jnp.where(jnp.arange(len(outputs)) == 3, 1e38, 0.7)
+        return numpyro.distributions.StudentT(4.0, outputs[:, 0], scale)
+
+    ensemble = ensemble_of(1)
+    settings = {"num_samples": SAMPLES, "key": KEY, "level": 0.9}
+    prediction = mf.predict(ensemble, x, likelihood=likelihood, **settings)
+    assert prediction.lower is not None
+    assert prediction.upper is not None
+    assert (prediction.lower[3], prediction.upper[3]) == (-np.inf, np.inf)
+    plain = mf.predict(ensemble, x, likelihood=mf.StudentT(4.0, 0.7), **settings)
+    for got, expected in (
+        (prediction.lower, plain.lower),
+        (prediction.upper, plain.upper),
+    ):
+        np.testing.assert_allclose(
+            np.delete(got, 3), np.delete(expected, 3), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_intervals_hold_the_share_of_targets_that_evaluate_measures(x):

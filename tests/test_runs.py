@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,3 +81,12 @@ def test_a_folder_that_is_no_run_is_refused(earlier, name, said):
     (earlier / name).unlink()
     with pytest.raises(FileNotFoundError, match=said):
         mf.load_run(earlier)
+
+
+def test_opening_a_run_draws_no_weights(caplog):
+    with jax.log_compiles():
+        opened = mf.load_run(EARLIER)
+    found = [r.getMessage() for r in caplog.records if "XLA compilation" in r.msg]
+    assert not [text for text in found if "uniform" in text or "weights" in text]
+    leaves = [a for a in jax.tree.leaves(opened.ensemble) if isinstance(a, jax.Array)]
+    assert any(bool(jnp.any(leaf != 0)) for leaf in leaves)

@@ -34,10 +34,9 @@ from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import joint_output_distribution
 from meanfield.propagation.transformation import check_reading
 
+from .quantile_search import central_interval, zeros
+
 CHUNK = 2048
-# Stages of the search for an end of an interval: both sides are moved outwards until
-# the end is between them, then the interval is halved.
-WIDEN_LOW, WIDEN_HIGH, HALVE, DONE = range(4)
 
 
 def average(
@@ -105,7 +104,9 @@ def average(
     parts = []
     for number, start in enumerate(range(0, examples, chunk)):
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
-        some = jax.tree.map(lambda a, r=rows: jnp.asarray(a[r]), (x, y))
+        # A look-up is a program of its own, and is not needed for a single chunk.
+        look_up = (lambda a: a) if chunk == examples else (lambda a, r=rows: a[r])
+        some = jax.tree.map(lambda a, f=look_up: jnp.asarray(f(a)), (x, y))
         some_x, some_y = layout.split(some)
         # All chunks use the same sub-networks, and each has its own noise.
         chunk_key = key if of == "subnetworks" else jax.random.fold_in(key, number)
@@ -165,7 +166,7 @@ def average_chunk(
             means["log_prob"] = jnp.logaddexp(log_prob, new["log_prob"])
         return means, None
 
-    kind = output_distribution(likelihood, _zeros(jax.eval_shape(outputs_of, key)))
+    kind = output_distribution(likelihood, zeros(jax.eval_shape(outputs_of, key)))
     start = {
         name: jnp.full(shape.shape, -jnp.inf if name == "log_prob" else 0, shape.dtype)
         for name, shape in jax.eval_shape(draw, key).items()
@@ -194,49 +195,16 @@ def _interval_chunk(
     level: float,
     scales: Mapping[str, Any] | None = None,
 ) -> dict[str, Array]:
-    """Ends of the central interval of ⟨P(Y ≤ y)⟩, by bisection over the same draws."""
+    """Ends of the central interval, from the same draws."""
     outputs_of = _drawer(ensemble, x, way, scales)
     keys = jax.random.split(key, num_samples)
-    tails = jnp.array([(1 - level) / 2, (1 + level) / 2])
+    shapes = jax.eval_shape(outputs_of, key)
+    example = base_of(output_distribution(likelihood, zeros(shapes)))
 
-    def below(places: Array) -> Array:
-        """⟨P(Y ≤ place)⟩ for both ends at once."""
+    def distribution_of(key: PRNGKeyArray) -> Any:
+        return base_of(output_distribution(likelihood, outputs_of(key)))
 
-        def add(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
-            distribution = base_of(output_distribution(likelihood, outputs_of(key)))
-            return total + jax.vmap(distribution.cdf)(places), None
-
-        total, _ = lax.scan(add, jnp.zeros_like(places), keys)
-        return total / num_samples
-
-    outputs = jax.eval_shape(outputs_of, key)
-    example = base_of(output_distribution(likelihood, _zeros(outputs)))
-    shape = (2, *example.batch_shape)
-    level_of = tails.reshape(2, *[1] * len(example.batch_shape))
-
-    def step(state: Any) -> Any:
-        # One place for each end and example, so that the network is compiled once.
-        low, high, stage = state
-        middle = low + (high - low) / 2
-        place = jnp.where(stage == WIDEN_LOW, low, middle)
-        place = jnp.where(stage == WIDEN_HIGH, high, place)
-        p = below(place)
-        wider_low = (stage == WIDEN_LOW) & (p > level_of)
-        wider_high = (stage == WIDEN_HIGH) & (p < level_of)
-        left = p < level_of
-        halve = stage == HALVE
-        new_low = jnp.where(wider_low, 2 * low, jnp.where(halve & left, middle, low))
-        new_high = jnp.where(wider_high, 2 * high, high)
-        new_high = jnp.where(halve & ~left, middle, new_high)
-        # The bisection ends if there is no floating-point number in between.
-        over = halve & ((middle == low) | (middle == high))
-        widening = (stage < HALVE) & ~(wider_low | wider_high)
-        stage = jnp.where(over | jnp.isinf(new_low) | jnp.isinf(new_high), DONE, stage)
-        return new_low, new_high, jnp.where(widening, stage + 1, stage)
-
-    start = jnp.full(shape, -1.0), jnp.full(shape, 1.0), jnp.full(shape, WIDEN_LOW)
-    low, high, _ = lax.while_loop(lambda s: (s[2] < DONE).any(), step, start)
-    return {"lower": low[0], "upper": high[1]}
+    return central_interval(distribution_of, keys, level, example.batch_shape)
 
 
 def _drawer(
@@ -250,11 +218,6 @@ def _drawer(
         return distribution(ensemble.params, x)
     network = ensemble.network
     return lambda key: network(ensemble.params, x, key=key)
-
-
-def _zeros(shapes: Any) -> Any:
-    """Zeros of given shapes and types."""
-    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
 
 def _at_least_float32(array: Array) -> Array:

@@ -13,11 +13,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 
 from meanfield import files
@@ -29,7 +32,7 @@ from meanfield.ensemble.ensemble import Ensemble
 from meanfield.tensors import fill_tree, load_arrays, read_seal, save_tree
 
 from .agreement import refuse_edited, refuse_larger, refuse_other_widths
-from .architecture import build_model, shaped
+from .architecture import BUILT_IN, build_model, shaped
 from .config import CONFIG, ENSEMBLE, SEALED_SINCE, read_config
 from .documents import read_sealed, write_json, write_sealed
 from .predictions import predict_rows, schema_of
@@ -233,10 +236,15 @@ def load_run(folder: str | os.PathLike) -> Run:
         refuse_other_widths(folder, config, arrays)
     if config["model"]["kind"] == "cnn":
         refuse_larger(folder, config, arrays)
-    model = build_model(config["model"], 0, folder)
-    spikes = config["training"].get("spikes", "connection")
-    ensemble = Ensemble.from_model(model, spikes=spikes)
     model_config = config["model"]
+    spikes = config["training"].get("spikes", "connection")
+
+    def untrained() -> Ensemble:
+        return Ensemble.from_model(build_model(model_config, 0, folder), spikes=spikes)
+
+    # Only the shapes of its arrays are needed; a user's function may not be traceable.
+    known = model_config["kind"] in BUILT_IN
+    ensemble = _zeros_like(untrained) if known else untrained()
     likelihood = build_likelihood(model_config["likelihood"], model_config["targets"])
     like = {"params": ensemble.params, "likelihood": likelihood}
     tree = fill_tree(arrays, like, folder / ENSEMBLE)
@@ -244,6 +252,17 @@ def load_run(folder: str | os.PathLike) -> Run:
     ensemble = ensemble.with_noise(dict.fromkeys(metadata.get("drawn", []), "weights"))
     seal = read_seal(folder / ENSEMBLE)
     return Run(folder, config, ensemble, tree["likelihood"], seal)
+
+
+def _zeros_like(make: Callable[[], Any]) -> Any:
+    """What a function returns, with zeros in its arrays; nothing is compiled."""
+
+    def zeros(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
+
+    return jax.tree.map(zeros, eqx.filter_eval_shape(make))
 
 
 @contextlib.contextmanager
