@@ -46,6 +46,44 @@ def test_the_table_has_a_row_for_dense_shipped_and_plain():
     assert first.split()[:4] == ["dense", "0.9510", "0.1900", "3,600"]
 
 
+def test_a_loss_is_told_for_numbers_and_counts_too():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(200, 2)) * [1.0, 50.0]
+    whole = y + rng.normal(size=y.shape) * [0.1, 5.0]
+    noise = rng.normal(size=y.shape)
+
+    def rmse(outputs):
+        return np.sqrt(np.mean((outputs - y) ** 2, 0))
+
+    r2 = 1 - np.sum((whole - y) ** 2, 0) / np.sum((y - y.mean(0)) ** 2, 0)
+    each = [
+        {"target": name, "rmse": rmse(whole)[i], "r2": r2[i]}
+        for i, name in enumerate(("size", "price"))
+    ]
+    card = {"source": {"model": {"likelihood": "gaussian"}}}
+    for scale, told in ((0.01, False), (0.2, True)):
+        outputs = whole + scale * noise * [1.0, 100.0]
+        ends = 1 - np.sum((outputs - y) ** 2, 0) / np.sum((y - y.mean(0)) ** 2, 0)
+        scores = {"rmse": float(rmse(outputs)[1]), "nll": 1.0, "bytes": 9}
+        one = {"file": "a.npz", **scores, "before": scores}
+        plain = {name: each[1][name] for name in ("rmse", "r2")}
+        text = card_table(card | {"subnetworks": [one]}, plain)
+        lost = 100 * (r2 - ends)
+        said = f"a.npz loses {lost[1]:.1f} points of R² against the ensemble's"
+        assert (said in text) == told == (lost[1] > 0.5)
+        one |= {"rmse_by_output": rmse(outputs).tolist()}
+        text = card_table(card | {"subnetworks": [one]}, {"by_target": each})
+        assert (f"{lost[1]:.1f} points of R² of price against" in text) == told
+    # Runs of earlier versions lack the R².
+    assert "loses" not in card_table(card | {"subnetworks": [one]}, {"rmse": 1.0})
+    card["source"]["model"]["likelihood"] = "poisson"
+    for nll, told in ((2.005, False), (2.125, True)):
+        one |= {"nll": nll}
+        text = card_table(card | {"subnetworks": [one]}, {"nll": 2.0, "rmse": 1.0})
+        said = "a.npz loses 0.125 nats per example against the ensemble's 2.0000"
+        assert (said in text) == told
+
+
 def test_where_no_unit_could_leave_it_says_what_was_tried():
     made = {"share": 1.0, "payoff": "accuracy"}
     made["held_out"] = {"1": 0.98, "0.5": 0.9, "0.65": 0.95}

@@ -13,14 +13,15 @@ from typing import Any
 
 from meanfield.deploy.shipping.markdown import shown_score
 
-# A sub-network whose accuracy is below that of the ensemble by more than this is
-# listed.
-LOST = 0.005
+# A sub-network that loses more than this against the ensemble is listed: a share of the
+# examples (accuracy) or of the variance of a real target (R²); nats per example (NLL)
+# for counts, whose variance grows with their mean.
+LOST, LOST_NATS = 0.005, 0.01
 COUNTS = ("bytes", "num_weights", "num_nonzero", "macs")
 
 
 def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) -> str:
-    """The table of a card, and a line for every file that loses accuracy.
+    """The table of a card, and a line for every file that is worse than the ensemble.
 
     Args:
         card: the card of the shipped networks.
@@ -47,7 +48,9 @@ def card_table(card: Mapping[str, Any], dense: Mapping[str, Any] | None = None) 
         + "".join(f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))
         for name, *cells in table
     ]
-    return "\n".join(lines + _losses(entries, dense or {}) + _plain(card))
+    counts = card.get("source", {}).get("model", {}).get("likelihood") == "poisson"
+    told = _losses(entries, dense or {}, counts)
+    return "\n".join(lines + told + _plain(card))
 
 
 def nothing_removed(
@@ -118,17 +121,45 @@ def _plain(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _losses(entries: Sequence[Any], dense: Mapping[str, Any]) -> list[str]:
+def _losses(
+    entries: Sequence[Any], dense: Mapping[str, Any], counts: bool
+) -> list[str]:
     """A line for every sub-network that is clearly worse than the whole ensemble."""
-    whole = dense.get("accuracy")
-    if whole is None:
-        return []
-    return [
-        f"  {entry['file']} loses {100 * (whole - entry['accuracy']):.1f} points of "
-        f"accuracy against the ensemble's {whole:.4f}"
-        for entry in entries
-        if whole - entry.get("accuracy", whole) > LOST
+    lost = [(entry["file"], _loss(entry, dense, counts)) for entry in entries]
+    return [f"  {file} loses {loss}" for file, loss in lost if loss]
+
+
+def _loss(entry: Mapping[str, Any], dense: Mapping[str, Any], counts: bool) -> str:
+    """The largest loss of a sub-network against the ensemble, if it is a clear one."""
+    if "accuracy" in entry and "accuracy" in dense:
+        whole = dense["accuracy"]
+        lost = whole - entry["accuracy"]
+        said = f"{100 * lost:.1f} points of accuracy against the ensemble's {whole:.4f}"
+        return said if lost > LOST else ""
+    if counts and "nll" in dense:
+        lost = entry["nll"] - dense["nll"]
+        said = f"{lost:.3f} nats per example against the ensemble's {dense['nll']:.4f}"
+        return said if lost > LOST_NATS else ""
+    each = entry.get(
+        "rmse_by_output", [entry[name] for name in entry if name == "rmse"]
+    )
+    wholes = dense.get("by_target", [dense])
+    found = [
+        (scores["r2"] - explained, scores["r2"], scores.get("target"))
+        for scores, rmse in zip(wholes, each, strict=False)
+        if len(wholes) == len(each)
+        and (explained := _explained(rmse, scores)) is not None
     ]
+    lost, whole, target = max(found, default=(0.0, 0.0, None))
+    of = f" of {target}" if target else ""
+    said = f"{100 * lost:.1f} points of R²{of} against the ensemble's {whole:.4f}"
+    return said if lost > LOST else ""
+
+
+def _explained(rmse: float, scores: Mapping[str, Any]) -> float | None:
+    """R² by the variance that follows from the ensemble: RMSE² / (1 − R²)."""
+    known = scores.get("r2") is not None and scores.get("rmse")
+    return 1 - (1 - scores["r2"]) * (rmse / scores["rmse"]) ** 2 if known else None
 
 
 def _time(value: float | None) -> str:
