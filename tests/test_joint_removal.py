@@ -172,10 +172,10 @@ def test_estimates_are_those_of_gates_on_the_mean_network():
                     out = network.apply_fn(network.mean_params(), x[None])
                     return -jnp.asarray(GAUSSIAN(out).log_prob(y[None])).sum()
 
-                slopes = np.array(
+                gradients = np.array(
                     [jax.grad(nll)(1.0, *pair) for pair in zip(x, y, strict=True)]
                 )
-                expected = (0.5 * slopes**2 - slopes).mean()
+                expected = (0.5 * gradients**2 - gradients).mean()
                 expected -= PRICE * float(np.asarray(divergence)[chosen].sum())
                 np.testing.assert_allclose(estimate, expected, rtol=2e-4, atol=1e-5)
 
@@ -215,10 +215,12 @@ def learn(**settings):
 
 
 def test_a_finished_run_under_the_selective_rule_ends_with_it(monkeypatch):
-    calls = []
+    calls, tolerances = [], []
 
-    def spy(ensemble, *args, **kwargs):
-        calls.append(remove_jointly(ensemble, *args, **kwargs))
+    def spy(ensemble, likelihood, data, prior, price, tolerance, *args, **kwargs):
+        tolerances.append(tolerance)
+        given = ensemble, likelihood, data, prior, price, tolerance
+        calls.append(remove_jointly(*given, *args, **kwargs))
         return calls[-1]
 
     monkeypatch.setattr("meanfield.learning.search.remove_jointly", spy)
@@ -227,6 +229,8 @@ def test_a_finished_run_under_the_selective_rule_ends_with_it(monkeypatch):
     assert len(calls) == 1
     assert found.stopped == "finished"
     assert found.ensemble is calls[0]
+    assert found.search.temperature < 1
+    assert tolerances == [rule.tolerance * found.search.temperature]
     assert absent(found.ensemble)[:, 2].all()  # The useless input.
     assert not absent(found.ensemble)[:, :2].all(0).any()
     short = learn(prior=rule, epochs=2)

@@ -7,8 +7,11 @@ such as those from an uninformative input: the loss increases if one of them is 
 but not if all are. At the end of a run under the selective rule, whole slices of a
 weight tensor are therefore removed wherever this decreases the loss of the run: Δ < 0
 by more than one standard error over examples, as long as the NLL does not increase by
-more than the tolerance of the rule in total. A slice has one index along one axis: the
-connections into or out of one unit, from one input, or at one place of a kernel.
+more than min(T, 1) times the tolerance of the rule in total. (The rule's tolerance is
+for other examples. The colder a run, the more closely it fits the examples that it
+learns from, and the more an increase of their NLL means for others.) A slice has one
+index along one axis: the connections into or out of one unit, from one input, or at one
+place of a kernel.
 
 Slices are tried in the order of a second-order estimate from the gradients of single
 examples b in the network of means,

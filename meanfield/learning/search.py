@@ -266,7 +266,7 @@ class Trials:
             self.held_data if self.arrays is None else self.arrays,
             recipe.prior,
             found.temperature / recipe.num_data,
-            self.tolerance,
+            self.tolerance * min(found.temperature, 1.0),
             len(jax.tree.leaves(self.held_data)[0]),
             key=jax.random.fold_in(self.key, 4),
         )
