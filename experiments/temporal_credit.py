@@ -38,8 +38,14 @@ EPOCHS = 10
 BATCH_SIZE = 128
 STEP_SIZE = 3e-3
 LARGEST_NORM = 1.0
-# The initial Ξ, in units of 1/fan-in.
-SLAB_SHARE = 0.01
+# The initial Ξ, in units of 1/fan-in, and the steps of Ξ and π relative to those of the
+# means. All times share a drawn recurrent matrix, and multiply its noise 28 times: with
+# steps as large as those of the means, Ξ grows so fast that the activations explode.
+SLAB_SHARE = {"preactivations": 0.01, "weights": 0.001}
+SPREAD_STEPS = {
+    "preactivations": {},
+    "weights": {"slab_var": 1e-4, "spike_prob": 0.01},
+}
 PERTURBED_EXAMPLES = 5000
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -68,7 +74,7 @@ def start(features: int, width: int, classes: int, key, noise: str, ordinary: bo
     }
 
     def initial(name, value, fan_in, key):
-        var = jnp.full_like(value, 0.0 if ordinary else SLAB_SHARE / fan_in)
+        var = jnp.full_like(value, 0.0 if ordinary else SLAB_SHARE[noise] / fan_in)
         return mf.SpikeSlab(jnp.zeros_like(value), value, var)
 
     # With point weights, only the readout becomes random, with Ξ = 0.
@@ -78,7 +84,7 @@ def start(features: int, width: int, classes: int, key, noise: str, ordinary: bo
     )
 
 
-def optimizer(steps: int, ordinary: bool) -> optax.GradientTransformation:
+def optimizer(steps: int, noise: str, ordinary: bool) -> optax.GradientTransformation:
     """Adam with clipped gradient norm; point weights hold π and Ξ fixed."""
 
     def held(tree):
@@ -90,6 +96,7 @@ def optimizer(steps: int, ordinary: bool) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(LARGEST_NORM),
         optax.adam(optax.cosine_decay_schedule(STEP_SIZE, steps)),
+        mf.learning.scale_steps(SPREAD_STEPS[noise]),
         optax.masked(optax.set_to_zero(), held) if ordinary else optax.identity(),
     )
 
@@ -106,7 +113,7 @@ def train(
         key=fit_key,
         epochs=epochs,
         batch_size=BATCH_SIZE,
-        optimizer=optimizer(epochs * (len(x) // BATCH_SIZE), ordinary),
+        optimizer=optimizer(epochs * (len(x) // BATCH_SIZE), noise, ordinary),
         parametrization=mf.learning.Projected(),
         prior=None,
     )
