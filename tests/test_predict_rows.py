@@ -89,6 +89,7 @@ def test_a_frame_gives_what_the_file_gives_in_any_order(houses):
     )
     alone = opened.predict(frame.iloc[3:4])
     np.testing.assert_allclose(alone.to_numpy()[0], found.to_numpy()[3], rtol=1e-4)
+    assert turned.index.tolist() == found.index.tolist()[::-1] == [*range(9, -1, -1)]
     twice = opened.predict(frame.head(10), seed=1)
     assert not np.allclose(twice.price, found.price, rtol=1e-7)
 
@@ -106,6 +107,7 @@ def test_a_frame_gives_what_the_file_gives_in_any_order(houses):
         ),
         (lambda f: f.iloc[:0], "must have at least one row"),
         (lambda f: f.to_numpy(), "must be a pandas frame"),
+        (lambda f: f[["rooms"]], "must have a column 'area', 'town'; got"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(houses, change, message):
@@ -118,10 +120,12 @@ def test_a_file_that_does_not_fit_is_refused(houses, monkeypatch, capsys, tmp_pa
     folder, frame, path = houses
     frame.to_csv(tmp_path / "commas.csv", index=False)
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 3)))
+    frame[["rooms"]].to_csv(tmp_path / "rooms.csv", index=False)
     for name, message in (
         ("commas.csv", "semicolons between cells"),
         ("x.npz", "give new rows as a table"),
         ("none.csv", "does not exist"),
+        ("rooms.csv", "must have a column 'area', 'town'"),
     ):
         words = ["predict", folder, tmp_path / name, "--out", tmp_path / "out.csv"]
         code, _, err = run(monkeypatch, capsys, *words)
@@ -131,6 +135,8 @@ def test_a_file_that_does_not_fit_is_refused(houses, monkeypatch, capsys, tmp_pa
     code, _, err = run(monkeypatch, capsys, "predict", folder, path, "--out", path)
     assert code == 1
     assert "must be another file" in err
+    with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\); got 2"):
+        mf.load_run(folder).predict(frame.head(3), level=2)
 
 
 def test_classes_and_images_are_predicted(monkeypatch, capsys, tmp_path):

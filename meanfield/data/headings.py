@@ -66,7 +66,10 @@ def numbers_in(cells: Any) -> np.ndarray:
 
 
 def repeated_headings(
-    path: str | os.PathLike, repeated: Mapping[str, str], used: Collection[str]
+    path: str | os.PathLike,
+    repeated: Mapping[str, str],
+    used: Collection[str],
+    remedy: str = "Rename them, or leave them out (--drop {!r}).",
 ) -> list[str]:
     """A message for every heading that several columns have, one of which is used.
 
@@ -74,6 +77,7 @@ def repeated_headings(
         path: path of the table.
         repeated: headings that occurred before, by the generated name of the column.
         used: names of the columns that are used.
+        remedy: what to do about a heading.
     """
     problems = []
     for name, others in _by_heading(repeated).items():
@@ -82,7 +86,7 @@ def repeated_headings(
         several = "two" if len(others) == 1 else str(len(others) + 1)
         problems.append(
             f"the headings of {path} must differ; {name!r} is the heading of {several} "
-            f"columns. Rename them, or leave them out (--drop {name!r})."
+            f"columns. {remedy.format(name)}"
         )
     return problems
 

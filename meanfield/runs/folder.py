@@ -107,11 +107,11 @@ class Run:
                 intervals (0.95), `seed`.
 
         Returns:
-            A frame. For real targets, in their own units: the mean under the target's
-            name, then `_std`, `_lower` and `_upper`, and the deviations
-            `_aleatoric_std` and `_epistemic_std`, whose squares sum to that of `_std`.
-            For classes: the most probable class, the probability of each class, and in
-            nats the entropy and its two parts.
+            A frame with the index of `rows`. For real targets, in their own units: the
+            mean under the target's name, then `_std`, `_lower` and `_upper`, and the
+            deviations `_aleatoric_std` and `_epistemic_std`, whose squares sum to that
+            of `_std`. For classes: the most probable class, the probability of each
+            class, and in nats the entropy and its two parts.
 
         Raises:
             ValueError: the rows do not fit; one message lists all problems.

@@ -62,11 +62,12 @@ def read_rows(config: Mapping[str, Any], path: Path) -> Any:
         numbers=schema.localized,
     )
     frame = text.frame
-    problems = repeated_headings(path, text.repeated, used)
+    problems = repeated_headings(path, text.repeated, used, "Rename them.")
     raise_all(f"the headings of {path} cannot be used", problems)
     missing = [name for name in used if name not in frame.columns]
+    alone = len(frame.columns) == 1 and frame.columns[0] not in used
     require(
-        not (missing and len(frame.columns) == 1),
+        not (missing and alone),
         f"{path} has only one column, {str(frame.columns[0])!r}. It was read with "
         f"{SEPARATORS.get(format.separator, 'spaces')} between cells, as in the "
         "training table; write it with these.",
@@ -138,8 +139,11 @@ def predict_rows(
     seed: int = PredictSettings.seed,
 ) -> pd.DataFrame:
     """Predictions of a run for new rows, in their order; see `Run.predict`."""
+    require(0 < level < 1, f"`level` must lie in (0, 1); got {level}.")
     config = run.config
     x = encode(config, rows)
+    # Predictions can be joined to their rows.
+    index = rows.index if isinstance(rows, pd.DataFrame) else None
     count = len(x)
     # The last row is repeated, so that few different sizes have to be compiled.
     size = min(max(LEAST, 1 << (count - 1).bit_length()), -(-count // CHUNK) * CHUNK)
@@ -159,27 +163,30 @@ def predict_rows(
     parts = {k: v[:count] for k, v in vars(found).items() if v is not None}
     names = target_columns(config)
     if name == "categorical":
-        return _of_classes(parts, names[0], config["data"]["class_names"])
-    columns: dict[str, np.ndarray] = {}
+        columns = _of_classes(parts, names[0], config["data"]["class_names"])
+        return pd.DataFrame(columns, index=index)
+    columns = {}
     for number, target in enumerate(names):
         part = {
             key: np.asarray(value).reshape(count, -1)[:, number]
             for key, value in parts.items()
         }
         columns |= (_of_answers if name == "bernoulli" else _of_numbers)(part, target)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, index=index)
 
 
 def _of_classes(
     found: Mapping[str, np.ndarray], target: str, classes: list[str]
-) -> pd.DataFrame:
-    columns = {target: np.asarray(classes, object)[found["mean"].argmax(-1)]}
+) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        target: np.asarray(classes, object)[found["mean"].argmax(-1)]
+    }
     for number, label in enumerate(classes):
         columns[f"{target}_prob_{label}"] = found["mean"][:, number]
     columns[f"{target}_entropy"] = found["total"]
     columns[f"{target}_aleatoric"] = found["aleatoric"]
     columns[f"{target}_epistemic"] = found["epistemic"]
-    return pd.DataFrame(columns)
+    return columns
 
 
 def _of_answers(found: Mapping[str, np.ndarray], target: str) -> dict[str, Any]:
