@@ -135,8 +135,11 @@ def test_a_file_that_does_not_fit_is_refused(houses, monkeypatch, capsys, tmp_pa
     code, _, err = run(monkeypatch, capsys, "predict", folder, path, "--out", path)
     assert code == 1
     assert "must be another file" in err
-    with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\); got 2"):
-        mf.load_run(folder).predict(frame.head(3), level=2)
+    words = ["predict", folder, path, "--out", tmp_path, "--overwrite"]
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert (code, "is a folder" in err) == (1, True)
+    with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\); got 2.0"):
+        mf.load_run(folder).predict(frame.head(3), level=2.0)
 
 
 def test_classes_and_images_are_predicted(monkeypatch, capsys, tmp_path):

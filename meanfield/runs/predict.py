@@ -40,13 +40,15 @@ def predict_file(
     Raises:
         FileExistsError: `out` exists.
         FileNotFoundError: `path` does not exist.
-        ValueError: the rows do not fit; one message lists all problems.
+        ValueError: `out` is a folder or the file of the rows; or the rows do not fit,
+            and one message lists all problems.
     """
     out = out or Path("predictions.csv")
     require(
         out.resolve() != path.resolve(),
         f"`out` must be another file than the rows, {path}.",
     )
+    require(not out.is_dir(), f"`out` must be a file to write; {out} is a folder.")
     if out.exists() and not overwrite:
         raise FileExistsError(
             f"{out} exists. Choose another --out, or replace it with --overwrite."
