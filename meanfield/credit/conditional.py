@@ -1,99 +1,136 @@
 r"""Draws of each input from its conditional distribution given the other inputs.
 
 The inputs are jointly normal, with a mean and a covariance that nobody knows. With H
-the projection on the other inputs and a constant,
+the projection on a constant and the other inputs S,
 
     x̃_j = H x_j + ‖(1 − H) x_j‖ u,      u uniform among unit vectors with H u = 0.
 
-Given the other inputs, H x_j and ‖(1 − H) x_j‖, which are sufficient statistics, x̃_j
-and x_j have the same distribution. So nothing has to be estimated. An input that the
-others determine (a duplicate, one of the columns for all categories) stays as it is.
+Given x_S, H x_j and ‖(1 − H) x_j‖, which are sufficient statistics, x̃_j and x_j have
+the same distribution. So nothing has to be estimated, and no shrinkage leaves part of
+what the others say in (1 − H) x_j, as if only x_j said it. An input that the others
+determine (a duplicate, one of the columns for all categories) stays as it is.
 
-With hardly more examples than inputs, or fewer, nothing is left for u. Then H is
-replaced by a regression with a covariance shrunk by Ledoit and Wolf's method, and u is
-any unit vector. A shrunk regression leaves part of what the others say in x_j − H x_j,
-so x̃_j lacks it, and an input may seem to matter because another one does.
+H x_j also holds about the fraction |S| / n of x_j itself, in n examples, and the test
+loses power. So S is all other inputs only if they are at most n / 5. Otherwise it is
+the inputs that are correlated with x_j (|r| > 2 / √n), and those that are correlated
+with (1 − H) x_j then (|r| > 3 / √n), together at most n / 5 of them, and the
+distribution is approximate.
 
 References:
     Huang & Janson 2020, Annals of Statistics 48:3021.
 """
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from sklearn.covariance import LedoitWolf
+from jaxtyping import Float
+
+# S has at most this fraction of the number of examples.
+LARGEST_SHARE = 0.2
+# Least |r| √n of an input that is correlated with x_j, and with (1 − H) x_j.
+SIGNIFICANT = 2.0, 3.0
+# A residual that is shorter than this part of its input is rounding.
+ROUNDING = 1e-6
+
+# (1 − H) x_j, and the projection on x_S.
+Split = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
 
 
-class Conditional(NamedTuple):
-    """The conditional distribution of each input given the others, on a sample.
+def conditional_draws(
+    x: Float[np.ndarray, "examples inputs"], num_samples: int, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "samples examples"]]:
+    """Draws of x̃_j for every input j in turn.
 
-    Attributes:
-        predicted: H x_j.
-        lengths: ‖(1 − H) x_j‖.
-        directions: unit vectors along (1 − H) x_j, or 0.
-        basis: orthonormal vectors that span a constant and all inputs; none with a
-            shrunk covariance.
+    Warns of inputs that others determine.
+
+    Args:
+        x: the inputs of all examples.
+        num_samples: draws for each input.
+        rng: a generator.
     """
-
-    predicted: Float[np.ndarray, "examples inputs"]
-    lengths: Float[np.ndarray, " inputs"]
-    directions: Float[np.ndarray, "examples inputs"]
-    basis: Float[np.ndarray, "examples rank"]
-
-
-def conditional_distribution(x: Float[np.ndarray, "examples inputs"]) -> Conditional:
-    """H x_j, and all that is needed to draw x̃_j; see the top of the module."""
-    mean, spread = x.mean(0), x.std(0)
-    standard = (x - mean) / np.where(spread > 0, spread, 1)
-    left, values, right = np.linalg.svd(standard, full_matrices=False)
-    present = values > values.max(initial=0) * 1e-6
-    left, values, right = left[:, present], values[present], right[present]
-    if len(values) >= len(x) - 1:
-        rest, basis = _shrunk_rest(standard, spread > 0), x[:, :0]
+    number, inputs = x.shape
+    spread = x.std(0)
+    table = (x - x.mean(0)) / np.where(spread > 0, spread, 1)
+    gram, determined = table.T @ table / number, []
+    if inputs - 1 <= LARGEST_SHARE * number:
+        split = _by_all_others(table, gram)
+    else:
+        split = partial(_by_neighbours, table, gram)
+    for j in range(inputs):
+        rest, project = split(j)
+        length = np.linalg.norm(rest)
+        if length <= ROUNDING * number**0.5:
+            if spread[j] > 0:
+                determined.append(j)
+            yield np.repeat(x[None, :, j], num_samples, 0)
+            continue
+        noise = rng.normal(size=(number, num_samples))
+        u = noise - noise.mean(0) - project(noise)
+        u *= length / np.linalg.norm(u, axis=0)
+        yield x[:, j] + spread[j] * (u.T - rest)
+    if determined:
         warnings.warn(
-            f"`data` have {len(x)} examples of {len(values)} independent inputs, too "
-            "few for a guaranteed rate of false discoveries. Pass more examples, or "
-            "fewer inputs.",
+            f"`data` inputs {determined[:8]} are determined by others (duplicates, or "
+            "one column for each category): none of them can be selected. Leave one "
+            "of each such group out.",
             stacklevel=3,
         )
-    else:
-        # Column j of the transposed pseudo-inverse is orthogonal to all inputs but j.
-        # An input that takes part in a linear dependence is not of this kind.
-        dual = left @ (right / values[:, None])
-        alone = (right**2).sum(0) > 1 - 1e-6
-        lengths = np.linalg.norm(dual, axis=0)
-        rest = np.divide(
-            dual, lengths**2, out=np.zeros_like(dual), where=alone & (lengths > 0)
+
+
+def _by_all_others(
+    table: Float[np.ndarray, "examples inputs"],
+    gram: Float[np.ndarray, "inputs inputs"],
+) -> Callable[[int], Split]:
+    """(1 − H) x_j and H for all other inputs, from one decomposition."""
+    values, vectors = np.linalg.eigh(gram)
+    present = values > ROUNDING**2 * max(values.max(), 1)
+    values, vectors = values[present], vectors[:, present]
+    inverse = (vectors / values) @ vectors.T
+    # An input in no linear dependence: then (1 − H) x_j is along column j of this.
+    alone = (vectors**2).sum(1) > 1 - ROUNDING
+    dual = table @ inverse
+
+    def split(j: int) -> Split:
+        if not alone[j]:
+            return np.zeros(len(table)), lambda a: a
+        rest = dual[:, j] / inverse[j, j]
+        unit = rest / np.linalg.norm(rest)
+        return (
+            rest,
+            lambda a: dual @ (table.T @ a) / len(table) - np.outer(unit, unit @ a),
         )
-        basis = np.column_stack([left, np.full(len(x), len(x) ** -0.5)])
-        _warn_of_determined(np.flatnonzero(~alone & (spread > 0)))
-    rest = rest * spread
-    lengths = np.linalg.norm(rest, axis=0)
-    directions = np.divide(
-        rest, lengths, out=np.zeros_like(rest), where=(lengths > 0) & bool(basis.size)
-    )
-    return Conditional(x - rest, lengths, directions, basis)
+
+    return split
 
 
-def _shrunk_rest(
-    standard: Float[np.ndarray, "examples inputs"], varies: Bool[np.ndarray, " inputs"]
-) -> Float[np.ndarray, "examples inputs"]:
-    """x_j − E[x_j | others] of normal inputs with a shrunk covariance."""
-    rest = np.zeros_like(standard)
-    if varies.any():
-        fit = LedoitWolf(assume_centered=True).fit(standard[:, varies])
-        precision = np.asarray(fit.precision_)
-        rest[:, varies] = standard[:, varies] @ precision / np.diag(precision)
-    return rest
-
-
-def _warn_of_determined(inputs: Int[np.ndarray, " some"]) -> None:
-    if inputs.size:
-        warnings.warn(
-            f"`data` inputs {inputs[:8].tolist()} are determined by the others "
-            "(duplicates, or one column for each category): none of them can be "
-            "selected. Leave one of each such group out.",
-            stacklevel=4,
+def _by_neighbours(
+    table: Float[np.ndarray, "examples inputs"],
+    gram: Float[np.ndarray, "inputs inputs"],
+    j: int,
+) -> Split:
+    """(1 − H) x_j and H for the inputs that are correlated with input j."""
+    number, most = len(table), int(LARGEST_SHARE * len(table))
+    chosen = np.zeros(0, int)
+    rest, project = table[:, j], np.zeros_like
+    for bar in SIGNIFICANT:
+        length = np.linalg.norm(rest) * number**0.5
+        related = np.abs(table.T @ rest) / max(length, ROUNDING * number)
+        related[[j, *chosen]] = 0
+        order = np.argsort(-related)[: most - len(chosen)]
+        more = order[related[order] > bar / number**0.5]
+        chosen = np.concatenate([chosen, more])
+        columns = table[:, chosen]
+        inverse = np.linalg.pinv(
+            gram[np.ix_(chosen, chosen)], rcond=ROUNDING**2, hermitian=True
         )
+        project = partial(_projected, columns, inverse)
+        rest = table[:, j] - project(table[:, j])
+    return rest, project
+
+
+def _projected(columns: Any, inverse: Any, a: Any) -> np.ndarray:
+    """The projection on centered columns; `inverse` is that of their covariance."""
+    return columns @ (inverse @ (columns.T @ a)) / len(columns)

@@ -12,9 +12,9 @@ mean gives a p-value. Benjamini and Hochberg's step-up rule selects inputs so th
 expected fraction of false selections is at most q if the tests are independent or
 positively dependent. This holds for any network; a poor network selects few inputs.
 
-x̃_j has this distribution exactly if the inputs are jointly normal and the examples
-outnumber them (see `conditional`). For inputs far from normal, such as zeros
-and ones, the rate is not guaranteed.
+x̃_j has this distribution if the inputs are jointly normal, exactly if there are at
+least five times as many examples as inputs (see `conditional`). For inputs far from
+normal, such as zeros and ones, the rate is not guaranteed.
 
 Cross-fitting uses every example for both training and testing: each of several
 ensembles is trained without one part of the examples, and d is computed on this part.
@@ -39,11 +39,12 @@ from scipy import stats
 
 from meanfield.checks import require, require_whole
 from meanfield.ensemble.ensemble import Ensemble
+from meanfield.keys import numpy_generator
 from meanfield.learning.batches import array_pair, check_batch
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import log_prob
 
-from .conditional import Conditional, conditional_distribution
+from .conditional import conditional_draws
 
 LEAST_EXAMPLES = 20
 
@@ -132,17 +133,19 @@ def select_inputs(
         f"`data` must have at least {LEAST_EXAMPLES} examples for a test; got "
         f"{examples}.",
     )
-    table = np.concatenate([np.asarray(x, np.float64) for _, x, _ in pairs])
-    given = jax.tree.map(
-        lambda a: jnp.asarray(a, pairs[0][1].dtype), conditional_distribution(table)
-    )
-    keys = jax.random.split(key, num_samples)
-    found = []
-    for part, (own, x, y) in enumerate(pairs):
+    for own, x, y in pairs:
         check_batch(own, likelihood, x, y)
-        start = jnp.asarray(ends[part] - len(x))
-        found.append(_differences(own, likelihood, x, y, start, given, keys))
-    differences = np.concatenate([np.asarray(part, np.float64) for part in found], 1)
+    table = np.concatenate([np.asarray(x, np.float64) for _, x, _ in pairs])
+    whole = [_losses(own, likelihood, x, y) for own, x, y in pairs]
+    differences = np.zeros(table.shape[::-1])
+    draws = conditional_draws(table, num_samples, numpy_generator(key))
+    for number, drawn in enumerate(draws):
+        rows = np.split(drawn, ends[:-1], axis=1)
+        for part, (own, x, y) in enumerate(pairs):
+            columns = jnp.asarray(rows[part], x.dtype)
+            place = jnp.asarray(number)
+            found = _differences(own, likelihood, x, y, whole[part], place, columns)
+            differences[number, ends[part] - len(x) : ends[part]] = found
     credits = differences.mean(1)
     errors = differences.std(1, ddof=1) / np.sqrt(examples)
     ratios = np.divide(credits, errors, out=np.zeros_like(credits), where=errors > 0)
@@ -201,42 +204,28 @@ def step_up(
 
 
 @eqx.filter_jit
+def _losses(
+    ensemble: Ensemble, likelihood: Any, x: Float[Array, "examples inputs"], y: Any
+) -> Float[Array, " examples"]:
+    """Loss of every example by the network of posterior means."""
+    found = log_prob(likelihood, ensemble.apply_fn(ensemble.mean_params(), x), y)
+    return -found.reshape(found.shape[0], -1).sum(1)
+
+
+@eqx.filter_jit
 def _differences(
     ensemble: Ensemble,
     likelihood: Any,
     x: Float[Array, "examples inputs"],
     y: Any,
-    start: Int[Array, ""],
-    given: Conditional,
-    keys: Any,
-) -> Float[Array, "inputs examples"]:
-    """Mean over draws of d, for every input and example.
+    whole: Float[Array, " examples"],
+    number: Int[Array, ""],
+    columns: Float[Array, "samples examples"],
+) -> Float[Array, " examples"]:
+    """Mean over draws of d for every example, for the columns drawn for one input."""
 
-    The examples are rows of the table for which `given` is, from `start` on.
-    """
-    means = {name: weight.mean for name, weight in ensemble.weights().items()}
-    params = ensemble.with_weights(means).params
+    def drawn(column: Float[Array, " examples"]) -> Float[Array, " examples"]:
+        changed = x.at[:, number].set(column)
+        return _losses(ensemble, likelihood, changed, y) - whole
 
-    def losses(x: Float[Array, "examples inputs"]) -> Float[Array, " examples"]:
-        found = log_prob(likelihood, ensemble.apply_fn(params, x), y)
-        return -found.reshape(found.shape[0], -1).sum(1)
-
-    whole = losses(x)
-
-    def of_input(number: Array) -> Float[Array, " examples"]:
-        direction = given.directions[:, number]
-
-        def drawn(key: PRNGKeyArray) -> Float[Array, " examples"]:
-            own_key = jax.random.fold_in(key, number)
-            u = jax.random.normal(own_key, direction.shape, x.dtype)
-            if given.basis.shape[1]:
-                u = u - given.basis @ (given.basis.T @ u) + direction * (direction @ u)
-            column = given.predicted[:, number] + given.lengths[number] * (
-                u / jnp.linalg.norm(u)
-            )
-            part = lax.dynamic_slice_in_dim(column, start, x.shape[0])
-            return losses(x.at[:, number].set(part)) - whole
-
-        return lax.map(drawn, keys).mean(0)
-
-    return lax.map(of_input, jnp.arange(x.shape[1]))
+    return lax.map(drawn, columns).mean(0)
