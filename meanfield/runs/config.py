@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meanfield.checks import require
-from meanfield.data import Dataset
+from meanfield.data import Dataset, TableSchema
 from meanfield.version import VERSION
 
 from .documents import read_json
@@ -150,8 +150,12 @@ def refuse_other_data(folder: Path, config: dict[str, Any]) -> None:
     """
     old = read_config(folder)["data"]
     for name, value in json.loads(json.dumps(config["data"])).items():
+        same = name not in old or old[name] == value
+        if name == "schema" and value and old.get(name):
+            # Schemas of earlier versions lack some entries.
+            same = TableSchema.from_dict(old[name]) == TableSchema.from_dict(value)
         require(
-            name in ("source", "data_dir") or name not in old or old[name] == value,
+            name in ("source", "data_dir") or same,
             f"{folder} was trained on data with {name} = {old.get(name)!r}; it cannot "
             f"continue with {value!r}. Restore the data, or name them with --data.",
         )

@@ -13,6 +13,8 @@ from meanfield.checks import require
 from meanfield.runs.config import CONFIG
 from meanfield.runs.folder import CONNECTIONS, HISTORY, METRICS, Run
 from meanfield.runs.learn import INCLUSION_PROB
+from meanfield.runs.settings import READING, TrainSettings
+from meanfield.runs.user_model import MODEL_FILE
 
 from .page import missing, short, table
 from .parts import command_for, is_own, plot
@@ -54,7 +56,11 @@ def reproduce(run: Run) -> str:
     words += ["--likelihood", model["likelihood"]]
     if Path(data["source"]).suffix:
         words += ["--test-fraction", str(data["test_fraction"])]
-    words += ["--hidden", ",".join(map(str, model["hidden"]))]
+    words += _reading(data)
+    words += ["--model", _own_file(run)] if model["kind"] == "file" else []
+    words += ["--model", model["kind"]] if model["kind"] == "cnn" else []
+    if model["kind"] != "file":
+        words += ["--hidden", ",".join(map(str, model["hidden"]))]
     prior = training["inclusion_prob"] or training.get("rule") in (
         "evidence",
         "selective",
@@ -75,6 +81,25 @@ def reproduce(run: Run) -> str:
         "seed, versions and number of CPU cores give the same numbers.</p>"
         + table(("package", "version"), rows)
     )
+
+
+def _reading(data: Mapping[str, Any]) -> list[str]:
+    """The options by which a table was read, if they are not the defaults."""
+    words = []
+    for name in READING:
+        value = data.get(name)
+        if value in (None, getattr(TrainSettings, name)):
+            continue
+        if isinstance(value, bool):
+            words += [f"--{'' if value else 'no-'}{name}"]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _own_file(run: Run) -> str:
+    """The user's own network: its file in the run folder, and the function."""
+    return f"{run.folder / MODEL_FILE}:{run.config['model']['function']}"
 
 
 def _predicted(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -43,8 +43,13 @@ def _quality(run: Run) -> str:
         for which, scores in metrics.get("baselines", {}).items()
         if scores.get(name) is not None
     )
-    error = standard_error(metrics) if name == "accuracy" else None
-    spread = "" if error is None else f" ± {100 * error:.2f} (one standard error)"
+    if name == "accuracy":
+        error = standard_error(metrics)
+        error = None if error is None else f"{100 * error:.2f}"
+    else:
+        error = metrics.get("standard_errors", {}).get(name)
+        error = None if error is None else short(error)
+    spread = "" if error is None else f" ± {error} (one standard error)"
     r2 = metrics.get("r2")
     share = "" if r2 is None else f", R² = {r2:.3f}"
     targets = run.config["data"].get("target_names") or ()
@@ -82,6 +87,9 @@ def _calibration(run: Run) -> str:
         if abs(gap) <= SURE * error:
             return f"Calibrated, as far as {count:,} examples can tell: {said}."
         return f"{'Too wide' if gap > 0 else 'Overconfident'}: {said}."
+    if "rmse" in metrics and metrics.get("coverage") is None:
+        law = run.config["model"]["likelihood"].replace("_", " ")
+        return f"Calibration: not measured, because {law} targets have no intervals."
     error = standard_error(metrics)
     if not count or error is None or metrics.get("confidence") is None:
         return f"Calibration: expected error {short(metrics.get('ece'))}."
