@@ -413,4 +413,7 @@ def test_a_replacement_that_is_killed_while_it_trains_can_be_gone_on_with(
     assert again.seal == done.seal
     assert again.config["training"]["seed"] == 5
     assert again.metrics["epochs"] == 2
+    history = np.genfromtxt(out / "history.csv", delimiter=",", names=True)
+    assert len(history) == 2
+    assert again.metrics["train_seconds"] >= history["seconds"].sum() > 0
     assert not (out / "coalitions.json").exists()

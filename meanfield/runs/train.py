@@ -111,6 +111,8 @@ def train(
         learned = data, validation, patience
         run, history = learn(settings, folder, config, learned, prior, callbacks)
         seconds = earlier + run.metrics["train_seconds"]
+        # The epochs before a kill are known from the history only.
+        seconds = max(seconds, sum(history.get("seconds", ())))
         run.update_metrics({"train_seconds": seconds})
         score(run, dataset, seed=settings.seed)
         # Real targets are learned in standard units, in which the base rate differs.
