@@ -50,6 +50,25 @@ def test_a_run_folder_holds_what_the_contract_says(digits):
     assert len(pd.read_csv(digits / "history.csv")) == 2
 
 
+def test_sample_is_refused_before_anything_slow_begins(digits, monkeypatch, tmp_path):
+    opened, dataset = runs.folder.open_run(digits)
+    for name in ("compacted", "find_labels"):
+        monkeypatch.setattr(runs.sample, name, lambda *_: pytest.fail("began"))
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "precious").touch()
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        runs.sample.sample(opened, dataset, out=taken)
+    free = {"out": tmp_path / "free"}
+    with pytest.raises(ValueError, match="`raw` is for the formats onnx"):
+        runs.sample.sample(opened, dataset, inputs="raw", format="npz", **free)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for asked in ({"format": "onnx"}, {"together": True}):
+        with pytest.raises(ImportError, match="needs the package 'onnxruntime'"):
+            runs.sample.sample(opened, dataset, **free, **asked)
+    assert not (tmp_path / "free").exists()
+
+
 def test_every_later_command_works_on_a_run(digits, monkeypatch, capsys, tmp_path):
     commands = [
         ["evaluate", digits, "--num-samples", 4],

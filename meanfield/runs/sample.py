@@ -13,10 +13,11 @@ from meanfield.checks import require
 from meanfield.credit.labels import ConnectionLabels
 from meanfield.data import Dataset
 from meanfield.deploy.formats.archive import load_archive
-from meanfield.deploy.formats.formats import RAW, SUFFIXES, Exported
+from meanfield.deploy.formats.formats import Exported
+from meanfield.deploy.formats.kinds import RAW, SUFFIXES, writable
 from meanfield.deploy.shipping.card import ModelCard, load_card
 from meanfield.deploy.shipping.served import Checked, check_shipped, convert
-from meanfield.deploy.shipping.ship import ship
+from meanfield.deploy.shipping.ship import require_new, ship
 from meanfield.deploy.shipping.subnetworks import (
     RULES as DRAWING_RULES,
     Subnetwork,
@@ -70,6 +71,12 @@ def sample(
     """
     contract = input_contract(run.config, dataset)
     raw = takes_raw(inputs, format, contract)
+    # Whatever would stop `ship` does so before the units are removed, which takes long.
+    out = out or run.folder / SUBNETWORKS
+    require_new(out)
+    writable(format, raw)
+    if together:
+        writable("onnx")
     alone = num_networks == 1 and can_be_compacted(run)
     chosen = rule or (COMPACT if alone else "labels")
     ensemble, likelihood, found = run.ensemble, run.likelihood, {}
@@ -84,7 +91,7 @@ def sample(
     held = slice(-min(VALIDATION_EXAMPLES, len(x) // 5) or None, None)
     return ship(
         networks,
-        out or run.folder / SUBNETWORKS,
+        out,
         data=(dataset.x_test, dataset.y_test),
         format=format,
         likelihood=run.standardization.likelihood(likelihood),

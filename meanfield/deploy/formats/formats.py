@@ -34,6 +34,7 @@ from . import numpy_runtime
 from .archive import load_subnetwork, save_archive
 from .compare import compare, compare_int8, require_judged
 from .extras import need
+from .kinds import canonical, writable
 from .lacking import naming_other_formats
 from .numpy_writer import RUNTIME, runtime_source, save_numpy
 from .onnx_packed import pack_arrays
@@ -50,16 +51,6 @@ from .whole_inputs import (
     require_one_array,
     whole_function,
 )
-
-SUFFIXES = {
-    "safetensors": ".safetensors",
-    "numpy": ".npz",
-    "onnx": ".onnx",
-    "onnx-int8": ".int8.onnx",
-    "stablehlo": ".stablehlo",
-}
-# Formats whose files can take raw inputs.
-RAW = ("onnx", "onnx-int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,15 +139,10 @@ def export(
         >>> done.largest_difference <= 1e-5
         True
     """
-    format, path = canonical(format), Path(path)
+    format, path = writable(format, raw), Path(path)
     require(
         fallback in (None, "jax2onnx"),
         f"`fallback` must be None or 'jax2onnx'; got {fallback!r}.",
-    )
-    require(
-        not raw or format in RAW,
-        f"`raw` is for the formats {' and '.join(RAW)}, whose files can contain the "
-        f"preprocessing; got {format!r}.",
     )
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name or remove it.")
@@ -201,20 +187,6 @@ def export(
         else:
             difference = compare(expected, predict(probe), format, tolerance)
     return Exported(path, path.stat().st_size, difference, agreement, precision)
-
-
-def canonical(format: str) -> str:
-    """The name of a format.
-
-    Raises:
-        ValueError: there is no such format.
-    """
-    format = "numpy" if format == "npz" else format
-    require(
-        format in SUFFIXES,
-        f"`format` must be one of {', '.join(SUFFIXES)}; got {format!r}.",
-    )
-    return format
 
 
 def load_predictor(path: str | os.PathLike, format: str, like: Any = None) -> Predict:

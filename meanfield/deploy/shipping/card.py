@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.credit.labels import Label
-from meanfield.deploy.formats.formats import SUFFIXES
+from meanfield.deploy.formats.kinds import SUFFIXES
 from meanfield.version import VERSION
 
 from .manifest import file_in, read_text_json

@@ -11,11 +11,11 @@ import numpy as np
 
 from meanfield.checks import require
 from meanfield.deploy.formats.formats import (
-    SUFFIXES,
     export,
     load_predictor,
     rounded,
 )
+from meanfield.deploy.formats.kinds import SUFFIXES
 from meanfield.deploy.formats.onnx_session import RawPredictor
 from meanfield.deploy.formats.together import export_together, link_of
 from meanfield.deploy.formats.whole_inputs import Predict

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from meanfield.checks import require
 from meanfield.deploy.formats.compare import compare, compare_int8
 from meanfield.deploy.formats.formats import (
-    SUFFIXES,
     Exported,
     export,
     load_predictor,
 )
+from meanfield.deploy.formats.kinds import SUFFIXES
 from meanfield.deploy.formats.together import compare_together, run_together
 from meanfield.deploy.formats.whole_inputs import as_shrunk, jit_predict, opened
 from meanfield.deploy.graph.network import as_network

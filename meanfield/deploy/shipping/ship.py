@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meanfield.checks import require
-from meanfield.deploy.formats.formats import SUFFIXES, canonical
+from meanfield.deploy.formats.kinds import SUFFIXES, canonical
 from meanfield.deploy.formats.together import NAME, link_of, run_together
 from meanfield.deploy.graph.inputs import (
     as_batch,
@@ -117,10 +117,7 @@ def ship(
     """
     format, out = canonical(format), Path(out)
     require(len(subnetworks) > 0, "`subnetworks` must have at least one; got none.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"{out} exists and is not empty; choose another folder. Nothing changed."
-        )
+    require_new(out)
     x, y = as_batch(data[0], "data"), np.asarray(data[1])
     input_structure(x)  # raises now if inputs cannot be stored
     if validation is not None:
@@ -151,6 +148,18 @@ def ship(
         write_manifest(temporary)
         os.replace(temporary, out)
     return card
+
+
+def require_new(out: Path) -> None:
+    """Raise if something is at the path of a folder to write.
+
+    Raises:
+        FileExistsError: `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} exists and is not empty; choose another folder. Nothing changed."
+        )
 
 
 def _fill(
