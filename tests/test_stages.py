@@ -1,5 +1,6 @@
 """What a command says while it works, what it keeps, and what it is read against."""
 
+import gc
 import io
 import os
 import signal
@@ -32,6 +33,30 @@ def test_stages_are_told_with_their_time_and_that_they_go_on(capsys, monkeypatch
     with told(quiet=True):
         stage("scoring")
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_garbage_is_collected_is_not_lost():
+    """Python drops what a callback of the garbage collector raises, JAX's too."""
+    pressed = []
+
+    def callback(phase, info):
+        if not pressed:
+            pressed.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    def command():
+        with told(quiet=True):
+            stage("counting")
+            gc.collect()
+            time.sleep(5)
+
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(Interrupted, match="counting"):
+            command()
+    finally:
+        gc.callbacks.remove(callback)
+    assert pressed == ["start"]
 
 
 def test_a_progress_bar_is_a_word_too(capsys, monkeypatch):

@@ -6,6 +6,7 @@ bar has written anything for `PATIENCE` seconds, it reports that the stage is st
 running: in a terminal repeatedly on one line, in a log at growing intervals.
 """
 
+import _thread
 import contextlib
 import logging
 import signal
@@ -18,6 +19,8 @@ from typing import Any
 LOG = logging.getLogger("meanfield")
 # Seconds without output after which a stage is reported as still running.
 PATIENCE = 3.0
+# Seconds after which Ctrl-C is tried again if its exception was dropped.
+AGAIN = 0.05
 # Clears the rest of a terminal's line.
 CLEAR = "\x1b[K"
 
@@ -96,6 +99,18 @@ def told(quiet: bool = False) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Interrupted(teller.text)
 
+    def again() -> None:
+        if not teller.over.is_set():
+            _thread.interrupt_main()
+
+    def dropped(unraisable: Any) -> None:
+        # Python drops an exception that is raised while it collects garbage, when JAX's
+        # callback may be the code that Ctrl-C happens to stop.
+        if isinstance(unraisable.exc_value, Interrupted):
+            threading.Timer(AGAIN, again).start()
+        else:
+            hook(unraisable)
+
     LOG.addHandler(teller)
     LOG.setLevel(logging.INFO)
     if heard is not None:
@@ -103,9 +118,11 @@ def told(quiet: bool = False) -> Iterator[None]:
     threading.Thread(target=teller.wait_and_tell, daemon=True).start()
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, stop) if main else None
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         if main:
             signal.signal(signal.SIGINT, before)
         sys.stderr = stream
