@@ -158,9 +158,10 @@ def test_estimates_are_those_of_gates_on_the_mean_network():
         weight = ensemble.weights()[name]
         divergence = weight.kl(PRIOR.for_layer(name, weight))
         for axis, estimates in axes.items():
-            for index, estimate in enumerate(estimates):
+            single = axis == joint_removal.SINGLE
+            for index, estimate in np.ndenumerate(estimates):
                 chosen = np.zeros(weight.shape, bool)
-                np.moveaxis(chosen, axis, 0)[index] = True
+                (chosen if single else np.moveaxis(chosen, axis, 0))[index] = True
 
                 def nll(gate, x, y, name=name, chosen=chosen):
                     changed = means | {name: means[name] * jnp.where(chosen, gate, 1)}
@@ -172,9 +173,8 @@ def test_estimates_are_those_of_gates_on_the_mean_network():
                     out = network.apply_fn(network.mean_params(), x[None])
                     return -jnp.asarray(GAUSSIAN(out).log_prob(y[None])).sum()
 
-                gradients = np.array(
-                    [jax.grad(nll)(1.0, *pair) for pair in zip(x, y, strict=True)]
-                )
+                per_example = jax.vmap(jax.grad(nll), (None, 0, 0))
+                gradients = np.asarray(per_example(1.0, x, y))
                 expected = (0.5 * gradients**2 - gradients).mean()
                 expected -= PRICE * float(np.asarray(divergence)[chosen].sum())
                 np.testing.assert_allclose(estimate, expected, rtol=2e-4, atol=1e-5)
@@ -229,6 +229,7 @@ def test_a_finished_run_under_the_selective_rule_ends_with_it(monkeypatch):
     assert len(calls) == 1
     assert found.stopped == "finished"
     assert found.ensemble is calls[0]
+    assert found.search is not None
     assert found.search.temperature < 1
     assert tolerances == [rule.tolerance * found.search.temperature]
     assert absent(found.ensemble)[:, 2].all()  # The useless input.
@@ -242,6 +243,46 @@ def test_a_finished_run_under_the_selective_rule_ends_with_it(monkeypatch):
     learn(prior=mf.SpikeSlabPrior(), epochs=1)
     learn(prior=None, epochs=1)
     assert len(calls) == 1
+
+
+def test_a_single_connection_without_an_effect_leaves():
+    # All slices count: the first unit reads mostly the first input, the second unit the
+    # second.
+    live = np.array([[True, True], [False, True]])
+    ensemble = linear(np.eye(2), [[1.0, 1.0]]).with_weights(
+        {
+            NAMES[0]: mf.SpikeSlab(
+                np.where(live, 0.01, 1.0),
+                [[1.0, 1e-3], [0.0, 1.0]],
+                np.full((2, 2), 1e-6),
+            )
+        }
+    )
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 2)).astype(np.float32)
+    y = x.sum(1, keepdims=True) + 0.1 * rng.normal(size=(400, 1))
+    data = x, y.astype(np.float32)
+    found = remove_jointly(
+        ensemble, GAUSSIAN, data, PRIOR, PRICE, TOLERANCE, 100, key=KEY
+    )
+    np.testing.assert_array_equal(absent(found), [[False, True], [True, False]])
+    assert not absent(found, NAMES[1]).any()
+
+
+def test_single_connections_are_tried_in_the_order_of_their_estimates():
+    spikes = {"a": np.array([[0.1, 0.9], [0.1, 0.2]]), "b": np.array([[0.1, 0.1]])}
+    weights = {n: mf.SpikeSlab(s, 0 * s, 0 * s + 1) for n, s in spikes.items()}
+    single = joint_removal.SINGLE
+    estimates: joint_removal.Estimates = {
+        "a": {single: np.array([[-1.0, -9.0], [0.5, -2.0]])},
+        "b": {single: np.array([[-3.0, 0.0]])},
+    }
+    found = joint_removal._singles(estimates, weights)
+    assert found.tolist() == [4, 3, 0]  # An absent one and those that count stay.
+    masks = joint_removal._masks(found[:2], weights)
+    np.testing.assert_array_equal(masks["a"], [[False, False], [False, True]])
+    np.testing.assert_array_equal(masks["b"], [[True, False]])
+    assert set(joint_removal._masks(found[:1], weights)) == {"b"}
 
 
 def test_only_slices_in_which_something_is_present_are_tried():

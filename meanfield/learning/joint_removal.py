@@ -19,9 +19,13 @@ examples b in the network of means,
     Δ̂ = mean_b(−d_b + ½ d_b²) + T · Δ KL / n,    d_b = Σ_i w_i ∂NLL_b/∂w_i,
 
 with the sum over the connections i of the slice. The curvature is that of the empirical
-Fisher information (for single weights: LeCun, Denker & Solla 1990, OBD).
+Fisher information (for single weights: LeCun, Denker & Solla 1990, OBD). Before the
+slices, the single connections with Δ̂ < 0 are tried all at once, then the better half
+of them, and so on: the logit of a small π hardly changes any more, so that learning
+leaves some connections without an effect.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -29,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from meanfield.ensemble.ensemble import Ensemble
 from meanfield.keys import numpy_generator
@@ -60,7 +64,7 @@ def remove_jointly(
     *,
     key: PRNGKeyArray,
 ) -> Ensemble:
-    """The ensemble with π = 1 in all slices whose removal decreases the loss.
+    """The ensemble with π = 1 wherever removal decreases the loss.
 
     Args:
         ensemble: a trained ensemble.
@@ -90,23 +94,37 @@ def remove_jointly(
 
     nll, divergence = losses(ensemble)
     most = nll.mean() + tolerance
+
+    def remove(masks: Masks) -> bool:
+        """Remove some connections if this decreases the loss; whether it does."""
+        nonlocal ensemble, nll, divergence
+        tried = _without(ensemble, masks)
+        if tried is None:
+            return False
+        found, less = losses(tried)
+        change = found - nll + less - divergence
+        improves = change.mean() + change.std() / len(change) ** 0.5 < 0
+        if not improves or found.mean() > most:
+            return False
+        ensemble, nll, divergence = tried, found, less
+        return True
+
     for _ in range(ROUNDS):
-        removed = refused = 0
         # As an array: a number would be part of the program, and compile it anew.
         weight = jnp.asarray(np.float32(price))
         estimates = _estimates(ensemble, likelihood, few, prior, weight)
-        for place in _order(jax.device_get(estimates), ensemble.weights()):
-            tried = _without(ensemble, *place)
-            if tried is None:
+        estimates = jax.device_get(estimates)
+        singles = _singles(estimates, ensemble.weights())
+        while len(singles) and not remove(_masks(singles, ensemble.weights())):
+            singles = singles[: len(singles) // 2]
+        removed, refused = len(singles), 0
+        for name, axis, index in _order(estimates, ensemble.weights()):
+            mask = np.zeros(ensemble.weights()[name].spike_prob.shape, bool)
+            np.moveaxis(mask, axis, 0)[index] = True
+            if not _is_present(ensemble.weights()[name])[mask].any():
                 continue
-            found, less = losses(tried)
-            change = found - nll + less - divergence
-            improves = change.mean() + change.std() / len(change) ** 0.5 < 0
-            if improves and found.mean() <= most:
-                ensemble, nll, divergence = tried, found, less
-                removed, refused = removed + 1, 0
-            else:
-                refused += 1
+            left = remove({name: mask})
+            removed, refused = removed + left, 0 if left else refused + 1
             if refused == IN_A_ROW:
                 break
         if removed == 0:
@@ -121,8 +139,11 @@ def _divergence(
     return total_kl(weights, prior)
 
 
-# Δ̂ of every index along an axis, by path name and axis.
-Estimates = dict[str, dict[int, Float[Array | np.ndarray, " _"]]]
+# Δ̂ by path name: of every index along an axis, and of all single connections.
+SINGLE = -1
+Estimates = dict[str, dict[int, Float[Array | np.ndarray, "..."]]]
+# Connections to remove, by path name, in the shape of the tensor's π.
+Masks = dict[str, Bool[np.ndarray, "..."]]
 
 
 @eqx.filter_jit
@@ -143,9 +164,13 @@ def _estimates(
         return -(weights * log_prob(likelihood, outputs, y)).sum()
 
     def along(name: str, values: Array) -> dict[int, Array]:
-        """Sums of the values of a tensor's connections over all axes but one."""
+        """Sums of the values of a tensor's connections over all axes but one.
+
+        Also the values themselves; those of connections that share a spike are added.
+        """
         shape = ensemble.weights()[name].spike_prob.shape
-        return {
+        shared = [axis for axis, size in enumerate(shape) if size == 1]
+        return {SINGLE: values.sum(shared, keepdims=True)} | {
             axis: values.sum([other for other in range(len(shape)) if other != axis])
             for axis, size in enumerate(shape)
             if size > 1 and len(shape) > 1
@@ -166,6 +191,10 @@ def _estimates(
     return jax.tree.map(lambda s, kl: s / number - price * kl, sums, saved)
 
 
+def _is_present(weight: SpikeSlab) -> Bool[np.ndarray, "..."]:
+    return np.asarray(weight.spike_prob) < 0.5
+
+
 def _order(
     estimates: Estimates, weights: dict[str, SpikeSlab]
 ) -> list[tuple[str, int, int]]:
@@ -176,8 +205,10 @@ def _order(
     """
     found = []
     for name, axes in estimates.items():
-        present = np.asarray(weights[name].spike_prob) < 0.5
+        present = _is_present(weights[name])
         for axis, values in axes.items():
+            if axis == SINGLE:
+                continue
             others = tuple(other for other in range(present.ndim) if other != axis)
             found += [
                 (float(values[index]), name, axis, int(index))
@@ -186,19 +217,44 @@ def _order(
     return [(name, axis, index) for _, name, axis, index in sorted(found)]
 
 
-def _without(ensemble: Ensemble, name: str, axis: int, index: int) -> Ensemble | None:
-    """The ensemble without a slice.
+def _singles(
+    estimates: Estimates, weights: dict[str, SpikeSlab]
+) -> Int[np.ndarray, " _"]:
+    """Positions of connections with Δ̂ < 0 among all, in increasing order of Δ̂."""
+    values = np.concatenate(
+        [
+            np.where(_is_present(weight), estimates[name][SINGLE], 0.0).ravel()
+            for name, weight in weights.items()
+        ]
+    )
+    return np.argsort(values, kind="stable")[: int((values < 0).sum())]
 
-    None if nothing in the slice is present, or nothing else in its tensor: a network
-    without a layer would be constant.
+
+def _masks(positions: Int[np.ndarray, " _"], weights: dict[str, SpikeSlab]) -> Masks:
+    """Masks of the connections at some positions among all."""
+    shapes = {name: weight.spike_prob.shape for name, weight in weights.items()}
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    chosen = np.zeros(sum(sizes), bool)
+    chosen[positions] = True
+    parts = np.split(chosen, np.cumsum(sizes)[:-1])
+    return {
+        name: part.reshape(shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        if part.any()
+    }
+
+
+def _without(ensemble: Ensemble, masks: Masks) -> Ensemble | None:
+    """The ensemble without some connections.
+
+    None if a tensor would lose all that are present: a network without a layer would be
+    constant.
     """
-    weight = ensemble.weights()[name]
-    spikes = np.array(weight.spike_prob)
-    part = np.moveaxis(spikes, axis, 0)[index]
-    if not (part < 0.5).any():
-        return None
-    part[...] = 1.0
-    if not (spikes < 0.5).any():
-        return None
-    changed = eqx.tree_at(lambda w: w.spike_prob, weight, jnp.asarray(spikes))
-    return ensemble.with_weights({name: changed})
+    changed = {}
+    for name, mask in masks.items():
+        weight = ensemble.weights()[name]
+        if not (_is_present(weight) & ~mask).any():
+            return None
+        spikes = jnp.asarray(np.where(mask, 1.0, weight.spike_prob), weight.dtype)
+        changed[name] = eqx.tree_at(lambda w: w.spike_prob, weight, spikes)
+    return ensemble.with_weights(changed)
