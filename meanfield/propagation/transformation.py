@@ -153,9 +153,9 @@ def mean_field(
     ) -> Any:
         names, slabs, points = split_params(params)
         require(
-            not slabs or key is not None or reading != "sampled",
-            "`key` is needed to draw the noise of the sampled reading; pass "
-            "key=jax.random.key(seed).",
+            not slabs or reading != "sampled" or hasattr(key, "dtype"),
+            "`key` is needed to draw the noise of the sampled reading; got "
+            f"{key!r}. Pass key=jax.random.key(seed).",
         )
         drawn = drawn_leaves(names, noise)
         if slabs and len(drawn) == len(slabs):

@@ -51,7 +51,9 @@ def naming_other_formats(
             formats, possible = "'stablehlo' or 'safetensors'", True
         except Exception:  # JAX raises many types.
             formats, possible = "'safetensors', the arrays alone", False
-        way_out = f"Export as {formats}" + ", with raw=False" * raw
+        way_out = (
+            f"Export as {formats}" + ", which take no raw inputs (raw=False)" * raw
+        )
         if possible and fallback and error.convertible:
             way_out += (
                 "; or try the package jax2onnx (fallback='jax2onnx' of "
