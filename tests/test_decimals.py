@@ -1,4 +1,4 @@
-"""Decimal commas and thousands: read alike in training and in new rows."""
+"""Decimal commas, thousands, places: read alike in training and in new rows."""
 
 from typing import Any
 
@@ -107,6 +107,26 @@ def test_decimal_points_in_a_table_of_commas_stay_points_in_new_rows(tmp_path):
     path.write_text("a;b\n1.234;1.234\n")
     read = read_rows(config_of(schema), path)
     assert read.iloc[0].tolist() == ["1.234", "1234"]
+
+
+@pytest.mark.parametrize("target", ["column_0", "column_2", "column_0,column_3"])
+def test_rows_without_headings_may_lack_the_targets(tmp_path, target):
+    rows = [f"{i % 2};1{i % 7},5;2{i % 5}.125;{i % 3}" for i in range(40)]
+    path = tmp_path / "bare.csv"
+    path.write_text("\n".join(rows))
+    found = data.table(path, target=target, header=False, task="regression")
+    assert found.schema is not None
+    config = config_of(found.schema)
+    whole = read_rows(config, path)
+    dropped = [int(name[-1]) for name in target.split(",")]
+    kept = [place for place in range(4) if place not in dropped]
+    new = [";".join(row.split(";")[place] for place in kept) for row in rows]
+    path.write_text("\n".join(new))
+    fewer = read_rows(config, path)
+    assert found.schema.encode(fewer).tolist() == found.schema.encode(whole).tolist()
+    path.write_text("1\n2\n")
+    with pytest.raises(ValueError, match="must have 4 columns.*It has 1"):
+        read_rows(config, path)
 
 
 def test_texts_in_new_rows_stay_and_the_wrong_cell_is_named(tmp_path):

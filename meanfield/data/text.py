@@ -5,7 +5,6 @@ import dataclasses
 import io
 import os
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +37,7 @@ class TextFormat:
         header: whether the first row holds the headings.
         thousands: sign between thousands, if a column has one.
         pointed: headings of columns with decimal points in a table of decimal commas.
+        columns: number of columns of a table without headings, else 0.
     """
 
     separator: str = ","
@@ -45,6 +45,7 @@ class TextFormat:
     header: bool = True
     thousands: Literal["", ".", ","] = ""
     pointed: tuple[str, ...] = ()
+    columns: int = 0
 
     @property
     def words(self) -> str:
@@ -102,7 +103,7 @@ def read_text(
     sep: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
-    numbers: Collection[str] | None = None,
+    plain: bool = True,
 ) -> Text:
     """Read a table; settings that are not given are guessed and listed in the notes.
 
@@ -111,8 +112,7 @@ def read_text(
         sep: separator of cells, see `separator_of`.
         decimal: "." or ",".
         header: whether the first row holds the headings.
-        numbers: headings of the columns of numbers whose decimal sign is `decimal`;
-            None to find them.
+        plain: whether numbers with decimal commas or thousands become plain ones.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -145,12 +145,11 @@ def read_text(
     unnamed = {found[place]: place for place, name in enumerate(names) if name == ""}
     pairs = zip(found, names, strict=True)
     repeated = {new: name for new, name in pairs if name not in ("", new)}
-    format = TextFormat(separator, ".", headed)
-    if numbers is None:
+    width = 0 if headed else rows.shape[1]
+    format = TextFormat(separator, ".", headed, columns=width)
+    if plain:
         frame, format, said = _plain(frame, format, decimal)
         notes += said
-    else:
-        frame = with_points(frame, numbers, decimal or ".")
     if format != TextFormat() or encoding != "UTF-8":
         notes.insert(0, f"read as {encoding} text with {format.words}")
     return Text(frame, format, tuple(notes), repeated, unnamed)
@@ -189,7 +188,8 @@ def _sniffed(text: str) -> str:
     """The separator that splits all first rows into equally many cells, or a guess."""
     lines = io.StringIO(text, newline="")
     head = [line for line in (lines.readline() for _ in range(SNIFFED)) if line]
-    for separator in SEPARATORS:
+    # Commas last: they may be decimal, where other signs are rarely part of a cell.
+    for separator in reversed(SEPARATORS):
         widths = {len(row) for row in csv.reader(head, delimiter=separator) if row}
         if len(widths) == 1 and widths.pop() > 1:
             return separator

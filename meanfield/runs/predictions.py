@@ -12,6 +12,7 @@ import pandas as pd
 from meanfield.checks import require
 from meanfield.data.arrays import read_inputs
 from meanfield.data.cells import raise_all
+from meanfield.data.decimals import with_points
 from meanfield.data.headings import repeated_headings
 from meanfield.data.image_range import CLEAR
 from meanfield.data.schema import TableSchema
@@ -59,9 +60,12 @@ def read_rows(config: Mapping[str, Any], path: Path) -> Any:
         sep=format.separator,
         decimal=format.decimal,
         header=format.header,
-        numbers=schema.localized,
+        plain=False,
     )
     frame = text.frame
+    if format.columns:
+        frame = _with_places(frame, schema, path)
+    frame = with_points(frame, schema.localized, format.decimal)
     problems = repeated_headings(path, text.repeated, used, "Rename them.")
     raise_all(f"the headings of {path} cannot be used", problems)
     missing = [name for name in used if name not in frame.columns]
@@ -73,6 +77,25 @@ def read_rows(config: Mapping[str, Any], path: Path) -> Any:
         "training table; write it with these.",
     )
     return frame
+
+
+def _with_places(frame: pd.DataFrame, schema: TableSchema, path: Path) -> pd.DataFrame:
+    """New rows without headings, whose columns are named by their places in training.
+
+    Raises:
+        ValueError: the number of columns is neither that of the training table nor that
+            without its targets.
+    """
+    count, targets = schema.format.columns, schema.target_names
+    names = [f"column_{place}" for place in range(count)]
+    others = [name for name in names if name not in targets]
+    require(
+        frame.shape[1] in (count, len(others)),
+        f"{path} must have {count} columns, as the training table, which has no "
+        f"headings; or {len(others)}, without {', '.join(targets)}. It has "
+        f"{frame.shape[1]}.",
+    )
+    return frame.set_axis(names if frame.shape[1] == count else others, axis=1)
 
 
 def schema_of(config: Mapping[str, Any]) -> TableSchema | None:
