@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.stats import norm, poisson
 from tqdm import tqdm
 
@@ -189,6 +190,20 @@ def test_the_base_rate_of_numbers_is_their_mean_and_deviation():
     assert explained(1.0, np.ones(3)) is None
     both = baselines(dataset("regression", np.stack([y, 2 * y], 1)))
     np.testing.assert_allclose(both[BASE_RATE]["nll"], 2 * nll + np.log(2), rtol=1e-6)
+
+
+def test_the_linear_model_of_counts_has_the_penalty_of_the_others():
+    x = np.linspace(-1, 1, 400)
+    y = np.random.default_rng(0).poisson(np.exp(1 + 1.5 * x)).astype(np.float32)
+
+    def loss(w, penalty=1.0):
+        return (
+            -poisson(np.exp(w[0] + w[1] * x)).logpmf(y).sum() + penalty / 2 * w[1] ** 2
+        )
+
+    best = minimize(loss, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-7}).x
+    found = baselines(dataset("counts", y))[LINEAR]
+    np.testing.assert_allclose(found["nll"], loss(best, 0.0) / len(y), rtol=1e-4)
 
 
 def test_the_base_rate_of_counts_and_answers():
