@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 from scipy.stats import norm
 
+import meanfield as mf
 from meanfield.propagation import moments
 
 # The same functions in NumPy and SciPy, in double precision.
@@ -15,6 +16,7 @@ FUNCTIONS = {
         lambda z: np.where(z > 0, z, 0.2 * z),
     ),
     "absolute": (moments.absolute, np.abs),
+    "sign": (moments.sign, np.sign),
     "square": (moments.square, np.square),
     "exp": (moments.exp, np.exp),
     "erf": (moments.erf, special.erf),
@@ -127,3 +129,12 @@ def test_the_larger_of_two_agrees_with_draws():
         assert abs(draws.mean() - mean) < 5 * np.sqrt(var / draws.size)
         squares = (draws - mean) ** 2
         assert abs(squares.mean() - var) < 5 * squares.std() / np.sqrt(draws.size)
+
+
+def test_the_sign_of_a_shifted_entry_is_exact_in_a_network():
+    weight = mf.SpikeSlab(*np.array([[[0.0], [0]], [[0.4], [-0.3]], [[0.2], [0.1]]]))
+    x = jnp.array([[1.0, 2.0]])
+    network = mf.mean_field(lambda w, x: jnp.sign(x @ w + 0.1), reading="moments")
+    found, expected = network(weight, x), moments.sign(*jnp.array([[-0.1], [0.6]]))
+    np.testing.assert_allclose(found.mean[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found.var[0], expected[1], rtol=1e-5)

@@ -271,7 +271,9 @@ _FORMS: dict[str, Callable[[Deferred], Any]] = {
     "log": _log,
     "mul": product_form,
     **dict.fromkeys(("gt", "ge", "lt", "le"), _threshold),
-    **dict.fromkeys(("abs", "erf", "exp", "integer_pow", "max", "square"), _activation),
+    **dict.fromkeys(
+        ("abs", "erf", "exp", "integer_pow", "max", "sign", "square"), _activation
+    ),
     "reduce_max": _maximum,
     "reduce_window_max": _maximum,
 }

@@ -16,7 +16,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import erf as erf_function
+from jax.scipy.special import erf as erf_function, erfc
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
@@ -98,6 +98,15 @@ def absolute(m: Moment, v: Moment) -> Pair:
     """Exact moments of |z|, the leaky ReLU of slope −1."""
     mean, var = leaky_relu(m, v, -1.0)
     return mean, jnp.where(v > 0, jnp.maximum(var, 0), var)
+
+
+def sign(m: Moment, v: Moment) -> Pair:
+    """Exact moments of the sign of z: mean erf(m/√(2v)), variance 1 − mean²."""
+    random = v > 0
+    ratio = m / jnp.sqrt(jnp.where(random, 2 * v, 1))
+    mean = jnp.where(random, erf_function(ratio), jnp.sign(m))
+    rare = erfc(jnp.abs(ratio))  # 1 − |mean|, which loses no digits
+    return mean, jnp.where(random, rare * (2 - rare), 0)
 
 
 def square(m: Moment, v: Moment) -> Pair:
