@@ -153,10 +153,11 @@ def label(run: RunFolder, where: OpenSettings) -> None:
 def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> None:
     """Draw sub-networks, shrink them, and write them with a card of what was checked.
 
-    The rule says which connections a sub-network has. compact, the default for one
-    network of a run under the selective rule: as many units are removed as held-out
-    accuracy allows in trials, the others learn again for half as many epochs as the
-    run, and then mean is used. mean: connections that are more likely present than
+    --rule says which connections a sub-network has. compact, the default for one
+    network of a run with `train --rule selective`: as many units are removed as
+    held-out accuracy allows in trials, the others learn again for half as many epochs
+    as the run, and the connections of this smaller ensemble are kept by the rule mean.
+    mean: connections that are more likely present than
     absent are kept at their means. median: the same are kept at the means of their
     slabs. labels: important connections are kept, absent ones are removed, and variable
     ones are drawn by their probability. draw: all are drawn. coalition: all are drawn,

@@ -1,14 +1,15 @@
 r"""Connections that never learn: their gradient is exactly zero on all the data.
 
-With z_i = G_i + ε_i Δ_i and K_i = ∂C/∂z_i, a connection of mean weight μ_ik has
+A pre-activation is z_i = G_i + ε_i Δ_i, with mean G_i, standard deviation Δ_i and noise
+ε_i. With K_i = ∂C/∂z_i, a connection of mean weight μ_ik to an input a_k has
 
     ∂C/∂μ_ik = K_i (a_k + ...),       every further term proportional to a_k too,
 
-so ∂C/∂π, ∂C/∂m and ∂C/∂Ξ are multiples of K_i a_k too. They vanish when the input a_k
-is zero (a black pixel, a dead unit) or when no output depends on z_i (the unit is never
-active, or nothing uses it). One backward pass at weights with the same μ and V finds
-whether K_i a_k = 0. This works for any contraction of any model: in a convolution, a
-recurrence or a look-up.
+so the gradients of π, m and Ξ are multiples of K_i a_k too. They vanish when the input
+a_k is zero (a black pixel, a dead unit) or when no output depends on z_i (the unit is
+never active, or nothing uses it). One backward pass, with slabs without spikes that
+have the weights' means and variances, finds whether K_i a_k = 0. This works for any
+contraction of any model: in a convolution, a recurrence or a look-up.
 """
 
 from typing import Any

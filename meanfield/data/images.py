@@ -67,7 +67,7 @@ def digits() -> Dataset:
         A `Dataset`: training and test arrays, names of classes, and how it was read.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is missing.
+        ValueError: scikit-learn's digits could not be split by class.
 
     Example:
         >>> from meanfield.data import digits

@@ -68,8 +68,8 @@ class Text:
             point.
         format: how the text was written, as given or as guessed.
         notes: descriptions of what was guessed or left out, for the user.
-        repeated: the heading of each column whose heading an earlier column has, by the
-            generated name of the column.
+        repeated: for each column with the same heading as an earlier column, the
+            heading by the generated name of the column.
         unnamed: if the file has headings, the position in `frame` of each column
             without one, by its generated name.
     """
@@ -188,7 +188,7 @@ def _sniffed(text: str) -> str:
     """The separator that splits all first rows into equally many cells, or a guess."""
     lines = io.StringIO(text, newline="")
     head = [line for line in (lines.readline() for _ in range(SNIFFED)) if line]
-    # Commas last: they may be decimal, where other signs are rarely part of a cell.
+    # Commas last: they may be decimal commas; other separators are rare in a cell.
     for separator in reversed(SEPARATORS):
         widths = {len(row) for row in csv.reader(head, delimiter=separator) if row}
         if len(widths) == 1 and widths.pop() > 1:

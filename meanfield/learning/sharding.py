@@ -55,8 +55,9 @@ class Layout:
     """Placement of state, data and batches; without a mesh nothing is moved.
 
     Every batch is split over the axis "data" of the mesh. If there is an axis "model",
-    arrays whose last axis has at least `WIDE` entries are split over it along their
-    last axis. Everything else is on every device. With several processes, each passes
+    arrays of the state that have two or more axes are split over it along their last
+    axis, if this has at least `WIDE` entries and a multiple of the size of "model".
+    Everything else is on every device. With several processes, each passes
     the same whole arrays.
 
     Args:
@@ -65,8 +66,8 @@ class Layout:
         accumulate: number of parts into which each batch is first divided.
 
     Raises:
-        ValueError: the mesh has no axis "data", or its size times the parts does not
-            divide the batch.
+        ValueError: the mesh has no axis "data", or `batch_size` is not a multiple of
+            the size of this axis times `accumulate`.
     """
 
     def __init__(self, mesh: Mesh | None, batch_size: int | None, accumulate: int = 1):

@@ -38,9 +38,9 @@ def coalitions(
 
     Values are estimated on one part of the training data, and the payoff of the
     coalitions is measured on another. Neurons and labels are compared by the credit of
-    their connections, which is computed first if the run has none. Its sums are listed
-    beside the values of all neurons as players of one game. Writes ``coalitions.json``,
-    two plots for each layer and two of the network.
+    their connections, which is computed first if the run has none. Writes two plots for
+    each layer, two of the network, and ``coalitions.json``, which also has the credit
+    summed by neuron and by layer, and the values of all neurons in a single game.
     """
     x, y = dataset.x_train, run.standardization.standardise(dataset.y_train)
     half = min(GAME_EXAMPLES, len(x) // 2)
@@ -134,7 +134,7 @@ def _entry(turn: Any) -> dict[str, Any]:
 
 
 def _links(links: Any, strong: Any, key: Any) -> dict[str, Any]:
-    """Connections of every neuron, and whether strong ones hold more credit."""
+    """Connections of every neuron, and whether strong neurons have more credit."""
     test = None
     if 0 < strong.size < len(strong.mask):
         test = dataclasses.asdict(link_test(strong.mask, links, key=key))

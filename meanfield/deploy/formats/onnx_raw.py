@@ -163,7 +163,10 @@ def _columns(around: _Around, columns: Sequence[Any], output: str) -> list[Any]:
 
 
 def _numbers(around: _Around, columns: Sequence[Any]) -> list[str]:
-    """(x − mean) / deviation in double precision, and 1 where a number was missing."""
+    """Names of two arrays: standardised numbers, and indicators of missing ones.
+
+    (x − mean) / deviation is computed in double precision.
+    """
 
     def row(name: str) -> str:
         values = [column.get(name, math.nan) for column in columns]

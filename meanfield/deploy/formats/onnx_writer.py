@@ -24,7 +24,7 @@ OPSET = 17
 IR_VERSION = 8
 # Key of the metadata.
 ABOUT = "meanfield"
-# Names of the file's inputs and outputs, and of the length of its batch.
+# Names that no input may have: those of outputs and of the length of the batch.
 _RESERVED = {"output", "mean", "std", "mutual_information", "batch_size"}
 
 

@@ -20,7 +20,8 @@ def fixed_read(eqn: Any, indices: np.ndarray) -> Steps | None:
 
     Args:
         eqn: the gather.
-        indices: its indices. `take` reads them; `cut` does not.
+        indices: its indices, which are constant. Of the operations that are returned,
+            `take` has them as an input, and `cut` has them in its settings.
     """
     numbers, table = eqn.params["dimension_numbers"], eqn.invars[0].aval.shape
     if numbers.operand_batching_dims or indices.ndim > 2:

@@ -47,7 +47,8 @@ class EffectiveLayer:
             network itself.
         noise_var: τ, mean square residual of z on held-out examples; 0 for a layer of
             the network itself.
-        gradient: χ₁ = σ_w² mean φ'(z)² on held-out examples.
+        gradient: χ₁ = σ_w² mean φ'(W' h + b')², with the states h that the block reads,
+            on held-out examples; for a layer of the network itself, on all examples.
         depth_scale: ξ = −1/ln χ₁ in blocks, `None` if χ₁ ≥ 1.
         r_squared: R² of φ(z) on held-out examples; 1 for a layer of the network itself.
         verdict: "good" (R² ≥ 0.9), "poor", or "cannot tell".
@@ -152,8 +153,9 @@ def decimate_network(
         block: b ≥ 2.
 
     Returns:
-        Levels of `EffectiveLayer`s. Compare with the same network at initialisation,
-        with its layers in another order, and with `redrawn_network`.
+        Levels of `EffectiveLayer`s. Three controls to compare with: the network at
+        initialisation, the trained network with its layers in another order, and
+        `redrawn_network`.
 
     Raises:
         ValueError: fewer than b layers, b < 2, or too few examples.
