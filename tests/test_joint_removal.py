@@ -8,6 +8,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.ensemble.networks import mlp
+from meanfield.keys import numpy_generator
 from meanfield.learning import joint_removal
 from meanfield.learning.divergence import total_kl
 from meanfield.learning.joint_removal import remove_jointly
@@ -267,6 +268,21 @@ def test_a_single_connection_without_an_effect_leaves():
     )
     np.testing.assert_array_equal(absent(found), [[False, True], [True, False]])
     assert not absent(found, NAMES[1]).any()
+
+
+def test_what_has_no_effect_on_the_compared_examples_alone_stays(monkeypatch):
+    # The second input is 0 in the examples that are compared, like a rare word.
+    ensemble = linear([[1.0, 1.0, 0.0]], [[1.0]])
+    x, _ = examples()
+    compared = numpy_generator(KEY).permutation(len(x))[:100]
+    x[compared, 1] = 0.0
+    y = x[:, :1] + x[:, 1:2]
+    for most in (100, 8192):
+        monkeypatch.setattr(joint_removal, "EXAMPLES", most)
+        found = remove_jointly(
+            ensemble, GAUSSIAN, (x, y), PRIOR, PRICE, TOLERANCE, 100, key=KEY
+        )
+        np.testing.assert_array_equal(absent(found), [[False, False, True]])
 
 
 def test_single_connections_are_tried_in_the_order_of_their_estimates():

@@ -69,7 +69,8 @@ def remove_jointly(
     Args:
         ensemble: a trained ensemble.
         likelihood: its likelihood.
-        data: examples (x, y); the NLL is compared on at most 8,192 random examples.
+        data: examples (x, y); the NLL is compared on at most 8,192 random examples. If
+            there are more, connections without any effect on these examples stay.
         prior: the prior of the run.
         price: T / n.
         tolerance: largest increase of the mean NLL, in nats per example.
@@ -102,6 +103,9 @@ def remove_jointly(
         if tried is None:
             return False
         found, less = losses(tried)
+        # Without an effect on these examples, it may have one on others: a rare word.
+        if count * part < number and (found == nll).all():
+            return False
         change = found - nll + less - divergence
         improves = change.mean() + change.std() / len(change) ** 0.5 < 0
         if not improves or found.mean() > most:
@@ -188,7 +192,12 @@ def _estimates(
         name: along(name, weight.kl(prior.for_layer(name, weight)))
         for name, weight in ensemble.weights().items()
     }
-    return jax.tree.map(lambda s, kl: s / number - price * kl, sums, saved)
+    estimates = jax.tree.map(lambda s, kl: s / number - price * kl, sums, saved)
+    for name, axes in estimates.items():
+        # A connection without an effect on these examples may have one on others.
+        used = sums[name][SINGLE] != 0
+        estimates[name] = axes | {SINGLE: jnp.where(used, axes[SINGLE], 0.0)}
+    return estimates
 
 
 def _is_present(weight: SpikeSlab) -> Bool[np.ndarray, "..."]:

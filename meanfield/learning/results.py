@@ -45,7 +45,8 @@ class FitResult:
         history: sequences of equal length, with one entry per epoch: `epoch`, `loss`,
             `nll` and `kl` (nats per example), `seconds`, and with validation data
             `val_nll` and, for labels, `val_accuracy`; under the selective rule
-            `temperature`.
+            `temperature`. Connections that this rule removes after the last epoch are
+            still present in the last entries (see `joint_removal`).
         stopped: "finished", "early" (no improvement), "callback" or "interrupted".
         search: the result of the selective rule's search; None under another rule.
     """
