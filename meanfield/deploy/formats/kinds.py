@@ -13,8 +13,8 @@ SUFFIXES = {
 }
 # Formats whose files can contain the preprocessing of raw inputs.
 RAW = ("onnx", "onnx-int8")
-# Packages that a format needs beside those of every installation.
-PACKAGES = dict.fromkeys(RAW, ("onnx", "onnxruntime"))
+# Packages that these formats need.
+PACKAGES = ("onnx", "onnxruntime")
 
 
 def canonical(format: str) -> str:
@@ -48,6 +48,6 @@ def writable(format: str, raw: bool = False) -> str:
         f"`raw` is for the formats {' and '.join(RAW)}, whose files can contain the "
         f"preprocessing; got {format!r}.",
     )
-    for package in PACKAGES.get(format, ()):
+    for package in PACKAGES if format in RAW else ():
         need(package)
     return format
