@@ -50,6 +50,22 @@ def test_numbers_with_signs_are_neither_names_nor_classes(tmp_path, cell):
             data.table(path, target=target)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        lambda i: f"2020-01-{1 + i % 28:02}",
+        lambda i: f"{i + 1}00 kg",
+        lambda i: "five" if i == 9 else str(i),
+    ],
+)
+def test_the_remedy_for_a_target_is_another_target(tmp_path, cell):
+    path = table(tmp_path, cell)
+    with pytest.raises(ValueError, match=r"'p' .*[Ll]eave it out \(--drop 'p'\)"):
+        data.table(path, target="c")
+    with pytest.raises(ValueError, match=r"'p' .*Choose another target \(--target\)"):
+        data.table(path, target="p")
+
+
 @pytest.mark.parametrize("cell", ["{0} months", "{0}5 %", "may {0}", "1'{0}"])
 def test_a_few_texts_with_numbers_are_categories(tmp_path, cell):
     found = data.table(table(tmp_path, lambda i: cell.format(i % 3)), target="c")

@@ -120,18 +120,18 @@ def column_of(
     return Column(name, "number", mean=mean, std=1.0 if constant else std, fill=fill)
 
 
-def refuse_dates(cells: pd.Series, name: str) -> None:
-    """Raise if most cells are dates or times."""
+def refuse_dates(cells: pd.Series, name: str, target: bool = False) -> None:
+    """Raise if most cells of a feature, or of a target, are dates or times."""
     _refuse_most(
         cells,
         _DATE,
         f"column {name!r} holds dates or times",
-        f"Leave it out (--drop {name!r}), or replace it by numbers: the year, the "
-        "month, or days since a first day.",
+        f"{_instead(name, target)}, or replace it by numbers: the year, the month, or "
+        "days since a first day.",
     )
 
 
-def refuse_signed_numbers(cells: pd.Series, name: str) -> None:
+def refuse_signed_numbers(cells: pd.Series, name: str, target: bool = False) -> None:
     """Raise if most cells are numbers with signs: 45 %, € 1,200.00, 1 200, (3)."""
     if cells.nunique() <= ENOUGH_ROWS:  # categories, such as 36 months and 60 months
         return
@@ -139,8 +139,15 @@ def refuse_signed_numbers(cells: pd.Series, name: str) -> None:
         cells,
         _SIGNED,
         f"column {name!r} holds numbers with a unit or with other signs",
-        f"Write the numbers alone, or leave it out (--drop {name!r}).",
+        f"{_instead(name, target)}, or write the numbers alone.",
     )
+
+
+def _instead(name: str, target: bool) -> str:
+    """What to do with a column that cannot be used: a target cannot be dropped."""
+    if target:
+        return "Choose another target (--target)"
+    return f"Leave it out (--drop {name!r})"
 
 
 def _refuse_most(cells: pd.Series, pattern: re.Pattern, what: str, remedy: str) -> None:
@@ -152,15 +159,15 @@ def _refuse_most(cells: pd.Series, pattern: re.Pattern, what: str, remedy: str) 
         )
 
 
-def refuse_stray_texts(cells: pd.Series, name: str) -> None:
+def refuse_stray_texts(cells: pd.Series, name: str, target: bool = False) -> None:
     """Raise for a few texts among numbers, which are errors and not categories."""
     missing, numeric = is_missing(cells), is_number(cells)
     if 2 * numeric.sum() > (~missing).sum():
         (row,) = first_bad(~numeric & ~missing)
         raise ValueError(
-            f"column {name!r} is mostly numbers, but holds {at(cells, row)}. Correct "
-            "it, spell every cell of the column as text if it holds categories, or "
-            f"leave it out (--drop {name!r})."
+            f"column {name!r} is mostly numbers, but holds {at(cells, row)}. "
+            f"{_instead(name, target)}, correct the cell, or spell every cell of the "
+            "column as text if it holds categories."
         )
 
 

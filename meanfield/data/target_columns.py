@@ -74,9 +74,9 @@ def class_names_of(
         if not (whole and few):
             return None
     elif task is None:
-        refuse_dates(cells, target)
-        refuse_signed_numbers(cells, target)
-        refuse_stray_texts(cells, target)
+        refuse_dates(cells, target, target=True)
+        refuse_signed_numbers(cells, target, target=True)
+        refuse_stray_texts(cells, target, target=True)
     rows = class_texts(cells)
     names = sorted(set(rows), key=_class_order)
     require(
