@@ -104,7 +104,7 @@ PLAIN = "größe,y\n" + "".join(f"{i % 7},{'uv'[i % 2]}\n" for i in range(20))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(PLAIN.encode()), "is compressed. Unpack it"),
+        (gzip.compress(PLAIN.encode(), mtime=0), "is compressed. Unpack it"),
         (PLAIN.encode("utf-16-le"), "UTF-16 text without a byte-order mark"),
         (b"\xff\xfe" + PLAIN.encode()[:9], "damaged: it begins like UTF-16"),
         (
@@ -112,6 +112,7 @@ PLAIN = "größe,y\n" + "".join(f"{i % 7},{'uv'[i % 2]}\n" for i in range(20))
             r"is UTF-8 text except for 1 bytes, the first of them b'\\xe9' in line 22",
         ),
     ],
+    ids=["compressed", "UTF-16 without a mark", "damaged UTF-16", "stray bytes"],
 )
 def test_text_in_no_encoding_is_refused(tmp_path, content, message):
     path = tmp_path / "odd.csv"

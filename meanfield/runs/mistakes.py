@@ -45,7 +45,8 @@ def mistakes(probs: np.ndarray, dataset: Dataset) -> dict[str, Any]:
         np.add.at(confusion, (labels, chosen), 1)
         confusion = confusion.tolist()
     right = probs[np.arange(len(labels)), labels]
-    order = np.argsort(right, kind="stable")
+    wrong = np.flatnonzero(chosen != labels)
+    order = wrong[np.argsort(right[wrong], kind="stable")]
     hardest = [
         {
             "example": int(example),
@@ -54,7 +55,6 @@ def mistakes(probs: np.ndarray, dataset: Dataset) -> dict[str, Any]:
             "probability": float(right[example]),
         }
         for example in order[:HARDEST]
-        if chosen[example] != labels[example]
     ]
     return {
         "confidence": float(probs.max(1).mean()),

@@ -49,10 +49,17 @@ def _linear(layer: Any) -> dict[str, Any]:
 
 def _conv(layer: Any) -> dict[str, Any]:
     out, inputs = layer.weight.shape[-layer.num_spatial_dims - 2 :][:2]
-    # One channel per group is a depthwise convolution, with a group for each channel.
-    depthwise = layer.groups > 1 and layer.groups == layer.in_channels
-    groups = out if depthwise else layer.groups
+    groups = _groups(layer.groups, layer.in_channels, layer.out_channels, out)
     return {"out_channels": out, "in_channels": inputs * groups, "groups": groups}
+
+
+def _groups(groups: int, inputs: int, outputs: int, now: int) -> int:
+    """Number of groups of a convolution that now has another number of outputs.
+
+    Only if every input channel has one output channel does the number change: then each
+    channel is a group. In other grouped convolutions no channel is removed.
+    """
+    return now if 1 < groups == inputs == outputs else groups
 
 
 def _cell(layer: Any) -> dict[str, Any]:
@@ -118,9 +125,12 @@ def resize_nnx(model: Any) -> Any:
             layer.in_features, layer.out_features = _shape(layer.kernel)
         elif isinstance(layer, nnx.Conv):
             kernel = layer.kernel_shape = _shape(layer.kernel)
-            groups = layer.feature_group_count
-            if groups > 1 and groups == layer.in_features:
-                groups = layer.feature_group_count = kernel[-1]
+            groups = layer.feature_group_count = _groups(
+                layer.feature_group_count,
+                layer.in_features,
+                layer.out_features,
+                kernel[-1],
+            )
             layer.in_features, layer.out_features = kernel[-2] * groups, kernel[-1]
         elif isinstance(layer, nnx.BatchNorm):
             layer.num_features = _shape(layer.mean)[0]
@@ -160,10 +170,13 @@ def resized_linen(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
         layer, arrays = context.module, context.module.variables.get("params", {})
         if isinstance(layer, linen.Dense | linen.Conv) and "kernel" in arrays:
             kernel = arrays["kernel"].shape
+            if isinstance(layer, linen.Conv):
+                inputs = kernel[-2] * layer.feature_group_count
+                groups = _groups(
+                    layer.feature_group_count, inputs, layer.features, kernel[-1]
+                )
+                object.__setattr__(layer, "feature_group_count", groups)
             object.__setattr__(layer, "features", kernel[-1])
-            grouped = isinstance(layer, linen.Conv) and layer.feature_group_count > 1
-            if grouped and kernel[-2] == 1:
-                object.__setattr__(layer, "feature_group_count", kernel[-1])
         if isinstance(layer, linen.Embed) and "embedding" in arrays:
             object.__setattr__(layer, "features", arrays["embedding"].shape[-1])
         return call(*args, **kwargs)
