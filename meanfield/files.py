@@ -198,7 +198,7 @@ def _lock(handle: int) -> bool:
 
 @contextlib.contextmanager
 def _full_disk_explained(target: Path) -> Iterator[None]:
-    """Explain the error of a full disk: name the file, and say that none is lost."""
+    """Explain the error of a full disk: name the file, and say an older one is kept."""
     try:
         yield
     except OSError as error:

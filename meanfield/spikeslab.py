@@ -242,9 +242,9 @@ class SpikeSlab(eqx.Module):
         with r = Ξ/s² and n the number of connections that share the spike, usually 1
         (the prior's spike is shared by the same connections). KL is infinite if the
         weight is not absolutely continuous with respect to the prior: exactly one of
-        the two slabs has zero width, both are points but differ, or the prior gives
-        probability 0 to a spike or slab. A slab that is a point at 0 (Ξ = m = 0) is
-        part of the spike.
+        the two slabs has zero width, both are points but differ, or a spike or slab
+        of positive probability has probability 0 in the prior. A slab that is a point
+        at 0 (Ξ = m = 0) is part of the spike.
 
         Args:
             prior: anything with `inclusion_prob` (1 − π₀) and `slab_scale` (s > 0),

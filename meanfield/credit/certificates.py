@@ -44,8 +44,8 @@ class Certificate:
         payoff: name of the payoff, which lies in [0, 1].
         full: mean payoff of the whole network of posterior means.
         empty: mean payoff without any connection.
-        without: mean payoff without all connections of one kind: "absent", "important"
-            or "variable".
+        without: by kind ("absent", "important" or "variable"), mean payoff when all
+            connections of this kind are removed.
         epsilon: ε, the largest decrease of the payoff that is allowed.
         loss_bound: upper bound, at `level`, on the decrease if all absent connections
             are removed.

@@ -85,7 +85,7 @@ def apply_changes(
     changes: Mapping[str, tuple[Array, Array]],
     numbers: Mapping[str, Array],
 ) -> Any:
-    """A sub-network with the first `numbers` connections changed."""
+    """Change the first `numbers[name]` connections of each layer of a sub-network."""
 
     def change(name: str, leaf: Any) -> Any:
         if name not in changes:

@@ -6,15 +6,15 @@ the projection on a constant and the other inputs S,
     x̃_j = H x_j + ‖(1 − H) x_j‖ u,      u uniform among unit vectors with H u = 0.
 
 Given x_S, H x_j and ‖(1 − H) x_j‖, which are sufficient statistics, x̃_j and x_j have
-the same distribution. So nothing has to be estimated, and no shrinkage leaves part of
-what the others say in (1 − H) x_j, as if only x_j said it. An input that the others
-determine (a duplicate, one of the columns for all categories) stays as it is.
+the same distribution. So nothing has to be estimated. (An estimate with shrinkage would
+leave in (1 − H) x_j a part that the other inputs determine.) An input that the others
+determine (a duplicate, or a one-hot column if every category has one) stays as it is.
 
-H x_j also holds about the fraction |S| / n of x_j itself, in n examples, and the test
-loses power. So S is all other inputs only if they are at most n / 5. Otherwise it is
-the inputs that are correlated with x_j (|r| > 2 / √n), and those that are correlated
-with (1 − H) x_j then (|r| > 3 / √n), together at most n / 5 of them, and the
-distribution is approximate.
+With n examples, H x_j also contains about the fraction |S| / n of the part of x_j that
+is independent of S, so the test loses power. Therefore S is all other inputs only if
+they are at most n / 5. Otherwise S consists of the inputs correlated with x_j
+(|r| > 2 / √n) and then of those correlated with the remaining (1 − H) x_j
+(|r| > 3 / √n), at most n / 5 in all, and the distribution is approximate.
 
 References:
     Huang & Janson 2020, Annals of Statistics 48:3021.
@@ -89,7 +89,7 @@ def _by_all_others(
     present = values > ROUNDING**2 * max(values.max(), 1)
     values, vectors = values[present], vectors[:, present]
     inverse = (vectors / values) @ vectors.T
-    # An input in no linear dependence: then (1 − H) x_j is along column j of this.
+    # Inputs in no linear dependence; for them (1 − H) x_j is along column j of `dual`.
     alone = (vectors**2).sum(1) > 1 - ROUNDING
     dual = table @ inverse
 

@@ -98,15 +98,16 @@ def connection_values(
             for a Beta density of t, or a function of t with mean 1.
         num_nodes: nodes of the Gauss quadrature over t.
         num_samples: draws of the noise for each example and node, at least 2.
-        noise: what is drawn. "preactivations" (default): z = G + ε Δ, independent for
-            each example and position. "weights": the weights, as Gaussians of the same
-            mean and variance, once for a chunk of examples. If a weight is used more
-            than once (a convolution, a recurrence, attention, tying), all its uses
-            share a gate; "preactivations" treats them as independent, "weights" does
-            not. A draw of "weights" costs half as much, but is less informative,
-            because all examples of a chunk share it.
-        groups: a label for each example, such as its class, by which the values are
-            split into parts that add up to them, at the same cost.
+        noise: what is drawn. "preactivations" (default): z = G + ε Δ with mean G and
+            standard deviation Δ, and ε ~ N(0, 1) independent for each example and
+            position. "weights": the weights, as Gaussians of the same mean and
+            variance, once for a chunk of examples. If a weight is used more than once
+            (a convolution, a recurrence, attention, tying), all its uses share a gate;
+            "preactivations" treats them as independent, "weights" does not. A draw of
+            "weights" costs half as much, but is less informative, because all examples
+            of a chunk share it.
+        groups: a label for each example, such as its class. The contribution of each
+            label's examples to the values is then given too, at the same cost.
         where: ``where(path_name, leaf)``, whether a leaf has gates. Default: the random
             weights; in an ordinary network, the arrays of two or more dimensions.
         chunk_size: most examples in memory at once. Default: a 32nd of all examples,

@@ -108,7 +108,8 @@ def inclusion_gradients(
         num_samples: noise draws for each example.
 
     Returns:
-        By path name, one value per connection, in units of the payoff.
+        By path name, one value per connection (or per shared spike), in units of the
+        payoff.
 
     Raises:
         ValueError: a payoff without gradient, or data that do not fit.

@@ -12,9 +12,9 @@ mean gives a p-value. Benjamini and Hochberg's step-up rule selects inputs so th
 expected fraction of false selections is at most q if the tests are independent or
 positively dependent. This holds for any network; a poor network selects few inputs.
 
-x̃_j has this distribution if the inputs are jointly normal, exactly if there are at
-least five times as many examples as inputs (see `conditional`). For inputs far from
-normal, such as zeros and ones, the rate is not guaranteed.
+If the inputs are jointly normal, x̃_j has this distribution: exactly with at least five
+times as many examples as inputs, approximately with fewer (see `conditional`). For
+inputs far from normal, such as zeros and ones, the rate is not guaranteed.
 
 Cross-fitting uses every example for both training and testing: each of several
 ensembles is trained without one part of the examples, and d is computed on this part.
@@ -88,8 +88,8 @@ def select_inputs(
         ensemble: a trained ensemble; its network of posterior means is f. Or several,
             for cross-fitting.
         data: inputs x (examples, inputs) and targets that were not used for training;
-            for several ensembles, one such pair for each in the same order, from
-            examples that this ensemble has not learned from.
+            for several ensembles, one such pair for each of them, in the same order, of
+            examples that it has not learned from.
         fdr: q in (0, 1), largest expected fraction of false selections.
         key: a `jax.random.key`, for x̃.
         likelihood: likelihood of the targets; `Categorical()` by default.
@@ -177,7 +177,7 @@ def _pairs(ensemble: Any, data: Any) -> list[tuple[Ensemble, Any, Any]]:
         len(widths) == 1,
         f"`data` must have the same inputs in all its parts; got {widths} inputs.",
     )
-    # Counts and zeros or ones too: what is drawn is a real number.
+    # Integer inputs become real too, because the values drawn for them are real.
     kind = jnp.result_type(float)
     return [
         (own, x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(kind), y)
@@ -222,7 +222,7 @@ def _differences(
     number: Int[Array, ""],
     columns: Float[Array, "samples examples"],
 ) -> Float[Array, " examples"]:
-    """Mean over draws of d for every example, for the columns drawn for one input."""
+    """d of every example for one input, averaged over the columns drawn for it."""
 
     def drawn(column: Float[Array, " examples"]) -> Float[Array, " examples"]:
         changed = x.at[:, number].set(column)

@@ -54,8 +54,8 @@ def label_connections(
         variable   the rest
 
     where both statements hold at once with confidence 1 − α, and v(N) − v(∅) is the
-    payoff with all connections less that with none. One half of the examples ranks the
-    connections, the other half is for the certificate (see
+    payoff with all connections less that with none. Half of the examples, at most
+    2,000, rank the connections; the others are for the certificate (see
     `meanfield.credit.certificates`). If there are too few examples, or no connection
     can be removed, `.certificate.verdict` says so.
 
@@ -67,8 +67,8 @@ def label_connections(
     else variable. By default τ = 0 if π = 0 or Ξ = 0 holds exactly for at least one
     connection of the ensemble, and τ = 0.1 otherwise. Exact zeros occur with the
     projected parametrization and before training, but not with logits, where logit π or
-    ln √Ξ would have to fall below −100. With a prior Ξ stays positive even when it is
-    projected: pass `tolerance` then.
+    ln √Ξ would have to fall below −100. With a prior, Ξ stays positive even if it is
+    projected; pass `tolerance` in this case.
 
     The gradient of a connection is exactly zero on all the data if its input is always
     zero (a black pixel, a dead unit) or nothing depends on its output. Such a
@@ -86,14 +86,15 @@ def label_connections(
             "published".
         epsilon: ε in (0, 1), the largest decrease of the payoff that is allowed. None
             means 0.005, or twice the smallest ε that the number of examples can
-            certify, whichever is larger.
+            certify, whichever is larger, at most 0.5.
         alpha: α in (0, 1).
         likelihood: likelihood of the targets; `Categorical()` by default.
         payoff: "accuracy" (default for classes), "probability", or "closeness"
             (default for real targets), each in [0, 1].
         tolerance: τ in [0, 0.5), a probability; if given, the posterior rule is used.
         num_samples: noise draws for each example; by default 4 for certified labels,
-            else 1. A unit that is active in none of them counts as dead.
+            else 1. A unit that is active in none of them counts as dead; certified
+            labels use a single separate draw for this.
         batch_size: examples of `data` in memory at once.
 
     Returns:

@@ -54,13 +54,14 @@ class ConnectionLabels:
         chosen: how τ was chosen, "given" if by the caller; for the certified rule, the
             verdict of the certificate.
         never_learned: for every weight, a mask of the connections whose gradient is
-            exactly zero on all the given data; None without data.
+            exactly zero on all the given data (for the certified rule, on the examples
+            `certificate.chosen_on`); None without data.
         certificate: the guarantee of certified labels; None for the other rules.
         values: for the certified rule, the credit φ of every connection: the decrease
-            of the payoff without it if each other connection is kept with probability
-            ½.
+            without it of the mean probability of the true class (for real targets, of
+            the closeness) if each other connection is kept with probability ½.
         rms: for the certified rule, r of every connection, the root mean square over
-            examples of ∂ ln P(y|x)/∂q, with q the probability that it is present; see
+            examples of ∂ ln P(y|x)/∂q, with q the probability that it is kept; see
             `meanfield.credit.removal`.
         inclusion_prob: 1 − π of every connection.
     """
@@ -172,7 +173,7 @@ def mean_entropy(
         S_layer = (1/M) Σ_weights S(π, m, Ξ)        S as in `SpikeSlab.entropy`
 
     The mixed measure (counting at 0, Lebesgue elsewhere) makes S negative for narrow
-    slabs; a slab of zero width is an atom and adds H_b(π) alone.
+    slabs; a slab of zero width is an atom and adds only the binary entropy of π.
 
     Args:
         ensemble: a trained ensemble.

@@ -22,7 +22,8 @@ from .removal import Ranks
 
 # Part of v(N) − v(∅) that must be lost when the important connections are removed.
 SHARE = 0.8
-# Sizes of the tested sets, relative to the size that the choosing half suggests.
+# Numbers of connections that are kept (absent sets) or removed (important sets) in the
+# tests, relative to the number that the choosing examples suggest.
 STEPS = (8.0, 4.0, 2.8, 2.0, 1.6, 1.35, 1.2, 1.1, 1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5)
 GRID = 0.9
 
@@ -45,7 +46,7 @@ def ranks_of(scores: Mapping[str, np.ndarray]) -> Ranks:
 class NestedSets:
     """Two searches, for removable and for important connections.
 
-    One half of the examples suggests the sets, and the other half tests them.
+    The choosing examples suggest the sets, and the certifying examples test them.
 
     Args:
         choosing: function of ranks and a size: payoffs of the choosing examples without
@@ -133,7 +134,7 @@ class NestedSets:
         return best, bound, f"{best:,} are important"
 
     def mean_without(self, masks: Mapping[str, np.ndarray]) -> float:
-        """Mean payoff on the certifying half without the connections of a mask."""
+        """Mean payoff on the certifying examples without the connections of a mask."""
         ranks = {name: (~mask).astype(np.int32) for name, mask in masks.items()}
         return float(self.certifying(ranks, 1).mean())
 

@@ -50,8 +50,8 @@ class PathCheck:
         drawn_sum_errors: standard errors of `drawn_sums`.
         largest_difference: the largest difference in f(t) or Σφ, divided by the range
             of the payoff along the path.
-        tolerance: value of `largest_difference` above which they differ, unless noise
-            can explain the excess.
+        tolerance: value of `largest_difference` above which the verdict is "differs",
+            unless noise can explain the excess.
         num_subnetworks: number of drawn sub-networks.
         num_examples: number of examples that they were evaluated on.
     """
@@ -168,7 +168,10 @@ def _verdict(off: Any, spread: Any, scale: float, num_checks: int) -> str:
 def _schedule(
     rng: np.random.Generator, arrays: int, nodes: Any, repeats: int
 ) -> tuple[Int[np.ndarray, "repeats steps"], Float[np.ndarray, "repeats times arrays"]]:
-    """The array that joins at each step, and the times of all arrays after it."""
+    """The array that joins at each step, and the times of all arrays.
+
+    Row 0 of the times is before the first step, row k after the k-th.
+    """
     grid = np.array([*nodes, 1.0])
     owners = np.argsort(rng.random((repeats, len(grid), arrays)), axis=-1)
     times = np.zeros((repeats, 1 + len(grid) * arrays, arrays))

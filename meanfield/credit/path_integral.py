@@ -10,9 +10,9 @@ are divided at random into chunks, each within one group of examples (such as a 
 chunk c and draw m give T_cm = Σ_k w_k Σ_{x∈c} ∂f_x/∂s. With M draws, S₁ = Σ_m T_cm and
 S₂ = Σ_m T²_cm give unbiased estimates of
 
-    Σ_{x∈c} φ(x)           S₁ / M
-    its noise variance     (S₂ − S₁²/M) / (M (M − 1))
-    its square             (S₁² − S₂) / (M (M − 1))
+    Σ_{x∈c} φ(x)                S₁ / M
+    the noise variance of S₁/M  (S₂ − S₁²/M) / (M (M − 1))
+    (Σ_{x∈c} φ(x))²             (S₁² − S₂) / (M (M − 1))
 
 The squares of chunk sums give Σ_x φ(x)², because two examples of one group share a
 chunk with a known probability ρ:

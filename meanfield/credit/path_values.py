@@ -155,7 +155,7 @@ def _gap_error(
     rates: Float[np.ndarray, "chunks draws nodes arrays"],
     rule: Rule,
 ) -> float:
-    """Standard error of Σφ − (payoff − empty payoff), payoffs with the same noise."""
+    """Standard error of Σφ − (payoff − empty payoff), all with the same noise."""
     seen = np.asarray(integral.payoffs, np.float64)
     rise = np.where(chunks.real[:, None], seen[:, :, -1] - seen[:, :, 0], 0).sum(-1)
     gaps = np.einsum("cmka,k->cm", rates, rule.weights) - rise

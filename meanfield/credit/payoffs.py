@@ -127,6 +127,6 @@ def _of_classes(payoff: str, logits: Array, targets: Array, temperature: float) 
 
 
 def _log_prob(logits: Array, targets: Array) -> Array:
-    # XLA fuses a sum with a one-hot vector, but copies for a look-up.
+    # XLA fuses this sum with a one-hot vector, but would copy logits for a look-up.
     hot = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     return (logits * hot).sum(-1) - jax.nn.logsumexp(logits, -1)

@@ -19,7 +19,7 @@ from .dataset import (
 )
 from .image_range import divisor_of, notes
 
-# Whole numbers with more distinct values than this are targets, not labels.
+# Labels with more distinct values than this are refused.
 MAX_CLASSES = 1000
 # Real numbers with more distinct values than this are measurements, not classes.
 MAX_NUMBERED_CLASSES = 20
@@ -186,7 +186,7 @@ def _pair(
 
 
 def _flat(name: str, x: np.ndarray, divisor: float) -> np.ndarray:
-    with np.errstate(over="ignore"):  # an overflow of float32 is refused below
+    with np.errstate(over="ignore"):  # infinite numbers are refused later
         flat = x.reshape(len(x), -1).astype(np.float32)
     require(
         not (x.dtype.kind == "f" and x.any() and not flat.any()),

@@ -15,7 +15,8 @@ from .schema import Column
 
 # More distinct texts than this are names or free text, not categories.
 MAX_CATEGORIES = 256
-# Fewest rows for which a column is checked for row numbers and names.
+# A column of fewer rows is not checked for row numbers; a column of at most this many
+# distinct texts is not checked for names and for numbers with a unit.
 ENOUGH_ROWS = 20
 _MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
@@ -52,12 +53,13 @@ def examine(cells: pd.Series, name: str, missing: str, wanted: bool) -> Finding:
         cells: its stripped texts; missing cells are empty.
         name: its heading.
         missing: "fill" or "refuse".
-        wanted: whether the user named the column; then it is not left out.
+        wanted: whether the user named the column; then it is left out only if it has
+            no value.
 
     Raises:
-        ValueError: the column has dates, a few texts among numbers, too many
-            categories, numbers too large for float32, or missing cells although
-            `missing` is "refuse".
+        ValueError: the column has dates, a few texts among numbers, numbers with a unit
+            or a decimal comma, too many categories, numbers too large for float32, or
+            missing cells although `missing` is "refuse".
     """
     present: Any = cells[~is_missing(cells)]
     if not len(present):
@@ -183,7 +185,7 @@ def _row_number_note(values: np.ndarray, name: str) -> str:
 
 
 def constant_note(cells: Mapping[str, pd.Series]) -> str:
-    """A note if columns hold one value, by their headings."""
+    """A note with the headings of columns that have the same value in every row."""
     names = [name for name, column in cells.items() if column.nunique() == 1]
     if not names:
         return ""

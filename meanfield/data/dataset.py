@@ -30,7 +30,7 @@ class Dataset:
             shape (examples,), or (examples, targets) if an example has several.
         x_test: features of the test examples.
         y_test: labels or targets of the test examples.
-        feature_names: one name for each feature, or None for pixels.
+        feature_names: one name for each feature, or None if they have none.
         class_names: names of the classes with labels 0, 1, …; None if targets are
             numbers.
         image_shape: the shape of one example before it was made flat, or None.

@@ -27,11 +27,11 @@ _WIDE = {
 def decoded(path: Path) -> tuple[str, str]:
     """Text of a file, and the name of its encoding.
 
-    UTF-16 and UTF-32 need a byte-order mark. Text that is not UTF-8 is Windows-1252, or
-    Latin-1 if it has bytes that are unknown there.
+    UTF-16 and UTF-32 need a byte-order mark. Other text that is not UTF-8 is read as
+    Windows-1252, or as Latin-1 if it has bytes that Windows-1252 does not define.
 
     Raises:
-        ValueError: the file is not text, or UTF-8 with a few wrong bytes.
+        ValueError: the file is not text, or is UTF-8 text with a few wrong bytes.
     """
     content = path.read_bytes()
     for start, remedy in _NO_TEXT.items():
@@ -62,7 +62,7 @@ def decoded(path: Path) -> tuple[str, str]:
 
 
 def _refuse_mixed(path: Path, content: bytes, place: int) -> None:
-    """Raise if a text has more letters in UTF-8 than bytes that do not fit there."""
+    """Raise if a text has more non-ASCII letters in UTF-8 than wrong bytes."""
     text = content.decode("utf-8", errors="surrogateescape")
     wrong = sum("\udc80" <= letter <= "\udcff" for letter in text)
     foreign = sum(letter > "\x7f" for letter in text) - wrong

@@ -100,7 +100,7 @@ def _by_heading(repeated: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def told_apart(names: list[str]) -> list[str]:
-    """Different headings for all columns, also if some of the file are equal."""
+    """Different headings for all columns, even if some are equal or empty."""
     seen: set[str] = set()
     taken, found = set(names), []
     for position, name in enumerate(names):

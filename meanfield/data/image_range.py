@@ -7,8 +7,8 @@
 | min < 0 and numbers beyond ±20           | max ∣x∣    |
 | any other                                | 1          |
 
-This holds for bytes (uint8) of any shape, and for images, which have two axes or more;
-columns of other numbers are left as they are.
+This holds for bytes (uint8) of any shape, and for images: examples with two axes or
+more. Columns of other numbers are left as they are.
 """
 
 import os

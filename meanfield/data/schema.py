@@ -117,7 +117,7 @@ class TableSchema:
 
     @property
     def localized(self) -> tuple[str, ...]:
-        """Headings of columns whose numbers may have decimal commas or thousands."""
+        """Headings of columns that may have decimal commas or thousands separators."""
         if self.format.decimal == "." and not self.format.thousands:
             return ()
         numeric = [column.name for column in self.columns if column.kind == "number"]

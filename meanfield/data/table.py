@@ -89,10 +89,11 @@ def table(
     Numbers are standardised by the mean and standard deviation of the training rows;
     each category becomes one feature (categories are collected from the whole table). A
     missing number is replaced by the median of the training rows, and a second feature
-    marks it; a missing category is one more category. Rows whose target is missing,
-    columns without a value, and columns with more different texts than half of the rows
-    are left out. The `notes` of the result list what was left out; its `schema` encodes
-    other tables in the same way.
+    marks it; a missing category is one more category. Rows whose target is missing and
+    columns without a value are left out. So are, unless `features` names them, columns
+    with more than 20 different texts in fewer than twice as many non-empty cells. The
+    `notes` of the result list what was left out; its `schema` encodes other tables in
+    the same way.
 
     Args:
         path: path of the file.
@@ -112,7 +113,7 @@ def table(
         sep: separator of cells, see `read_table`.
         decimal: "." or ",".
         header: whether the first row holds the headings.
-        missing: "fill", as above; or "refuse".
+        missing: "fill", as above; or "refuse", which raises an error.
 
     Returns:
         A `Dataset`: training and test arrays, names of classes, and how it was read.

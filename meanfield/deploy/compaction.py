@@ -9,12 +9,13 @@ learn at the temperature T of the run and a low price of 10 nats per connection:
 
 with p the inclusion probability of the prior.
 
-ρ is chosen on held-out examples. A network that is not trained on them learns at full
-width, and then again, for as many epochs each, at ρ = 1, 0.5, 0.65 and 0.8, until ρ is
-large enough (if 0.5 is, 0.375 is tried too): until the mean payoff (accuracy, or for
-real targets closeness, see `meanfield.credit.removal`) is at most the tolerance below
-that at ρ = 1. Then the ensemble of the run, which learned from all examples, loses its
-units of smallest r_j, and learns again from all examples.
+ρ is chosen on held-out examples. A network learns from the other examples at full
+width. Copies of it learn again, each for the same number of epochs, at ρ = 1 and then
+at 0.5, 0.65 and 0.8 until ρ is large enough; if 0.5 is, 0.375 is tried too. ρ is large
+enough if the mean payoff on the held-out examples (accuracy, or for real targets
+closeness, see `meanfield.credit.removal`) is at most the tolerance below that at ρ = 1.
+Then the ensemble of the run, which learned from all examples, loses its units of
+smallest r_j, and learns again from all examples.
 """
 
 import dataclasses
@@ -46,8 +47,8 @@ SHARES, LESS = (0.5, 0.65, 0.8), 0.375
 # Products of matrices are fastest if their sizes are multiples of a vector's length. A
 # pair (a, b): layers that keep a units or more keep a multiple of b.
 MULTIPLES = ((48, 16), (16, 8))
-# The price of a connection, in nats, the probability of a spike and the slab variance
-# with which connections start again.
+# The price of a connection, in nats, and the probability of a spike and the largest
+# slab variance with which connections start again.
 PRICE, SPIKE_PROB, SLAB_VAR = 10.0, 0.3, 1e-2
 # Steps of a trial, and number of examples over which r is averaged.
 TRIAL_STEPS, SCORED = 2000, 4000

@@ -4,9 +4,9 @@ With a gate s_j = 1 on every connection that leaves unit j,
 
     r_j = √⟨(∂ ln P(y | x)/∂s_j)²⟩,
 
-with a mean over examples: it is small if removing the unit changes no output. A unit
-that helps some examples as much as it harms others has ⟨∂ ln P/∂s_j⟩ ≈ 0 and a large
-r_j.
+with ⟨·⟩ the mean over examples: r_j is small if removing the unit changes no output. A
+unit that helps some examples as much as it harms others has ⟨∂ ln P/∂s_j⟩ ≈ 0 and a
+large r_j.
 
 Reference:
     Molchanov et al. 2019, arXiv:1906.10771 (the squared sensitivity of a unit).
@@ -34,9 +34,9 @@ LARGE = 0.2
 
 
 def removable_units(ensemble: Ensemble, x: Any) -> dict[str, list[Entries]]:
-    """The outgoing connections of the units of each layer whose units may be removed.
+    """The outgoing connections of the units that may be removed, by layer.
 
-    These are large layers of dense units or channels, outside of loops, whose
+    Removable units are dense units or channels of large layers outside of loops, whose
     activations only enter products with the ensemble's random weights. A layer with
     less than a fifth of all weights keeps its units, because their removal saves
     little. Layers with shared spikes are left out: their spikes remove units

@@ -97,7 +97,8 @@ def random_weights(
     return map_named(lambda name, leaf: made.get(name, leaf), params)
 
 
-# For every array its name, its fan-in, and the axis of input units with a spike each.
+# For every array its name, its fan-in or None, and the axis of its input units if each
+# of these has one spike, else None.
 Plan = tuple[tuple[str, int | float | None, int | None], ...]
 
 

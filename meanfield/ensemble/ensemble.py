@@ -188,8 +188,8 @@ class Ensemble(eqx.Module):
         Args:
             x: a batch, first axis the examples.
             key: a `jax.random.key`.
-            noise: as for `with_noise`; by default the ensemble's own. Weights are drawn
-                once for the whole batch.
+            noise: as for `with_noise`; by default the ensemble's own. Noise in the
+                weights is drawn once for the whole batch.
         """
         ensemble = self if noise is None else self.with_noise(noise)
         return _outputs(ensemble, x, key)

@@ -166,10 +166,10 @@ def fan_ins_by_example(
     example: Any,
     noise: Noise = "preactivations",
 ) -> dict[str, int | float]:
-    """Fan-ins from the program: the number of summands in each array's longest sum.
+    """Fan-ins from the program: the length of the longest sum that each array enters.
 
-    No fan-in is found for arrays that are drawn once per call, because only functions
-    of them enter sums.
+    No fan-in is found for arrays that are drawn once per call (see `mean_field`): their
+    sums are not counted.
 
     Args:
         apply_fn: ``apply_fn(params, x)``.

@@ -47,7 +47,7 @@ def open_model(model: Any, call: Call | None = None) -> OpenedModel:
 
     Raises:
         UnknownModelError: `model` is none of them.
-        ValueError: `call` is given for a pair.
+        ValueError: `call` is given for a pair (apply_fn, params).
 
     Example:
         >>> import equinox as eqx, jax

@@ -2,7 +2,7 @@
 
 In training the model is called as ``model(x, training=True)``, which updates batch
 statistics and draws masks by the key of the run; else as ``model(x, training=False)``.
-Variables that Keras does not train (a layer with `trainable` False) do not change.
+The variables of a layer with `trainable` False do not change.
 """
 
 import sys

@@ -21,7 +21,8 @@ class ClusteredEstimate(Estimate):
     """Values under a posterior, with separate Monte-Carlo error and posterior spread.
 
     Attributes:
-        values: estimate of φ[E_θ v] = E_θ φ[v_θ], (players,).
+        values: estimate of φ[E_θ v] = E_θ φ[v_θ], (players,), where φ are the values of
+            a game and v_θ is the payoff of the network θ.
         standard_errors: standard errors of `values`, with draws as clusters: they
             include the error due to finitely many draws θ and to finitely many
             permutations. Degrees of freedom: draws − 1.
@@ -45,7 +46,8 @@ def clustered_statistics(
 ) -> ClusteredEstimate:
     r"""Values under a posterior, from nested draws: one-way random effects.
 
-    K draws θ_k of the network, M replicates each, x_kmi = φ_i + u_ki + e_kmi:
+    K draws θ_k of the network, M replicates each, x_kmi = φ_i + u_ki + e_kmi, with
+    posterior spread u and Monte-Carlo error e:
 
         MSB = M Var_k(x̄_k)       MSW = mean_k Var_m(x_km)
         s.e. = √(MSB / KM)       posterior variance = max(0, (MSB − MSW)/M)

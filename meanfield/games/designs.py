@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from .evaluation import Evaluator
 
 ENUMERABLE = 20_000  # strata up to this size are listed rather than drawn by rejection
-CANDIDATES = 32  # random coalitions among which the next of a design is chosen
-CHOSEN_PER_PLAYER = 3  # pairs per player that are so chosen; further ones are drawn
+CANDIDATES = 32  # random coalitions among which the next one is chosen
+CHOSEN_PER_PLAYER = 3  # pairs per player chosen in this way; further ones are random
 
 
 class PairedDesign(eqx.Module):
@@ -60,7 +60,8 @@ def draw_pairs(
         num_pairs: number of pairs to draw, at most all that exist.
         weights: relative number of pairs of sizes first_size … ⌊n/2⌋.
         first_size: 1, or 0 to count {∅, N} among the pairs.
-        at_least: pairs from every stratum; the other pairs are divided by the weights.
+        at_least: pairs from every stratum; the others are divided in proportion to the
+            weights.
     """
     sizes = np.arange(first_size, num_players // 2 + 1)
     # Sizes of strata are capped by the budget, because 2^1000 overflows a float.
@@ -91,13 +92,13 @@ def spread_pairs(
 ) -> Bool[np.ndarray, "pairs players"]:
     """Different pairs that are as informative as possible about all players.
 
-    The numbers of pairs per size are proportional to 1/√(s(n − s)), because the weight
-    of a coalition in φ is about 1/s and 1/(n − s) (Neyman allocation). With no more
-    pairs than players all coalitions have size ⌊n/2⌋, which is the most informative.
-    Within a size, the next coalition is chosen from CANDIDATES random ones: the one
-    whose centred signs x have the largest xᵀ (δI + Σ x xᵀ)⁻¹ x, with the sum over the
-    coalitions chosen before. This makes the determinant of the sum large (a D-optimal
-    design).
+    The numbers of pairs per size are proportional to 1/√(s(n − s)), because a coalition
+    has a weight of order 1/s in the φ of its members and 1/(n − s) in that of the
+    others (Neyman allocation). With no more pairs than players all coalitions have size
+    ⌊n/2⌋, which is the most informative. Within a size, the next coalition is chosen
+    from CANDIDATES random ones: the one whose centred signs x have the largest
+    xᵀ (δI + Σ x xᵀ)⁻¹ x, with the sum over the coalitions chosen before. This makes the
+    determinant of the sum large (a D-optimal design).
 
     Args:
         rng: source of randomness.

@@ -35,7 +35,7 @@ class AbstractValues:
         intervals: lower and upper ends on a last axis of 2; all of them cover their
             values at once with probability `level`. (−∞, ∞) if no coverage is claimed.
         num_evaluations: number of evaluated payoffs, including those of ∅ and N.
-        method: the method; "exact" if all coalitions were evaluated.
+        method: the method; "exact" if the values were found by enumeration.
         level: probability that all intervals cover their values at once.
     """
 

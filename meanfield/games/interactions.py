@@ -145,7 +145,7 @@ def _interaction_replicate(
     ranks = np.argsort(orders, axis=1)[:, None, :]
     place = np.arange(m + 1)[:, None]
     prefixes = ranks < place[1:m]
-    # The coalition with the player after the next instead of the next player.
+    # Each prefix with its last player replaced by the next player.
     skipping = (ranks < place[: m - 1]) | (ranks == place[1:m])
     payoffs = evaluate(
         np.concatenate([prefixes, skipping], axis=1)[..., :n].reshape(-1, n)

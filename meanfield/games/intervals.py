@@ -15,11 +15,11 @@ order 1/R keep the coverage of the intervals there:
 - Student's degrees of freedom follow from the kurtosis κ of these moments, because
   Var(s²)/σ⁴ ≈ (κ − 1)/R, which is 2/(degrees of freedom) for a χ² variable.
 
-In short runs the intervals are therefore wide rather than wrong. The range of all
-observed contributions limits their width (an empirical Bernstein bound). With fewer
-than four replicates the intervals are (−∞, ∞). If a player showed no variance at all, a
-rare payoff may still have been missed: its error then follows from the share of cases
-that may be unseen (`with_unseen`), and is infinite if all payoffs were equal.
+In short runs the intervals are therefore wide rather than wrong. The widest range that
+a player's replicates show limits their width (an empirical Bernstein bound). With fewer
+than four replicates the intervals are (−∞, ∞). If no player showed any variance, a rare
+payoff may still have been missed: the errors then follow from the share of cases that
+may be unseen (`with_unseen`), and are infinite if all payoffs were equal.
 
 The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n
 cover their values together with probability 1 − α if players are independent, and at
@@ -226,7 +226,7 @@ def student_quantile(
 
 
 def _bernstein_width(variance, spread: float, count: int, level: float):
-    """Half-widths for replicates within a known range, from their variance."""
+    """Maurer & Pontil's half-widths for replicates with a range of `spread`."""
     tail = -np.expm1(np.log(level) / len(variance))
     log_term = np.log(4 / tail)
     return np.sqrt(2 * variance * log_term / count) + 7 * spread * log_term / (

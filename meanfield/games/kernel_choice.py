@@ -7,11 +7,11 @@ parts g of pairs with amplitudes c is
     −½ {m ln[(g/c)ᵀ R⁻¹ (g/c) / m] + ln |R|} − Σ ln c,        R = k / (c cᵀ).
 
 The grid is searched one hyperparameter at a time, starting from an additive and from a
-non-additive kernel. With many pairs it is searched on a part of them, because the time
-of a factorisation is cubic in their number; the best kernels are then compared on all
-pairs, and the search continues from the winner on all pairs. Almost half of the prior
-mass is on additive games, because they are common and a few evaluations are not
-informative.
+non-additive kernel. With many pairs it is searched on PAIRS_FOR_SEARCH of them, because
+the time of a factorisation is cubic in their number; the best kernels are then compared
+on up to PAIRS_FOR_CHOICE pairs, where the search continues from the winner. Almost half
+of the prior mass is on additive games, because they are common and a few evaluations
+are not informative.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ from scipy.linalg import cho_factor, cho_solve
 from .odd_kernel import GramParts, OddKernel
 
 PAIRS_FOR_CHOICE = 256  # largest number of pairs on which kernels are compared
-PAIRS_FOR_SEARCH = 96  # number of these pairs in most of the search
-FINALISTS = 8  # kernels from this search that are compared on all these pairs
+PAIRS_FOR_SEARCH = 96  # number of pairs in most of the search
+FINALISTS = 8  # kernels from this search that are compared on PAIRS_FOR_CHOICE pairs
 
 # ρ, ℓ (in units of log odds), b, ε, γ; b and ε are relative to the variance of K.
 GRID = (
@@ -34,7 +34,7 @@ GRID = (
 )
 ADDITIVE = (0.003, np.inf, 1e-3, 1e-6, 0.0)
 STARTS = (ADDITIVE, (0.12, 2.5, 0.1, 1e-3, 0.0))
-ADDITIVE_LOG_ODDS = 6.0  # e⁶ = 403, against 539 other kernels
+ADDITIVE_LOG_ODDS = 6.0  # prior weight e⁶ = 403, against 1 for each of 539 others
 CYCLES = 2  # passes over the hyperparameters, from every start
 KEPT_WEIGHT = 0.99  # mass of the kept kernels in the posterior over the evaluated ones
 MOST_KEPT = 6
@@ -50,7 +50,8 @@ def weigh_kernels(
 ) -> list[tuple[OddKernel, float]]:
     """The kernels of largest posterior weight among those that the search evaluates.
 
-    Together they have KEPT_WEIGHT of the mass; their weights are renormalised.
+    Enough are kept for KEPT_WEIGHT of the mass, but at most MOST_KEPT; their weights
+    are renormalised.
     """
     evidence = _Evidence(*_part(rng, coalitions, odd, PAIRS_FOR_CHOICE))
     if len(evidence.odd) > PAIRS_FOR_SEARCH:
@@ -84,7 +85,7 @@ def _part(rng, coalitions, odd, most: int):
 
 
 def _climb(evidence: "_Evidence", shape: Shape, cycles: int) -> None:
-    """Set every hyperparameter in turn to its best option, until nothing changes."""
+    """Set every hyperparameter in turn to its best option, at most `cycles` times."""
     for _ in range(cycles):
         before = shape
         for place, options in enumerate(GRID):
@@ -97,7 +98,7 @@ def _climb(evidence: "_Evidence", shape: Shape, cycles: int) -> None:
 
 
 class _Evidence:
-    """Log marginal likelihood of a kernel of the grid, up to a constant.
+    """Log marginal likelihood plus log prior of a grid kernel, up to a constant.
 
     Kernels share computations: a Gram matrix for each (ρ, ℓ, b), a factor for each ε.
     """

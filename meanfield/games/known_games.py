@@ -247,7 +247,7 @@ def weighted_voting(weights: Sequence[int], quota: int) -> ClosedFormGame:
         "`weights` must be whole numbers, not negative, and `quota` at least 1; got "
         f"weights {list(weights)} and quota {quota}.",
     )
-    # Python integers, because counts of coalitions exceed float64 beyond 50 players.
+    # Python integers, because large counts of coalitions are not exact in float64.
     total = int(whole.sum())
     counts = np.zeros((len(whole) + 1, total + 1), dtype=object)
     counts[0, 0] = 1

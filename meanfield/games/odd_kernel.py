@@ -6,12 +6,12 @@ The odd part g(S) = ½[v(S) − v(N∖S)] determines the Shapley values. Its cov
     K[s,t,d] = r_st z^d        r_st = exp(−(h_s − h_t)²/2ℓ²)        q: r with ℓ = 1
 
 with s = |S|, t = |T|, d = |S △ T|, h_s = ln((s + ½)/(n − s + ½)) and c_s proportional
-to (s(n − s))^{−γ/2}. In words: payoffs are correlated if few players differ
-(z = (1 − ρ)/(1 + ρ): an interaction of k players has variance proportional to ρ^k, so
-that ρ → 0 leaves additive games), and if the log odds of the sizes are similar (ℓ).
-Small and large coalitions may vary more (γ). A smooth function of the size has a
-separate variance (b), because it contributes the same to all players and does not
-affect the differences of values. Every pair of coalitions has an independent term (ε).
+to (s(n − s))^{−γ/2}. In words: payoffs are correlated if few players differ and if the
+log odds of the sizes are similar (ℓ). With z = (1 − ρ)/(1 + ρ), an interaction of k
+players has variance proportional to ρ^k, so that ρ → 0 leaves additive games. Small and
+large coalitions may vary more (γ). A smooth function of the size has a separate
+variance (b), because it contributes the same to all players and does not affect the
+differences of values. Every complementary pair has an independent term (ε).
 """
 
 import dataclasses

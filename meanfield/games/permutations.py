@@ -66,7 +66,7 @@ def affordable_pairs(num_players: int, budget: int) -> int:
 
 
 def rounds(count: int, *, doubling: bool) -> Iterator[int]:
-    """Sizes of the rounds: one of all, or rounds up to totals of 16, 32, 64, …."""
+    """Sizes of the rounds: a single round, or with totals of 16, 32, 64, …."""
     total = 0
     target = FIRST_ROUND if doubling else count
     while total < count:

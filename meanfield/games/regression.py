@@ -12,8 +12,8 @@ with ω = 1 and no constraint.
 
 In a sampled sum, every row has the weight ω divided by the probability of drawing it.
 The standard errors describe the randomness of the draw: they are sandwich estimates
-with leave-one-out residuals (HC3), times the fraction of the row's stratum that was not
-drawn.
+with leave-one-out residuals (HC3), each squared residual multiplied by the fraction of
+its row's stratum that was not drawn.
 
 References:
     Lundberg & Lee 2017, arXiv:1705.07874. Covert & Lee 2021, arXiv:2012.01536

@@ -99,14 +99,15 @@ def shapley_values(
             8194 evaluations, even if the budget allows more.
         level: probability that all intervals cover their values at once.
         tolerance: stop as soon as every half-width is at most `tolerance` times
-            |v(N) − v(∅)|. This is checked after 16, 32, 64, … pairs; check s uses
-            α/2^s of α = 1 − `level`, so that the intervals keep their level. Only for
-            the antithetic method.
+            |v(N) − v(∅)|. This is checked after 16, 32, 64, … pairs; the s-th check
+            uses α/2^s of α = 1 − `level`, so that the intervals keep their level. Only
+            for the antithetic method.
         control: values from another method, such as those of `meanfield.unit_values`
             for the units of a `NeuronGame`. The sampled values are shrunk towards them
             as far as sampling noise can explain the difference: this saves evaluations
-            if the control is good, and costs nothing if it is bad. Errors and intervals
-            remain those of the sample. Only for the antithetic method.
+            if the control is good, and costs nothing if it is bad. Errors remain those
+            of the sample; intervals change only where they have to be widened to
+            include the new values. Only for the antithetic method.
         chunk_size: coalitions passed to `value_fn` at once.
         progress: True for a bar, or a function (num_evaluations, budget).
 

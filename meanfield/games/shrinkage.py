@@ -5,10 +5,11 @@ The sampled φ̂ is unbiased with standard errors s; the control c, such as the 
 
     φ̃ = c + λ (φ̂ − c),       λ = max(0, 1 − Σ_i s_i² / Σ_i (φ̂_i − c_i)²)
 
-has a smaller expected squared error than φ̂ whatever the bias is (Stein). If noise can
-explain the difference, φ̃ is the control; as the noise vanishes, φ̃ → φ̂. Standard errors
-and intervals remain those of the sample, because only these are valid for every
-control.
+has a smaller expected squared error than φ̂ whatever the bias is, if no direction has
+more than a quarter of the variance Σ s_i² (Stein). If noise can explain the difference,
+φ̃ is the control; as the noise vanishes, φ̃ → φ̂. Standard errors and intervals remain
+those of the sample, because only these are valid for every control; but an interval
+that does not include φ̃ is widened to do so.
 
 A control variate in the strict sense is not possible: the contribution of a player to a
 linear game is the same in every order, so subtracting it does not change the variance.

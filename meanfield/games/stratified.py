@@ -38,8 +38,8 @@ def stratified_estimate(
     """Values and intervals; also v(∅) and v(N)."""
     num_players = evaluate.num_players
     sizes = np.arange(1, num_players // 2 + 1)
-    # The weights of a coalition in φ are of order 1/s and 1/(n − s). With equal
-    # variances within sizes, shares ∝ 1/√(s(n − s)) are optimal (Neyman allocation).
+    # A coalition's weight in φ is of order 1/s for members, 1/(n − s) for others. With
+    # equal variances within sizes, shares ∝ 1/√(s(n − s)) are optimal (Neyman).
     weights = 1 / np.sqrt(sizes * (num_players - sizes))
     empty, grand = evaluate.ends()
     design = draw_pairs(
@@ -64,7 +64,7 @@ def stratified_estimate(
             products = payoff[:, None] * contrast
             share = 1 / num_players
         else:
-            # Sample covariance times (N − 1)/N, as the population's divides by N.
+            # The covariance of a population divides by its size, not by size − 1.
             products = (payoff - payoff.mean())[:, None] * contrast
             products *= count / (count - 1) * (1 - 1 / population)
             share = 2 / num_players

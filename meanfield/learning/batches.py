@@ -18,8 +18,8 @@ from meanfield.ensemble.ensemble import Ensemble
 from .targets import check_targets
 
 CHUNK = 8192
-# Inputs look like raw images if rows have at least PIXEL_FEATURES features and the
-# largest number in the first PIXEL_EXAMPLES rows is at least BRIGHT.
+# Inputs look like raw images if rows have several axes or PIXEL_FEATURES features, and
+# the first PIXEL_EXAMPLES rows hold whole numbers from 0 to a maximum in [BRIGHT, 255].
 PIXEL_EXAMPLES, PIXEL_FEATURES, BRIGHT = 256, 64, 200
 
 
@@ -215,7 +215,7 @@ def iterate(data: Any, epoch: int) -> Iterator[tuple[Any, Any]]:
 
 
 def _array(value: Any) -> Any:
-    """A device array; Python and NumPy float64 become the default float type."""
+    """A device array; Python floats and NumPy float64 become the default float type."""
     if isinstance(value, jax.Array):
         return value
     refuse_masked("data", value)

@@ -25,8 +25,8 @@ def layer_kls(
 
     Args:
         weights: posterior by path name, as `Ensemble.weights()` gives it.
-        prior: a `SpikeSlabPrior`; or a mapping with the same names to priors as
-            `SpikeSlab.kl` takes them, such as the `SpikeSlab`s of an earlier posterior.
+        prior: a `SpikeSlabPrior`; or a mapping from the same names to such priors or to
+            arguments of `SpikeSlab.kl`, such as the weights of an earlier posterior.
         kl: function from the path name and prior of a tensor to the divergence of every
             weight of this tensor; `SpikeSlab.kl` if not given.
 

@@ -29,7 +29,8 @@ def learn_epoch(
         state: the state.
 
     Returns:
-        The new state, and the mean of every part of the loss over the healthy steps.
+        The new state, and the mean of every part of the loss over the healthy steps
+        (those with a finite loss and gradient).
     """
     recipe, x, y, (order_key, noise_key), epoch, batch_size = constants
     if recipe.schedule is not None and recipe.schedule.held is not None:

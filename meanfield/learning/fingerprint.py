@@ -2,9 +2,9 @@
 
 Runs with the same fingerprint give bitwise equal results with the same versions and the
 same devices. Other devices, and another number of devices or CPU cores, may add in
-another order and so round differently. Programs are compared by the text that JAX
-prints, with operations, shapes and numbers. This text differs between versions of JAX;
-between versions only the other entries are compared.
+another order and so round differently. The programs of network and optimizer are
+compared by the text that JAX prints, with operations, shapes and numbers. This text
+differs between versions of JAX; between versions only the other entries are compared.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ from .training import Recipe
 
 # Memory addresses, which differ from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|0x[0-9a-f]+")
-# Entries that earlier versions did not store, or that depend on the version of JAX.
+# Entries that earlier versions did not store.
 _LATER = ("batches_crc32", "fixed_crc32", "likelihood", "optimizer_crc32", "random")
+# Entries that depend on the version of JAX.
 _TRACED = ("network", "optimizer")
 
 
@@ -111,7 +112,7 @@ def _crc32(tree: Any, start: int = 0) -> int:
 def _crc32_of_batches(data: Any) -> int | None:
     """Checksum of all batches of a list, or of the first batch of a loader.
 
-    None if the first batch differs each time, so that the run cannot be reproduced.
+    None if the first batch differs each time: such a run cannot be reproduced.
     """
     if isinstance(data, list | tuple):
         checksum = 0

@@ -81,9 +81,10 @@ def fit(
 
     Args:
         ensemble: the initial ensemble; it is not changed.
-        data: arrays (x, y), first axis the examples, with one compiled program per
-            epoch; or, for data that do not fit in memory, an iterable of (x, y) batches
-            that can be iterated again in each epoch, or a function that returns one.
+        data: arrays (x, y), first axis the examples, for which whole epochs are one
+            compiled program; or, for data that do not fit in memory, an iterable of
+            (x, y) batches that can be iterated again in each epoch, or a function that
+            returns one.
         likelihood: maps outputs to a NumPyro distribution; `Categorical()` by default.
         key: a `jax.random.key`; the same key gives bitwise equal results.
         epochs: passes over the data. Default: 30. Under the selective rule, at least 30
@@ -131,8 +132,8 @@ def fit(
             are drawn once per batch, or with ``accumulate=n`` once for each of its n
             parts. The resulting ensemble has the same noise.
         hold: "means" learns π and Ξ around a trained network: slab means, point values
-            and the network's own state do not change by a bit, and the network is
-            called in inference mode. (Parameters of the likelihood are learned.)
+            and the network's own state do not change at all, and the network is called
+            in inference mode. (Parameters of the likelihood are learned.)
         progress: whether to show a progress bar.
 
     Returns:

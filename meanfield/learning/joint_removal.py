@@ -8,10 +8,10 @@ but not if all are. At the end of a run under the selective rule, whole slices o
 weight tensor are therefore removed wherever this decreases the loss of the run: Δ < 0
 by more than one standard error over examples, as long as the NLL does not increase by
 more than min(T, 1) times the tolerance of the rule in total. (The rule's tolerance is
-for other examples. The colder a run, the more closely it fits the examples that it
-learns from, and the more an increase of their NLL means for others.) A slice has one
-index along one axis: the connections into or out of one unit, from one input, or at one
-place of a kernel.
+meant for held-out examples. The colder a run, the more closely it fits the examples
+that it learns from, and the more an increase of their NLL means for others.) A slice
+has one index along one axis: the connections into or out of one unit, from one input,
+or at one place of a kernel.
 
 Slices are tried in the order of a second-order estimate from the gradients of single
 examples b in the network of means,
@@ -21,8 +21,8 @@ examples b in the network of means,
 with the sum over the connections i of the slice. The curvature is that of the empirical
 Fisher information (for single weights: LeCun, Denker & Solla 1990, OBD). Before the
 slices, the single connections with Δ̂ < 0 are tried all at once, then the better half
-of them, and so on: the logit of a small π hardly changes any more, so that learning
-leaves some connections without an effect.
+of them, and so on until some are removed. Learning leaves such connections because the
+logit of a small π hardly changes any more.
 """
 
 import math
@@ -69,8 +69,9 @@ def remove_jointly(
     Args:
         ensemble: a trained ensemble.
         likelihood: its likelihood.
-        data: examples (x, y); the NLL is compared on at most 8,192 random examples. If
-            there are more, connections without any effect on these examples stay.
+        data: examples (x, y); the NLL is compared on at most 8,192 random ones, or one
+            part if that is larger. If there are more, connections without any effect on
+            these stay.
         prior: the prior of the run.
         price: T / n.
         tolerance: largest increase of the mean NLL, in nats per example.
@@ -97,13 +98,13 @@ def remove_jointly(
     most = nll.mean() + tolerance
 
     def remove(masks: Masks) -> bool:
-        """Remove some connections if this decreases the loss; whether it does."""
+        """Remove some connections if this decreases the loss; return whether it did."""
         nonlocal ensemble, nll, divergence
         tried = _without(ensemble, masks)
         if tried is None:
             return False
         found, less = losses(tried)
-        # Without an effect on these examples, it may have one on others: a rare word.
+        # A removal without effect on these examples may affect others (a rare word).
         if count * part < number and (found == nll).all():
             return False
         change = found - nll + less - divergence

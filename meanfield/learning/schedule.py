@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from meanfield.propagation.noise import uniform
 
-# The temperature rises from 0.03 of its final value, during 0.4 of the run.
+# The temperature rises from 0.03 of its final value, in the first 0.4 of the run.
 RISE_FROM, RISING = 0.03, 0.4
 
 

@@ -48,11 +48,11 @@ RATIO = math.sqrt(10)
 # Temperatures at which trials start and end: T_max times these powers of 1 / RATIO.
 FIRST, LOWEST = 2, 6
 PRICES = (0.25, 0.0)  # Prices below the highest one, relative to it.
-# Length of a trial: this fraction of the run's steps, but at least this number, or
-# fewer steps that are larger in proportion.
+# Length of a trial: SHARE of the run's steps, but at least TRIAL_STEPS, or fewer if
+# they are larger in proportion; at most the whole run.
 SHARE, TRIAL_STEPS = 0.2, 3000
-# At the end of a run of fewer steps (or fewer larger ones) nothing is removed: it has
-# hardly learned, and nearly all of its connections would leave.
+# If the number of steps of a run times their relative size is smaller, nothing is
+# removed at its end: it has hardly learned, and would lose nearly all connections.
 LEARNED_STEPS = 1000
 
 
@@ -249,10 +249,10 @@ class Trials:
             )
 
     def finish(self, result: FitResult, found: Search) -> FitResult:
-        """The result of the run; see `remove_jointly`.
+        """The result of the run, after `remove_jointly`.
 
-        An interrupted run and a very short one end where they are, and a restriction
-        keeps its connections.
+        Nothing is removed at T = 0, with a restriction, or from a run that was very
+        short or was stopped by Ctrl-C or a callback.
         """
         steps = len(result.history["epoch"]) * self.steps_per_epoch() * self.speed
         whole = result.stopped in ("finished", "early") and steps >= LEARNED_STEPS

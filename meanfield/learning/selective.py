@@ -159,11 +159,11 @@ def selective_plan(
 ) -> tuple[int, float]:
     """Number of epochs of a run, and the factor of its step size.
 
-    There are at least 30 epochs, and the number of steps times the factor, which is at
-    most 5, is at least 4,000.
+    There are at least 30 epochs, the factor is at most 5, and the number of steps times
+    the factor is at least 4,000.
 
     Args:
-        num_examples: number of examples; None if unknown.
+        num_examples: number of examples; None if unknown (30 epochs, factor 1).
         batch_size: examples per step.
         own: whether the user's own optimizer makes the steps; the factor is then 1.
     """

@@ -25,8 +25,8 @@ class TrainState(eqx.Module):
         learned: the parameters that the optimizer updates.
         optimizer_state: the state of the optimizer.
         step: steps taken so far.
-        healthy: False after a step whose loss or gradient was not finite; from then on
-            `learned`, `moving` and `step` stay constant.
+        healthy: False after a step whose loss, gradient or new `moving` was not finite;
+            from then on `learned`, `moving` and `step` stay constant.
         moving: the network's own state, such as batch statistics, by path name; calls
             in training mode change it.
     """

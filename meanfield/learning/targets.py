@@ -98,8 +98,8 @@ def log_prob(
 def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) -> None:
     """Raise for targets outside the support of the likelihood.
 
-    The support is checked if it does not depend on the outputs. The network is not
-    evaluated; zeros are used as its outputs.
+    The network is not evaluated; zeros, and then ones, are used as its outputs. The
+    support is checked only if it is the same for both.
 
     Args:
         likelihood: any function from outputs to a NumPyro distribution.
@@ -127,8 +127,8 @@ def check_targets(likelihood: Callable[[Any], Any], outputs: Any, targets: Any) 
 def _check_chunk(
     likelihood: Callable[[Any], Any], outputs: Any, chunk: np.ndarray, start: int
 ) -> None:
-    # Our likelihoods give valid arguments for all outputs; a check would compile five
-    # programs.
+    # Our likelihoods give valid parameters for all outputs; a check of these would
+    # compile five programs.
     own = isinstance(likelihood, AbstractLikelihood)
     with numpyro.validation_enabled(False) if own else contextlib.nullcontext():
         zeros = _filled(outputs, len(chunk), 0.0)
@@ -139,7 +139,7 @@ def _check_chunk(
         whole = _has_whole_support(distribution)
         if whole and chunk.dtype.kind == "f":
             _refuse(chunk % 1 != 0, chunk, start, "whole numbers", "Encode the labels")
-        with np.errstate(over="ignore"):  # In the type in which targets are learned.
+        with np.errstate(over="ignore"):  # Cast as in training; it may overflow.
             kept = jax.dtypes.canonicalize_dtype(chunk.dtype)
             aligned = _aligned(distribution, chunk.astype(kept))
         other = output_distribution(likelihood, _filled(outputs, len(chunk), 1.0))

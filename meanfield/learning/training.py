@@ -2,9 +2,10 @@ r"""One step of learning: the loss, its gradient, and the update.
 
     loss = mean NLL(one ε draw) + temperature · Σ KL(q‖prior) / num_data
 
-in nats per example. Its gradient by back-propagation through G + ε Δ is generalized
-back-propagation (Li & Huang 2020, arXiv:2001.03354); with a prior the loss is the
-negative evidence bound of stochastic variational inference.
+in nats per example. Its gradient by back-propagation through pre-activations G + ε Δ
+(mean G, variance Δ²) is generalized back-propagation (Li & Huang 2020,
+arXiv:2001.03354); with a prior and temperature 1 the loss is the negative evidence
+bound of stochastic variational inference.
 """
 
 import abc
@@ -131,7 +132,7 @@ def losses(
         key, own_key = jax.random.split(key)
         ensemble = recipe.restriction.restrict(whole, own_key)
         costs["penalty"] = recipe.restriction.penalty(whole, x)
-    # A network with `hold="means"` is called in inference mode.
+    # With `hold="means"` the network is called in inference mode.
     if ensemble.training is None or recipe.hold == "means":
         apply_fn = computed_in(recipe.compute_dtype, ensemble.apply_fn)
         network = mean_field(apply_fn, noise=ensemble.noise)
@@ -196,7 +197,7 @@ def gradients(
 def take_step(
     state: TrainState, recipe: Recipe, x: Any, y: Any, key: PRNGKeyArray
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step of the optimizer; no change after a loss that is not finite."""
+    """One step of the optimizer; no change if loss, gradient or state is not finite."""
     key = fold_in(key, state.step)
     if recipe.augment is not None:
         key, augment_key = jax.random.split(key)
@@ -227,10 +228,10 @@ def take_step(
         grad=gradient,
         value_fn=loss_at,
     )
-    # Only the change is masked, because XLA fuses this with the update. After a step
-    # that is not finite, the optimizer's state is invalid and is never used.
     if recipe.schedule is not None:
         change = recipe.schedule.shrink(change, state.step)
+    # The change is masked, which XLA fuses with the update; the optimizer's state is
+    # not. After a step that is not finite it is invalid, but all later changes are 0.
     change = jax.tree.map(lambda array: jnp.where(healthy, array, 0), change)
     learned = optax.apply_updates(state.learned, change)
     learned = project_all(recipe.parametrization, learned)

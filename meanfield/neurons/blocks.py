@@ -1,7 +1,8 @@
 """Evaluate coalitions, and orders of players, in blocks of few different sizes.
 
-The last block is padded, so that one compiled program serves any number of them. All
-calls are dispatched before the first result is awaited.
+The size of a block is a power of two, and the last block is padded, so that few
+compiled programs serve any number of them. All calls are dispatched before the first
+result is awaited.
 """
 
 from typing import Any

@@ -32,7 +32,7 @@ def coalition_features(
             units.
 
     Returns:
-        Shape (examples, strong units). Channels are averaged over their positions.
+        Shape (examples, units in the mask). Channels are averaged over their positions.
 
     Raises:
         ValueError: an unknown layer, or a mask of another length.

@@ -233,8 +233,8 @@ class NeuronGame:
     ) -> Float[np.ndarray, "orders sizes"]:
         """Payoffs of the first 0, 1, …, n players of every order.
 
-        This is one compiled call. If the next layer is dense, its pre-activation is a
-        running sum, to which every player adds an outer product.
+        If the next layer is dense, its pre-activation is a running sum, to which every
+        player adds an outer product, and one compiled call evaluates up to 32 orders.
 
         Args:
             orders: rows are orders of the players 0 … n − 1.
@@ -256,10 +256,10 @@ class NeuronGame:
         return np.asarray(total) / len(states)
 
     def null_players(self) -> Bool[np.ndarray, " players"]:
-        """Null players in every draw: units whose value is exactly 0.
+        """Units that are null players in every draw: their value is exactly 0.
 
-        Either their activation is the same for every example, and so equal to its mean,
-        or all weights that read them are zero.
+        In a draw, either their activation equals, for every example, the constant that
+        replaces it, or all weights that read them are zero.
         """
         found = [null_units(self._network, state) for state in self._states]
         return np.logical_and.reduce(found)

@@ -1,4 +1,4 @@
-"""Units of value exactly 0: their activations are constant, or no weight reads them."""
+"""Units of value exactly 0: constant activations, or only zero weights read them."""
 
 from typing import Any
 

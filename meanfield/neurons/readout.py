@@ -1,9 +1,10 @@
 r"""Shapley values in closed form for a squared error and a linear output layer.
 
 Units h_j feed outputs ŷ = b + Σ_j w_j h_j with independent random weights w_jc (mean w̄,
-variance V); a unit outside the coalition is held at μ_j. The payoff −⟨‖y − ŷ‖²⟩ / C is
-then a quadratic function of the coalition, exact for any number of units. With
-D_j = h_j − μ_j, R = y − b and averages ⟨⟩ over examples,
+variance V); a unit outside the coalition is held at μ_j. The payoff −⟨‖y − ŷ‖²⟩ / C,
+with C outputs, is then a quadratic function of the coalition, so its Shapley values are
+exact for any number of units. With D_j = h_j − μ_j, R = y − b and averages ⟨⟩ over
+examples,
 
     G = ⟨D Dᵀ⟩        K_jk = w̄_j · w̄_k + δ_jk Σ_c V_jc
     a_j = 2⟨(R · w̄_j) D_j⟩ − 2⟨D_j⟩(K μ)_j − G_jj K_jj
@@ -93,7 +94,10 @@ def readout_values(
 
 
 def _quadratic(moved, held, mean, var, rest) -> Float[np.ndarray, " players"]:
-    """φ of −⟨‖rest − Σ_j w_j (μ_j + z_j D_j)‖²⟩ in expectation over the weights."""
+    """φ of −⟨‖rest − Σ_j w_j (μ_j + z_j D_j)‖²⟩ in expectation over the weights.
+
+    z_j is 1 inside the coalition and 0 outside.
+    """
     gram = moved.T @ moved / len(moved)
     inner = mean @ mean.T + np.diag(var.sum(1))
     linear = (

@@ -24,7 +24,7 @@ from meanfield.program.units import Units
 
 @dataclasses.dataclass(frozen=True)
 class RunningSum:
-    """A dense product that reads the layer, whose pre-activation is a running sum.
+    """A dense product that reads the layer; its result is a running sum.
 
     Args:
         read: the read of the units by the product.

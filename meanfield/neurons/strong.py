@@ -20,8 +20,8 @@ class StrongCoalition:
     Attributes:
         mask: mask of the units in the coalition.
         payoffs: payoff of the first 0 … n units in order of value, on the game's data.
-        lower_bounds: one-sided lower bounds of v(S_k) − (1 − ε) v(N) − ε v(∅); S_k is
-            certified if its bound is not negative.
+        lower_bounds: one-sided lower bounds of v(S_k) − (1 − ε) v(N) − ε v(∅); S_k
+            passes the test if its bound is not negative.
         order: the units in order of decreasing value.
         level: level of the bounds.
         certified: False if not even the whole layer passes the test (too few examples).
@@ -101,7 +101,7 @@ def strong_coalition(
     epsilon: float = 0.02,
     level: float = 0.95,
 ) -> StrongCoalition:
-    r"""The smallest prefix of the ranking that keeps (1 − ε) of the payoff.
+    r"""The smallest prefix of the ranking that keeps (1 − ε) of the payoff's gain.
 
     Let S_k be the first k units in order of decreasing Shapley value. S_k is sufficient
     if, on the game's examples,
@@ -109,7 +109,8 @@ def strong_coalition(
         v(S_k) − (1 − ε) v(N) − ε v(∅)  ≥  0
 
     at the given confidence, by a one-sided t-bound over examples. Sizes are tested from
-    n downwards until one fails, so no correction for many tests is needed.
+    n − 1 downwards until one fails, so no correction for many tests is needed;
+    `certified` says whether n passes.
 
     Args:
         game: the game on other data than those on which `shapley` was estimated.

@@ -5,8 +5,9 @@ S a coalition such as the strong one:
 
     T = mean_{i∈S} c_i − mean_{i∉S} c_i        p = (1 + #{T* ≥ T}) / (1 + shuffles)
 
-The effect size is Cliff's δ = P(c_i > c_j) − P(c_i < c_j), i in S, j outside: 0 for no
-association, 1 if every unit inside has more than every other unit.
+with T* the value of T after a shuffle of c. The effect size is Cliff's
+δ = P(c_i > c_j) − P(c_i < c_j), i in S, j outside: 0 for no association, 1 if every
+unit inside has more than every other unit.
 
 References:
     Cliff 1993, Psychological Bulletin 114:494. Phipson & Smyth 2010, arXiv:1603.05766

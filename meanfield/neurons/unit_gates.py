@@ -72,7 +72,7 @@ class UnitGame(eqx.Module):
         """Expected payoff of every example, up to the noise of one draw.
 
         Args:
-            gates: by layer, the gate of each unit, in [0, 1].
+            gates: by layer, the probability s that each unit joins.
             x: inputs.
             y: targets.
             key: a `jax.random.key`.
@@ -137,11 +137,11 @@ class UnitGame(eqx.Module):
 
 @eqx.filter_jit
 def with_rests(game: UnitGame, x: Any, chunks: Chunks) -> UnitGame:
-    """The game in which units outside are held at their means over the examples.
+    """The game with its constants r: means over the examples, or zeros.
 
     A mean is taken over examples, and over the axes that no reader of the unit sums, as
-    in `NeuronGame`. The mean of a constant unit is exactly its constant, so its value
-    is exactly 0.
+    in `NeuronGame`. The mean of a constant unit is exactly its constant, so the Shapley
+    value of the unit is exactly 0.
     """
     program, units = game.opened(x)
 

@@ -1,7 +1,7 @@
 r"""Shapley values of all neurons at once, from a few backward passes.
 
 Players are the units of one layer, or of all layers; a unit outside the coalition is
-held at its mean activation, or at zero, as in `NeuronGame`. With gates s_j in [0, 1],
+held at its mean activation, or at zero, as in `NeuronGame`. In the values
 
     φ_j = ∫₀¹ ∂f/∂s_j (t, …, t) dt,    f(s) = E v(S), unit j in S with probability s_j,
 

@@ -1,4 +1,4 @@
-"""Tensors of a network by name, the inputs of the three analyses of `physics`.
+"""Tensors of a network by name, for `microstructure` and `renormalization`.
 
 A network can be a mapping of names to arrays, an open npz file, any JAX parameter tree,
 or the weights of an ensemble. A spike-and-slab leaf gives several kinds of values with

@@ -1,7 +1,7 @@
 """Rules for primitives that move, join or choose entries.
 
-They hold in all readings, except the rules that are registered for "moments" alone,
-which are also those of "delta".
+They hold in all readings, except that rules registered for "moments" alone hold in
+"moments" and "delta".
 """
 
 from typing import Any
@@ -161,10 +161,10 @@ def _mixture(equation: Equation, which: Random, *cases: Any) -> Random:
 
 
 def _joined(equation: Equation, plain: tuple[Any, ...], *parts: Any) -> Any:
-    """Several arrays combined entry by entry.
+    """Several arrays joined: every entry of the result is an entry of one of them.
 
-    Several of them may contain the same weight, because `readings` has already refused
-    every program that sums over two of them.
+    The same weight may occur in several of them: weights that occur twice in one sum
+    were drawn, or refused, before the program runs; see `readings`.
     """
     randoms = [v for v in parts if is_random(v)]
     lifted = [lift(v) for v in parts]

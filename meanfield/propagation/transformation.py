@@ -24,7 +24,8 @@ from .staging import fill_params, split_params, stage
 from .values import Gated, Moments, Random, is_random, variance_dtype
 
 READINGS = ("sampled", "moments", "delta")
-# First number of the keys of drawn weights; keys of pre-activations count from 0.
+# The number folded into the key of the first drawn weight; those of pre-activations
+# count from 0.
 FIRST_KEY = 2**30
 
 
@@ -74,7 +75,7 @@ def mean_field(
     norms, average pooling, look-ups, and sums over the edges of a graph. Other
     functions of one entry (tanh, sigmoid, GELU, SiLU, x + f(x), …) are integrated to
     float32 accuracy; other functions that mix entries (top-k, sorting, softmax over the
-    edges of a node), with errors up to 1/16 of a standard deviation. A choice `where(g
+    edges of a node) have errors up to 1/16 of a standard deviation. A choice `where(g
     > c, a, b)` is a mixture of both cases with weight P(g > c). Indices computed from
     random numbers raise an error.
 
@@ -84,10 +85,10 @@ def mean_field(
     a transformer with small variances, the total variance of the outputs has an error
     of a tenth, and single variances have an error of up to a factor of 2.4; factors
     fitted on held-out data (`mf.prediction.fit_scales`) correct the total. On MNIST
-    (784-100-100-10, 8 epochs), one pass differs from 100 samples by 0.05 points of
-    accuracy and 0.8 % of the NLL without a prior; after training with the evidence
-    bound at T = 1, where a few noisy units dominate, by 0.07 points, with an NLL that
-    is 11 % lower.
+    (784-100-100-10, 8 epochs), after training without a prior, one pass differs from
+    100 samples by 0.05 points of accuracy and 0.8 % of the NLL; after training with the
+    evidence bound at T = 1, where a few noisy units dominate, by 0.07 points, and its
+    NLL is 11 % lower.
 
     Args:
         apply_fn: ``apply_fn(params, *args, **kwargs)``, any function that JAX can
@@ -180,7 +181,7 @@ def joint_output_distribution(
 ) -> Callable[..., Any]:
     """A function of params and a batch that returns a function to draw outputs.
 
-    The network runs once, in the moments reading. A draw has the moments of the outputs
+    The network runs once, in the given reading. A draw has the moments of the outputs
     and the covariance due to their last contraction; see `joint`.
 
     Args:

@@ -1,6 +1,6 @@
 """Check that a configuration and the file of an ensemble belong together.
 
-This is checked before a network is built, which might be larger than the file.
+This is checked before the network is built, because it might be larger than the file.
 """
 
 import json

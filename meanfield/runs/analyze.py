@@ -127,7 +127,7 @@ def _renormalization(weights: Mapping[str, Any], key: Any) -> Any:
 
 
 def _point_values(run: Run) -> dict[str, Any]:
-    """Biases, by name."""
+    """Parameters of one dimension, such as biases, by name."""
     leaves = jax.tree_util.tree_leaves_with_path(run.ensemble.mean_network())
     return {
         path_name(path): leaf

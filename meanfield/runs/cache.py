@@ -13,7 +13,7 @@ from platformdirs import user_cache_dir
 # Its value is a folder, or "off".
 VARIABLE, OFF = "MEANFIELD_CACHE", "off"
 # If the folder is larger than this, the least recently used programs are deleted until
-# half of it is left.
+# the rest has at most half this size.
 MOST_BYTES = 500_000_000
 # Programs that compile in less time are not stored.
 LEAST_SECONDS = 0.2
@@ -23,8 +23,8 @@ def keep_programs(wanted: bool = True) -> str:
     """Let JAX store its compiled programs; must be called before JAX is imported.
 
     Args:
-        wanted: whether to store them. If not, or if the variable MEANFIELD_CACHE is
-            "off", nothing is read or written.
+        wanted: whether to store them. If not, or if MEANFIELD_CACHE is "off" or
+            JAX_COMPILATION_CACHE_DIR is set, JAX's own settings are left unchanged.
 
     Returns:
         A message to the user if they cannot be stored, else the empty text.

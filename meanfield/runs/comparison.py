@@ -20,7 +20,7 @@ NOTHING = "–"
 def compare(folders: Sequence[Path]) -> list[tuple[str, list[str]]]:
     """Rows of a table with a column for each run.
 
-    The intervals cover only the choice of test examples; other seeds differ too.
+    The intervals cover only the choice of test examples, not that of the seed.
 
     Args:
         folders: run folders, at least two.
@@ -91,7 +91,7 @@ def _score(metrics: dict[str, Any], name: str) -> str:
 
 
 def _share(run: Run, kind: str) -> str:
-    """Percentage of all connections that have a label."""
+    """Percentage of all connections that have the label `kind`."""
     sizes = {name: weight.mean.size for name, weight in run.ensemble.weights().items()}
     labels = run.metrics.get("labels", {})
     if not labels or set(labels) - set(sizes):

@@ -113,7 +113,7 @@ def resumed(settings: TrainSettings) -> TrainSettings:
         "`overwrite`.",
     )
     config = read_config(folder)
-    # Earlier versions did not store settings for which they had no choice.
+    # Runs of earlier versions lack the settings that these versions did not have.
     kept = {
         name: config[part][name]
         for part in KEPT

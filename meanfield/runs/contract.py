@@ -51,7 +51,10 @@ def input_contract(config: Mapping[str, Any], dataset: Dataset) -> dict[str, Any
 
 
 def _columns(schema: TableSchema) -> list[dict[str, Any]]:
-    """Every column with its features: one for a number, one for each category."""
+    """Every column with its features: one for a number, one for each category.
+
+    A number has a second one, which marks missing values, if some were in training.
+    """
     found, start = [], 0
     for column in schema.columns:
         entry: dict[str, Any] = {"name": column.name, "kind": column.kind}

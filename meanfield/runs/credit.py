@@ -41,7 +41,7 @@ def credit(
         dataset: its data.
         by: "class" also splits the values by class.
         examples: largest number of examples that the payoff averages over.
-        num_samples: draws of the noise for each example and node.
+        num_samples: draws of the noise for each example and node of the quadrature.
         checks: number of drawn sub-networks for the check of Gaussian pre-activations.
         seed: seed of all random choices.
 
@@ -75,7 +75,7 @@ def known_credit(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The contents of ``credit.json``, and the connections' values by path name.
 
-    If the run has no values, or values without their sums from an earlier version, they
+    If the run has no values, or an earlier version stored them without their sums, they
     are computed with the default settings of `credit`.
 
     Raises:

@@ -11,7 +11,7 @@ from meanfield.credit.connection_shapley import ConnectionValues
 from meanfield.files import atomic_path
 
 ROWS = 250_000  # in memory at once
-# Labels write their own columns "value" and "rms", but no "value_error".
+# Labelling also writes columns "value" and "rms", but no "value_error".
 COLUMNS = ("value", "value_error", "rms")
 
 

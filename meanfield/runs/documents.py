@@ -1,8 +1,8 @@
 """The JSON files of a run folder: written whole, with checksums checked when read.
 
-A file made from an ensemble holds a "seal": the ensemble's own seal, which
-distinguishes it from files of other ensembles, and the sha256 of its contents, which
-detects any change.
+A file made from an ensemble holds a "seal": the seal of that ensemble, which
+distinguishes the file from those of other ensembles, and the sha256 of the file's own
+name and contents, which detects any change.
 """
 
 import hashlib

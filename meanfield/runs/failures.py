@@ -28,7 +28,7 @@ def run_command(command: Callable[[list[str]], None], words: Sequence[str]) -> N
     """Run a command line, and exit with a message and a code if it fails.
 
     Args:
-        command: runs the words of the command line, global options first.
+        command: runs a command line whose global options come first.
         words: the words after the name of the program.
     """
     everywhere = [word for word in words if word in EVERYWHERE]

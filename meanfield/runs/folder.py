@@ -59,7 +59,8 @@ class Run:
         ensemble: the trained ensemble.
         likelihood: the likelihood with its learned parameters, for standardised
             targets; `standardization.likelihood(likelihood)` is for the data's units.
-        seal: sha256 of the ensemble's file, stored in every file derived from it.
+        seal: sha256 of the arrays and metadata in the ensemble's file; every file
+            derived from the ensemble stores it.
     """
 
     folder: Path
@@ -100,9 +101,9 @@ class Run:
         """Predictions of the run for new rows, in the order of the rows.
 
         Args:
-            rows: a frame with the columns that the run learned from, in any order and
-                with any others; or, for a run on arrays or images, an array (rows, …)
-                in the units of the file.
+            rows: a frame with the columns that the run learned from, in any order
+                (others are ignored); or, for a run on arrays or images, an array
+                (rows, …) in the units of the file.
             **settings: `num_samples` networks to average over (64), `level` of the
                 intervals (0.95), `seed`.
 

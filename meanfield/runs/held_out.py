@@ -28,7 +28,7 @@ def patience_of(settings: TrainSettings, dataset: Dataset) -> int | None:
     """Patience in epochs; None to train without early stopping.
 
     Args:
-        settings: settings of the run; if given, its `patience` is used, and 0 means
+        settings: settings of the run. If they have a `patience`, it is used; 0 means
             None.
         dataset: the data to learn from.
     """

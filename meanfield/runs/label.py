@@ -55,7 +55,7 @@ def label(run: Run, dataset: Dataset) -> ConnectionLabels:
 
 
 def _grounds(labels: ConnectionLabels) -> dict[str, Any]:
-    """The guarantees of the labels as plain numbers; None if not certified."""
+    """The guarantees of certified labels, or the tolerance of other labels."""
     certificate = labels.certificate
     if certificate is None:
         return {"tolerance": labels.tolerance}

@@ -46,7 +46,11 @@ def learn(
     prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> tuple[Run, dict[str, Any]]:
-    """Fit, and write the result, even if the loss was not finite."""
+    """Fit to `learned`: data, validation data and patience; write the result.
+
+    If the loss is not finite, the last finite state is written before the error is
+    raised.
+    """
     stage("learning: compiling, then epochs")
     started, failure = time.perf_counter(), None
     architecture, targets = config["model"], learned[0][1]
@@ -91,7 +95,7 @@ def _fit(
     prior: SpikeSlabPrior | str | None,
     callbacks: Sequence[Callable[[Any], Any]],
 ) -> FitResult:
-    """Train the ensemble that an architecture describes."""
+    """Train the ensemble, with the likelihood that the architecture names."""
     data, validation, patience = learned
     likelihood = build_likelihood(architecture["likelihood"], architecture["targets"])
     epochs, batch_size = schedule(settings, len(data[0]))
@@ -142,9 +146,9 @@ def _is_floating(name: str) -> bool:
 
 
 def checked_prior(settings: TrainSettings) -> SpikeSlabPrior | str | None:
-    """The prior of the settings; raises for numbers out of range.
+    """The prior of the settings; raises if they cannot be used.
 
-    This is checked before any file is read or written.
+    They are checked before the data are read and before anything is written.
     """
     rate, temperature = settings.learning_rate, settings.temperature
     require(

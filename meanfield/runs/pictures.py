@@ -23,7 +23,7 @@ from .tasks import target_names
 PREDICTIONS = 6
 # The subfolder of plots for dark pages.
 DARK = "dark"
-# Keywords under which a PNG file stores its ensemble and its title.
+# Keywords under which a PNG file stores its ensemble and its title; its first bytes.
 SEAL, TITLE, PNG = "Ensemble", "Title", b"\x89PNG\r\n\x1a\n"
 
 
@@ -170,9 +170,9 @@ def draw_credit(run: Run, dataset: Dataset, credit: Any) -> None:
 def chained_layers(
     values: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray] | None:
-    """The arrays as matrices (units, inputs), each reading the one before.
+    """The arrays as matrices (units, inputs) of layers that each read the one before.
 
-    None if they are not a chain of dense layers, each with some positive credit.
+    None if they are not such a chain, or a layer has no positive credit.
     """
     arrays = {name: array for name, array in values.items() if array.ndim == 2}
     if len(arrays) < len(values):
@@ -194,8 +194,8 @@ def credit_of_inputs(
 ) -> np.ndarray | None:
     """Summed values of the connections of each input; None if there are none.
 
-    The layer that reads the inputs is the first array with an axis that counts them:
-    the last one in Equinox, the first in Flax.
+    The layer that reads the inputs is the first matrix with an axis of their number: in
+    Equinox its last axis, in Flax its first.
     """
     for array in values.values():
         if array.ndim == 2 and num_features in array.shape:

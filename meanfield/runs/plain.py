@@ -6,8 +6,9 @@ fan-in k, is scaled to the standard deviation of an untrained network of this si
 
     W[kept] · √(n / k).
 
-It learns the same training examples by ordinary back-propagation, by the same optimizer
-in as many epochs and batches of the same size: no spikes, no slabs, no prior.
+It learns the same training examples by ordinary back-propagation, by Adam with a step
+size that falls along a cosine, in as many epochs and batches of the same size: no
+spikes, no slabs, no prior.
 """
 
 import math
@@ -101,7 +102,8 @@ def untrained(whole: Any, shrunk: Shrunk) -> Any:
     """A network with the units of a shrunk network, and untrained weights.
 
     Args:
-        whole: the untrained network before units were removed, in its own mode.
+        whole: the untrained network before units were removed, in the mode that it
+            trains in.
         shrunk: the network that ships, of the same kind.
 
     Returns:

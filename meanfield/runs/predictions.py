@@ -24,7 +24,7 @@ from meanfield.prediction.predictive import CHUNK
 from .command_settings import PredictSettings
 from .tasks import target_columns
 
-# Likelihoods without a distribution function, so without intervals by bisection.
+# Likelihoods of discrete targets, for which no intervals are computed.
 WITHOUT_INTERVAL = ("categorical", "bernoulli", "poisson")
 
 # Fewest rows that are predicted at once.

@@ -63,8 +63,8 @@ def sample(
     By the rule compact, the default for one network of a run under the selective rule,
     whole units are removed first; see `deploy.compact`. A single network then has the
     connections that are more likely present than absent, at their means; several
-    networks are drawn. Their archives and ONNX files hold 16-bit numbers. In all other
-    cases the default rule is labels.
+    networks are drawn. In both cases archives and ONNX files hold 16-bit numbers. For
+    several networks, and for runs under other rules, the default is labels.
 
     The best network is chosen on part of the training data. The scores on the card are
     measured on the test data, on which the labels are certified too.

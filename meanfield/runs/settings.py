@@ -11,13 +11,13 @@ from typing import Any
 
 from .fields import DATA_DIR, NAMES, SEED, grid, setting, widths
 
-# Headings of the options of `train`; the first three are also parts of a configuration.
+# Headings of the options of `train`.
 DATA, LEARNING, PRIOR, RUN = "Data", "Network and training", "Prior", "Run"
 # Rules of learning: see the option `--rule`.
 RULES = ("selective", "published", "evidence")
-# The part of a configuration that stores a setting, if any.
+# The parts of a configuration that store settings.
 KEPT = ("data", "model", "training")
-# How a table is read.
+# Settings that say how a table is read.
 READING = ("drop", "features", "sep", "decimal", "header", "missing")
 
 

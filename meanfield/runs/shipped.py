@@ -157,7 +157,7 @@ def _loss(entry: Mapping[str, Any], dense: Mapping[str, Any], counts: bool) -> s
 
 
 def _explained(rmse: float, scores: Mapping[str, Any]) -> float | None:
-    """R² by the variance that follows from the ensemble: RMSE² / (1 − R²)."""
+    """R² for an RMSE; the ensemble's scores give the variance, RMSE² / (1 − R²)."""
     known = scores.get("r2") is not None and scores.get("rmse")
     return 1 - (1 - scores["r2"]) * (rmse / scores["rmse"]) ** 2 if known else None
 

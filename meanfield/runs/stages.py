@@ -104,8 +104,8 @@ def told(quiet: bool = False) -> Iterator[None]:
             _thread.interrupt_main()
 
     def dropped(unraisable: Any) -> None:
-        # Python drops an exception that is raised while it collects garbage, when JAX's
-        # callback may be the code that Ctrl-C happens to stop.
+        # If Ctrl-C stops a callback of JAX that runs during garbage collection, Python
+        # drops the exception.
         if isinstance(unraisable.exc_value, Interrupted):
             threading.Timer(AGAIN, again).start()
         else:

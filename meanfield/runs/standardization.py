@@ -120,9 +120,10 @@ def describe(config: Mapping[str, Any], likelihood: Any) -> dict[str, Any]:
         likelihood: the learned likelihood of standardised targets.
 
     Returns:
-        Texts and numbers: the names of targets and classes; for real targets shift and
-        scale, `noise`, the scale of the noise in their units if it does not depend on
-        the input, and `df`, the degrees of freedom of Student's distribution.
+        Texts and numbers: `likelihood`, `outputs`, the names of targets and classes;
+        for real targets `shift` and `scale`, `noise` (its scale in their units, unless
+        it depends on the input) and `df` (degrees of freedom, for Student's
+        distribution).
     """
     name, standard = config["model"]["likelihood"], Standardization.of(config)
     outputs = _OUTPUTS.get(name, _STANDARD)

@@ -136,7 +136,8 @@ def load_archive(path: str | os.PathLike) -> Archive:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file was changed or truncated, is newer, or is not an archive.
+        ValueError: the file was changed or truncated, has a newer version than this
+            meanfield reads, or is not an archive.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf
@@ -193,7 +194,7 @@ def load_subnetwork(path: str | os.PathLike, like: Any) -> tuple[Any, Archive]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, newer, or belongs to another structure.
+        ValueError: as for `load_archive`, or the file belongs to another structure.
 
     Example:
         >>> import equinox as eqx, jax, meanfield as mf

@@ -64,8 +64,8 @@ class Exported:
             back, and of the network on the probe (for int8: of the probabilities).
         agreement: for int8 and classes, fraction of the probe on which file and network
             predict the same class.
-        precision: for int8, a row of the table in `quantize`: the weights and
-            activations that are integers.
+        precision: for int8, which weights and activations are integers, as named in
+            the table of `quantize`.
     """
 
     path: Path

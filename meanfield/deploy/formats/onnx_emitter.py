@@ -29,7 +29,7 @@ class Emitter(abc.ABC):
 
     @abc.abstractmethod
     def known(self, value: Value) -> np.ndarray | None:
-        """The array of a value that does not depend on the input."""
+        """The array of a value that does not depend on the input, else None."""
 
     @abc.abstractmethod
     def tensor(self, array: Any) -> str:
@@ -55,7 +55,7 @@ class Emitter(abc.ABC):
         return self.tensor(np.array(values, np.int64))
 
     def shape(self, sizes: Sequence[Any]) -> str:
-        """The name of a tensor of sizes, in which "batch" is left to be inferred."""
+        """The name of a tensor of sizes; one "batch" may be left to be inferred."""
         if sum(not isinstance(size, int) for size in sizes) <= 1 and 0 not in sizes:
             return self.ints([n if isinstance(n, int) else -1 for n in sizes])
         return self.exact_shape(sizes)

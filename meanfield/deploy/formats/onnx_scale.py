@@ -8,7 +8,7 @@ from .extras import need
 def divide_weights(graph: Any, name: str, divisor: str) -> bool:
     """Divide the matrices that multiply a value of an ONNX graph: x/d @ W = x @ (W/d).
 
-    Both operands are constants, so a runtime divides them only once.
+    W and d are constants, so a runtime computes W/d only once.
 
     Args:
         graph: the graph, which is changed.

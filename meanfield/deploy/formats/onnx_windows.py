@@ -54,7 +54,7 @@ def write_conv(
 def write_pool(
     emitter: Emitter, node: Node, names: list[str], s: dict[str, Any]
 ) -> None:
-    """Write pooling of an array of shape (N, 1, pooled axes); N merges the others."""
+    """Write pooling of the array as (N, 1, pooled axes); N merges all other axes."""
     rank = len(s["sizes"])
     space = [
         axis

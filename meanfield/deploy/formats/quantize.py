@@ -6,10 +6,11 @@
 | `weights`                 | 8 bits                       | float                     |
 | `weights, n of m layers`  | 8 bits, in the others 16     | float                     |
 
-Every row of a weight has its own scale and is rounded so that the outputs of its layer
-change least (`rounding`). The precisions are tried in this order. The first is used for
-which the bound on the change of a probability (`compare.worst_change`) is small enough
-on the calibration data. The layers whose rounding changes the outputs most get 16 bits.
+Every output channel of a weight has its own scale. Matrices are rounded so that the
+outputs of their layers change least, kernels to the nearest levels (`rounding`). The
+precisions are tried in this order, until the bound on the change of a probability
+(`compare.worst_change`) is small enough on the calibration data, or too few weights
+would be integers. The layers whose rounding changes the outputs most get 16 bits.
 Ranges are measured once, so that a prediction does not depend on the other examples of
 its batch. The result is checked for integers, because the quantiser does not change
 graphs that it does not support.
@@ -61,7 +62,8 @@ def save_int8(
         The precision of the file, as in the table above.
 
     Raises:
-        ValueError: fewer than half of the weights became integers.
+        ValueError: a weight is not float32, or fewer than half of the weights became
+            integers.
         ImportError: onnxruntime is missing.
     """
     strange = {w.array.dtype.name for _, w in _weights(model)} - {"float32"}

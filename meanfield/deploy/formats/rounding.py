@@ -18,8 +18,8 @@ from jaxtyping import Float, Int8
 
 # Damping: this multiple of the mean of H's diagonal is added to it, as in the paper.
 _DAMPING = 0.01
-# H has as many entries as the inputs squared; in wider layers than this, each weight is
-# rounded to its nearest level.
+# H has a row and a column for each input. In layers with more inputs than this, each
+# weight is rounded to its nearest level.
 _WIDEST = 4096
 
 

@@ -1,10 +1,11 @@
 """StableHLO through `jax.export`: nearly any JAX function, any length of batch.
 
-JAX exports no calls back to Python, and nothing that it cannot compute on a GPU.
+JAX exports no calls back to Python, and nothing that it cannot compile for each of
+CPU, CUDA and TPU.
 
-Such a file is not for storage: JAX reads files of its last six months or so (0.12
-refuses those of 0.8), and no files of a newer JAX. Keep the safetensors archive, and
-export this file again when JAX is updated.
+Such a file is not for storage: a version of JAX reads files of versions up to about six
+months older (0.12 refuses those of 0.8), and none of newer versions. Keep the
+safetensors archive, and export this file again when JAX is updated.
 
 A file with several inputs takes a dictionary of them by name, see `graph.inputs`.
 """

@@ -40,7 +40,7 @@ def export_together(
         probe: a batch of whole inputs on which the file is compared with the members.
         link: map from outputs to probabilities: "softmax", "sigmoid", or "none" (real
             targets: mean and std only).
-        tolerance: largest difference allowed, relative to values larger than 1.
+        tolerance: largest difference allowed, relative to max(1, the largest value).
 
     Returns:
         The path, the number of bytes, and the largest difference found.
@@ -90,8 +90,8 @@ def compare_together(
     for name, value in found.items():
         gap = np.abs(value - expected[name])
         scale = max(1.0, float(np.abs(expected[name]).max(initial=0)))
-        # If members agree, a square root turns rounding of 1e-6 into 1e-3, so squares
-        # are compared.
+        # If members agree, the square root turns a rounding error of 1e-6 in the
+        # variance into 1e-3, so the smaller of the two differences counts.
         if name == "std":
             gap = np.minimum(gap, np.abs(value**2 - expected[name] ** 2))
         difference = max(difference, float(gap.max(initial=0)) / scale)
@@ -104,7 +104,10 @@ def compare_together(
 
 
 def combine(outputs: np.ndarray, link: str) -> dict[str, np.ndarray]:
-    """Mean, std and mutual information (nats) of members' outputs (K, batch, …)."""
+    """Mean, std and, for classes, mutual information (nats) of K members' predictions.
+
+    Predictions are the outputs (K, batch, …), or their probabilities under `link`.
+    """
     if link == "none":
         return {"mean": outputs.mean(0), "std": outputs.std(0)}
     if link == "softmax":

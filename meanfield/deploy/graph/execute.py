@@ -34,8 +34,8 @@ def evaluate(
         for value, array in zip(graph.inputs.values(), jax.tree.leaves(x), strict=True)
     }
     values = {**graph.constants, **inputs}
-    # BLAS sometimes raises this flag although small products of finite numbers are
-    # right. A true NaN is still found when outputs are compared.
+    # BLAS sometimes raises this flag in small matrix products of finite numbers whose
+    # results are right. A true NaN is still found when outputs are compared.
     with np.errstate(invalid="ignore"):
         _run(graph, graph.nodes, values, len(inputs[graph.input]), patches or {})
     return values
@@ -59,7 +59,7 @@ def evaluate_node(node: Node, operands: Sequence[Any], batch: int) -> list[np.nd
 
 
 def _sized(parameter: Any, batch: int) -> Any:
-    """A parameter of a primitive, with the batch's length for a symbolic one."""
+    """A parameter of a primitive, with the number `batch` for the symbolic length."""
     if type(parameter) is tuple:
         return tuple(_sized(part, batch) for part in parameter)
     symbolic = jax.export.is_symbolic_dim(parameter) and str(parameter) == "batch"

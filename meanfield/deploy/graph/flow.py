@@ -50,12 +50,15 @@ class Flow:
                     self.readers.setdefault(value, []).append((None, 0))
 
     def ends(self, value: Value, numbers: np.ndarray) -> Ends:
-        """The last values in which entries are summands, with entry numbers or 0.
+        """The last values in which the entries are still summands.
 
         Args:
             value: the value that holds the entries.
             numbers: a positive number for each entry, in the shape of the value; 0 for
                 entries that are not followed.
+
+        Returns:
+            For each such value, at each position the number of the entry there, or 0.
         """
         readers = self.readers.get(value, [])
         moved = [
@@ -86,9 +89,9 @@ class Flow:
     def steps(
         self, value: Value, node: Node | None, place: int, numbers: np.ndarray
     ) -> list[tuple[Value | None, np.ndarray]]:
-        """The entry numbers in the results of one reader.
+        """Pairs (a result of the reader, the entry numbers in it).
 
-        The value is None if the reader neither adds nor moves entries.
+        The result is None if the reader neither adds nor moves entries.
         """
         if node is None:
             return [(None, numbers)]

@@ -21,7 +21,7 @@ GATHERED, COPIED = 235, 29
 
 
 def read_span(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Graph | None:
-    """The graph that reads a slice or all of the inputs; None if a gather is faster.
+    """The graph that reads a slice or all of the inputs, or None to keep a gather.
 
     Args:
         graph: a simplified network that takes only the entries that it reads.

@@ -1,7 +1,8 @@
 """Rewrite a graph with fewer and simpler nodes, so that it runs faster.
 
-A batched function of one example has transposed products, axes of length one and
-explicit broadcasts. They are removed here, so that a dense layer is one node.
+A function of one example that is batched by `jax.vmap` has transposed products, axes of
+length one and explicit broadcasts. They are removed here, so that a dense layer is one
+node.
 """
 
 import dataclasses
@@ -62,7 +63,7 @@ def select_inputs(graph: Graph, kept: dict[int, np.ndarray], shape: Any) -> Grap
 
 
 class _Rewriter:
-    """Rewrites nodes in order; stores the new value and the node of each value."""
+    """Rewrites nodes in order; stores for each value its replacement and its node."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -230,7 +231,7 @@ def _reshape(rewriter: _Rewriter, node: Node) -> None:
 
 
 def _broadcast(rewriter: _Rewriter, node: Node) -> None:
-    """New axes of length one are a reshape."""
+    """A broadcast that only adds axes of length one is a reshape."""
     (value,), (out,) = node.inputs, node.outputs
     if [n for n in out.shape if n != 1] == [n for n in value.shape if n != 1]:
         return _reshape(rewriter, node)
@@ -257,7 +258,7 @@ def _split(rewriter: _Rewriter, node: Node) -> None:
 
 
 def _add(rewriter: _Rewriter, node: Node) -> None:
-    """Merge x @ W + b to one node."""
+    """Merge x @ W + b into one node."""
     for product, bias in (node.inputs, node.inputs[::-1]):
         dense = rewriter.made_by(product, "matmul")
         if dense is None or bias not in rewriter.constants:

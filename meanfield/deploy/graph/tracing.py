@@ -1,7 +1,7 @@
 """Turn a network into a graph of operations.
 
-`jax.make_jaxpr` stages any network. Here calls are inlined, operations that depend only
-on the network's arrays are computed, and all others become nodes.
+`jax.make_jaxpr` stages any network. Here calls are inlined and operations become nodes;
+the results of those that depend only on the network's arrays are computed as well.
 """
 
 import contextlib
@@ -273,7 +273,7 @@ def _size(dimension: Any) -> Any:
 
 
 def _dtype(array: Any) -> np.dtype:
-    """The type of numbers; an unused random key has none."""
+    """The type of an array's numbers; `_KEY` for a random key, which has none."""
     if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
         return _KEY
     return np.dtype(array.dtype)

@@ -77,9 +77,9 @@ class ModelCard(Mapping[str, Any]):
         versions: versions of Python and of the packages that made the files.
         selection: the sub-network that was chosen on validation data.
         diversity: how much the sub-networks differ.
-        ensemble: the same entries as for a sub-network, for the file that contains all
-            of them.
-        source: the caller's description of their origin.
+        ensemble: name, sha256, bytes, scores and latency of the file that contains all
+            sub-networks.
+        source: the caller's description of the sub-networks' origin.
         control: scores of a plain network as large as the chosen sub-network, trained
             as long.
         inputs: "raw" if the files take raw inputs, as `source` describes them; else

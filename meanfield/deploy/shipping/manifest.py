@@ -1,8 +1,8 @@
 """The manifest of a shipped folder: name, size and sha256 of every file.
 
-``manifest.json`` lists all files of the folder except itself and its signature. Whoever
-changes a file on purpose can also change the manifest: without a signature
-(`signature`) it detects accidental changes, but not attacks.
+``manifest.json`` lists all files of the folder except itself and its signature. Without
+a signature (see `signature`) the manifest detects accidental changes but not attacks,
+because whoever changes a file on purpose can also change the manifest.
 """
 
 import hashlib

@@ -31,8 +31,9 @@ from .manifest import file_hash
 from .scores import score, score_average
 from .subnetworks import Subnetwork
 
-# Largest number of inputs on which files are compared with their networks, and on which
-# the ranges of 8-bit files are measured. Both are limited, because archives store them.
+# Largest number of inputs, and of their bytes, for comparing files with their networks;
+# and the same for measuring the ranges of 8-bit files. Both sets of inputs are limited,
+# because they are stored beside archives.
 _MOST_EXAMPLES, _MOST_BYTES = 256, 2**20
 _FEWEST_EXAMPLES = 8
 # Formats whose files store 16-bit numbers in 16 bits.
@@ -46,7 +47,8 @@ class Data:
     Attributes:
         x: test inputs.
         y: test targets.
-        calibration: inputs for the means of units outside a coalition.
+        calibration: inputs for the means of units outside a coalition, and for the
+            ranges of 8-bit files.
         validation: inputs and targets to choose the best network by, or None.
         format: format of the files.
         likelihood: map from outputs to a distribution.

@@ -199,8 +199,9 @@ def convert(
     Raises:
         FileExistsError: `out` exists.
         FileNotFoundError: the archive is not in a shipped folder.
-        ValueError: the archive or its folder was changed, is newer, or belongs to
-            another structure; or the format is unknown or lacks an operation.
+        ValueError: the archive or its folder was changed, or comes from a newer version
+            of meanfield; the archive has another structure than `like`; or the format
+            is unknown or lacks an operation.
     """
     archive = Path(archive)
     require(

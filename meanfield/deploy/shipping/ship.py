@@ -94,7 +94,7 @@ def ship(
             same format the card shows for comparison.
         control: function from the chosen shrunk network to the scores of another
             network of its size, which the card shows for comparison; it may return
-            None, or a text that says why there are no scores.
+            None, or {"missing": a text that says why there are no scores}.
 
     Returns:
         The contents of ``card.json``.

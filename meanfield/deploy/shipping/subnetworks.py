@@ -155,7 +155,7 @@ def hash_masks(masks: Mapping[str, np.ndarray]) -> str:
 
 
 def likely_params(ensemble: Ensemble, rule: str) -> Any:
-    """Parameters with only the connections of 1 − π > ½, at m ("median") or (1 − π) m.
+    """Parameters with weights m ("median") or (1 − π) m where 1 − π > ½, else 0.
 
     Args:
         ensemble: the ensemble.

@@ -31,7 +31,7 @@ class CoalitionFold:
     Args:
         labels: labels of the units outside.
         means: for each link, the mean of its signal at each contracted index.
-        patches: the units outside and the means, in the form of an argument of
+        patches: the units outside and the means, as the argument `patches` of
             `evaluate`.
     """
 

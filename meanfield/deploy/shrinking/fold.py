@@ -37,7 +37,7 @@ class Folds:
 
 @dataclasses.dataclass(frozen=True)
 class _Constants:
-    """Constant part of a link's signal: one number per contracted index."""
+    """Mean of a link's signal at each contracted index, and whether it is constant."""
 
     numbers: np.ndarray
     steady: np.ndarray

@@ -16,10 +16,10 @@ from .positions import FIXED, Link, TiedUnits
 
 @dataclasses.dataclass(frozen=True)
 class Liveness:
-    """Facts about units, as boolean arrays indexed by representative label.
+    """Facts about units. All but `root` are boolean arrays by representative label.
 
     Args:
-        root: representative of every label.
+        root: the representative label of every label.
         alive: whether the output depends on the unit.
         driven: whether the unit depends on the input.
         pinned: whether the unit must not be removed in any case.

@@ -49,11 +49,11 @@ class Narrowed:
         """A smaller ensemble, such as a trained `self.ensemble`, in the whole shape.
 
         Args:
-            ensemble: an ensemble with the arrays of `self.ensemble`, in other values.
+            ensemble: an ensemble with the structure of `self.ensemble`.
 
         Returns:
-            The ensemble with π = 1 for all removed connections, whose m and Ξ are as
-            before.
+            The ensemble in the whole shape. Removed connections have π = 1, and the m
+            and Ξ that they had in `whole`.
         """
         smaller = named_leaves(ensemble.params, is_spike_slab)
 
@@ -73,8 +73,8 @@ def narrow(ensemble: Ensemble, probe: Any, *, threshold: float = 0.01) -> Narrow
 
     Args:
         ensemble: an ensemble whose networks `shrink` can shrink.
-        probe: a batch on which the networks of live posterior means, before and after,
-            are compared.
+        probe: a batch on which the network of the live connections, at their posterior
+            means, is compared before and after the removal.
         threshold: connections that are present with this probability or less are dead.
 
     Returns:

@@ -45,7 +45,7 @@ class TiedUnits:
         graph: the network.
         shapes: the sizes of every value for a batch of one.
         rigid: whether to keep all units along axes whose sizes may be fixed in the
-            network's code (created axes, slices of unequal sizes).
+            network's code (created axes, slices).
     """
 
     def __init__(

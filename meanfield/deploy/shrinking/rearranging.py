@@ -109,7 +109,8 @@ def _split(units: TiedUnits, node: Node) -> None:
     if units.rigid:
         units.fix(labels[axis])
     elif len(set(sizes)) == 1:
-        # Equal parts, such as gates, are split by their number and must stay equal.
+        # The code may give only the number of equal parts, such as gates: they must
+        # stay equal.
         pieces = np.split(labels[axis], len(sizes))
         for piece in pieces[1:]:
             units.tie(pieces[0], piece)

@@ -92,7 +92,7 @@ def shrink(
         data: a batch for those means; `probe` by default.
         allow_constant: whether to return a network without a path from input to output
             (with one unit in each layer) instead of raising an error.
-        tolerance: largest difference allowed, relative to outputs larger than 1.
+        tolerance: largest difference allowed, relative to max(1, the largest output).
         call: how the module is called, as in `Ensemble.from_model`.
 
     Returns:
@@ -202,7 +202,7 @@ def _whole(network: Network) -> dict[str, tuple[np.ndarray, ...]]:
 def _without_steps(
     shapes: dict[Value, tuple[int, ...]],
 ) -> dict[Value, tuple[int, ...]]:
-    """Sizes of values inside loops, without the axis of the steps."""
+    """Sizes of all values; those inside loops lose the axis of the steps."""
     return {
         value: shape[len(shape) - len(value.shape) :] for value, shape in shapes.items()
     }
@@ -225,7 +225,7 @@ def _trace_again(network: Network, x: Any) -> Graph:
 def _compare(
     expected: list[np.ndarray], actual: list[np.ndarray], tolerance: float
 ) -> float:
-    """Largest difference; outputs above 1 are compared relative to the largest."""
+    """Largest difference; `tolerance` is relative to max(1, the largest output)."""
     largest = 0.0
     for one, other in zip(expected, actual, strict=True):
         if one.shape != other.shape:

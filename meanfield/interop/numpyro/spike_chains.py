@@ -55,7 +55,7 @@ class SpikeSlabReparam(Reparam):
         slab = dist.Normal(distribution.slab_mean, distribution.slab_scale).expand(
             fn.shape()
         )
-        # Gibbs steps enumerate single entries, which must be batch dimensions.
+        # Gibbs steps enumerate single entries, so event axes become batch axes.
         with numpyro.plate_stack(f"{name}_weights", list(fn.event_shape)):
             present = numpyro.sample(f"{name}_present", present)
         slab = numpyro.sample(f"{name}_slab", slab.to_event(event_dim))

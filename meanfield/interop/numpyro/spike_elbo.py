@@ -95,7 +95,7 @@ def _one_pair(
     half_difference = jax.lax.stop_gradient(0.5 * (value - other))
     score = sum(_score(w.spike_prob, uniforms[name]) for name, w in posteriors.items())
     score = half_difference * score
-    # The score has value zero; it is added for its gradient with respect to π.
+    # The difference is zero; it is added for its gradient with respect to π.
     return 0.5 * (value + other) + score - jax.lax.stop_gradient(score)
 
 

@@ -1,7 +1,8 @@
 r"""`AutoSpikeSlab`: a mean-field guide with spikes for NumPyro's SVI.
 
 Every latent site whose prior is `SpikeAndSlab` gets independent spike-and-slab factors
-q(w) = π δ(w) + (1 − π) N(w | m, Ξ). With μ, V the moments of q, the objective is
+q(w) = π δ(w) + (1 − π) N(w | m, Ξ). With μ and V the mean and variance of q, the
+objective is
 
     E[ln P(data | w)] − KL(q ‖ prior),     w = μ + √V ε,  ε ~ N(0, 1)
 
@@ -65,7 +66,7 @@ class AutoSpikeSlab(AutoGuide):
             the prior's slab scale.
 
     Raises:
-        ValueError: a discrete site, or a spike-and-slab site under a mask.
+        ValueError: a discrete site, or a site under a mask.
 
     Example:
         >>> import jax, numpyro, optax

@@ -229,8 +229,8 @@ def _learned(ensemble: Ensemble, path: str, leaf: Any) -> bool:
 def _starts(name: str, ensemble: Ensemble) -> dict[str, tuple[Any, Any]]:
     """Initial value and constraint of every parameter.
 
-    Probabilities of exactly 0 or 1 and a width of exactly 0 have no unconstrained
-    value, so they are initialised slightly inside.
+    A π of exactly 0 or 1 and a slab scale of exactly 0 have no unconstrained value, so
+    they are initialised slightly inside.
     """
     starts: dict[str, tuple[Any, Any]] = {}
 

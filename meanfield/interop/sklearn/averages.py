@@ -1,4 +1,4 @@
-"""Average predictions over drawn sub-networks, in blocks of one size."""
+"""Average predictions over drawn sub-networks, in blocks of equal size."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def average_prediction(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the target, averaged over drawn sub-networks.
 
-    All examples are predicted by the same sub-networks, in blocks of one size, so a
+    All examples are predicted by the same sub-networks, in blocks of equal size, so a
     prediction does not depend on the other examples.
 
     Args:
@@ -32,8 +32,8 @@ def average_prediction(
         keys: one key for each sub-network.
 
     Returns:
-        Class probabilities or means of the targets; and the variances of classes or
-        targets.
+        Class probabilities and their variances over sub-networks; or the means and
+        variances of the targets.
     """
     blocks = []
     for start in range(0, len(features), BLOCK):

@@ -27,11 +27,12 @@ class MeanFieldClassifier(ClassifierMixin, MeanFieldEstimator):
         hidden: widths of the hidden layers.
         model: instead of `hidden`, a function ``model(num_features, num_outputs, *,
             key)`` that makes an Equinox module acting on one example.
-        prior: "selective" or a `Selective`, the rule that chooses temperature, epochs
-            and step sizes on a held-out part of the examples; a `SpikeSlabPrior`; or
-            None for the published rule without a prior. Under the selective rule,
-            `partial_fit` uses a prior of inclusion probability ½ with learned slab
-            scales, at temperature 0.05, because it cannot plan a run.
+        prior: "selective" or a `Selective`, the rule that chooses temperature and price
+            on a held-out part of the examples, and epochs and step sizes by their
+            number; a `SpikeSlabPrior`; or None for the published rule without a prior.
+            Under the selective rule, `partial_fit` uses a prior of inclusion
+            probability ½ with learned slab scales, at temperature 0.05, because it
+            cannot plan a run.
         temperature: weight of the prior's KL term, 1 for the evidence bound; under the
             selective rule, the largest temperature that it may choose.
         epochs: passes over the data (at most, with early stopping). None: as many as

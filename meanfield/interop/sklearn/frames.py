@@ -27,8 +27,8 @@ class FrameEncoder:
     """How columns become features, learned from training data.
 
     Attributes:
-        columns: name and categories of each column, without categories for numbers;
-            None for data without categorical columns.
+        columns: name and categories of each column, the categories of a column of
+            numbers being None; None for data without categorical columns.
         shift: number that is subtracted from each feature.
         scale: number by which each feature is then divided.
 

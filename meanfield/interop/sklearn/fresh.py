@@ -1,4 +1,4 @@
-"""An untrained perceptron for a table, drawn by NumPy to compile nothing."""
+"""An untrained perceptron for a table, drawn by NumPy so that nothing is compiled."""
 
 import itertools
 

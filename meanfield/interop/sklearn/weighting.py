@@ -44,9 +44,10 @@ def counted(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
 
 
 def in_order(x: np.ndarray, y: np.ndarray, weights: Any) -> tuple[Any, Any, Any]:
-    """The examples sorted by their contents, so that their order does not matter."""
+    """The examples sorted by contents, so that the given order does not matter."""
     targets = y.reshape(len(y), -1).astype(np.float32)
-    # Sorted by leading digits first, so that rounding errors hardly change the order.
+    # Big-endian: the leading byte of a number is compared first, so that rounding
+    # errors hardly change the order.
     rows = np.concatenate([x, targets], 1, dtype=np.float32).astype(">f4", order="C")
     order = rows.view(f"V{rows[0].nbytes}").ravel().argsort(kind="stable")
     return x[order], y[order], None if weights is None else weights[order]

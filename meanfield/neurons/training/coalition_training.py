@@ -4,8 +4,8 @@ Every K epochs, layer after layer, the units of a layer are the players of a gam
 the network's payoff on validation examples. They are ranked by their Shapley values φ,
 averaged over the evaluations so far; the strong coalition of the layer is the first k
 of them, or the smallest set that keeps the payoff. From then on the units outside are
-silent (see `silence`). The gates are constant between evaluations, and a change of the
-gates causes no compilation.
+silent (see `silence`). Coalitions are constant between evaluations, and a change of
+them causes no compilation.
 
 A silent unit can become active again. Its weights get no gradient, but it remains a
 player at every evaluation, and it becomes active when its averaged value exceeds that

@@ -39,8 +39,8 @@ def find_layers(ensemble: Ensemble, x: Any, names: Sequence[str] | None) -> Laye
         names: parameter paths without their last name.
 
     Raises:
-        ValueError: a layer does not exist, has no separate units, or computes the
-            network's outputs; or there is no such layer.
+        ValueError: a named layer does not exist or cannot have a coalition, or the
+            network has no layer that can.
     """
     points = ensemble.mean_params()
     program = trace(ensemble.apply_fn, points, x)

@@ -7,9 +7,9 @@ the term
 
     λ Σ_l Σ_i (1 − g_i) ⟨h_i²⟩
 
-over the activations h of the network of posterior means (for hard gates: of the units
-outside the coalition). It shrinks the activations of weak units before the units are
-removed.
+over the activations h of the network of posterior means; if every g_i is 0 or 1, only
+units outside the coalitions contribute. It shrinks the activations of weak units before
+the units are removed.
 
 Source: the ideas of regularization by Shapley values and of propagating only strong
 coalitions are from Bouchaffra et al. 2024, arXiv:2410.12264; the formulas are this

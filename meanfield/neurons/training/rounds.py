@@ -214,7 +214,7 @@ class CoalitionRounds:
     def game(
         self, opened: Ensemble, likelihood: Any, layer: str, data: Any, part: str
     ) -> NeuronGame:
-        """The game of a layer, which is compiled only once."""
+        """A layer's game; compiled once, unless its payoff depends on learned noise."""
         known = self.games.get((layer, part))
         learned = jax.tree.leaves(eqx.filter(likelihood, eqx.is_array))
         if known is not None and (not learned or self.rules.game["payoff"] in _FIXED):

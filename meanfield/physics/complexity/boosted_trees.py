@@ -9,6 +9,8 @@ The split of a node is the one with the largest gain
 
     G₁²/H₁ + G₀²/H₀ − G²/H       G = Σ (y − p),  H = Σ p (1 − p)  of the examples there
 
+with index 1 for the examples whose predictor is on, and 0 for those where it is off.
+
 References:
     Friedman 2001, Annals of Statistics 29, 1189; Chen & Guestrin 2016, arXiv:1603.02754
     (the gain with curvatures).

@@ -63,7 +63,7 @@ def _parabola(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _logarithmic(log_t: np.ndarray, log_y: np.ndarray) -> float:
-    """Residual sum of squares of ln(a + b ln t), fitted by its positive end values."""
+    """Residual sum of squares of ln(a + b ln t), fitted by y > 0 at both ends."""
     span = log_t.max() - log_t.min()
     if span == 0:
         return float(np.sum((log_y - log_y.mean()) ** 2))

@@ -39,8 +39,8 @@ class JointEntropy:
         interval: `bits` ± 1.96 standard errors, within [0, n]. It does not include the
             chain rule's upward bias.
         total_correlation: Σ c_i − H, biased low by the chain rule.
-        null_mean: mean total correlation of units shuffled over the examples, whose
-            true value is 0; None without permutations.
+        null_mean: mean total correlation after every unit is shuffled independently
+            over the examples; its true value is then 0. None without permutations.
         null_deviation: standard deviation of the null over the permutations (two or
             more).
         method: "counts" (Grassberger's estimator) or "chain rule".
@@ -93,7 +93,8 @@ def joint_entropy(
         null of shuffled units.
 
     Raises:
-        ValueError: unknown method, no term to fit, or fewer than ten examples.
+        ValueError: unknown method, `num_terms` < 1, `num_permutations` < 0, or fewer
+            than ten examples.
 
     Example:
         >>> import jax, numpy as np

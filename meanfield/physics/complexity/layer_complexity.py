@@ -30,7 +30,8 @@ class LayerComplexity:
         always_on: number of units on for every example (affine on these data).
         always_off: number of units off for every example (dead on these data).
         unit_bits: plug-in estimate of c_i for every unit, in bits.
-        marginal: Σ c_i with the Miller–Madow correction, in bits.
+        marginal: Σ c_i with the Miller–Madow correction, in bits; None for fewer than
+            50 examples.
         joint: the joint entropy, or None.
         dimension: dimension of the features, or None.
     """

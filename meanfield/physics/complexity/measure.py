@@ -9,8 +9,8 @@ examples is as nonlinear as possible. In bits, over a data set:
     C = H(z_1 … z_n)        layer, joint
     TC = Σ c_i − C          total correlation, ≥ 0
 
-The effective dimension is that of the layer's features (after the nonlinearity). Both
-depend on the network *and* on the data.
+The effective dimension is that of the layer's features (after the nonlinearity).
+Complexity and dimension depend on the network *and* on the data.
 
 The idea is that of Janik & Witaszczyk; whether their definitions are the same was not
 checked. These definitions, the estimators and the verdicts are this project's own.

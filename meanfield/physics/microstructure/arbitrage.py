@@ -52,7 +52,8 @@ class Arbitrage:
             occupied bins with two finite edges; `None` for fewer than four such bins.
         regressed_alpha: α of that regression, in units of `scale`.
         regressed_beta: β of that regression.
-        centres: geometric centre of every occupied bin, in units of `scale`.
+        centres: median of the fitted lognormal within every occupied bin, in units of
+            `scale`.
         utilities: h of every occupied bin, nats.
         counts: number of weights in every occupied bin.
     """

@@ -3,9 +3,9 @@ r"""Lognormal microstructure: fit a lognormal to |w|, and test whether it holds.
     ln|w| ~ N(μ, σ²),     fitted by maximum likelihood: mean and deviation of ln|w|
 
 Every tensor gets a verdict, "lognormal", "not lognormal" or "cannot tell", by the rule
-of `lognormality`. Only exact zeros are left out, because they have no logarithm:
-without small weights, a Gaussian would look lognormal. A Gaussian has σ = π/(2√2) =
-1.1107, so this value of σ is no evidence for a lognormal.
+of `lognormality`. Only exact zeros are left out, because they have no logarithm. Small
+weights are kept, because without them a Gaussian would look lognormal. A Gaussian has
+σ = π/(2√2) = 1.1107, so this value of σ is no evidence for a lognormal.
 
 The tested claim is that of Venkatasubramanian et al. 2023, arXiv:2310.06960. The rule
 for the verdict is this project's own.

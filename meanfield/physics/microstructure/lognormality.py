@@ -15,10 +15,10 @@ A histogram fit with R² near 1 is not enough: Laplace and Student weights reach
 Any failure gives "not lognormal"; a measure between passing and failing gives "cannot
 tell". A near rival (inverse Gaussian, Birnbaum-Saunders) can lead to "not lognormal",
 but not to "cannot tell", because few or narrowly distributed weights cannot distinguish
-it from the lognormal. The reason then states this, and the difference of the
-log-likelihoods in nats per weight. If ln w of a near rival has standard deviation 0.65,
-half of the samples of 2,000 weights and all of 40 samples of 20,000 get "not
-lognormal"; at standard deviation 0.3, one in five of 20,000
+it from the lognormal. The reason for a verdict "lognormal" names such rivals, with the
+difference of the log-likelihoods in nats per weight. If ln w of a near rival has
+standard deviation 0.65, half of the samples of 2,000 weights and all of 40 samples of
+20,000 get "not lognormal"; at standard deviation 0.3, one in five of 20,000
 (experiments/benchmarks/microstructure_power.py).
 
 The standard errors are those under the lognormal, √(6/n) and √(24/n). D₉₉ is the 99 %
@@ -144,7 +144,7 @@ def qq_r_squared(standard: Float[np.ndarray, " weights"]) -> float:
 
 
 def kolmogorov_distance(standard: Float[np.ndarray, " weights"]) -> float:
-    """Largest difference of distribution functions: sorted values and N(0, 1)."""
+    """Largest gap between the distribution functions of sorted values and N(0, 1)."""
     n = standard.size
     gap = special.ndtr(standard)
     gap -= np.arange(n) / n
@@ -164,7 +164,7 @@ def ks_upper_limit(size: int) -> float:
 
 
 def qq_lower_limit(size: int) -> float:
-    """Q-Q r² below which it fails: the 1 % value for normal data, at most 0.995.
+    """Limit below which Q-Q r² fails: the 1 % value for normal data, at most 0.995.
 
     ln(1 − r²) is nearly N(m, s²), with u = ln n, v = ln u,
     m = −1.2725 + 1.0521 (v − u) and s = 1.0308 − 0.26758 (v + 2/u).

@@ -10,7 +10,7 @@ a lognormal LN(μ, σ²), whose parameters correspond one to one to (α, β):
 β does not depend on the unit of |w|, but α and μ do, so state the unit.
 
 The form of h and of the potential is attributed to arXiv:2310.06960 by a
-re-implementation of it; the map is derived here.
+re-implementation of it; the relation of (α, β) to (μ, σ²) is derived here.
 """
 
 from typing import Any
@@ -121,8 +121,8 @@ def potential(
 
         φ = α Σ x_k ln w_k − β Σ x_k (ln w_k)² + (1/M) ln[ M! / Π_k (M x_k)! ]
 
-    Its change when one connection moves between bins is the difference of their
-    effective utilities over M, up to O(1/M): a potential game.
+    M times its change when one connection moves between bins is the difference of the
+    bins' effective utilities, up to O(1/M): a potential game.
 
     Args:
         counts: connections M x_k in every bin; factorials by the gamma function.

@@ -6,8 +6,8 @@ with z standard normal. They are computed by closed forms if these exist (erf, R
 identity), else by the trapezoidal rule on [−9, 9]. For a function that is analytic
 within a distance a of the real line, the error is of order exp(−2π a/step). The step is
 0.0075 for one variable and 0.06 for two. For tanh(√q z), with a = π/(2√q), moments are
-exact up to rounding for q up to a few hundred (one variable) or about 20 (two), at
-which Gauss–Hermite quadrature with 101 nodes is inaccurate.
+exact up to rounding for q up to a few hundred (one variable) or about 20 (two). At such
+q, Gauss–Hermite quadrature with 101 nodes is inaccurate.
 """
 
 from collections.abc import Callable

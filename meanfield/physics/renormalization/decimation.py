@@ -158,9 +158,8 @@ def binary_depth_scale(coupling: float | int) -> float:
 def binary_layer_fixed_point(gain: float | int) -> tuple[float, float]:
     """Magnetisation m* of the layer m' = tanh(K m), and the gradient of the map at m*.
 
-    K = βw is the gain of a mean-field layer of spins.
-
-    Critical at K = 1, with m* → √(3(K − 1)) above it.
+    K = βw is the gain of a mean-field layer of spins, which is critical at K = 1; just
+    above it m* ≈ √(3(K − 1)).
 
     Args:
         gain: K ≥ 0.

@@ -7,8 +7,8 @@ which is the same for all inputs, and a part due to their noise:
     σ_w² = N E[(1 − π)(Ξ + m²)] = σ_μ² + σ_V²,   σ_μ² = N E μ²,   σ_V² = N E V
     μ = (1 − π) m,   V = (1 − π)(Ξ + π m²)
 
-All three readings have a length map q' = σ² E φ(√q z)² + σ_b²; they differ in how noise
-enters the correlation of two inputs and the gradient.
+All three readings have a length map q' = σ² E φ(√q z)² + σ_b². They differ in which
+variance is σ² there, in the correlation of two inputs, and in the gradient.
 
 | reading | length | correlation of two inputs        | gradient χ           |
 |---------|--------|----------------------------------|----------------------|

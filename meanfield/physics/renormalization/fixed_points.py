@@ -192,8 +192,9 @@ def critical_weight_var(
 ) -> float:
     """σ_w² at which χ₁ = 1, the transition from order to chaos, by bracketing.
 
-    At σ_b² = 0 it is 1/φ'(0)², where q = 0 becomes unstable. This holds for a concave
-    (tanh, erf) or linear (ReLU, identity) length map.
+    The length map must be concave (tanh, erf) or linear (ReLU, identity). For a concave
+    map and σ_b² = 0, q = 0 becomes unstable at σ_w² = 1/φ'(0)²; for a linear map the
+    transition is at 1/E φ'² for every σ_b².
 
     Args:
         bias_var: σ_b².

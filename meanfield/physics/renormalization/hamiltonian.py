@@ -1,4 +1,4 @@
-r"""The layered Hamiltonian, in which neurons are degrees of freedom, as weights are.
+r"""The layered Hamiltonian, in which neurons, like weights, are degrees of freedom.
 
     βH = β Σ_l |y_l − h_l^M|² + Σ_{l,m} |h_l^{m+1} − f^m(h_l^m)|² / (2 ε_m)
 

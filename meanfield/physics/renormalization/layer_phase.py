@@ -1,12 +1,13 @@
 r"""Position of one layer in the phase diagram of wide layers, with its uncertainty.
 
-A verdict accounts for the sampling error: it is "ordered" or "chaotic" if χ₁ lies on
-one side of 1 within two standard errors of σ_w² and σ_b². Otherwise it is "critical" if
-this interval is narrower than 0.2, else "cannot tell". It is also "cannot tell" for
-networks with normalisation, recurrence or attention, because the maps are those of
-plain layers. Recurrence and attention are recognised by words in the path of a tensor,
-and a normalisation layer by such a word, or because it has vectors but no matrix. (Skip
-connections cannot be recognised by the names of weights.)
+A verdict accounts for the sampling error by the interval of χ₁ within two standard
+errors of σ_w² and σ_b². It is "ordered" or "chaotic" if the interval lies on one side
+of 1. Otherwise it is "critical" if the interval is narrower than 0.2, else "cannot
+tell". It is also "cannot tell" for networks with normalisation, recurrence or
+attention, because the maps are those of plain layers. Recurrence and attention are
+recognised by words in the path of a tensor, and normalisation by such a word, or the
+name of a running statistic, in a layer without a matrix. (Skip connections cannot be
+recognised by the names of weights.)
 """
 
 import itertools

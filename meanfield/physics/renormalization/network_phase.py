@@ -52,8 +52,8 @@ class Renormalization:
         activation: name of the φ that is assumed.
         layers: position of every layer in the phase diagram, by name.
         symmetry: comparison of the layers with each other.
-        flow: (σ_w², σ_b², q*, χ₁, ξ) under b = 2; empty if there is no finite, positive
-            fixed point q*.
+        flow: (σ_w², σ_b², q*, χ₁, ξ) of the median under repeated decimation by b = 2;
+            empty if there is no finite, positive fixed point q*.
     """
 
     verdict: str
@@ -77,7 +77,7 @@ def analyze_renormalization(
     layout: str = "auto",
     num_steps: int = 8,
 ) -> Renormalization:
-    """Place every layer in the phase diagram and follow the network under b = 2.
+    """Place every layer in the phase diagram, and follow their median under decimation.
 
     Args:
         weights: a mapping of names to arrays or `SpikeSlab`s (`ensemble.weights()`),
@@ -93,8 +93,9 @@ def analyze_renormalization(
         num_steps: number of steps of the flow.
 
     Returns:
-        A `Renormalization`. The verdict is "cannot tell" for a network of one layer,
-        and for layers with fewer than 50 weights, a single value, zeros or NaN.
+        A `Renormalization`. A layer of fewer than 50 weights, of equal weights, or with
+        NaN or infinity has the verdict "cannot tell"; so has a network with fewer than
+        two other layers.
 
     Raises:
         ValueError: there are no numeric arrays, or no weight of two or more dimensions.

@@ -1,7 +1,8 @@
 r"""Translational symmetry in depth: do all layers share one distribution?
 
 The layered Hamiltonian is invariant under m → m + 1 if all layers have the same
-statistics. There are two tests, each with its own shuffled null:
+statistics. There are two tests, each with its own shuffled null; the verdict is that of
+the first:
 
 - Same distribution: the score is the standard deviation over layers of ln σ_w². The
   second measure is the largest Kolmogorov distance between one layer's distribution of
@@ -91,8 +92,8 @@ def translational_symmetry(
 
     Returns:
         Scores, nulls and verdict; "cannot tell" for fewer than two layers, or a layer
-        of fewer than 50 finite weights that are not all zero. Layers of more than 5,000
-        weights are subsampled for the nulls and the distance; σ_w² uses all.
+        with fewer than 50 weights, NaN or infinity, or only zeros. Layers of more than
+        5,000 weights are subsampled for the nulls and the distance; σ_w² uses all.
 
     Raises:
         ValueError: a layer of fewer than two dimensions, or too few shuffles.

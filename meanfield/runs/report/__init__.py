@@ -25,7 +25,7 @@ SECTIONS = (
 def write_report(folder: str | Path) -> Path:
     """Write ``report.html`` into a run folder.
 
-    The page contains its plots, needs no network, and follows the reader's light or
+    The page contains its plots, works offline, and follows the reader's light or
     dark theme. For each missing part it says how to make it.
 
     Args:

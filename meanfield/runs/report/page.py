@@ -166,7 +166,7 @@ def details(summary: str, content: str) -> str:
 
 
 def short(value: Any) -> str:
-    """A number with four digits, or a dash for None."""
+    """A float with four significant digits, others in full; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -33,7 +33,7 @@ def _size(run: Run) -> str:
 
 
 def _quality(run: Run) -> str:
-    """The score with its standard error, compared with the controls."""
+    """The score with its standard error, compared with the baselines."""
     metrics = run.metrics
     name, unit = ("accuracy", " %") if "accuracy" in metrics else ("rmse", "")
     if metrics.get(name) is None:
