@@ -108,6 +108,20 @@ def depthwise(key):
     )
 
 
+def multiplied(key):
+    """Two outputs for each channel of a depthwise convolution."""
+    keys = jax.random.split(key, 3)
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Conv1d(3, 4, 3, key=keys[0]),
+            eqx.nn.Conv1d(4, 8, 3, groups=4, key=keys[1]),
+            eqx.nn.Lambda(jnp.tanh),
+            eqx.nn.Conv1d(8, 2, 3, key=keys[2]),
+            eqx.nn.Lambda(lambda x: x.mean(1)),
+        ]
+    )
+
+
 def gru(key):
     return Recurrent(eqx.nn.GRUCell, key)
 
@@ -122,6 +136,7 @@ STRUCTURES = {
     "residual and concatenating": (Residual, (6,)),
     "convolutional": (convolutional, (2, 10, 10)),
     "depthwise convolutional": (depthwise, (3, 9)),
+    "depthwise, two outputs a channel": (multiplied, (3, 9)),
     "GRU": (gru, (4, 5)),
     "LSTM": (lstm, (4, 5)),
 }

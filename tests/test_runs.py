@@ -1,5 +1,6 @@
 """Run folders that were written by an earlier version, or spoiled since."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,30 @@ EARLIER = Path(__file__).with_name("run_format_1")
 def earlier(tmp_path):
     """A run as the first version wrote it, in a folder of its own."""
     return Path(shutil.copytree(EARLIER, tmp_path / "run"))
+
+
+def test_the_hardest_examples_are_the_wrong_predictions():
+    # Among many classes a right prediction may be less probable than a wrong one.
+    probs = np.full((40, 30), 0.03)
+    probs[:, 0] = 0.13
+    labels = np.zeros(40, np.int32)
+    labels[25:] = 1 + np.arange(15) % 2
+    probs[25:, 1] += 0.001 * np.arange(15)
+    probs[:25, 0] = probs[:25, 2] + 1e-3  # right, and hardly probable
+    dataset = mf.data.digits()
+    dataset = dataclasses.replace(
+        dataset,
+        y_test=labels,
+        x_test=dataset.x_test[:40],
+        class_names=tuple(map(str, range(30))),
+    )
+    found = runs.mistakes.mistakes(probs, dataset)
+    listed = [one["example"] for one in found["hardest"]]
+    assert len(listed) == 10
+    assert set(listed) <= set(range(25, 40))
+    right = probs[np.arange(25, 40), labels[25:]]
+    expected = 25 + np.argsort(right, kind="stable")[:10]
+    assert listed == expected.tolist()
 
 
 def test_a_run_of_an_earlier_version_opens_and_scores_as_it_did(earlier):
