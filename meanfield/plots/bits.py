@@ -28,7 +28,7 @@ def complexity(
         The axis.
 
     Raises:
-        ValueError: there is nothing to draw, or shapes do not fit.
+        ValueError: no layer was measured.
 
     Example:
         >>> import meanfield as mf

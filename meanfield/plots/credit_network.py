@@ -15,11 +15,11 @@ from .style import BLACK, BLUE, new_axis
 def strongest_paths(
     values: Sequence[Float[Any, "_ _"]], num_paths: int
 ) -> list[tuple[tuple[int, ...], float]]:
-    r"""Paths from inputs to outputs with the most credit.
+    r"""The paths with the most credit, from inputs to outputs.
 
-    The credit φ of the connections into an output is distributed backwards through the
-    layers, in proportion to the positive credit of the connections into each unit on
-    the path:
+    The positive credit φ⁺ = max(φ, 0) of the connections into an output, in total
+    φ⁺_{k·}, is distributed backwards through the layers, in proportion to the positive
+    credit of the connections into each unit on the path:
 
         path i → j → … → k:   φ⁺_{k·} · φ⁺_{kj} / φ⁺_{k·} · … · φ⁺_{ji} / φ⁺_{j·}
 

@@ -80,7 +80,7 @@ def darken(axis: Axes) -> Axes:
 
 
 def _dark(colour: Any) -> Any:
-    """One colour, or several; None for texts such as "none" and "auto"."""
+    """The dark form of one colour or several; None if they stay as they are."""
     if isinstance(colour, str) and not colors.is_color_like(colour):
         return None
     if colors.is_color_like(colour):

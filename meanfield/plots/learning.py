@@ -21,7 +21,7 @@ def training_history(
     names: Sequence[str] = ("nll", "val_nll"),
     base_rate: float | None = None,
 ) -> Axes:
-    """Plot the training history by epoch, on a logarithmic axis if it falls tenfold.
+    """Plot the training history by epoch, on a log axis if it spans a factor of 10.
 
     Args:
         history: `FitResult.history`.
@@ -97,7 +97,7 @@ def reliability_diagram(
         The axis.
 
     Raises:
-        ValueError: there is nothing to draw, or shapes do not fit.
+        ValueError: the three arrays are not of one shape (bins,).
 
     Example:
         >>> import meanfield as mf
@@ -137,8 +137,8 @@ def predictions(
 ) -> Axes:
     """Predicted against observed targets, with bars of one standard deviation.
 
-    The axes are logarithmic if all numbers are positive and span a factor of 30, as
-    prices do.
+    The axes are logarithmic if all targets and means are positive and the central 95 %
+    of the targets span a factor of 30, as prices do.
 
     Args:
         observed: observed targets (examples,).
@@ -207,7 +207,7 @@ def interval_coverage(levels: Mapping[str, Any], axis: Axes | None = None) -> Ax
         The axis.
 
     Raises:
-        ValueError: there is nothing to draw, or shapes do not fit.
+        ValueError: there are no targets.
 
     Example:
         >>> import meanfield as mf

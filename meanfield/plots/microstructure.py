@@ -24,7 +24,7 @@ VERDICT_STYLE: dict[str, dict[str, Any]] = {
 
 
 def log_magnitudes(values: Any, fit: Microstructure, axis: Axes | None = None) -> Axes:
-    """Histogram of ln|w| with the fitted normal, and a Gaussian of the same rms.
+    """Histogram of ln|w|, its fitted normal, and the curve of Gaussian w of equal rms.
 
     Args:
         values: weights of a tensor.
@@ -141,7 +141,9 @@ def utilities(arbitrages: Mapping[str, Arbitrage], axis: Axes | None = None) -> 
 def microstructure_verdicts(
     fits: Mapping[str, Microstructure], axis: Axes | None = None
 ) -> Axes:
-    """σ of ln|w| against skewness, by verdict, with the Gaussian null marked.
+    """Skewness of ln|w| against its standard deviation σ, by verdict.
+
+    The values of Gaussian and of Laplace weights are marked.
 
     Args:
         fits: the result of `analyze_microstructure`.

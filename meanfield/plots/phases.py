@@ -113,7 +113,7 @@ def decimation_flow(
     activation: str | Activation = "tanh",
     num_steps: int = 6,
 ) -> Axes:
-    """Flow under b = 2 from several (σ_w², σ_b²), with the critical line.
+    """Flow from several (σ_w², σ_b²) as two layers become one, with the critical line.
 
     Points move along lines of constant q*; arrows show one step. A chaotic flow
     (orange) ends where no single layer has the q* and χ of two layers.

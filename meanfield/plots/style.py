@@ -71,7 +71,7 @@ def save(
 
 
 def curve_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the n-th curve, each of which identifies it."""
+    """Colour and marker of the n-th curve; either alone identifies it."""
     return {
         "color": CYCLE[number % len(CYCLE)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -43,7 +43,8 @@ def credit_scales(
         The axis.
 
     Raises:
-        ValueError: other layers, or units whose values do not sum to the layer's.
+        ValueError: `connections` has other layers than `neurons`, or the sums of a
+            layer do not add up to the values of its connections.
 
     Example:
         >>> import numpy as np, meanfield as mf

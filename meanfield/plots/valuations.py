@@ -22,7 +22,7 @@ def credit_maps(
     Red inputs raise the payoff and blue ones lower it; all maps have the same scale.
 
     Args:
-        maps: name, such as a class, to credit (height, width).
+        maps: credit of the inputs (height, width) by name, such as a class.
         axis: where to draw.
         columns: maps in one row.
 
@@ -47,7 +47,7 @@ def credit_maps(
     ((height, width),) = shapes
     columns = min(columns, len(arrays))
     rows = -(-len(arrays) // columns)
-    # Each map has one more row, for its name, and one more column.
+    # Each map has extra rows above it, for its name, and one extra column.
     top = max(2, height // 6)
     canvas = np.full((rows * (height + top), columns * (width + 1)), np.nan)
     axis = axis or new_axis(1.3 * columns + 1.2, 1.4 * rows + 0.4)
@@ -122,7 +122,7 @@ def steepest_density(credit: Any) -> float:
     payoffs = np.concatenate(
         [[credit.empty_payoff], credit.path_payoff, [credit.payoff]]
     )
-    # Use every second node, because neighbouring nodes have noise of opposite sign.
+    # Slopes over two intervals: neighbouring nodes have noise of opposite sign.
     rises = (payoffs[2:] - payoffs[:-2]) / (nodes[2:] - nodes[:-2])
     return float(nodes[1:-1][np.argmax(rises)])
 
@@ -132,7 +132,7 @@ def value_against_magnitude(
 ) -> Axes:
     """Value against absolute mean weight, with the names of extreme connections.
 
-    Named are those of large value whose rank by magnitude is lowest.
+    Named are, among the largest values, the connections of smallest magnitude.
 
     Args:
         values: values by path name.
@@ -172,7 +172,7 @@ def value_against_magnitude(
             label=name,
         )
     value, size, place = _all(values, magnitudes)
-    # The largest differences between the two ranks, among the largest values.
+    # Of the largest values, those with the smallest magnitude.
     best = np.argsort(-value)[: max(len(value) // 100, NAMED)]
     rank = np.argsort(np.argsort(-size))
     named = []
@@ -185,7 +185,7 @@ def value_against_magnitude(
             size="x-small",
         )
         named.append(f"{count}  {place(int(number))}")
-    # Names next to one another would cover the points.
+    # Names next to the points would cover them.
     axis.text(
         0.02, 0.7, "\n".join(named), transform=axis.transAxes, va="top", size="x-small"
     )
@@ -196,7 +196,7 @@ def value_against_magnitude(
 
 
 def _all(values: Mapping[str, Any], magnitudes: Mapping[str, Any]) -> Any:
-    """All values and magnitudes, concatenated, and the name of each entry."""
+    """All values and magnitudes, concatenated, and a function that names an entry."""
     names = list(values)
     ends = np.cumsum([0, *(np.size(values[name]) for name in names)])
     flat = lambda d: np.concatenate([np.ravel(np.asarray(d[n], float)) for n in names])

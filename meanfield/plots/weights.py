@@ -167,7 +167,7 @@ def label_fractions(
         The axis.
 
     Raises:
-        ValueError: there is nothing to draw, or shapes do not fit.
+        ValueError: `fractions` is empty.
 
     Example:
         >>> import meanfield as mf
@@ -220,7 +220,7 @@ def entropy_by_layer(
         The axis.
 
     Raises:
-        ValueError: there is nothing to draw, or shapes do not fit.
+        ValueError: `entropies` is empty.
 
     Example:
         >>> import meanfield as mf
@@ -256,7 +256,7 @@ def entropy_by_layer(
 def perturbation_curves(perturbation: Any, axis: Axes | None = None) -> Axes:
     """Error against the fraction of connections changed, with 95 % intervals.
 
-    A kind without a connection to change is left out.
+    An arm, such as "absent", without a connection to change is left out.
 
     Args:
         perturbation: the result of `meanfield.credit.perturb_connections`.

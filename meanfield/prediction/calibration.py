@@ -66,7 +66,7 @@ class SelectiveCurve:
     def risk_at(self, coverage: float) -> float:
         """Risk if at least this fraction of the examples is accepted."""
         require(0 < coverage <= 1, f"`coverage` must lie in (0, 1]; got {coverage}.")
-        # coverage · n is a whole number up to rounding errors.
+        # If coverage · n is whole, a rounding error must not add an example.
         index = np.searchsorted(self.coverage, coverage - 1e-12)
         return float(self.risk[index])
 

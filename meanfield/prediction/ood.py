@@ -17,8 +17,8 @@ class OODScores:
         auroc: probability that an outside input scores above an inside one; ½ is
             chance, 1 is perfect.
         aupr: average precision with the outside inputs as positives.
-        fpr95: fraction of outside inputs below the 95 % quantile of the inside inputs;
-            0 is perfect.
+        fpr95: fraction of outside inputs whose score is at most the 95 % quantile of
+            the inside scores; 0 is perfect.
     """
 
     auroc: float
@@ -37,7 +37,7 @@ def ood_scores(inside: Any, outside: Any) -> OODScores:
         `OODScores`.
 
     Raises:
-        ValueError: an empty list, another shape, or NaN.
+        ValueError: an empty list, another shape, or a number that is not finite.
 
     Example:
         >>> from meanfield.prediction.ood import ood_scores

@@ -2,8 +2,8 @@ r"""The predictive distribution, averaged over noise draws one at a time.
 
     p(y | x) = ⟨ p(y | network(x; ε)) ⟩_ε
 
-Only running sums are kept, so memory depends neither on the number of draws nor on the
-number of examples.
+Only running sums are kept, for one chunk of examples at a time, so working memory
+depends neither on the number of draws nor on the number of examples.
 
 In the moments reading the network runs once and propagates mean and variance. Only the
 last contraction is drawn, so that outputs keep their covariance.
@@ -71,10 +71,10 @@ def average(
         scales: factors of variances in one pass, as for `meanfield.mean_field`.
 
     Returns:
-        `mean` (class probabilities for classes), `aleatoric`, `epistemic` and, with
-        targets, `log_prob` = ln ⟨p(y)⟩ and, if the distribution has a cumulative
-        distribution function, `level` = ⟨P(Y ≤ y)⟩; and, if the argument `level` is
-        given, `lower` and `upper`.
+        Always `mean` (class probabilities for classes), `aleatoric` and `epistemic`;
+        with targets, `log_prob` = ln ⟨p(y)⟩, and `level` = ⟨P(Y ≤ y)⟩ if the
+        distribution has a cumulative distribution function; with the argument `level`,
+        `lower` and `upper`.
 
     Raises:
         ValueError: there are no draws or examples, `reading` or `of` is unknown, or a
@@ -104,7 +104,7 @@ def average(
     parts = []
     for number, start in enumerate(range(0, examples, chunk)):
         rows = np.minimum(np.arange(start, start + chunk), examples - 1)
-        # A look-up is a program of its own, and is not needed for a single chunk.
+        # Indexing compiles a program of its own, and a single chunk does not need it.
         look_up = (lambda a: a) if chunk == examples else (lambda a, r=rows: a[r])
         some = jax.tree.map(lambda a, f=look_up: jnp.asarray(f(a)), (x, y))
         some_x, some_y = layout.split(some)

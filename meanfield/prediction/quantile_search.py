@@ -1,4 +1,4 @@
-"""Ends of central intervals of ⟨P(Y ≤ y)⟩, by bisection over the same draws."""
+"""Central intervals of the distribution ⟨P(Y ≤ y)⟩, by bisection on fixed draws."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +19,10 @@ def central_interval(
     level: float,
     shape: tuple[int, ...],
 ) -> dict[str, Array]:
-    """The ends between which a draw lies with probability `level`.
+    """The ends between which a target lies with probability `level`.
 
-    The network is in the program once: every step has one place for each end and
-    example, whatever the stage of their search.
+    Every step evaluates one place for each end and example, whatever the stage of its
+    search, so the compiled program contains the network only once.
 
     Args:
         distribution_of: function from a key to one draw of the distributions of the

@@ -107,7 +107,7 @@ def _descend(
     steps: int,
     size: int,
 ) -> Mapping[str, Array]:
-    """Adam with a cosine schedule; the mean over the second half of its path."""
+    """Mean of ln s over the second half of Adam's steps, with a cosine schedule."""
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, steps))
     number = jax.tree.leaves(data)[0].shape[0]
 

@@ -21,8 +21,8 @@ class Entries:
     """Entries of one array of weights, in rows each of which belongs to one unit.
 
     Attributes:
-        name: path name of the array; empty if the weights are computed from several
-            arrays.
+        name: path name of the array; empty if the weights are computed from parameters
+            other than by moving entries.
         places: flat indices into the array.
         owner: the unit of every row.
     """
@@ -39,7 +39,7 @@ class Entries:
 def add_up(
     parts: list[Entries], arrays: Mapping[str, Any], size: int
 ) -> Float[np.ndarray, " units"]:
-    """Sums over the entries of every unit; arrays without a name are left out."""
+    """Sums over the entries of every unit; parts not in `arrays` are left out."""
     total = np.zeros(size)
     for part in parts:
         if part.name in arrays:

@@ -25,7 +25,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One primitive, with the places of its operands (or literals) and results."""
+    """One primitive, with places (numbers) of operands (or literals) and results."""
 
     eqn: JaxprEqn
     inputs: tuple[Any, ...]
@@ -35,7 +35,7 @@ class Step:
 def flatten(
     jaxpr: Any, consts: Sequence[Any], num_params: int | None
 ) -> tuple[Any, ...]:
-    """Steps, constants, inputs, outputs, shapes and rows of a jaxpr.
+    """Steps, constants, inputs, outputs, shapes and rows of a jaxpr; see `Program`.
 
     Calls are inlined, and so is a `scan` over layers, that is over arrays that depend
     on parameters and not on data. A `scan` is inlined only if the number of parameters
@@ -83,7 +83,7 @@ def flatten(
             parts = walk(take.jaxpr, take.consts, whole)
             for number, item in enumerate(whole):
                 if item in inputs[: num_params or 0]:
-                    # A stack that is scanned again has the same layers.
+                    # If a stack is scanned twice, its layers keep their places.
                     parts[number] = layers.setdefault((item, row), parts[number])
             body = open_jaxpr(eqn.params["jaxpr"])
             results = walk(*body, [*held, *carry, *parts])

@@ -2,9 +2,9 @@
 
 An attention head sums the values at other positions with weights that depend on the
 data. This is a product of two operands that both depend on the data, and the heads are
-an axis of it that is neither summed nor mixed. The output projection is the first
-product with fixed weights of the same module that sums over this axis. At this point a
-game replaces a head by a constant, as in the exported network without the head.
+one of its batch axes. The output projection is the first product with fixed weights of
+the same module that sums over this axis. In the operand of this projection a
+cooperative game replaces a head by a constant, as in the exported network without it.
 """
 
 from collections.abc import Iterable

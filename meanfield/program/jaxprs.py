@@ -1,8 +1,8 @@
 """The only module that uses JAX's internals.
 
-Its functions behave alike in JAX 0.7 to 0.12. These differ in the parameters of `scan`
-(counts up to 0.10, a flat tree from 0.11), `Primitive.get_bind_params` (a pair up to
-0.9.1, a plain dict later), and closed jaxprs (a class of their own up to 0.10).
+Its functions behave alike in JAX 0.7 to 0.12. The versions differ in the parameters of
+`scan` (counts up to 0.10, a flat tree from 0.11), `Primitive.get_bind_params` (a pair
+up to 0.9.1, a plain dict later), and closed jaxprs (a class of their own up to 0.10).
 """
 
 from collections import Counter

@@ -57,7 +57,7 @@ def attention_names(program: Program) -> list[str]:
     for name, place in weights_of(program).items():
         for module in {parent_of(name), parent_of(parent_of(name))}:
             modules.setdefault(module, set()).add(place)
-    # Queries, keys, values and outputs are four weights, or two.
+    # Attention has four weights, or two if queries, keys and values share one.
     several = {name: own for name, own in modules.items() if len(own) > 1}
     found = {name for name, own in several.items() if find_heads(program, own)}
     # A group of blocks is not an attention module.

@@ -22,7 +22,7 @@ class UnitRead:
         place: the value.
         axis: its axis along which the units lie.
         owner: the unit of every position along that axis.
-        kept: axes that the reader sums, over which a unit's mean is not taken.
+        kept: axes that the readers sum; the mean of a unit is taken over the others.
         products: readers that are products with fixed weights: (step, operand).
         others: whether any other step reads the value.
         loop: the step whose body the place belongs to; None outside of loops.

@@ -109,7 +109,7 @@ class Program:
         return frozenset(found)
 
     def readers(self, places: Iterable[int]) -> list[int]:
-        """Numbers of the steps, in order, that read these places or later ones."""
+        """Numbers of the steps, in order, that depend on these places."""
         found = self.depending(places)
         return [
             number
@@ -123,8 +123,8 @@ def body_of(step: Step, is_data: Sequence[bool]) -> Program:
 
     Args:
         step: a `scan`.
-        is_data: for each operand, whether it depends on the batch. Other operands are
-            treated as parameters; carries are always treated as data.
+        is_data: for each operand, whether it depends on the batch. Constants of the
+            loop that do not are treated as parameters, all other operands as data.
     """
     jaxpr, consts = open_jaxpr(step.eqn.params["jaxpr"])
     steps, constants, inputs, outputs, shapes, _ = flatten(jaxpr, consts, None)

@@ -124,7 +124,7 @@ def tracked_operands(
 def merged(
     one: tuple[int, np.ndarray] | None, other: tuple[int, np.ndarray]
 ) -> tuple[int, np.ndarray]:
-    """Combine two results for one value: a unit known to either is kept."""
+    """Units known to either of two results; if their axes differ, the second result."""
     if one is None or one[0] != other[0]:
         return other
     return one[0], np.where(one[1] == NO_UNIT, other[1], one[1])

@@ -3,11 +3,11 @@
 A unit is one output of a dense layer, one channel of a convolution, one entry of the
 state of a recurrent cell, or one head of an attention. It is followed through the steps
 that act on each unit separately (activation, norm with fixed statistics, pooling,
-flattening) up to every value that any other step reads. In these values a game replaces
-the unit by a constant, which gives the outputs of the exported network without the
-unit. Units of a recurrent cell are read both inside its loop and after it. The same
-search backwards finds the parameters that feed a unit; coalition training sets them to
-zero.
+flattening) up to the values that other kinds of step read. In these values a
+cooperative game replaces the unit by a constant, which gives the outputs of the
+exported network without the unit. Units of a recurrent cell are read both inside its
+loop and after it. The same search backwards finds the parameters that feed a unit;
+coalition training sets these to zero.
 """
 
 import dataclasses
@@ -68,8 +68,8 @@ def find_units(program: Program, layer: str) -> Units:
     Args:
         program: the network.
         layer: a parameter path without its last name, such as ``"layers/1"``, or the
-            path of a recurrent cell; empty for a network that is itself a layer. Also
-            the path of one weight, and ``"layers[1]"`` of a stack for a `scan`.
+            path of a recurrent cell; empty for a network that is itself a layer. It
+            may also be the path of one weight, or ``"layers[1]"`` in a scanned stack.
 
     Raises:
         ValueError: there is no such layer, or its units cannot be distinguished.
@@ -119,7 +119,7 @@ def _heads(program: Program, layer: str, places: set[int]) -> Units | None:
         return None
     made, fed, reads = found
     ((place, (axis, head)),) = made.items()
-    # A head without values gives zero; the other operand has the attention weights.
+    # A head without values is zero; of the two operands, values have more sources.
     sides = [
         sources(program, walk_back(program, {operand: where}))
         for operand, where in fed.items()

@@ -43,7 +43,7 @@ INCREASING = frozenset("max min tanh logistic exp erf log1p expm1 cbrt asinh".sp
 
 
 def closed_form(value: Deferred) -> Callable[[], Random] | None:
-    """A function that computes the exact moments of a deferred value, or None."""
+    """A function that gives the moments of a deferred value by a formula, or None."""
     recognise = _FORMS.get(value.name)
     form = recognise(value) if recognise else None
     if form is None:

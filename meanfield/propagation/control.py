@@ -263,7 +263,7 @@ def _shared(equation: Equation, values: Sequence[Any]) -> list[Any]:
 
 
 def _stacked(value: Any) -> Any:
-    """Stacked rows; every step may have returned the same weight."""
+    """Stacked rows, marked as copies: every step may have returned the same weight."""
     if not is_random(value):
         return value
     copied = (0, *(axis + 1 for axis in value.copied))

@@ -70,7 +70,7 @@ class Deferred:
             it, such that each entry of this array depends only on the source's entry at
             the same place; None if there is no such array.
         of_source: function from a value of the source to a value of this array.
-        known: a function that computes the moments, if they are known exactly.
+        known: a function that computes the moments by a rule or a formula, or None.
         normal: whether the entries are independent Gaussians with the known moments.
         name: the primitive of the last step; empty for the root itself.
         params: parameters of that step.

@@ -44,7 +44,7 @@ def linearized(function: Callable[[Any], Any], root: Random) -> tuple[Any, Any]:
 def selected(function: Callable[[Any], Any], root: Random) -> tuple[Any, Any]:
     """f(m) and its variance, if each result depends on a single entry near m.
 
-    Then (∂f_i/∂z_j √v_j)² summed over j is the square of the sum over j.
+    Then Σ_j (∂f_i/∂z_j)² v_j = (Σ_j ∂f_i/∂z_j √v_j)², one squared derivative along √v.
     """
     random = root.var > 0
     std = jnp.where(random, jnp.sqrt(jnp.where(random, root.var, 1)), 0)

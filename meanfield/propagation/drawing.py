@@ -11,8 +11,8 @@ loss is exact if the loss is quadratic in the weights (its mean then depends onl
 and V), and for every loss if π = 0. At V = 0 the derivative is dμ.
 
 Connections that share a spike also share its gradient: there s is differentiated
-through its own mean and standard deviation, ds = −dπ / (2 P(s)), and the slab with its
-noise ε held constant.
+through its own mean and standard deviation, ds = −dπ / (2 P(s)), with P(s) the
+probability of the drawn value; the slab is differentiated with its noise ε constant.
 """
 
 from typing import Any

@@ -52,13 +52,13 @@ class Context:
         return dataclasses.replace(self, base_key=key, used=0, distributions={})
 
     def scale(self, *operands: Any) -> Any:
-        """The factor for the variance of a contraction: that of its weights."""
+        """The product of the factors of a contraction's weights; None without any."""
         weights = [v for v in operands if is_random(v) and not v.drawable]
         factors = [self.scales[n] for n in merge_leaves(*weights) if n in self.scales]
         return math.prod(factors) if factors else None
 
     def note(self, number: int | float, *sources: Any) -> None:
-        """Record a contraction of the random arrays in `sources`, or a draw (1)."""
+        """Record the number of weights in a contraction of `sources`; 1 for a draw."""
         if self.summands is not None:
             for leaf in merge_leaves(*sources):
                 self.summands.setdefault(leaf, []).append(number)

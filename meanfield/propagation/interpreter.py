@@ -1,7 +1,9 @@
 """Evaluate a jaxpr in which some of the arrays are random.
 
 Equations without random operands are evaluated as they are. For the others the rule of
-the primitive is applied; without a rule the evaluation raises an error.
+the primitive is applied. Without a rule, the sampled reading draws the operands if they
+can be drawn; otherwise an error is raised. The moments reading first defers functions
+of one random array; see `deferred`.
 """
 
 from collections.abc import Sequence

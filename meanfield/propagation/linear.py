@@ -5,7 +5,8 @@ A contraction of a plain array a with independent weights of mean μ and varianc
     G = Σ_k μ_k a_k,      Δ² = Σ_k V_k a_k²
 
 exactly. The sampled reading returns the draw G + ε Δ, with independent ε ~ N(0, 1) for
-every output entry; the moments reading returns (G, Δ²), and for a random signal (a, v)
+every output entry; the moments reading returns (G, Δ²), and for a random signal with
+mean a and variance v
 
     Δ² = Σ_k [ V_k (a_k² + v_k) + μ_k² v_k ],
 
@@ -189,7 +190,7 @@ def _one_weight(equation: Equation, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _apart(equation: Equation, x: Any, y: Any, because: str) -> tuple[Any, Any]:
-    """Two summands without a common weight, drawn if that is needed and possible."""
+    """Draw operands with a common weight (sampled reading); refuse undrawable ones."""
     if not (is_random(x) and is_random(y)) or not set(x.leaves) & set(y.leaves):
         return x, y
     if not (x.drawable and y.drawable):

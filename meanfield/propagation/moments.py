@@ -2,9 +2,9 @@ r"""Mean and variance of a function of independent Gaussian entries z ~ N(m, v).
 
     activation(m, v) -> (mean, var)
 
-Exact in closed form: `relu`, `leaky_relu`, `absolute`, `square`, `exp`, `maximum`;
-`erf` up to a smooth one-dimensional integral (relative error below 1e-5). Other
-functions are integrated by `deferred`.
+Exact in closed form: `relu`, `leaky_relu`, `absolute`, `sign`, `square`, `exp`,
+`maximum`; `erf` up to a smooth one-dimensional integral (relative error below 1e-5).
+Other functions are integrated by `deferred`.
 
 Variances are computed in forms that keep their digits in float32, never as E[f²] −
 E[f]². At v = 0 values and gradients are the limits
@@ -72,7 +72,7 @@ def maximum(m: Moment, v: Moment, other_m: Moment, other_v: Moment) -> Pair:
         + gap * theta * density * (lower - upper)
         - jnp.square(theta * density)
     )
-    # Without randomness the result is the larger mean; for equal means, half of each.
+    # Without randomness, gradients are those of the larger; if equal, half of each.
     share = jnp.where(gap > 0, 1.0, jnp.where(gap < 0, 0.0, 0.5))
     certain = share * v + (1 - share) * other_v
     return (

@@ -1,4 +1,7 @@
-"""Recognise layer norm and similar norms in the steps of a network."""
+"""Recognise layer norm and similar norms in the steps of a network.
+
+Q is the sum of the squares of a − ā, or of a; c and e are numbers; see `normalization`.
+"""
 
 from typing import Any
 
@@ -101,7 +104,7 @@ def _inverse_size(divisor: Deferred, root: str) -> Any:
 
 
 def _spread(node: Any) -> Any:
-    """Entries of a mean of squares, whether centred, its axes, divisor and sum."""
+    """From Q/c: its entries, whether they are centred, the axes, c, and the sum."""
     if is_step(node, "sub"):  # ⟨a²⟩ − ⟨a⟩²
         squares, mean = node.inputs
         root = squared(mean)

@@ -122,7 +122,7 @@ def _expansion(
 def _linear(
     m: Array, v: Array, count: Array, offset: Array, centred: bool
 ) -> tuple[Array, Array, Array]:
-    """y(m), Σ_j (∂y_i/∂z_j)² v_j and 1/√q."""
+    """y(m), Σ_j (∂y_i/∂z_j)² v_j and 1/√q, with q = Q/c + e at m."""
     x, share = (_about(m), 1 / m.shape[-1]) if centred else (m, 0.0)
     q = jnp.square(x).sum(-1, keepdims=True) / count + offset
     inverse = jnp.where(q > 0, lax.rsqrt(jnp.where(q > 0, q, 1)), 0)

@@ -15,7 +15,7 @@ class Origin:
 
     Attributes:
         signal: whether it depends on the data, or on noise drawn for the data.
-        leaves: the random parameters whose entries it holds before they are drawn.
+        leaves: the random parameters whose entries it holds, not yet drawn.
         drawable: whether its entries can be drawn one by one, as in `Random`.
         copied: axes along which broadcasting repeats an entry.
         repeated: axes along which the same weight may occur for any other reason.
@@ -142,7 +142,7 @@ def _at(place: Any, axes: Iterable[int]) -> Axes:
 
 
 def _reshaped(old: Any, new: Any, axes: Axes) -> tuple[Axes, Axes]:
-    """New axes that equal one of `axes`, and those in which it is mixed with others."""
+    """New axes that equal one of `axes`, and those that mix one of them with others."""
     same, mixed = set(), set()
     if 0 in old:
         return NONE, NONE

@@ -29,14 +29,14 @@ def same(one: Any, other: Any) -> bool:
 
 
 def skip(node: Any, names: Any) -> Any:
-    """The value before all last steps whose primitives are among the names."""
+    """The value before the last steps, as far back as their names are in `names`."""
     while isinstance(node, Deferred) and node.name in names:
         node = node.inputs[0]
     return node
 
 
 def one_random(node: Deferred) -> bool:
-    """Whether exactly one operand is random and the others scale or shift it."""
+    """Whether one operand is random, the others numbers (or arrays in a product)."""
     plain = [v for v in node.inputs if not isinstance(v, Deferred)]
     one = len(node.inputs) - len(plain) == 1
     return one and (node.name == "mul" or all(np.size(v) == 1 for v in plain))
@@ -107,7 +107,7 @@ def is_centred(node: Any, entries: Deferred, axes: tuple[int, ...]) -> bool:
 
 
 def places_in(node: Any, bases: list[Any]) -> np.ndarray | None:
-    """For every position of a node, the index of the base entry that it equals.
+    """For every position of a node, the index of the base entry it is computed from.
 
     None if the node is not made from the bases entry by entry.
     """
@@ -186,7 +186,7 @@ def wide_moments(entries: Deferred) -> tuple[Any, Any]:
 def on_last(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable:
     """A function that applies a formula for the last axis to `axes`, merged into one.
 
-    The formula gives moments of the same shape, which is kept.
+    The formula keeps the shape of its arguments, and the results get back the axes.
     """
     kept = tuple(size for axis, size in enumerate(shape) if axis not in axes)
     inner = tuple(shape[axis] for axis in axes)
@@ -200,7 +200,7 @@ def on_last(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable
 
 
 def reduced(form: Any, entries: Deferred, axes: tuple, shape: tuple) -> Callable:
-    """A function that applies a formula to `axes`, merged into one and reduced."""
+    """The same as `on_last` for a formula that removes the last axis."""
 
     def take() -> Any:
         parts = form(*(join_last(part, axes) for part in wide_moments(entries)))

@@ -54,7 +54,7 @@ LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
 def _steady(
     walk: Any, eqn: Any, carry: Sequence[Origin], body: Callable[..., list[Origin]]
 ) -> list[Origin]:
-    """Origins of a loop's state that no further step changes; records nothing."""
+    """Origins of a loop's state that no further step changes; steps record nothing."""
     kept = walk.draw_all(eqn, carry)
     while True:
         own = walk.fresh()
@@ -66,7 +66,7 @@ def _steady(
 
 
 def _stacked(origin: Origin, length: int) -> Origin:
-    """Stacked rows; every step may have returned the same weight."""
+    """The origin of stacked rows, all of which may hold the same weight."""
     origin = insert(origin, 0)
     first = frozenset([0]) if origin.leaves else frozenset()
     rows = max(origin.rows // max(length, 1), 1)

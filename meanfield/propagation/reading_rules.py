@@ -1,4 +1,4 @@
-"""The origin of a linear primitive's result, from its operands'; see `readings`.
+"""Origins of results of linear primitives, from those of operands; see `readings`.
 
 A rule is called as ``rule(walk, eqn, origins)`` when an operand holds random weights.
 """

@@ -213,7 +213,11 @@ class _Walk:
         return [Origin(signal)] * len(eqn.outvars)
 
     def meet(self, eqn: Any, origins: Sequence[Origin], is_read: bool) -> None:
-        """Draw weights in both operands; in the sampled reading only if `is_read`."""
+        """Record that weights common to two operands must be drawn.
+
+        In the moments reading, unless the operands have one root; in the sampled
+        reading, if `is_read`.
+        """
         if len(origins) < 2 or not origins[0].leaves & origins[1].leaves:
             return
         together = origins[0].root == origins[1].root != 0

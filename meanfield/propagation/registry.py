@@ -26,8 +26,8 @@ def register_rule(
     returns the result of the primitive, plain or random (a list for a primitive with
     several results). `equation.params` are the primitive's parameters;
     `equation.bind(*arrays)` applies it to plain arrays;
-    `equation.contract(G, Δ², *operands)` returns the result of a contraction;
-    `equation.draw(operand)` draws an operand entry by entry; and
+    `equation.contract(G, Δ², *operands)` returns the result of a contraction with mean
+    G and variance Δ²; `equation.draw(operand)` draws an operand entry by entry; and
     `equation.refuse(*operands)` returns the error for operands without a rule.
 
     Args:

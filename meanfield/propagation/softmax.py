@@ -131,7 +131,11 @@ def _logsumexp(m: Array, v: Array, race: "_Race") -> Pair:
 
 
 class _Race(NamedTuple):
-    """Integrals over the maximum t: of f_k, −∂f_k/∂t, 1, t − c and (t − c)²."""
+    """Integrals over the maximum t, with c = logsumexp(m).
+
+    They are those of f_k Π_{j≠k} F_j, of −∂f_k/∂t Π_{j≠k} F_j, and of 1, t − c and
+    (t − c)² times the density of the maximum.
+    """
 
     wins: Array
     slope: Array
