@@ -12,6 +12,7 @@ import pytest
 
 import meanfield as mf
 from meanfield import runs
+from meanfield.runs.mistakes import mistakes
 from meanfield.runs.settings import TrainSettings
 
 EARLIER = Path(__file__).with_name("run_format_1")
@@ -38,7 +39,7 @@ def test_the_hardest_examples_are_the_wrong_predictions():
         x_test=dataset.x_test[:40],
         class_names=tuple(map(str, range(30))),
     )
-    found = runs.mistakes.mistakes(probs, dataset)
+    found = mistakes(probs, dataset)
     listed = [one["example"] for one in found["hardest"]]
     assert len(listed) == 10
     assert set(listed) <= set(range(25, 40))
