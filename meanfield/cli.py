@@ -156,8 +156,8 @@ def sample(run: RunFolder, settings: SampleSettings, where: OpenSettings) -> Non
     --rule says which connections a sub-network has. compact, the default for one
     network of a run with `train --rule selective`: as many units are removed as
     held-out accuracy allows in trials, the others learn again for half as many epochs
-    as the run, and the connections of this smaller ensemble are kept by the rule mean.
-    mean: connections that are more likely present than
+    as the run, and the next rule, mean, says which connections of this smaller ensemble
+    are kept. mean: connections that are more likely present than
     absent are kept at their means. median: the same are kept at the means of their
     slabs. labels: important connections are kept, absent ones are removed, and variable
     ones are drawn by their probability. draw: all are drawn. coalition: all are drawn,

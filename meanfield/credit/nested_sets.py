@@ -54,7 +54,8 @@ class NestedSets:
         certifying: the same for the certifying examples.
         total: number of connections.
         alpha: level of each search.
-        exact: whether payoffs are 0 or 1 and the exact bound is used.
+        exact: whether payoffs are 0 or 1, so that the exact bound is used for removable
+            sets; for important sets it never is.
     """
 
     def __init__(

@@ -156,7 +156,7 @@ def _same(model: Any) -> Any:
 
 
 def statistics(params: Any) -> tuple[str, ...]:
-    """Names of Equinox's statistics, in a `State` or as initial values of layers."""
+    """Path names of the arrays of an `eqx.nn.State` or `eqx.nn.StateIndex`."""
     kinds = (eqx.nn.State, eqx.nn.StateIndex)
     is_state = lambda node: isinstance(node, kinds)
     marked = jax.tree.map(

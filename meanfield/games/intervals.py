@@ -15,11 +15,12 @@ order 1/R keep the coverage of the intervals there:
 - Student's degrees of freedom follow from the kurtosis κ of these moments, because
   Var(s²)/σ⁴ ≈ (κ − 1)/R, which is 2/(degrees of freedom) for a χ² variable.
 
-In short runs the intervals are therefore wide rather than wrong. The widest range that
-a player's replicates show limits their width (an empirical Bernstein bound). With fewer
-than four replicates the intervals are (−∞, ∞). If no player showed any variance, a rare
-payoff may still have been missed: the errors then follow from the share of cases that
-may be unseen (`with_unseen`), and are infinite if all payoffs were equal.
+In short runs the intervals are therefore wide rather than wrong. An empirical Bernstein
+bound, from the widest range among the replicates of any one player, limits the width of
+all intervals. With fewer than four replicates the intervals are (−∞, ∞). If no player
+showed any variance, a rare payoff may still have been missed: the errors then follow
+from the share of cases that may be unseen (`with_unseen`), and are infinite if all
+payoffs were equal.
 
 The intervals are simultaneous: each has level (1 − α)^{1/n} (Šidák), so that all n
 cover their values together with probability 1 − α if players are independent, and at

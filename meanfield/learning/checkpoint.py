@@ -80,8 +80,8 @@ class Checkpoint:
             arrays, metadata = load_arrays(newest)
         except ValueError as error:
             raise ValueError(
-                f"`checkpoint` is damaged: {error} Or delete it: the run then "
-                "continues from the previous file."
+                f"`checkpoint` is damaged or cannot be read: {error} Or delete "
+                f"{newest}: the run then continues from an earlier checkpoint, if any."
             ) from error
         tree = fill_tree(arrays, tree, newest)
         self._refuse_other(newest, metadata, fingerprint)

@@ -21,8 +21,8 @@ class Entries:
     """Entries of one array of weights, in rows each of which belongs to one unit.
 
     Attributes:
-        name: path name of the array; empty if the weights are computed from parameters
-            other than by moving entries.
+        name: path name of the array; empty if the weights are not the entries of one
+            parameter, selected or in another order.
         places: flat indices into the array.
         owner: the unit of every row.
     """

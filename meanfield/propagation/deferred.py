@@ -1,4 +1,4 @@
-r"""The moments reading between two contractions: functions of one random array.
+r"""Moments between two contractions: functions of one random array.
 
 The result of a contraction is treated as an array of independent Gaussian entries, the
 root. All steps up to the next contraction (activation, norm, softmax, pooling) are
@@ -60,10 +60,10 @@ OVERLAPPING = frozenset({"cumsum", "reduce_window_sum"})
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Deferred:
-    """A function of one random array, whose moments are not yet computed.
+    """An array that is a function of a random one, with moments not yet computed.
 
     Attributes:
-        root: the array of independent Gaussian entries.
+        root: the random array, of independent Gaussian entries.
         function: function from a value of the root to a value of this array.
         shape: shape of this array.
         source: independent Gaussian entries, those of the root or of a rearrangement of
@@ -76,7 +76,8 @@ class Deferred:
         params: parameters of that step.
         inputs: operands of that step, deferred or plain.
         bind: runs that step on plain arrays.
-        delta: whether its moments are those of its linearisation; see `delta`.
+        delta: whether its moments are computed by the delta method (see the module
+            `delta`).
     """
 
     root: Random

@@ -29,7 +29,7 @@ def _named(op: str) -> Callable[[Params, Any], Portable]:
 
 
 def _round(params: Params, eqn: Any) -> Portable:
-    # NumPy and ONNX round halves to even, as this method does.
+    # JAX's method 1 rounds halves to even, as NumPy and ONNX do; they have no other.
     return ("round", {}) if int(params["rounding_method"]) == 1 else None
 
 
@@ -71,7 +71,7 @@ def _reshape(params: Params, eqn: Any) -> Portable:
 
 
 def _slice(params: Params, eqn: Any) -> Portable:
-    # The batch is never sliced: a symbolic limit means the whole axis.
+    # An axis of symbolic size (the batch) can only be taken as a whole.
     sizes = eqn.invars[0].aval.shape
     start, stop = list(params["start_indices"]), list(params["limit_indices"])
     step = list(params["strides"] or [1] * len(start))

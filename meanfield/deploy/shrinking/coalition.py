@@ -29,7 +29,7 @@ class CoalitionFold:
     """The units outside the coalitions and their mean activations.
 
     Args:
-        labels: labels of the units outside.
+        labels: the numbers that the units outside have in `TiedUnits`.
         means: for each link, the mean of its signal at each contracted index.
         patches: the units outside and the means, as the argument `patches` of
             `evaluate`.
@@ -75,7 +75,7 @@ def coalition_fold(
 
 
 def _outside(units: TiedUnits, layer: str, mask: Any) -> np.ndarray:
-    """Labels of a layer's output units that are not in the coalition."""
+    """Numbers in `TiedUnits` of a layer's output units outside the coalition."""
     links = links_from(units, layer)
     require(
         bool(links),

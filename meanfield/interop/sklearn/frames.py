@@ -53,7 +53,8 @@ class FrameEncoder:
             weights: weights of the rows (rows,) for means and standard deviations.
 
         Raises:
-            ValueError: there are no rows, a column holds dates, or a number is missing.
+            ValueError: there are no rows, a column holds dates, or a number is missing
+                beside categorical columns (tables of numbers alone are not checked).
         """
         require(len(x) > 0, "`X` must have rows to learn from; got no rows.")
         columns = None

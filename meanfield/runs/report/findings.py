@@ -144,11 +144,11 @@ def _grounds(rule: Mapping[str, Any]) -> str:
     """The meaning of the labels: certified, or by the posterior."""
     if "verdict" not in rule:
         return (
-            '<p class="soft">Important: certainly present, and of known sign. Absent: '
-            "certainly not present. Variable: neither; it differs between "
-            "sub-networks. Tolerance of the labels: "
-            f"{html.escape(short(rule.get('tolerance', 0)))} "
-            f"({html.escape(str(rule.get('chosen', 'exact')))}). A connection whose "
+            '<p class="soft">Important: present with probability at least 1 − τ, and '
+            "of known sign. Absent: not present, with probability at least 1 − τ. "
+            "Variable: all others, which differ between sub-networks. Here τ is "
+            f"{html.escape(short(rule.get('tolerance', 0)))} (rule: "
+            f"{html.escape(str(rule.get('chosen', 'exact')))}). A connection whose "
             "input is zero on all the data never learns, so its label is not "
             "informative.</p>"
         )
