@@ -323,6 +323,9 @@ def test_a_table_of_many_columns_is_read_in_linear_time(tmp_path):
     names = ",".join(f"c{i}" for i in range(50_000))
     path.write_text(names + "\n" + ",".join("1" * 50_000) + "\n")
     assert read_table(path).shape == (1, 50_000)
+    # A sign that separates nothing, in one of the headings.
+    path.write_text("a|b," + names + "\n" + ",".join("1" * 50_001) + "\n")
+    assert read_table(path).shape == (1, 50_001)
 
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (12, 8, 8))

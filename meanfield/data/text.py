@@ -190,7 +190,7 @@ def _sniffed(text: str) -> str:
     head = [line for line in (lines.readline() for _ in range(SNIFFED)) if line]
     # Commas last: they may be decimal commas; other separators are rare in a cell.
     for separator in reversed(SEPARATORS):
-        widths = {len(row) for row in csv.reader(head, delimiter=separator) if row}
+        widths = _widths(head, separator)
         if len(widths) == 1 and widths.pop() > 1:
             return separator
     split = [line.split() for line in head if line.strip()]
@@ -198,6 +198,14 @@ def _sniffed(text: str) -> str:
         return SPACES
     counts = {separator: head[0].count(separator) for separator in SEPARATORS}
     return max(counts, key=lambda separator: counts[separator])
+
+
+def _widths(lines: list[str], separator: str) -> set[int]:
+    """The numbers of cells of some rows; none if the separator leaves a huge cell."""
+    try:
+        return {len(row) for row in csv.reader(lines, delimiter=separator) if row}
+    except csv.Error:  # A cell of more than 131,072 characters: many columns, not one.
+        return set()
 
 
 def _rows(path: Path, text: str, separator: str) -> pd.DataFrame:
