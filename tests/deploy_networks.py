@@ -95,31 +95,22 @@ def convolutional(key):
     )
 
 
-def depthwise(key):
-    keys = jax.random.split(key, 3)
-    return eqx.nn.Sequential(
-        [
-            eqx.nn.Conv1d(3, 6, 3, key=keys[0]),
-            eqx.nn.Conv1d(6, 6, 3, groups=6, key=keys[1]),
-            eqx.nn.Lambda(jnp.tanh),
-            eqx.nn.Conv1d(6, 2, 3, key=keys[2]),
-            eqx.nn.Lambda(lambda x: x.mean(1)),
-        ]
-    )
+def depthwise(channels, outputs):
+    """A depthwise convolution with some channels, and so many outputs in all."""
 
+    def make(key):
+        keys = jax.random.split(key, 3)
+        return eqx.nn.Sequential(
+            [
+                eqx.nn.Conv1d(3, channels, 3, key=keys[0]),
+                eqx.nn.Conv1d(channels, outputs, 3, groups=channels, key=keys[1]),
+                eqx.nn.Lambda(jnp.tanh),
+                eqx.nn.Conv1d(outputs, 2, 3, key=keys[2]),
+                eqx.nn.Lambda(lambda x: x.mean(1)),
+            ]
+        )
 
-def multiplied(key):
-    """Two outputs for each channel of a depthwise convolution."""
-    keys = jax.random.split(key, 3)
-    return eqx.nn.Sequential(
-        [
-            eqx.nn.Conv1d(3, 4, 3, key=keys[0]),
-            eqx.nn.Conv1d(4, 8, 3, groups=4, key=keys[1]),
-            eqx.nn.Lambda(jnp.tanh),
-            eqx.nn.Conv1d(8, 2, 3, key=keys[2]),
-            eqx.nn.Lambda(lambda x: x.mean(1)),
-        ]
-    )
+    return make
 
 
 def gru(key):
@@ -135,8 +126,8 @@ STRUCTURES = {
     "dense": (dense, (8,)),
     "residual and concatenating": (Residual, (6,)),
     "convolutional": (convolutional, (2, 10, 10)),
-    "depthwise convolutional": (depthwise, (3, 9)),
-    "depthwise, two outputs a channel": (multiplied, (3, 9)),
+    "depthwise convolutional": (depthwise(6, 6), (3, 9)),
+    "depthwise, two outputs a channel": (depthwise(4, 8), (3, 9)),
     "GRU": (gru, (4, 5)),
     "LSTM": (lstm, (4, 5)),
 }
