@@ -116,17 +116,18 @@ def remove_jointly(
 
     for _ in range(ROUNDS):
         # As an array: a number would be part of the program, and compile it anew.
-        weight = jnp.asarray(np.float32(price))
-        estimates = _estimates(ensemble, likelihood, few, prior, weight)
-        estimates = jax.device_get(estimates)
-        singles = _singles(estimates, ensemble.weights())
-        while len(singles) and not remove(_masks(singles, ensemble.weights())):
+        factor = jnp.asarray(np.float32(price))
+        estimates = _estimates(ensemble, likelihood, few, prior, factor)
+        estimates, weights = jax.device_get(estimates), ensemble.weights()
+        singles = _singles(estimates, weights)
+        while len(singles) and not remove(_masks(singles, weights)):
             singles = singles[: len(singles) // 2]
         removed, refused = len(singles), 0
         for name, axis, index in _order(estimates, ensemble.weights()):
-            mask = np.zeros(ensemble.weights()[name].spike_prob.shape, bool)
+            present = _is_present(ensemble.weights()[name])
+            mask = np.zeros(present.shape, bool)
             np.moveaxis(mask, axis, 0)[index] = True
-            if not _is_present(ensemble.weights()[name])[mask].any():
+            if not present[mask].any():
                 continue
             left = remove({name: mask})
             removed, refused = removed + left, 0 if left else refused + 1
