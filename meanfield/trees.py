@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 # The key of a child that adds nothing to the names of its leaves.
 UNNAMED = jax.tree_util.GetAttrKey("<unnamed>")
@@ -43,3 +44,8 @@ def _part(entry: Any) -> str:
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
     return str(entry)
+
+
+def zeros_of(shapes: Any) -> Any:
+    """Zeros of the shapes and types in a tree, such as a result of `jax.eval_shape`."""
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
+from meanfield.trees import zeros_of
+
 
 def in_parts(
     count: int,
@@ -47,6 +49,6 @@ def in_parts(
     parts = (jax.tree.map(cut, (x, y)), jax.random.split(key, count))
     first = jax.tree.map(lambda array: array[0], parts)
     shapes, _ = jax.eval_shape(lambda: function(*first[0], first[1], carried))
-    zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    zero = zeros_of(shapes)
     (total, carried), _ = lax.scan(add, (zero, carried), parts)
     return jax.tree.map(lambda sum_: sum_ / count, total), carried

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
@@ -27,6 +26,7 @@ from meanfield.learning.distributions import (
 )
 from meanfield.learning.likelihoods import Categorical
 from meanfield.learning.targets import output_distribution
+from meanfield.trees import zeros_of
 
 from .metrics import class_scores
 from .predictive import average
@@ -261,8 +261,7 @@ def predict(
 def _example_outputs(ensemble: Ensemble, x: Any) -> Any:
     """Zeros in the shape of the outputs for one example."""
     one = jax.tree.map(lambda a: a[:1], x)
-    shapes = jax.eval_shape(outputs_of(ensemble), one)
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return zeros_of(jax.eval_shape(outputs_of(ensemble), one))
 
 
 def _answer_scores(p: np.ndarray, y: np.ndarray) -> dict[str, Any]:

@@ -33,8 +33,9 @@ from meanfield.learning.sharding import Layout, gathered
 from meanfield.learning.targets import align_targets, output_distribution
 from meanfield.propagation import joint_output_distribution
 from meanfield.propagation.transformation import check_reading
+from meanfield.trees import zeros_of
 
-from .quantile_search import central_interval, zeros
+from .quantile_search import central_interval
 
 CHUNK = 2048
 
@@ -166,7 +167,7 @@ def average_chunk(
             means["log_prob"] = jnp.logaddexp(log_prob, new["log_prob"])
         return means, None
 
-    kind = output_distribution(likelihood, zeros(jax.eval_shape(outputs_of, key)))
+    kind = output_distribution(likelihood, zeros_of(jax.eval_shape(outputs_of, key)))
     start = {
         name: jnp.full(shape.shape, -jnp.inf if name == "log_prob" else 0, shape.dtype)
         for name, shape in jax.eval_shape(draw, key).items()
@@ -199,7 +200,7 @@ def _interval_chunk(
     outputs_of = _drawer(ensemble, x, way, scales)
     keys = jax.random.split(key, num_samples)
     shapes = jax.eval_shape(outputs_of, key)
-    example = base_of(output_distribution(likelihood, zeros(shapes)))
+    example = base_of(output_distribution(likelihood, zeros_of(shapes)))
 
     def distribution_of(key: PRNGKeyArray) -> Any:
         return base_of(output_distribution(likelihood, outputs_of(key)))

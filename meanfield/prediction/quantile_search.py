@@ -73,8 +73,3 @@ def central_interval(
     start = jnp.full(places, -1.0), jnp.full(places, 1.0), jnp.full(places, WIDEN_LOW)
     low, high, _ = lax.while_loop(lambda state: (state[2] < DONE).any(), step, start)
     return {"lower": low[0], "upper": high[1]}
-
-
-def zeros(shapes: Any) -> Any:
-    """Zeros of given shapes and types."""
-    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
